@@ -1,0 +1,71 @@
+"""The networks of the papers, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from fer_edge.errors import UsageError, lookup
+from fer_edge.export.networks.conv_attention import ConvAttention, ConvAttentionOptions
+from fer_edge.labels import AFFECTNET8
+from fer_edge.spec import ModelSpec
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class NetworkEntry:
+    """How to make a network, and the input contract of the paper."""
+
+    build: Callable[..., nn.Module]
+    spec: ModelSpec
+    paper: str
+
+
+def _conv_attention(**options: Any) -> nn.Module:
+    lists_to_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    return ConvAttention(ConvAttentionOptions(**lists_to_tuples))
+
+
+NETWORKS: Mapping[str, NetworkEntry] = {
+    "conv-attention": NetworkEntry(
+        build=_conv_attention,
+        spec=ModelSpec(
+            network="conv-attention",
+            input_height=224,
+            input_width=224,
+            color="rgb",
+            channels=3,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            class_names=AFFECTNET8,
+        ),
+        paper="Jalal et al.: convolution and self-attention",
+    ),
+}
+
+
+def build_network(name: str, options: Mapping[str, Any] | None = None) -> nn.Module:
+    """Return network ``name`` with random weights.
+
+    Parameters
+    ----------
+    name : str
+        A key of :data:`NETWORKS`.
+    options : mapping, optional
+        Fields of the network's options class, such as ``{"num_classes": 7}``.
+
+    Raises
+    ------
+    UsageError
+        If the name or an option is unknown.
+    """
+    entry = lookup(NETWORKS, name, "network")
+    try:
+        return entry.build(**(options or {}))
+    except TypeError as error:
+        raise UsageError(f"network {name!r} does not take these options: {error}") from error

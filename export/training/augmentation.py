@@ -1,0 +1,69 @@
+"""Augmentation of whole batches on tensors, driven by one generator so that a run can be repeated."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class AugmentationOptions:
+    """Strengths; zero switches a change off."""
+
+    rotation_deg: float = 20.0
+    shift: float = 0.1  # of the side
+    scale: float = 0.15  # side × U(1 − s, 1 + s)
+    flip_probability: float = 0.5
+    brightness: float = 0.2  # added, in units of white
+    contrast: float = 0.25  # × U(1 − c, 1 + c)
+    erase_probability: float = 0.25
+    erase_max_side: float = 0.35  # of the side
+
+
+def augment(batch: Tensor, options: AugmentationOptions, generator: Generator) -> Tensor:
+    """Return a changed copy of ``batch`` ``[B, C, H, W]``, float in [0, 1]; borders are repeated."""
+    warped = _warp(batch, options, generator)
+    lit = _relight(warped, options, generator)
+    return _erase(lit, options, generator)
+
+
+def _uniform(count: int, low: float, high: float, generator: Generator) -> Tensor:
+    return torch.rand(count, generator=generator) * (high - low) + low
+
+
+def _warp(batch: Tensor, options: AugmentationOptions, generator: Generator) -> Tensor:
+    count = len(batch)
+    angle = _uniform(count, -options.rotation_deg, options.rotation_deg, generator) * (math.pi / 180)
+    scale = _uniform(count, 1 - options.scale, 1 + options.scale, generator)
+    shift = torch.stack(
+        [_uniform(count, -2 * options.shift, 2 * options.shift, generator) for _ in range(2)], 1
+    )
+    mirror = 1 - 2 * (torch.rand(count, generator=generator) < options.flip_probability).float()
+    cos, sin = angle.cos() * scale, angle.sin() * scale
+    matrix = torch.stack([torch.stack([cos * mirror, -sin], 1), torch.stack([sin * mirror, cos], 1)], 1)
+    grid = F.affine_grid(torch.cat([matrix, shift[:, :, None]], 2), list(batch.shape), align_corners=False)
+    return F.grid_sample(batch, grid, padding_mode="border", align_corners=False)
+
+
+def _relight(batch: Tensor, options: AugmentationOptions, generator: Generator) -> Tensor:
+    count = len(batch)
+    contrast = _uniform(count, 1 - options.contrast, 1 + options.contrast, generator).view(-1, 1, 1, 1)
+    brightness = _uniform(count, -options.brightness, options.brightness, generator).view(-1, 1, 1, 1)
+    mean = batch.mean(dim=(1, 2, 3), keepdim=True)
+    return ((batch - mean) * contrast + mean + brightness).clamp(0, 1)
+
+
+def _erase(batch: Tensor, options: AugmentationOptions, generator: Generator) -> Tensor:
+    """Replace a random rectangle by the image's mean (random erasing, Zhong et al., 2020)."""
+    count, _, height, width = batch.shape
+    chosen = torch.rand(count, generator=generator) < options.erase_probability
+    half = _uniform(2 * count, 0.05, options.erase_max_side / 2, generator).view(2, -1, 1)
+    centre = _uniform(2 * count, 0, 1, generator).view(2, -1, 1)
+    rows = ((torch.arange(height) + 0.5) / height - centre[0]).abs() < half[0]
+    columns = ((torch.arange(width) + 0.5) / width - centre[1]).abs() < half[1]
+    mask = rows[:, :, None] & columns[:, None, :] & chosen[:, None, None]
+    return torch.where(mask[:, None], batch.mean(dim=(1, 2, 3), keepdim=True), batch)

@@ -1,0 +1,92 @@
+"""Our weights files: safetensors with the network, its options and its spec in the header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from fer_edge._files import whole_file
+from fer_edge.errors import WeightsError
+from fer_edge.export.networks import build_network
+from fer_edge.spec import ModelSpec
+
+_HEADER = "fer_edge"
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network with weights, and what is known about them."""
+
+    module: nn.Module
+    spec: ModelSpec
+    options: Mapping[str, Any]
+    provenance: Mapping[str, Any]  # licence, data, recipe, metrics
+
+
+def save_weights(path: Path, trained: TrainedNetwork) -> None:
+    """Write the weights whole or not at all."""
+    header = {
+        "spec": trained.spec.to_dict(),
+        "options": dict(trained.options),
+        "provenance": dict(trained.provenance),
+    }
+    tensors = {name: value.contiguous() for name, value in trained.module.state_dict().items()}
+    with whole_file(path) as part:
+        safetensors.torch.save_file(tensors, part, {_HEADER: json.dumps(header)})
+
+
+def load_weights(path: Path) -> TrainedNetwork:
+    """Build the network that a file describes and fill it; nothing in the file is executed.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, damaged, not ours, or does not fit the network it names.
+    """
+    if not path.is_file():
+        raise WeightsError(
+            f"weights file {path} does not exist: give --weights a file, or 'random' for timing only"
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {})[_HEADER])
+        tensors = safetensors.torch.load_file(path)
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise WeightsError(
+            f"{path} is not a whole FER-Edge weights file ({type(error).__name__}: {error}): fetch or train it again"
+        ) from error
+    spec = ModelSpec.from_dict(header["spec"])
+    module = build_network(spec.network, header["options"])
+    fill(module, tensors, str(path))
+    return TrainedNetwork(module.eval(), spec, header["options"], header["provenance"])
+
+
+def fill(module: nn.Module, state: Mapping[str, Any], origin: str) -> None:
+    """Load ``state`` into ``module``; say what is missing, unknown or of another shape."""
+    expected = module.state_dict()
+    missing = [name for name in expected if name not in state]
+    unknown = [name for name in state if name not in expected]
+    wrong = [
+        f"{name} is {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in expected
+        if name in state and state[name].shape != expected[name].shape
+    ]
+    if missing or unknown or wrong:
+        parts = [
+            f"{len(group)} {what} (such as {group[0]})"
+            for group, what in (
+                (missing, "entries missing"),
+                (unknown, "unknown entries"),
+                (wrong, "wrong shapes"),
+            )
+            if group
+        ]
+        raise WeightsError(f"{origin} does not fit {type(module).__name__}: {'; '.join(parts)}")
+    module.load_state_dict(dict(state))

@@ -1,0 +1,74 @@
+"""The seam between the product and whatever runs a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from fer_edge.errors import BackendError
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a backend can be used here; if not, why, and the command that fixes it."""
+
+    ok: bool
+    version: str = ""
+    reason: str = ""
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How a session may use the machine.
+
+    Attributes
+    ----------
+    threads : int or None
+        CPU threads; ``None`` leaves the choice to the backend.
+    """
+
+    threads: int | None = None
+
+
+class Session(Protocol):
+    """A network that is ready to run. One session is used by one thread at a time."""
+
+    def run(self, batch: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Run ``[B, C, H, W]`` float32, B ≥ 1, and return every output by name."""
+
+    def close(self) -> None:
+        """Free the session's memory; further calls of :meth:`run` raise :class:`BackendError`."""
+
+
+class Backend(Protocol):
+    """What turns an ONNX file into a :class:`Session`.
+
+    ``dialect`` names the Q/DQ form that it turns into integer kernels: ``cpu`` or ``tensorrt``.
+    """
+
+    name: str
+    dialect: str
+
+    def available(self) -> Availability:
+        """Say whether this machine can run the backend."""
+
+    def open(self, model: Path, options: SessionOptions) -> Session:
+        """Load an ONNX file.
+
+        Raises
+        ------
+        BackendError
+            If the backend is missing or refuses the file.
+        """
+
+
+def check_batch(batch: np.ndarray, rank: int = 4) -> np.ndarray:
+    """Return ``batch`` contiguous, or say what is wrong with it."""
+    if batch.dtype != np.float32 or batch.ndim != rank or batch.shape[0] < 1:
+        raise BackendError(f"expected a float32 batch [B ≥ 1, C, H, W], found {batch.dtype} {batch.shape}")
+    return np.ascontiguousarray(batch)

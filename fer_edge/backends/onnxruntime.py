@@ -1,0 +1,67 @@
+"""ONNX Runtime on the CPU: the embedded default, always installed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from fer_edge.backends.base import Availability, SessionOptions, check_batch
+from fer_edge.errors import BackendError
+
+_ERRORS_ONLY = 3
+
+
+class OnnxRuntimeSession:
+    """One ONNX file in ONNX Runtime."""
+
+    def __init__(self, model: Path, options: SessionOptions) -> None:
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = _ERRORS_ONLY
+        if options.threads is not None:
+            settings.intra_op_num_threads = options.threads
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(model), settings, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its exception classes share no public base
+            raise BackendError(f"onnxruntime cannot load {model}: {_first_line(error)}") from error
+        self._input = self._session.get_inputs()[0].name
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def run(self, batch: np.ndarray) -> Mapping[str, np.ndarray]:
+        """See :class:`fer_edge.backends.base.Session`."""
+        if self._session is None:
+            raise BackendError("this session is closed: open another")
+        try:
+            values = self._session.run(self._outputs, {self._input: check_batch(batch)})
+        except BackendError:
+            raise
+        except Exception as error:
+            raise BackendError(f"onnxruntime failed on {batch.shape}: {_first_line(error)}") from error
+        return dict(zip(self._outputs, values, strict=True))
+
+    def close(self) -> None:
+        """See :class:`fer_edge.backends.base.Session`."""
+        self._session = None
+
+
+class OnnxRuntimeBackend:
+    """ONNX Runtime, CPU execution provider."""
+
+    name = "onnxruntime"
+    dialect = "cpu"
+
+    def available(self) -> Availability:
+        """See :class:`fer_edge.backends.base.Backend`."""
+        return Availability(True, onnxruntime.__version__)
+
+    def open(self, model: Path, options: SessionOptions) -> OnnxRuntimeSession:
+        """See :class:`fer_edge.backends.base.Backend`."""
+        return OnnxRuntimeSession(model, options)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:300]

@@ -1,0 +1,72 @@
+"""Errors: one base class, and messages that say what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class FerEdgeError(Exception):
+    """Base of every error that FER-Edge raises on purpose.
+
+    The message is one line: what was expected, what was found, what to do.
+    """
+
+
+class UsageError(FerEdgeError):
+    """The request itself is wrong: an unknown name, options that contradict each other."""
+
+
+class DataError(FerEdgeError):
+    """An image, video, label file or folder cannot be used."""
+
+
+class WeightsError(FerEdgeError):
+    """A weights file is missing, damaged, or belongs to another network."""
+
+
+class BundleError(FerEdgeError):
+    """A bundle is incomplete, altered, or of another format version."""
+
+
+class BackendError(FerEdgeError):
+    """A backend is not available or cannot run this bundle."""
+
+
+class DetectorError(FerEdgeError):
+    """A face detector cannot be loaded."""
+
+
+class SourceError(FerEdgeError):
+    """A camera, video, image or folder cannot be opened or read."""
+
+
+class ExportError(FerEdgeError):
+    """An exported file does not compute what the network computes."""
+
+
+class CalibrationError(FerEdgeError):
+    """Activation ranges are missing, not finite, or do not fit the network."""
+
+
+class GateError(FerEdgeError):
+    """A measured result missed the bound that the user asked for."""
+
+
+def closest(name: str, choices: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the choice nearest to ``name``, or an empty string."""
+    match = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def lookup(registry: Mapping[str, T], name: str, what: str) -> T:
+    """Return ``registry[name]``, or raise an error that lists the choices and the closest match."""
+    try:
+        return registry[name]
+    except KeyError:
+        raise UsageError(
+            f"unknown {what} {name!r}: choose from {', '.join(sorted(registry))}{closest(name, registry)}"
+        ) from None

@@ -1,0 +1,59 @@
+"""Expression classes: the order each network was trained with, and one vocabulary to compare them.
+
+A network's class order is part of its weights. Two orders are compared by canonical name,
+never by index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fer_edge.errors import DataError
+
+#: FER+ vote columns without "unknown" and "NF" (Barsoum et al., 2016); also FERAtt's order.
+FERPLUS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
+#: FER2013 class indices; also the order of the Residual Masking Network.
+FER2013 = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+#: AffectNet, eight classes: recommended for Jalal et al.
+AFFECTNET8 = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger", "contempt")
+
+_CANONICAL = {
+    "neutral": "neutral",
+    "happiness": "happiness", "happy": "happiness", "joy": "happiness",
+    "surprise": "surprise", "surprised": "surprise",
+    "sadness": "sadness", "sad": "sadness",
+    "anger": "anger", "angry": "anger",
+    "disgust": "disgust", "disgusted": "disgust",
+    "fear": "fear", "fearful": "fear", "afraid": "fear", "scared": "fear",
+    "contempt": "contempt",
+}  # fmt: skip
+
+
+def canonical(name: str) -> str:
+    """Return the canonical (FER+) name of an expression.
+
+    Raises
+    ------
+    DataError
+        If the name is no expression of the papers.
+    """
+    try:
+        return _CANONICAL[name.strip().lower()]
+    except KeyError:
+        raise DataError(
+            f"unknown expression {name!r}: expected one of {', '.join(sorted(_CANONICAL))}"
+        ) from None
+
+
+def index_map(source: Sequence[str], target: Sequence[str]) -> np.ndarray:
+    """Map class indices of ``source`` to ``target``.
+
+    Returns
+    -------
+    np.ndarray
+        ``[len(source)]`` int64; -1 where ``target`` lacks the class.
+    """
+    positions = {canonical(name): i for i, name in enumerate(target)}
+    return np.array([positions.get(canonical(name), -1) for name in source], np.int64)

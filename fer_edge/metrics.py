@@ -1,0 +1,90 @@
+"""Classification figures: accuracy, balanced accuracy, macro-F1, calibration error, confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fer_edge.errors import DataError
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the softmax over the last axis, in float64."""
+    shifted = np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True)
+    exponentials = np.exp(shifted)
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
+
+
+def expected_calibration_error(probabilities: np.ndarray, targets: np.ndarray, bins: int = 15) -> float:
+    """Return Σ_b |accuracy_b − confidence_b| · n_b / n over equal-width bins (Guo et al., 2017)."""
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == targets
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gap = np.bincount(index, weights=correct - confidence, minlength=bins)
+    return float(np.abs(gap).sum() / len(targets))
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Figures of one evaluation; rows of ``confusion`` are true classes, columns predictions."""
+
+    class_names: tuple[str, ...]
+    count: int
+    accuracy: float
+    balanced_accuracy: float
+    macro_f1: float
+    ece: float
+    f1: tuple[float, ...]
+    recall: tuple[float, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types, per-class figures keyed by class name."""
+        return {
+            "count": self.count,
+            "accuracy": self.accuracy,
+            "balanced_accuracy": self.balanced_accuracy,
+            "macro_f1": self.macro_f1,
+            "ece": self.ece,
+            "f1": dict(zip(self.class_names, self.f1, strict=True)),
+            "recall": dict(zip(self.class_names, self.recall, strict=True)),
+            "class_names": list(self.class_names),
+            "confusion": [list(row) for row in self.confusion],
+        }
+
+
+def compute_metrics(probabilities: np.ndarray, targets: np.ndarray, class_names: Sequence[str]) -> Metrics:
+    """Compute every figure from ``[N, K]`` probabilities and ``[N]`` true class indices.
+
+    Balanced accuracy and macro-F1 average over the classes that occur in ``targets``.
+
+    Raises
+    ------
+    DataError
+        If there is nothing to measure.
+    """
+    count = len(targets)
+    if count == 0:
+        raise DataError("there are no labelled faces to measure: give other data")
+    classes = len(class_names)
+    predicted = probabilities.argmax(axis=1)
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion, (targets, predicted), 1)
+    hits, true, guessed = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    recall = hits / np.maximum(true, 1)
+    f1 = 2 * hits / np.maximum(true + guessed, 1)
+    present = true > 0
+    return Metrics(
+        class_names=tuple(class_names),
+        count=count,
+        accuracy=float(hits.sum() / count),
+        balanced_accuracy=float(recall[present].mean()),
+        macro_f1=float(f1[present].mean()),
+        ece=expected_calibration_error(probabilities, targets),
+        f1=tuple(map(float, f1)),
+        recall=tuple(map(float, recall)),
+        confusion=tuple(tuple(map(int, row)) for row in confusion),
+    )

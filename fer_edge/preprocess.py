@@ -1,0 +1,89 @@
+"""From a frame and face boxes to a network's input batch, on the CPU.
+
+The CUDA kernel ``crop_resize_normalize`` follows the same contract, pixel for pixel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from fer_edge.errors import DataError
+from fer_edge.spec import CropRule, ModelSpec
+
+Box = tuple[float, float, float, float]
+_INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
+
+
+def crop_bounds(box_xyxy: Box, rule: CropRule) -> tuple[int, int, int, int]:
+    """Return integer crop corners (left, top, right, bottom), which may lie outside the frame.
+
+    ``square`` follows the Residual Masking authors' inference code to the pixel: box corners truncated,
+    centre = ⌊(min + max) / 2⌋, half side = ⌊⌊(w + h) / 2⌋ / 2⌋ · scale, corners truncated.
+    """
+    x0, y0 = int(box_xyxy[0]), int(box_xyxy[1])
+    width, height = int(box_xyxy[2] - box_xyxy[0]), int(box_xyxy[3] - box_xyxy[1])
+    if rule.shape == "box":
+        grow_x, grow_y = width * (rule.scale - 1) / 2, height * (rule.scale - 1) / 2
+        return (
+            math.floor(x0 - grow_x),
+            math.floor(y0 - grow_y),
+            math.ceil(x0 + width + grow_x),
+            math.ceil(y0 + height + grow_y),
+        )
+    centre_x, centre_y = (2 * x0 + width) // 2, (2 * y0 + height) // 2
+    half = (width + height) // 2 // 2 * rule.scale
+    return int(centre_x - half), int(centre_y - half), int(centre_x + half), int(centre_y + half)
+
+
+def crop_face(frame_bgr: np.ndarray, box_xyxy: Box, rule: CropRule) -> np.ndarray | None:
+    """Cut one face out of ``[H, W, 3]`` or ``[H, W]``; ``None`` if a side is under ``min_side_px``."""
+    height, width = frame_bgr.shape[:2]
+    left, top, right, bottom = crop_bounds(box_xyxy, rule)
+    inside = frame_bgr[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
+    if min(inside.shape[:2]) < max(rule.min_side_px, 1):
+        return None
+    if rule.edge == "replicate" and inside.shape[:2] != (bottom - top, right - left):
+        borders = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
+        return cv2.copyMakeBorder(inside, *borders, cv2.BORDER_REPLICATE)
+    return inside
+
+
+def resize_image(image: np.ndarray, spec: ModelSpec) -> np.ndarray:
+    """Convert colour and resize a crop: ``[h, w, 3]`` BGR or ``[h, w]`` gray → ``[H, W, C]`` uint8."""
+    if image.ndim not in (2, 3) or image.dtype != np.uint8 or image.size == 0:
+        raise DataError(f"expected a uint8 image [H, W, 3] or [H, W], found {image.dtype} {image.shape}")
+    if spec.color == "gray":
+        if image.ndim == 3:
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    elif image.ndim == 2:
+        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    if image.shape[:2] != (spec.input_height, spec.input_width):
+        image = cv2.resize(
+            image, (spec.input_width, spec.input_height), interpolation=_INTERPOLATION[spec.interpolation]
+        )
+    if spec.color == "rgb":
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    if spec.color == "gray":
+        return np.repeat(image[:, :, None], spec.channels, axis=2)
+    return image
+
+
+def normalise(images: np.ndarray, spec: ModelSpec) -> np.ndarray:
+    """Scale ``[B, H, W, C]`` uint8 to the network's input ``[B, C, H, W]`` float32, contiguous."""
+    gain = (1 / (255 * np.asarray(spec.std, np.float64))).astype(np.float32)
+    offset = (-np.asarray(spec.mean, np.float64) / np.asarray(spec.std, np.float64)).astype(np.float32)
+    batch = images.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+    batch *= gain[:, None, None]
+    batch += offset[:, None, None]
+    return batch
+
+
+def prepare_batch(crops: Sequence[np.ndarray], spec: ModelSpec) -> np.ndarray:
+    """Turn face crops into one input batch ``[B, C, H, W]`` float32 (B may be 0)."""
+    if not crops:
+        return np.zeros((0, *spec.input_shape), np.float32)
+    return normalise(np.stack([resize_image(crop, spec) for crop in crops]), spec)
