@@ -1,0 +1,48 @@
+"""The seam between the runtime and a face detector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from fer_edge.results import Detection
+
+
+@dataclass(frozen=True)
+class DetectorOptions:
+    """Choices that every detector understands.
+
+    Attributes
+    ----------
+    min_face_px : int
+        Smallest face side looked for, in pixels of the frame. Larger is faster.
+    min_score : float or None
+        Detections below are dropped; ``None`` is the detector's own default.
+    model : Path or None
+        Weights file, for detectors that need one from the user.
+    backend : str
+        Backend for detectors that run networks of ours.
+    threads : int or None
+        CPU threads; ``None`` leaves the choice to the backend.
+    """
+
+    min_face_px: int = 40
+    min_score: float | None = None
+    model: Path | None = None
+    backend: str = "onnxruntime"
+    threads: int | None = None
+
+
+class Detector(Protocol):
+    """Finds faces. One detector is used by one thread at a time."""
+
+    name: str
+
+    def detect(self, frame_bgr: np.ndarray) -> list[Detection]:
+        """Return the faces of ``[H, W, 3]`` uint8 BGR, largest first, boxes inside the frame."""
+
+    def close(self) -> None:
+        """Free what the detector holds."""

@@ -1,0 +1,97 @@
+"""What the runtime returns: frozen results that convert to plain types but do not act."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Box = tuple[float, float, float, float]
+
+
+class RuntimeState(str, enum.Enum):
+    """Health of the runtime."""
+
+    RUNNING = "running"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One face found in a frame.
+
+    Attributes
+    ----------
+    box_xyxy : tuple of float
+        Left, top, right, bottom in pixels, inside the frame.
+    score : float
+        The detector's confidence in [0, 1].
+    landmarks : np.ndarray or None
+        ``[5, 2]`` float32 pixels: eyes, nose, mouth corners, left of the image first.
+    """
+
+    box_xyxy: Box
+    score: float
+    landmarks: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face and its apparent expression.
+
+    ``label`` is ``None`` where the expression is not certain enough; ``reason`` then says why.
+    """
+
+    box_xyxy: Box
+    detection_score: float
+    label: str | None
+    probability: float
+    probabilities: Mapping[str, float]
+    landmarks: np.ndarray | None = None
+    track_id: int | None = None
+    reason: str | None = None
+    attention: np.ndarray | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types; pixels to one decimal, probabilities to four."""
+        return {
+            "box_xyxy": [round(v, 1) for v in self.box_xyxy],
+            "detection_score": round(self.detection_score, 4),
+            "track_id": self.track_id,
+            "label": self.label,
+            "probability": round(self.probability, 4),
+            "probabilities": {name: round(p, 4) for name, p in self.probabilities.items()},
+            "reason": self.reason,
+            "landmarks": None if self.landmarks is None else self.landmarks.round(1).tolist(),
+        }
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """All faces of one frame, with the time each stage took."""
+
+    index: int
+    captured_at_s: float
+    frame_age_ms: float
+    dropped: int
+    faces: tuple[Face, ...]
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+    state: RuntimeState = RuntimeState.RUNNING
+    source: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return {
+            "index": self.index,
+            "source": self.source,
+            "captured_at_s": round(self.captured_at_s, 6),
+            "frame_age_ms": round(self.frame_age_ms, 3),
+            "dropped": self.dropped,
+            "state": self.state.value,
+            "faces": [face.to_dict() for face in self.faces],
+            "timings_ms": {name: round(v, 3) for name, v in self.timings_ms.items()},
+        }
