@@ -36,16 +36,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, residual: Tensor, gamma: T
     return gamma * (value @ weights.transpose(1, 2)) + residual
 
 
-_onnx_op = torch.library.custom_op("fer_edge::self_attention", attend, mutates_args=())
-
-
-@_onnx_op.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, residual: Tensor, gamma: Tensor) -> Tensor:
-    return torch.empty_like(residual)
-
-
 def self_attention(query: Tensor, key: Tensor, value: Tensor, residual: Tensor, gamma: Tensor) -> Tensor:
-    """:func:`attend`; during ONNX export a single opaque operator that keeps its name."""
+    """:func:`attend`; during ONNX export a single node that keeps its name."""
     if torch.compiler.is_exporting():
-        return _onnx_op(query, key, value, residual, gamma)
+        return torch.onnx.ops.symbolic(
+            f"{DOMAIN}::{OP_TYPE}",
+            (query, key, value, residual, gamma),
+            dtype=residual.dtype,
+            shape=residual.shape,
+            version=OPSET_VERSION,
+        )
     return attend(query, key, value, residual, gamma)

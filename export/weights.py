@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from fer_edge._files import whole_file
-from fer_edge.errors import WeightsError
+from fer_edge.errors import FerEdgeError, WeightsError
 from fer_edge.export.networks import build_network
 from fer_edge.spec import ModelSpec
 
@@ -62,14 +63,20 @@ def load_weights(path: Path) -> TrainedNetwork:
         raise WeightsError(
             f"{path} is not a whole FER-Edge weights file ({type(error).__name__}: {error}): fetch or train it again"
         ) from error
-    spec = ModelSpec.from_dict(header["spec"])
-    module = build_network(spec.network, header["options"])
+    try:
+        spec = ModelSpec.from_dict(header["spec"])
+        options, provenance = dict(header["options"]), dict(header["provenance"])
+        module = build_network(spec.network, options)
+    except (FerEdgeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise WeightsError(
+            f"{path} does not describe a network that this version knows ({type(error).__name__}: {error}): fetch or train it again"
+        ) from error
     fill(module, tensors, str(path))
-    return TrainedNetwork(module.eval(), spec, header["options"], header["provenance"])
+    return TrainedNetwork(module.eval(), spec, options, provenance)
 
 
 def fill(module: nn.Module, state: Mapping[str, Any], origin: str) -> None:
-    """Load ``state`` into ``module``; say what is missing, unknown or of another shape."""
+    """Load ``state`` into ``module``; say what is missing, unknown, of another shape or not finite."""
     expected = module.state_dict()
     missing = [name for name in expected if name not in state]
     unknown = [name for name in state if name not in expected]
@@ -88,5 +95,14 @@ def fill(module: nn.Module, state: Mapping[str, Any], origin: str) -> None:
             )
             if group
         ]
-        raise WeightsError(f"{origin} does not fit {type(module).__name__}: {'; '.join(parts)}")
+        raise WeightsError(
+            f"{origin} does not fit {type(module).__name__}: {'; '.join(parts)}: give weights of this network"
+        )
     module.load_state_dict(dict(state))
+    # NaN and infinity survive a sum; several times as fast as a look at each value.
+    sums = {name: value.sum(dtype=torch.float64) for name, value in module.state_dict().items()}
+    damaged = [name for name, total in sums.items() if not torch.isfinite(total)]
+    if damaged:
+        raise WeightsError(
+            f"{origin} holds values that are not finite in {len(damaged)} entries (such as {damaged[0]}): fetch or train it again"
+        )

@@ -1,0 +1,61 @@
+"""FER-Edge: facial expression recognition on edge devices.
+
+Importing this package loads nothing heavy; names are resolved when they are used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fer_edge.build import BuildOptions, BuildReport, build
+    from fer_edge.bundle import Bundle, open_bundle
+    from fer_edge.detection.base import DetectorOptions
+    from fer_edge.errors import FerEdgeError
+    from fer_edge.results import Face, FrameResult, RuntimeState
+    from fer_edge.runtime import Runtime, RuntimeOptions
+    from fer_edge.spec import ModelSpec
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BuildOptions": "build",
+    "BuildReport": "build",
+    "build": "build",
+    "Bundle": "bundle",
+    "open_bundle": "bundle",
+    "DetectorOptions": "detection.base",
+    "FerEdgeError": "errors",
+    "Face": "results",
+    "FrameResult": "results",
+    "RuntimeState": "results",
+    "Runtime": "runtime",
+    "RuntimeOptions": "runtime",
+    "ModelSpec": "spec",
+}
+
+__all__ = [
+    "BuildOptions",
+    "BuildReport",
+    "Bundle",
+    "DetectorOptions",
+    "Face",
+    "FerEdgeError",
+    "FrameResult",
+    "ModelSpec",
+    "Runtime",
+    "RuntimeOptions",
+    "RuntimeState",
+    "__version__",
+    "build",
+    "open_bundle",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fer_edge' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"fer_edge.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fer_edge.errors import UsageError
 from fer_edge.export.attention_op import self_attention
+from fer_edge.export.networks.layers import AveragePoolTo
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class ConvAttention(nn.Module):
             nn.ReLU(),
         )
         self.attention = SelfAttention(o.c3_widths[2], o.gamma_init)
-        self.c4 = nn.Sequential(nn.Conv2d(o.c3_widths[2], o.c4_width, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(3))
+        self.c4 = nn.Sequential(nn.Conv2d(o.c3_widths[2], o.c4_width, 2), nn.ReLU(), AveragePoolTo(3))
         self.head = nn.Sequential(
             nn.Flatten(),
             nn.Linear(9 * o.c4_width, o.dense_width),

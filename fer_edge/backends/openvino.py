@@ -29,7 +29,7 @@ class OpenVinoSession:
         if options.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = options.threads
         try:
-            compiled = openvino.Core().compile_model(str(model), "CPU", settings)
+            compiled = _compile(openvino.Core(), model, settings)
             self._request = compiled.create_infer_request()
         except RuntimeError as error:
             raise BackendError(f"openvino cannot load {model}: {_last_line(error)}") from error
@@ -65,6 +65,20 @@ class OpenVinoBackend:
     def open(self, model: Path, options: SessionOptions) -> OpenVinoSession:
         """See :class:`fer_edge.backends.base.Backend`."""
         return OpenVinoSession(model, options)
+
+
+def _compile(core: Any, model: Path, settings: Mapping[str, Any]) -> Any:
+    try:
+        return core.compile_model(str(model), "CPU", settings)
+    except RuntimeError as error:
+        if "No conversion rule" not in str(error):
+            raise
+    # OpenVINO 2026.4 does not expand functions that a model carries, such as our attention: do it for it.
+    import onnx
+    import onnx.inliner
+
+    inlined = onnx.inliner.inline_local_functions(onnx.load(model))
+    return core.compile_model(core.read_model(inlined.SerializeToString()), "CPU", settings)
 
 
 def _last_line(error: Exception) -> str:

@@ -26,14 +26,15 @@ class DetectorOptions:
     backend : str
         Backend for detectors that run networks of ours.
     threads : int or None
-        CPU threads; ``None`` leaves the choice to the backend.
+        CPU threads; ``None`` leaves the choice to the backend. The networks are so small that more than
+        one rarely helps, and hurts where other work shares the cores.
     """
 
     min_face_px: int = 40
     min_score: float | None = None
     model: Path | None = None
     backend: str = "onnxruntime"
-    threads: int | None = None
+    threads: int | None = 1
 
 
 class Detector(Protocol):

@@ -1,0 +1,138 @@
+"""Ranges: faces through the FP32 model, one observer per tensor; stored as JSON for every backend."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from fer_edge._files import sha256_of, write_json
+from fer_edge.backends import BACKENDS, SessionOptions
+from fer_edge.calibration.observers import METHODS, Observer, TensorRange
+from fer_edge.calibration.placement import quantised_tensors
+from fer_edge.errors import CalibrationError, lookup
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Activation ranges of one FP32 model.
+
+    Attributes
+    ----------
+    method : str
+        How the ranges were chosen.
+    images : int
+        How many faces they come from.
+    data : mapping
+        ``name`` of the faces, and a ``fingerprint`` where they are files.
+    model_sha256 : str
+        The FP32 ONNX that they belong to.
+    tensors : mapping
+        Tensor name → :class:`TensorRange`.
+    """
+
+    method: str
+    images: int
+    data: Mapping[str, str]
+    model_sha256: str
+    tensors: Mapping[str, TensorRange]
+
+    def save(self, path: Path) -> None:
+        """Write JSON, whole or not at all."""
+        write_json(path, {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)})
+
+
+def load_ranges(path: Path, model: Path) -> Ranges:
+    """Read ranges and check that they belong to ``model``.
+
+    Raises
+    ------
+    CalibrationError
+        If the file is damaged, of another version, not finite, or made for another model.
+    """
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = value.pop("format_version")
+        value["tensors"] = {
+            name: TensorRange(**{k: float(v) for k, v in r.items()}) for name, r in value["tensors"].items()
+        }
+        ranges = Ranges(**value)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CalibrationError(
+            f"{path} cannot be read as ranges ({type(error).__name__}): calibrate again"
+        ) from error
+    if version != FORMAT_VERSION:
+        raise CalibrationError(
+            f"{path} has format version {version}, expected {FORMAT_VERSION}: calibrate again"
+        )
+    if ranges.model_sha256 != sha256_of(model):
+        raise CalibrationError(f"{path} was measured on another model than {model.name}: calibrate again")
+    for name, r in ranges.tensors.items():
+        if not np.isfinite([r.min, r.max, r.low, r.high]).all() or r.low > r.high:
+            raise CalibrationError(f"{path}: the range of {name} is not finite and ordered: calibrate again")
+    return ranges
+
+
+def collect_ranges(
+    model: Path,
+    batches: Iterable[np.ndarray],
+    method: str,
+    data: Mapping[str, str],
+    on_batch: Callable[[int], None] = lambda images: None,
+) -> Ranges:
+    """Run ``batches`` through ``model`` and choose a range for every tensor that INT8 stores.
+
+    Parameters
+    ----------
+    model : Path
+        FP32 ONNX file.
+    batches : iterable of np.ndarray
+        ``[B, C, H, W]`` float32, preprocessed.
+    method : str
+        A key of :data:`fer_edge.calibration.observers.METHODS`.
+    data : mapping
+        Where the faces come from, for the record.
+    on_batch : callable
+        Called with the number of images done.
+    """
+    choose = lookup(METHODS, method, "calibration method")
+    proto = onnx.load(model)
+    groups = quantised_tensors(proto)
+    names = sorted(groups)
+    observers = {name: Observer(name) for name in names}
+    images = 0
+    for batch, values in _activations(proto, names, batches):
+        for name, observer in observers.items():
+            observer.update(values.get(name, batch))
+        images += len(batch)
+        on_batch(images)
+    if not images:
+        raise CalibrationError("there are no faces to calibrate on: give other --calibration-data")
+    chosen = {name: choose(observer) for name, observer in observers.items()}
+    return Ranges(method, images, dict(data), sha256_of(model), chosen)
+
+
+def _activations(
+    proto: onnx.ModelProto, names: list[str], batches: Iterable[np.ndarray]
+) -> Iterable[tuple[np.ndarray, Mapping[str, np.ndarray]]]:
+    """Yield each batch with the value of every inner tensor in ``names``."""
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(proto)
+    known = {value.name for value in (*tapped.graph.output, *tapped.graph.input)}
+    tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tapped.onnx"
+        onnx.save(tapped, path)
+        session = BACKENDS["onnxruntime"].open(path, SessionOptions())
+        for batch in batches:
+            yield batch, session.run(batch)
+        session.close()

@@ -1,0 +1,244 @@
+"""Weights → bundle: export, calibrate, quantise, compare, write. The only module that calls all of these."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_edge._files import write_json
+from fer_edge.backends import BACKENDS, choose_backend
+from fer_edge.bundle import FP32_MODEL, RANGES, Bundle, Manifest, int8_model, open_bundle, write_bundle
+from fer_edge.catalogue import CATALOGUE, shipped_bundle
+from fer_edge.datasets import FaceDataset, load_dataset
+from fer_edge.errors import DataError, UsageError, lookup
+from fer_edge.preprocess import prepare_batch
+from fer_edge.spec import ModelSpec
+from fer_edge.statistics import measurement_record, tool_versions
+from fer_edge.synthetic_faces import generate_faces
+
+CALIBRATION_BATCH = 8
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What to build.
+
+    Attributes
+    ----------
+    model : str
+        A key of :data:`fer_edge.catalogue.CATALOGUE`.
+    weights : str
+        ``auto`` (what ships), ``random`` (timing only) or a file.
+    precision : {"fp32", "int8"}
+        What the bundle is for; an INT8 bundle holds the FP32 model too.
+    backend : str
+        Where FP32 and INT8 are compared.
+    calibration_data : Path or None
+        Faces for the ranges; ``None`` takes ranges that ship, else generated images.
+    calibration_images : int
+        How many faces are used at most.
+    method : str
+        A key of :data:`fer_edge.calibration.observers.METHODS`.
+    eval_data : Path or None
+        Labelled faces for the comparison.
+    eval_split : str or None
+        ``Usage`` of FER2013 for the comparison.
+    output : Path or None
+        Folder of the bundle; ``None`` is ``NAME-PRECISION.fer`` in the working directory.
+    """
+
+    model: str = "conv-attention"
+    weights: str = "auto"
+    precision: str = "int8"
+    backend: str = "auto"
+    calibration_data: Path | None = None
+    calibration_images: int = 512
+    method: str = "minmax"
+    eval_data: Path | None = None
+    eval_split: str | None = None
+    output: Path | None = None
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What :func:`build` made; ``comparison`` is ``None`` for FP32."""
+
+    bundle: Bundle
+    calibration: str
+    comparison: Any | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return {
+            "bundle": str(self.bundle.path),
+            "precision": self.bundle.manifest.precision,
+            "timing_only": self.bundle.manifest.timing_only,
+            "calibration": self.calibration,
+            "comparison": None if self.comparison is None else self.comparison.to_dict(),
+        }
+
+
+Progress = Callable[[str, int, int], None]
+
+
+def build(options: BuildOptions, on_progress: Progress = lambda stage, done, total: None) -> BuildReport:
+    """Build a bundle.
+
+    Parameters
+    ----------
+    options : BuildOptions
+        What to build.
+    on_progress : callable
+        Called with (stage, done, total).
+
+    Raises
+    ------
+    FerEdgeError
+        If weights, data or backend are not what was asked for. Nothing is written then.
+    """
+    lookup(CATALOGUE, options.model, "model")
+    if options.precision not in ("fp32", "int8"):
+        raise UsageError(f"unknown precision {options.precision!r}: choose fp32 or int8")
+    backend = choose_backend(options.backend)
+    output = options.output or Path(f"{options.model}-{options.precision}.fer")
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        manifest = _fp32_model(options, work, on_progress)
+        files = {FP32_MODEL: work / FP32_MODEL}
+        comparison = None
+        calibration = "none (FP32)"
+        if options.precision == "int8":
+            from fer_edge.calibration.report import compare
+
+            calibration = _int8_models(options, manifest, work, on_progress)
+            faces = _comparison_faces(options, manifest.spec)
+            comparison = compare(
+                work / FP32_MODEL,
+                work / int8_model(backend.dialect),
+                backend,
+                manifest.spec,
+                faces,
+                on_faces=_counter(on_progress, f"comparing on {faces.name}", 2 * len(faces)),
+            )
+            files |= {name: work / name for name in _INT8_FILES}
+        elif (work / RANGES).is_file():
+            files[RANGES] = work / RANGES
+        metrics = dict(manifest.metrics)
+        if comparison is not None:
+            metrics["comparison"] = {**comparison.to_dict(), "record": measurement_record()}
+            write_json(work / "report.json", metrics["comparison"])
+            files["report.json"] = work / "report.json"
+        whole = dataclasses.replace(
+            manifest, precision=options.precision, tools=tool_versions(), metrics=metrics
+        )
+        return BuildReport(write_bundle(output, whole, files), calibration, comparison)
+
+
+_INT8_FILES = (RANGES, *(int8_model(dialect) for dialect in ("cpu", "tensorrt")))
+
+
+def _fp32_model(options: BuildOptions, work: Path, on_progress: Progress) -> Manifest:
+    """Put ``model.onnx`` (and ranges that ship) into ``work``; return the manifest so far."""
+    if options.weights == "auto":
+        bundle = open_bundle(shipped_bundle(options.model))
+        for name in (FP32_MODEL, RANGES):
+            if name in bundle.manifest.files:
+                shutil.copyfile(bundle.path / name, work / name)
+        return bundle.manifest
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError("exporting weights needs PyTorch: run pip install 'fer-edge[export]'")
+    from fer_edge.export.checkpoints import load_any, random_network
+    from fer_edge.export.onnx_model import export_onnx
+
+    on_progress("exporting", 0, 1)
+    if options.weights == "random":
+        trained = random_network(options.model)
+    else:
+        trained = load_any(Path(options.weights), options.model)
+    faces = load_dataset(options.calibration_data).sample(8) if options.calibration_data else None
+    report = export_onnx(trained, work / FP32_MODEL, None if faces is None else list(faces))
+    on_progress("exporting", 1, 1)
+    return Manifest(
+        spec=trained.spec,
+        precision="fp32",
+        provenance=trained.provenance,
+        metrics={"export": dataclasses.asdict(report)},
+    )
+
+
+def _int8_models(options: BuildOptions, manifest: Manifest, work: Path, on_progress: Progress) -> str:
+    """Write ranges and both dialects into ``work``; return where the ranges come from."""
+    import onnx
+
+    from fer_edge.calibration.qdq import DIALECTS, quantise
+    from fer_edge.calibration.ranges import collect_ranges, load_ranges
+
+    model = work / FP32_MODEL
+    if options.calibration_data is None and (work / RANGES).is_file():
+        ranges = load_ranges(work / RANGES, model)
+        source = f"ranges that ship with the model ({ranges.method} on {ranges.images} faces of {ranges.data['name']})"
+    else:
+        if options.calibration_data is None:
+            faces = generated_faces(options.calibration_images)
+            data = {"name": faces.name}
+        else:
+            faces = load_dataset(options.calibration_data).sample(options.calibration_images)
+            data = {"name": faces.name, "fingerprint": faces.fingerprint()}
+        batches = _batches(faces, manifest.spec)
+        progress = lambda done: on_progress("calibrating", done, len(faces))  # noqa: E731
+        ranges = collect_ranges(model, batches, options.method, data, progress)
+        ranges.save(work / RANGES)
+        source = f"{ranges.method} on {ranges.images} faces of {faces.name}"
+    proto = onnx.load(model)
+    for dialect in DIALECTS:
+        quantised = quantise(proto, ranges, dialect)
+        onnx.checker.check_model(quantised, full_check=True)
+        onnx.save(quantised, work / int8_model(dialect))
+    return source
+
+
+def generated_faces(count: int) -> FaceDataset:
+    """Return ``count`` generated face-like images without labels, as a data set."""
+    crops = generate_faces(count)[..., ::-1].mean(axis=3).astype(np.uint8)
+    return FaceDataset("generated images", crops, None, (), are_crops=True)
+
+
+def _batches(faces: FaceDataset, spec: ModelSpec) -> Iterator[np.ndarray]:
+    for start in range(0, len(faces), CALIBRATION_BATCH):
+        stop = min(start + CALIBRATION_BATCH, len(faces))
+        yield prepare_batch([faces[i] for i in range(start, stop)], spec)
+
+
+def _comparison_faces(options: BuildOptions, spec: ModelSpec) -> FaceDataset:
+    if options.eval_data is not None:
+        faces = load_dataset(options.eval_data, options.eval_split)
+        if not faces.are_crops:
+            raise DataError(
+                f"{options.eval_data} holds photographs, not face crops: give crops to --eval-data"
+            )
+        return faces
+    if options.calibration_data is not None:
+        return load_dataset(options.calibration_data).sample(128, seed=1)
+    return generated_faces(128)
+
+
+def _counter(on_progress: Progress, stage: str, total: int) -> Callable[[int], None]:
+    done = 0
+
+    def count(faces: int) -> None:
+        nonlocal done
+        done += faces
+        on_progress(stage, done, total)
+
+    return count
+
+
+__all__ = ["BACKENDS", "BuildOptions", "BuildReport", "build", "generated_faces"]

@@ -1,0 +1,52 @@
+"""The networks that FER-Edge knows, without importing PyTorch, and the bundles that ship with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fer_edge.errors import WeightsError
+
+MODELS_FOLDER = Path(__file__).parent / "models"
+DEFAULT_MODEL = "conv-attention"
+
+
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """One network: where it comes from, and where weights can be had."""
+
+    paper: str
+    parameters: str
+    weights: str
+
+
+CATALOGUE: Mapping[str, CatalogueEntry] = {
+    "conv-attention": CatalogueEntry(
+        paper="Jalal et al.: convolution and self-attention",
+        parameters="1,688,649 at 224×224; 1,494,729 in the shipped 48×48 form",
+        weights="ships with the package",
+    ),
+    "resmasking": CatalogueEntry(
+        paper="Pham et al.: Residual Masking Network",
+        parameters="137,796,423",
+        weights="the authors' checkpoint: give it with --weights FILE",
+    ),
+}
+
+
+def shipped_bundle(name: str = DEFAULT_MODEL) -> Path:
+    """Return the folder of the FP32 bundle that ships for network ``name``.
+
+    Raises
+    ------
+    WeightsError
+        If none ships.
+    """
+    path = MODELS_FOLDER / f"{name}.fer"
+    if not path.is_dir():
+        raise WeightsError(
+            f"no trained weights of {name} ship with FER-Edge: give --weights FILE "
+            "(a checkpoint of the authors, or weights that fer-edge train made), or --weights random for timing only"
+        )
+    return path

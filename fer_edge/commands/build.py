@@ -1,0 +1,86 @@
+"""``fer-edge build``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.table import Table
+
+from fer_edge.build import BuildOptions, BuildReport, build
+from fer_edge.catalogue import CATALOGUE, DEFAULT_MODEL
+from fer_edge.commands.base import make_table, megabytes, percent, print_result, progress_bars
+
+name = "build"
+help = "make a bundle from weights: export, calibrate, quantise, compare"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add arguments."""
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, metavar="NAME", help=f"one of {', '.join(CATALOGUE)}"
+    )
+    parser.add_argument(
+        "--weights", default="auto", metavar="auto|random|FILE", help="random is for timing only"
+    )
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument(
+        "--fp32", dest="precision", action="store_const", const="fp32", help="floating point only"
+    )
+    precision.add_argument(
+        "--int8", dest="precision", action="store_const", const="int8", help="INT8 beside FP32 (default)"
+    )
+    parser.set_defaults(precision="int8")
+    parser.add_argument("--backend", default="auto", help="where FP32 and INT8 are compared")
+    parser.add_argument("--calibration-data", type=Path, metavar="PATH", help="faces: a CSV or a folder")
+    parser.add_argument("--calibration-images", type=int, default=512, metavar="N")
+    parser.add_argument("--method", default="minmax", help="entropy or minmax")
+    parser.add_argument("--eval-data", type=Path, metavar="PATH", help="labelled faces for the comparison")
+    parser.add_argument("--eval-split", metavar="NAME", help="Usage of FER2013, such as PublicTest")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="the bundle's folder")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Build and show FP32 against INT8."""
+    options = BuildOptions(**{field: getattr(args, field) for field in BuildOptions.__dataclass_fields__})
+    with progress_bars() as show:
+        report = build(options, show)
+    print_result(args, report.to_dict(), *_tables(report))
+    return 0
+
+
+def _tables(report: BuildReport) -> list[Table | str]:
+    comparison = report.comparison
+    lines: list[Table | str] = []
+    if comparison is not None:
+        rows: list[tuple[str, ...]] = [
+            ("size", megabytes(comparison.fp32_bytes), megabytes(comparison.int8_bytes)),
+            (
+                "latency p50, batch 1",
+                f"{comparison.fp32_latency.p50_ms:.2f} ms",
+                f"{comparison.int8_latency.p50_ms:.2f} ms",
+            ),
+            (
+                "latency p99, batch 1",
+                f"{comparison.fp32_latency.p99_ms:.2f} ms",
+                f"{comparison.int8_latency.p99_ms:.2f} ms",
+            ),
+        ]
+        if comparison.fp32_metrics is not None:
+            pairs = (comparison.fp32_metrics, comparison.int8_metrics)
+            rows[:0] = [
+                ("accuracy", *(percent(m.accuracy) for m in pairs)),
+                ("macro-F1", *(percent(m.macro_f1) for m in pairs)),
+                ("calibration error", *(percent(m.ece) for m in pairs)),
+            ]
+        lines.append(make_table(f"FP32 against INT8 on {comparison.backend}", ("", "FP32", "INT8"), rows))
+        lines.append(
+            f"Same class on {percent(comparison.agreement)} of {comparison.faces} faces, mean logit cosine "
+            f"{comparison.logit_cosine:.5f}, INT8 {comparison.speedup:.2f}× faster."
+        )
+        lines.append(f"Ranges: {report.calibration}.")
+    if report.bundle.manifest.timing_only:
+        lines.append("Random weights: this bundle is for timing only.")
+    lines.append(f"Licence of the weights: {report.bundle.manifest.provenance.get('licence', 'not stated')}.")
+    lines.append(f"Bundle: {report.bundle.path}")
+    return lines

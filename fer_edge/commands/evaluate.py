@@ -1,0 +1,96 @@
+"""``fer-edge eval``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fer_edge._files import write_json
+from fer_edge.backends import choose_backend
+from fer_edge.bundle import open_bundle
+from fer_edge.catalogue import shipped_bundle
+from fer_edge.commands.base import make_table, percent, print_result, progress_bars
+from fer_edge.datasets import load_dataset
+from fer_edge.detection import DetectorOptions, create_detector
+from fer_edge.evaluation import evaluate
+from fer_edge.plots import save_confusion
+from fer_edge.statistics import measurement_record
+
+name = "eval"
+help = "accuracy, macro-F1, calibration error and confusion matrix on labelled faces"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add arguments."""
+    parser.add_argument("bundle", help="a bundle, or 'default' for the one that ships")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="PATH", help="fer2013.csv[.gz] or a folder"
+    )
+    parser.add_argument("--split", metavar="NAME", help="Usage of FER2013, such as PublicTest")
+    parser.add_argument("--labels", default="auto", choices=("auto", "ferplus", "fer2013"))
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument(
+        "--precision", choices=("fp32", "int8"), help="what the bundle was built for, if left out"
+    )
+    parser.add_argument("--flip", action="store_true", help="average with the mirror image")
+    parser.add_argument("--detector", default="mtcnn", help="for photographs that are not face crops")
+    parser.add_argument("--detector-model", type=Path, metavar="FILE", help="weights of the detector (yunet)")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="write metrics.json and confusion.png there"
+    )
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Evaluate and show the figures."""
+    bundle = open_bundle(shipped_bundle() if args.bundle == "default" else args.bundle)
+    faces = load_dataset(args.data, args.split, args.labels)
+    detector = None
+    if not faces.are_crops:
+        detector = create_detector(args.detector, DetectorOptions(model=args.detector_model))
+    with progress_bars() as show:
+        done = 0
+
+        def count(batch: int) -> None:
+            nonlocal done
+            done += batch
+            show(f"evaluating on {faces.name}", done, len(faces))
+
+        backend = choose_backend(args.backend)
+        result = evaluate(
+            bundle,
+            backend,
+            faces,
+            precision=args.precision,
+            flip=args.flip,
+            detector=detector,
+            on_faces=count,
+        )
+    value = {**result.to_dict(), "record": measurement_record()}
+    if args.output:
+        save_confusion(
+            args.output / "confusion.png", result.metrics, f"{bundle.spec.network} on {result.data}"
+        )
+        write_json(args.output / "metrics.json", value)
+    m = result.metrics
+    rows = [
+        ("faces", m.count),
+        ("accuracy", percent(m.accuracy)),
+        ("balanced accuracy", percent(m.balanced_accuracy)),
+        ("macro-F1", percent(m.macro_f1)),
+        ("expected calibration error", percent(m.ece)),
+    ]
+    if result.left_out:
+        rows.append(("left out: class unknown to the network", result.left_out))
+    if result.no_face:
+        rows.append(("left out: no face found", result.no_face))
+    per_class = [
+        (c, sum(m.confusion[i]), percent(m.recall[i]), percent(m.f1[i])) for i, c in enumerate(m.class_names)
+    ]
+    title = f"{bundle.spec.network}, {result.precision} on {result.backend}, {result.data}"
+    print_result(
+        args,
+        value,
+        make_table(title, ("", "value"), rows),
+        make_table("By class", ("class", "faces", "recall", "F1"), per_class),
+    )
+    return 0

@@ -1,0 +1,43 @@
+"""``fer-edge inspect``."""
+
+from __future__ import annotations
+
+import argparse
+
+from fer_edge.bundle import open_bundle
+from fer_edge.catalogue import shipped_bundle
+from fer_edge.commands.base import make_table, megabytes, print_result
+
+name = "inspect"
+help = "show what a bundle holds, after checking every file"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add arguments."""
+    parser.add_argument("bundle", help="a bundle, or 'default' for the one that ships")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Verify and show."""
+    bundle = open_bundle(shipped_bundle() if args.bundle == "default" else args.bundle)
+    manifest, spec = bundle.manifest, bundle.spec
+    facts = [
+        ("network", spec.network),
+        ("precision", manifest.precision),
+        ("input", f"{spec.channels}×{spec.input_height}×{spec.input_width}, {spec.color}"),
+        ("crop", f"{spec.crop.shape} × {spec.crop.scale}, edge {spec.crop.edge}"),
+        ("classes", ", ".join(spec.class_names)),
+        *(
+            (key, manifest.provenance[key])
+            for key in ("paper", "weights", "licence", "data")
+            if key in manifest.provenance
+        ),
+    ]
+    files = [(name, megabytes(record.size), record.sha256[:16]) for name, record in manifest.files.items()]
+    print_result(
+        args,
+        {"bundle": str(bundle.path), "verified": True, **manifest.to_dict()},
+        make_table(str(bundle.path), ("", "value"), facts),
+        make_table("Files, all verified", ("file", "size", "sha256"), files),
+    )
+    return 0

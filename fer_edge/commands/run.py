@@ -1,0 +1,152 @@
+"""``fer-edge run``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from fer_edge.commands.base import make_table, print_result, progress_bars
+from fer_edge.detection import DETECTORS, DetectorOptions
+from fer_edge.errors import UsageError
+from fer_edge.results import FrameResult
+from fer_edge.runtime import Runtime, RuntimeOptions
+from fer_edge.sinks import JsonLinesSink, Sink, picture_sink
+from fer_edge.sources import Source, open_source
+
+name = "run"
+help = "find faces in an image, folder, video or camera and say what they express"
+_ROWS_SHOWN = 20
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add arguments."""
+    parser.add_argument("bundle", nargs="?", type=Path, help="the bundle that ships, if left out")
+    parser.add_argument(
+        "--source", required=True, help="camera number, image, folder, video or rtsp:// address"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="annotated image, video (.mp4) or folder")
+    parser.add_argument("--jsonl", metavar="FILE|-", help="one JSON object per frame")
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument(
+        "--precision", choices=("fp32", "int8"), help="what the bundle was built for, if left out"
+    )
+    parser.add_argument("--detector", default="mtcnn", help=f"one of {', '.join(DETECTORS)}")
+    parser.add_argument("--detector-model", type=Path, metavar="FILE", help="weights of the detector (yunet)")
+    parser.add_argument(
+        "--min-face", type=int, default=40, metavar="PX", help="smallest face side; larger is faster"
+    )
+    parser.add_argument(
+        "--min-probability", type=float, default=0.35, metavar="P", help="below, the label is left open"
+    )
+    parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    parser.add_argument("--allow-random", action="store_true", help="accept a bundle with random weights")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Run over the source; print the faces of the first frames and the latency by stage."""
+    if args.jsonl == "-" and args.json:
+        raise UsageError("--jsonl - and --json both write to standard output: choose one")
+    if args.min_face < 1 or (args.max_frames is not None and args.max_frames < 1):
+        raise UsageError("--min-face and --max-frames must be at least 1")
+    options = RuntimeOptions(
+        backend=args.backend,
+        precision=args.precision,
+        detector=args.detector,
+        detector_options=DetectorOptions(min_face_px=args.min_face, model=args.detector_model),
+        min_probability=args.min_probability,
+        threads=args.threads,
+        allow_random=args.allow_random,
+    )
+    source = open_source(args.source)
+    with Runtime(args.bundle, options) as runtime, _sinks(args, source) as sinks:
+        shown, frames, faces = _consume(runtime, source, sinks, args.max_frames)
+        latency = {stage: summary.to_dict() for stage, summary in runtime.latency().items()}
+        value = {
+            "bundle": str(runtime.bundle.path),
+            "backend": runtime.backend.name,
+            "precision": runtime.precision,
+            "detector": args.detector,
+            "frames": frames,
+            "faces": faces,
+            "latency_ms": latency,
+            "results": [result.to_dict() for result in shown],
+        }
+    if args.jsonl == "-":
+        print(json.dumps({k: v for k, v in value.items() if k != "results"}), file=sys.stderr)
+        return 0
+    rows = [
+        (
+            result.source or result.index,
+            "×".join(str(round(b - a)) for a, b in zip(face.box_xyxy[:2], face.box_xyxy[2:], strict=True)),
+            f"{face.detection_score:.2f}",
+            face.label or f"– ({face.reason})",
+            f"{face.probability:.2f}",
+        )
+        for result in shown
+        for face in result.faces
+    ]
+    title = f"{runtime.spec.network}, {runtime.precision} on {runtime.backend.name}: {faces} faces in {frames} frames"
+    tables = [
+        make_table(title, ("frame", "face px", "score", "apparent expression", "probability"), rows),
+        make_table(
+            "Latency, ms",
+            ("stage", "n", "p50", "p90", "p99"),
+            [
+                (stage, s["n"], f"{s['p50_ms']:.1f}", f"{s['p90_ms']:.1f}", f"{s['p99_ms']:.1f}")
+                for stage, s in latency.items()
+            ],
+        ),
+    ]
+    if frames > len(shown):
+        tables.insert(1, f"The first {len(shown)} frames are shown; --jsonl FILE writes all.")  # type: ignore[arg-type]
+    print_result(args, value, *tables)
+    if args.output and not args.json:
+        Console(highlight=False).print(f"Wrote {args.output}")
+    return 0
+
+
+def _consume(
+    runtime: Runtime, source: Source, sinks: list[Sink], max_frames: int | None
+) -> tuple[list[FrameResult], int, int]:
+    shown: list[FrameResult] = []
+    frames = faces = 0
+    with progress_bars() as show:
+        for frame, result in runtime.stream_frames(source):
+            frames += 1
+            faces += len(result.faces)
+            if len(shown) < _ROWS_SHOWN:
+                shown.append(result)
+            for sink in sinks:
+                sink.write(frame.image, result)
+            show("frames", frames, source.frame_count)
+            if frames == max_frames:
+                break
+    return shown, frames, faces
+
+
+@contextmanager
+def _sinks(args: argparse.Namespace, source: Source) -> Iterator[list[Sink]]:
+    sinks: list[Sink] = []
+    try:
+        if args.output:
+            sinks.append(picture_sink(args.output, source))
+        if args.jsonl:
+            sinks.append(JsonLinesSink(args.jsonl))
+        yield sinks
+    except KeyboardInterrupt:
+        for sink in sinks:
+            sink.close()
+        raise
+    except BaseException:
+        for sink in sinks:
+            sink.discard()
+        raise
+    for sink in sinks:
+        sink.close()

@@ -1,0 +1,91 @@
+"""The Haar cascade that ships with OpenCV: no weights to fetch, frontal faces only, no landmarks.
+
+P. Viola, M. Jones: "Rapid Object Detection using a Boosted Cascade of Simple Features", CVPR 2001.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fer_edge.detection import check_frame, to_detections
+from fer_edge.detection.base import DetectorOptions
+from fer_edge.errors import DetectorError
+from fer_edge.results import Detection
+
+DEFAULT_MIN_SCORE = 0.5
+
+_CASCADE = "haarcascade_frontalface_default.xml"
+_SCALE_STEP = 1.1
+# The frame is shrunk until the smallest face looked for has this side; the cascade's window has 24 pixels.
+_SMALLEST_FACE_PX = 28
+_MIN_NEIGHBOURS = 3
+# Votes at which the score is 1 - 1/e; faces in photographs reach 2 to 12, half of them more than 6.
+_VOTES_SCALE = 3.0
+
+
+class HaarDetector:
+    """Finds upright frontal faces.
+
+    The score is ``1 - exp(-votes / 3)``, where ``votes`` is the weighted vote of the cascade's last stage
+    for the best of the windows that were merged, and 0 below zero votes. It orders detections; it is not
+    a probability. ``options.backend`` and ``options.threads`` have no effect.
+
+    Raises
+    ------
+    DetectorError
+        If this OpenCV has no cascades.
+    """
+
+    name = "haar"
+
+    def __init__(self, options: DetectorOptions) -> None:
+        self._min_face_px = options.min_face_px
+        self._min_score = DEFAULT_MIN_SCORE if options.min_score is None else options.min_score
+        self._cascade: cv2.CascadeClassifier | None = _load()
+
+    def detect(self, frame_bgr: np.ndarray) -> list[Detection]:
+        """See :class:`fer_edge.detection.base.Detector`."""
+        if self._cascade is None:
+            raise DetectorError("this detector is closed: create another")
+        frame = check_frame(frame_bgr)
+        scale = min(_SMALLEST_FACE_PX / self._min_face_px, 1.0)
+        height, width = (max(round(side * scale), 1) for side in frame.shape[:2])
+        small = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+        smallest_px = min(self._min_face_px, _SMALLEST_FACE_PX)
+        corners_and_sizes, _, votes = self._cascade.detectMultiScale3(
+            cv2.cvtColor(small, cv2.COLOR_BGR2GRAY),
+            scaleFactor=_SCALE_STEP,
+            minNeighbors=_MIN_NEIGHBOURS,
+            minSize=(smallest_px, smallest_px),
+            outputRejectLevels=True,
+        )
+        boxes = np.asarray(corners_and_sizes, np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        boxes *= np.tile([frame.shape[1] / width, frame.shape[0] / height], 2)
+        scores = 1 - np.exp(-np.asarray(votes, np.float64).reshape(-1).clip(0) / _VOTES_SCALE)
+        keep = scores >= self._min_score
+        return to_detections(frame, boxes[keep], scores[keep], None, self._min_face_px)
+
+    def close(self) -> None:
+        """See :class:`fer_edge.detection.base.Detector`."""
+        self._cascade = None
+
+
+def _load() -> cv2.CascadeClassifier:
+    data = getattr(cv2, "data", None)
+    if data is None or not hasattr(cv2, "CascadeClassifier"):
+        raise DetectorError(
+            f"OpenCV {cv2.__version__} has no Haar cascades in its main package: "
+            "run pip install 'opencv-python-headless<5', or choose another detector"
+        )
+    path = Path(data.haarcascades) / _CASCADE
+    cascade = cv2.CascadeClassifier(str(path))
+    if cascade.empty():
+        raise DetectorError(
+            f"OpenCV cannot read its cascade {path}: "
+            "run pip install --force-reinstall 'opencv-python-headless<5'"
+        )
+    return cascade

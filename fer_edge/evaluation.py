@@ -1,0 +1,114 @@
+"""Accuracy of a bundle on labelled faces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fer_edge.backends import Backend, Session, SessionOptions, load_session
+from fer_edge.bundle import Bundle
+from fer_edge.datasets import FaceDataset
+from fer_edge.detection.base import Detector
+from fer_edge.errors import DataError
+from fer_edge.labels import index_map
+from fer_edge.metrics import Metrics, compute_metrics, softmax
+from fer_edge.preprocess import crop_face, prepare_batch
+from fer_edge.spec import ModelSpec
+
+BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result of :func:`evaluate`.
+
+    ``left_out`` counts images whose class the network does not have, ``no_face`` those where the
+    detector found none; neither is in ``metrics``.
+    """
+
+    data: str
+    backend: str
+    precision: str
+    flip: bool
+    metrics: Metrics
+    left_out: int
+    no_face: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return {**vars(self), "metrics": self.metrics.to_dict()}
+
+
+def session_logits(
+    session: Session,
+    crops: FaceDataset | list[np.ndarray],
+    spec: ModelSpec,
+    flip: bool = False,
+    on_faces: Callable[[int], None] = lambda faces: None,
+) -> np.ndarray:
+    """Return ``[N, K]`` logits of face crops; with ``flip`` the log of the mean softmax with the mirror image."""
+    parts = []
+    for start in range(0, len(crops), BATCH_SIZE):
+        batch = prepare_batch([crops[i] for i in range(start, min(start + BATCH_SIZE, len(crops)))], spec)
+        logits = session.run(batch)["logits"]
+        if flip:
+            mirrored = session.run(np.ascontiguousarray(batch[..., ::-1]))["logits"]
+            logits = np.log((softmax(logits) + softmax(mirrored)) / 2)
+        parts.append(logits)
+        on_faces(len(batch))
+    return np.concatenate(parts) if parts else np.zeros((0, len(spec.class_names)), np.float32)
+
+
+def evaluate(
+    bundle: Bundle,
+    backend: Backend,
+    faces: FaceDataset,
+    *,
+    precision: str | None = None,
+    flip: bool = False,
+    detector: Detector | None = None,
+    options: SessionOptions | None = None,
+    on_faces: Callable[[int], None] = lambda faces: None,
+) -> Evaluation:
+    """Measure a bundle on labelled faces.
+
+    Parameters
+    ----------
+    detector : Detector, optional
+        Needed where the images are photographs and not face crops: the largest face is taken.
+    flip : bool
+        Average with the mirror image (test-time flip).
+
+    Raises
+    ------
+    DataError
+        If there are no labels, or no image can be used.
+    """
+    spec = bundle.spec
+    targets = index_map(faces.class_names, spec.class_names)[faces.targets]
+    usable = np.flatnonzero(targets >= 0)
+    left_out = len(faces) - len(usable)
+    faces, targets = faces.subset(usable), targets[usable]
+    crops: FaceDataset | list[np.ndarray] = faces
+    no_face = 0
+    if not faces.are_crops:
+        if detector is None:
+            raise DataError(f"{faces.name} holds photographs, not face crops: give a detector")
+        found = [_largest_face(image, detector, spec) for image in faces]
+        targets = targets[[crop is not None for crop in found]]
+        crops = [crop for crop in found if crop is not None]
+        no_face = len(found) - len(crops)
+    chosen = precision or bundle.manifest.precision
+    session = load_session(bundle, backend, chosen, options)
+    logits = session_logits(session, crops, spec, flip, on_faces)
+    session.close()
+    metrics = compute_metrics(softmax(logits), targets, spec.class_names)
+    return Evaluation(faces.name, backend.name, chosen, flip, metrics, left_out, no_face)
+
+
+def _largest_face(image: np.ndarray, detector: Detector, spec: ModelSpec) -> np.ndarray | None:
+    found = detector.detect(image)
+    return crop_face(image, found[0].box_xyxy, spec.crop) if found else None

@@ -1,0 +1,216 @@
+"""The runtime: frames in, faces with their apparent expression out."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from fer_edge.backends import SessionOptions, choose_backend, load_session
+from fer_edge.bundle import Bundle, open_bundle
+from fer_edge.catalogue import shipped_bundle
+from fer_edge.detection import DetectorOptions, check_frame, create_detector
+from fer_edge.errors import BundleError
+from fer_edge.metrics import softmax
+from fer_edge.preprocess import crop_face, prepare_batch
+from fer_edge.results import Detection, Face, FrameResult, RuntimeState
+from fer_edge.sources import Frame, Source, open_source
+from fer_edge.statistics import LatencySummary, summarise
+
+#: Timings kept for percentiles; older ones are forgotten.
+_HISTORY = 1000
+STAGES = ("detect", "prepare", "classify", "total")
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """How a runtime works.
+
+    Attributes
+    ----------
+    backend : str
+        ``auto`` or a key of :data:`fer_edge.backends.BACKENDS`.
+    precision : str or None
+        ``None``: what the bundle was built for.
+    detector : str
+        A key of :data:`fer_edge.detection.DETECTORS`.
+    detector_options : DetectorOptions
+        Minimum face size, score, weights file.
+    min_probability : float
+        Below, the label is ``None`` with reason ``uncertain``.
+    max_batch : int
+        Faces per batch; a frame with more takes several.
+    threads : int or None
+        CPU threads of the network; ``None`` leaves the choice to the backend.
+    allow_random : bool
+        Accept a bundle whose weights are random.
+    """
+
+    backend: str = "auto"
+    precision: str | None = None
+    detector: str = "mtcnn"
+    detector_options: DetectorOptions = field(default_factory=DetectorOptions)
+    min_probability: float = 0.35
+    max_batch: int = 64
+    threads: int | None = None
+    allow_random: bool = False
+
+
+class Runtime:
+    """Finds faces in frames and classifies them, all faces of a frame in one batch.
+
+    Parameters
+    ----------
+    bundle : path, Bundle or None
+        ``None`` loads the bundle that ships with the package.
+    options : RuntimeOptions, optional
+        Defaults suit most machines.
+
+    Raises
+    ------
+    FerEdgeError
+        If the bundle, the backend or the detector cannot be loaded.
+
+    Examples
+    --------
+    >>> with Runtime() as runtime:                          # doctest: +SKIP
+    ...     for face in runtime(cv2.imread("photo.jpg")).faces:
+    ...         print(face.label, face.probability)
+    """
+
+    def __init__(
+        self, bundle: str | Path | Bundle | None = None, options: RuntimeOptions | None = None
+    ) -> None:
+        self.options = options or RuntimeOptions()
+        self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle or shipped_bundle())
+        if self.bundle.manifest.timing_only and not self.options.allow_random:
+            raise BundleError(
+                f"{self.bundle.path} has random weights and is good for timing only: "
+                "build it with trained weights, or allow random weights (--allow-random)"
+            )
+        self.spec = self.bundle.spec
+        self.backend = choose_backend(self.options.backend)
+        self.precision = self.options.precision or self.bundle.manifest.precision
+        self._session = load_session(
+            self.bundle, self.backend, self.precision, SessionOptions(threads=self.options.threads)
+        )
+        self._detector = create_detector(self.options.detector, self.options.detector_options)
+        self._timings: Mapping[str, deque[float]] = {stage: deque(maxlen=_HISTORY) for stage in STAGES}
+        self._frames = 0
+        self.non_finite = 0  # network outputs that were dropped
+
+    def __call__(self, frame_bgr: np.ndarray) -> FrameResult:
+        """Process one frame ``[H, W, 3]`` uint8 BGR now."""
+        frame = Frame(frame_bgr, self._frames, time.monotonic())
+        return self.process(frame)
+
+    def stream(self, source: str | int | Path | Source) -> Iterator[FrameResult]:
+        """Yield a result for every frame of a file, or for the newest frame of a camera or stream."""
+        for _, result in self.stream_frames(source):
+            yield result
+
+    def stream_frames(self, source: str | int | Path | Source) -> Iterator[tuple[Frame, FrameResult]]:
+        """Like :meth:`stream`, with the frame beside each result."""
+        opened = open_source(source) if isinstance(source, str | int | Path) else source
+        try:
+            for frame in opened:
+                yield frame, self.process(frame)
+        finally:
+            opened.close()
+
+    def process(self, frame: Frame) -> FrameResult:
+        """Detect, crop, classify one frame."""
+        image = check_frame(frame.image)
+        started = time.perf_counter()
+        detections = self._detector.detect(image)
+        detected = time.perf_counter()
+        crops = [crop_face(image, d.box_xyxy, self.spec.crop) for d in detections]
+        batch = prepare_batch([crop for crop in crops if crop is not None], self.spec)
+        prepared = time.perf_counter()
+        probabilities = iter(self._classify(batch))
+        faces = tuple(
+            self._face(d, None if crop is None else next(probabilities))
+            for d, crop in zip(detections, crops, strict=True)
+        )
+        done = time.perf_counter()
+        timings = dict(
+            zip(
+                STAGES,
+                (1e3 * t for t in (detected - started, prepared - detected, done - prepared, done - started)),
+                strict=True,
+            )
+        )
+        for stage, value in timings.items():
+            self._timings[stage].append(value)
+        self._frames += 1
+        return FrameResult(
+            index=frame.index,
+            captured_at_s=frame.captured_at_s,
+            frame_age_ms=(time.monotonic() - frame.captured_at_s) * 1e3,
+            dropped=frame.dropped,
+            faces=faces,
+            timings_ms=timings,
+            state=RuntimeState.RUNNING,
+            source=frame.name,
+        )
+
+    def latency(self) -> dict[str, LatencySummary]:
+        """Return n, p50, p90 and p99 of each stage over the last frames."""
+        return {stage: summarise(list(values)) for stage, values in self._timings.items()}
+
+    def close(self) -> None:
+        """Free the network and the detector."""
+        self._session.close()
+        self._detector.close()
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _classify(self, batch: np.ndarray) -> np.ndarray:
+        """Return ``[B, K]`` probabilities, B ≥ 0; rows that are not finite become NaN and are counted."""
+        size = self.options.max_batch
+        parts = [self._session.run(batch[i : i + size])["logits"] for i in range(0, len(batch), size)]
+        if not parts:
+            return np.zeros((0, len(self.spec.class_names)))
+        logits = np.concatenate(parts)
+        broken = ~np.isfinite(logits).all(axis=1)
+        self.non_finite += int(broken.sum())
+        logits[broken] = 0
+        probabilities = softmax(logits)
+        probabilities[broken] = np.nan
+        return probabilities
+
+    def _face(self, detection: Detection, probabilities: np.ndarray | None) -> Face:
+        label, reason, probability = None, None, 0.0
+        named: dict[str, float] = {}
+        if probabilities is None:
+            reason = "too_small"
+        elif np.isnan(probabilities[0]):
+            reason = "not_finite"
+        else:
+            best = int(probabilities.argmax())
+            probability = float(probabilities[best])
+            named = {name: float(p) for name, p in zip(self.spec.class_names, probabilities, strict=True)}
+            if probability >= self.options.min_probability:
+                label = self.spec.class_names[best]
+            else:
+                reason = "uncertain"
+        return Face(
+            box_xyxy=detection.box_xyxy,
+            detection_score=detection.score,
+            label=label,
+            probability=probability,
+            probabilities=named,
+            landmarks=detection.landmarks,
+            reason=reason,
+        )

@@ -1,0 +1,37 @@
+"""Sinks, and the choice of one by the kind of source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fer_edge.datasets import IMAGE_SUFFIXES
+from fer_edge.errors import UsageError
+from fer_edge.sinks.annotate import annotate
+from fer_edge.sinks.base import Sink
+from fer_edge.sinks.files import ImageFileSink, ImageFolderSink, JsonLinesSink, VideoFileSink
+from fer_edge.sources import Source
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov"})
+
+__all__ = ["JsonLinesSink", "Sink", "annotate", "picture_sink"]
+
+
+def picture_sink(path: Path, source: Source) -> Sink:
+    """Return the sink for annotated pictures: an image, a video, or a folder (no suffix).
+
+    Raises
+    ------
+    UsageError
+        If the suffix does not fit the source.
+    """
+    suffix = path.suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        return VideoFileSink(path, source.fps)
+    if suffix in IMAGE_SUFFIXES and source.frame_count == 1:
+        return ImageFileSink(path)
+    if not suffix:
+        return ImageFolderSink(path)
+    raise UsageError(
+        f"--output {path} does not fit this source: give an image name for one image, "
+        "a video name (.mp4) for video, or a folder"
+    )

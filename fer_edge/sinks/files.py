@@ -1,0 +1,132 @@
+"""Sinks that write files: annotated images, annotated video, JSON lines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import TextIO
+
+import cv2
+import numpy as np
+
+from fer_edge._files import whole_file
+from fer_edge.errors import DataError
+from fer_edge.results import FrameResult
+from fer_edge.sinks.annotate import annotate
+
+_DEFAULT_FPS = 25.0
+
+
+class ImageFileSink:
+    """One annotated image."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, frame_bgr: np.ndarray, result: FrameResult) -> None:
+        """See :class:`fer_edge.sinks.base.Sink`."""
+        write_image(self.path, annotate(frame_bgr, result))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def discard(self) -> None:
+        """Nothing is half-written."""
+
+
+class ImageFolderSink:
+    """One annotated image per frame, under the name of its source."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, frame_bgr: np.ndarray, result: FrameResult) -> None:
+        """See :class:`fer_edge.sinks.base.Sink`."""
+        stem = Path(result.source).stem or f"frame_{result.index:06d}"
+        write_image(self.folder / f"{stem}.png", annotate(frame_bgr, result))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def discard(self) -> None:
+        """Each image is whole by itself."""
+
+
+class VideoFileSink:
+    """An annotated video; it appears under its name once it is whole."""
+
+    def __init__(self, path: Path, fps: float | None) -> None:
+        self.path = path
+        self.fps = fps or _DEFAULT_FPS
+        self._stack = contextlib.ExitStack()
+        self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)
+
+    def write(self, frame_bgr: np.ndarray, result: FrameResult) -> None:
+        """See :class:`fer_edge.sinks.base.Sink`."""
+        if self._writer is None:
+            self._size = (frame_bgr.shape[1], frame_bgr.shape[0])
+            part = self._stack.enter_context(whole_file(self.path))
+            codec = cv2.VideoWriter.fourcc(*("MJPG" if self.path.suffix.lower() == ".avi" else "mp4v"))
+            self._writer = cv2.VideoWriter(str(part), codec, self.fps, self._size)
+            if not self._writer.isOpened():
+                self.discard()
+                raise DataError(f"{self.path} cannot be written as video: use the suffix .mp4 or .avi")
+        image = annotate(frame_bgr, result)
+        if (image.shape[1], image.shape[0]) != self._size:
+            image = cv2.resize(image, self._size)
+        self._writer.write(image)
+
+    def close(self) -> None:
+        """See :class:`fer_edge.sinks.base.Sink`."""
+        if self._writer is not None:
+            self._writer.release()
+        self._stack.close()
+
+    def discard(self) -> None:
+        """See :class:`fer_edge.sinks.base.Sink`."""
+        if self._writer is not None:
+            self._writer.release()
+            abandoned = RuntimeError("discarded")
+            self._stack.__exit__(RuntimeError, abandoned, None)
+
+
+class JsonLinesSink:
+    """One JSON object per frame, to a file or to standard output (``-``); every line is whole."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._file: TextIO | None = sys.stdout if path == "-" else None
+
+    def write(self, frame_bgr: np.ndarray, result: FrameResult) -> None:
+        """See :class:`fer_edge.sinks.base.Sink`."""
+        if self._file is None:
+            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+            self._file = Path(self.path).open("w", encoding="utf-8")  # noqa: SIM115  # closed in close()
+        self._file.write(json.dumps(result.to_dict(), allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """See :class:`fer_edge.sinks.base.Sink`."""
+        if self._file is not None and self._file is not sys.stdout:
+            self._file.close()
+
+    def discard(self) -> None:
+        """Keep the lines that were written."""
+        self.close()
+
+
+def write_image(path: Path, image_bgr: np.ndarray) -> None:
+    """Write an image whole or not at all; the suffix chooses the format."""
+    suffix = path.suffix.lower() or ".png"
+    try:
+        ok, data = cv2.imencode(suffix, image_bgr)
+    except cv2.error:
+        ok = False
+    if not ok:
+        raise DataError(f"{path} cannot be written as an image: use the suffix .png or .jpg")
+    with whole_file(path) as part:
+        part.write_bytes(data.tobytes())

@@ -1,0 +1,203 @@
+"""Where frames come from: one image, a folder, a video file, a camera or a network stream.
+
+Files give every frame. Cameras and streams give the newest frame only: a thread keeps one slot, what it
+overwrites is counted, and no queue can grow.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from fer_edge.datasets import IMAGE_SUFFIXES, list_images, read_image
+from fer_edge.errors import SourceError
+
+_FIRST_FRAME_TIMEOUT_S = 15.0
+_STALL_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture with its origin.
+
+    ``captured_at_s`` is ``time.monotonic()`` at capture; ``dropped`` counts frames skipped so far.
+    """
+
+    image: np.ndarray  # [H, W, 3] uint8 BGR
+    index: int
+    captured_at_s: float
+    dropped: int = 0
+    name: str = ""
+
+
+class Source(Protocol):
+    """Gives frames one after the other."""
+
+    is_live: bool
+    frame_count: int | None
+    fps: float | None
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield frames until the source ends."""
+
+    def close(self) -> None:
+        """Release the device or file."""
+
+
+class ImageSource:
+    """One or more image files, in order."""
+
+    is_live = False
+    fps = None
+
+    def __init__(self, paths: tuple[Path, ...]) -> None:
+        self.paths = paths
+        self.frame_count: int | None = len(paths)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index, path in enumerate(self.paths):
+            image = read_image(path)
+            yield Frame(image, index, time.monotonic(), name=path.name)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class VideoSource:
+    """Every frame of a video file."""
+
+    is_live = False
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._capture = _open_capture(
+            str(path), f"{path} is not a video that OpenCV can read: convert it to MP4 (H.264)"
+        )
+        frames = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.frame_count = frames if frames > 0 else None
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps: float | None = rate if 0 < rate < 1000 else None
+
+    def __iter__(self) -> Iterator[Frame]:
+        index = 0
+        while True:
+            ok, image = self._capture.read()
+            if not ok:
+                break
+            yield Frame(image, index, time.monotonic(), name=self.path.name)
+            index += 1
+        if index == 0:
+            raise SourceError(f"{self.path} holds no frame that OpenCV can decode: convert it to MP4 (H.264)")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._capture.release()
+
+
+class LiveSource:
+    """The newest frame of a camera (index) or a network stream (URL)."""
+
+    is_live = True
+    frame_count = None
+
+    def __init__(self, address: int | str) -> None:
+        self.address = address
+        what = f"camera {address}" if isinstance(address, int) else str(address)
+        self._what = what
+        self._capture = _open_capture(
+            address, f"{what} cannot be opened: check that it is connected and not in use"
+        )
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps: float | None = rate if 0 < rate < 1000 else None
+        self._fresh = threading.Condition()
+        self._slot: Frame | None = None
+        self._dropped = 0
+        self._ended = False
+        self._thread = threading.Thread(target=self._grab, name="fer-edge-grabber", daemon=True)
+        self._thread.start()
+
+    def _grab(self) -> None:
+        index = 0
+        while not self._ended:
+            ok, image = self._capture.read()
+            with self._fresh:
+                if not ok:
+                    self._ended = True
+                else:
+                    if self._slot is not None:
+                        self._dropped += 1
+                    self._slot = Frame(image, index, time.monotonic(), self._dropped, self._what)
+                    index += 1
+                self._fresh.notify()
+
+    def __iter__(self) -> Iterator[Frame]:
+        timeout_s = _FIRST_FRAME_TIMEOUT_S
+        while True:
+            with self._fresh:
+                if not self._fresh.wait_for(lambda: self._slot is not None or self._ended, timeout_s):
+                    raise SourceError(
+                        f"{self._what} gave no frame for {timeout_s:.0f} s: check the connection"
+                    )
+                frame, self._slot = self._slot, None
+            if frame is None:
+                return
+            timeout_s = _STALL_TIMEOUT_S
+            yield frame
+
+    def close(self) -> None:
+        """Stop the thread and release the device."""
+        self._ended = True
+        self._thread.join(timeout=_STALL_TIMEOUT_S)
+        if not self._thread.is_alive():
+            self._capture.release()
+
+
+def open_source(source: str | int | Path) -> Source:
+    """Open an image, a folder of images, a video file, a camera (``0``) or a stream (``rtsp://…``).
+
+    Raises
+    ------
+    SourceError
+        If it does not exist, is empty, or cannot be decoded.
+    """
+    text = str(source)
+    if text.isdecimal():
+        return LiveSource(int(text))
+    if "://" in text:
+        return LiveSource(text)
+    path = Path(text)
+    if path.is_dir():
+        images = list_images(path)
+        if not images:
+            raise SourceError(
+                f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}): give another folder"
+            )
+        return ImageSource(images)
+    if not path.is_file():
+        raise SourceError(
+            f"{path} does not exist: give an image, a folder, a video, a camera number or an rtsp:// address"
+        )
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return ImageSource((path,))
+    return VideoSource(path)
+
+
+def _open_capture(address: int | str, problem: str) -> cv2.VideoCapture:
+    # OpenCV prints its own warnings for every backend it tries; our error says it once.
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        capture = cv2.VideoCapture(address)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+    if not capture.isOpened():
+        capture.release()
+        raise SourceError(problem)
+    return capture

@@ -1,0 +1,97 @@
+"""Percentiles of latencies, and the record that every published figure carries."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_PACKAGES = (
+    "fer-edge",
+    "numpy",
+    "opencv-python-headless",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "torch",
+    "tensorrt",
+)
+
+
+@dataclass(frozen=True)
+class LatencySummary:
+    """Percentiles of ``n`` latencies, in milliseconds."""
+
+    n: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types, rounded to a microsecond."""
+        return {name: round(value, 3) for name, value in asdict(self).items()}
+
+
+def summarise(latencies_ms: Sequence[float]) -> LatencySummary:
+    """Return n, p50, p90 and p99; NaN where there is nothing."""
+    if not len(latencies_ms):
+        return LatencySummary(0, float("nan"), float("nan"), float("nan"))
+    p50, p90, p99 = np.percentile(np.asarray(latencies_ms, np.float64), (50, 90, 99))
+    return LatencySummary(len(latencies_ms), float(p50), float(p90), float(p99))
+
+
+def tool_versions() -> dict[str, str]:
+    """Return the versions of what computes here, for those packages that are installed."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def measurement_record() -> dict[str, Any]:
+    """Return device, versions, commit and date: what a figure needs beside it to mean something."""
+    return {
+        "device": device_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "versions": tool_versions(),
+        "commit": _commit(),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+    }
+
+
+def device_name() -> str:
+    """Return the board's or the processor's name."""
+    board = Path("/proc/device-tree/model")
+    if board.is_file():
+        return board.read_text(errors="replace").strip("\0\n ")
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _commit() -> str | None:
+    """Return the commit of a source checkout, ``None`` for an installed package."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    result = subprocess.run(
+        ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return result.stdout.strip() or None

@@ -1,0 +1,34 @@
+"""Fixtures that every test may use: real faces, and the folder that holds what is not in the repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with data, models and golden outputs that lies beside the checkout."""
+    path = ROOT.parent / "shared"
+    if not (path / "golden").is_dir():
+        pytest.skip("needs ../shared (golden outputs, data), which is not beside this checkout")
+    return path
+
+
+@pytest.fixture(scope="session")
+def astronaut_file() -> Path:
+    """A real photograph with one frontal face, from the scikit-image package (public domain, NASA)."""
+    import skimage
+
+    return Path(skimage.__file__).parent / "data" / "astronaut.png"
+
+
+@pytest.fixture(scope="session")
+def astronaut(astronaut_file: Path) -> np.ndarray:
+    """The astronaut as ``[512, 512, 3]`` BGR uint8."""
+    return cv2.imread(str(astronaut_file))

@@ -1,0 +1,280 @@
+"""The detectors on photographs and on bad input."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fer_edge.backends import BACKENDS
+from fer_edge.datasets import load_dataset
+from fer_edge.detection import DETECTORS, DetectorOptions, create_detector, to_detections
+from fer_edge.detection.mtcnn import MtcnnDetector, suppress
+from fer_edge.errors import BackendError, DataError, DetectorError, UsageError
+from fer_edge.results import Box
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FER_EDGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def yunet_file(shared) -> Path:
+    return shared / "models" / "yunet" / "yunet_n_640_640.onnx"
+
+
+@pytest.fixture(params=sorted(DETECTORS))
+def detector(request):
+    model = request.getfixturevalue("yunet_file") if request.param == "yunet" else None
+    detector = create_detector(request.param, DetectorOptions(model=model, threads=1))
+    yield detector
+    detector.close()
+
+
+@pytest.fixture(scope="module")
+def mtcnn(cache):
+    return create_detector("mtcnn", DetectorOptions(threads=1))
+
+
+def iou(a: Box, b: Box) -> float:
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    area = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    return width * height / (area - width * height)
+
+
+def assert_inside(detections, frame):
+    height, width = frame.shape[:2]
+    for detection in detections:
+        left, top, right, bottom = detection.box_xyxy
+        assert 0 <= left < right <= width
+        assert 0 <= top < bottom <= height
+        assert 0 <= detection.score <= 1
+
+
+# A box of her face, drawn by hand: hairline to chin, cheek to cheek.
+ASTRONAUT_FACE = (175.0, 65.0, 270.0, 175.0)
+
+
+def test_astronaut_has_one_face(detector, astronaut):
+    found = detector.detect(astronaut)
+    assert len(found) == 1
+    assert iou(found[0].box_xyxy, ASTRONAUT_FACE) > 0.6
+    assert_inside(found, astronaut)
+
+
+@pytest.mark.parametrize("name", ["mtcnn", "yunet"])
+def test_landmarks_are_in_the_order_of_the_contract(name, astronaut, request):
+    model = request.getfixturevalue("yunet_file") if name == "yunet" else None
+    (face,) = create_detector(name, DetectorOptions(model=model)).detect(astronaut)
+    assert face.landmarks.shape == (5, 2)
+    assert face.landmarks.dtype == np.float32
+    left_eye, right_eye, nose, left_mouth, right_mouth = face.landmarks
+    assert left_eye[0] < nose[0] < right_eye[0]
+    assert left_mouth[0] < nose[0] < right_mouth[0]
+    assert max(left_eye[1], right_eye[1]) < nose[1] < min(left_mouth[1], right_mouth[1])
+
+
+def test_mirrored_picture_gives_mirrored_result(detector, astronaut):
+    mirrored = astronaut[:, ::-1]
+    assert not mirrored.flags.c_contiguous
+    (face,), (other,) = detector.detect(astronaut), detector.detect(mirrored)
+    left, top, right, bottom = other.box_xyxy
+    width = astronaut.shape[1]
+    assert iou(face.box_xyxy, (width - right, top, width - left, bottom)) > 0.75
+    if face.landmarks is not None:
+        swapped = other.landmarks[[1, 0, 2, 4, 3]] * [-1, 1] + [width, 0]
+        assert np.abs(swapped - face.landmarks).max() < 8
+
+
+def test_faces_come_largest_first(detector, astronaut):
+    face = astronaut[20:220, 120:320]
+    frame = np.full((420, 640, 3), 90, np.uint8)
+    frame[10:110, 10:110] = cv2.resize(face, (100, 100), interpolation=cv2.INTER_AREA)
+    frame[10:410, 220:620] = cv2.resize(face, (400, 400))
+    found = detector.detect(frame)
+    assert len(found) == 2
+    assert found[0].box_xyxy[0] > 220 > found[1].box_xyxy[2]
+
+
+def test_min_face_px_is_kept(detector, astronaut, request):
+    model = request.getfixturevalue("yunet_file") if detector.name == "yunet" else None
+    assert (
+        create_detector(detector.name, DetectorOptions(min_face_px=150, model=model)).detect(astronaut) == []
+    )
+
+
+def test_min_score_is_kept(detector, astronaut, request):
+    model = request.getfixturevalue("yunet_file") if detector.name == "yunet" else None
+    strict = create_detector(detector.name, DetectorOptions(min_score=1.0, model=model))
+    assert strict.detect(astronaut) == []
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (11, 11), (5, 300), (300, 5), (12, 333), (31, 333), (64, 64), (480, 640)]
+)
+def test_frames_without_a_face(detector, shape):
+    gradient = np.linspace(0, 255, shape[0] * shape[1] * 3).reshape(*shape, 3).astype(np.uint8)
+    for frame in (np.zeros((*shape, 3), np.uint8), gradient):
+        assert detector.detect(frame) == []
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        np.zeros((48, 48), np.uint8),
+        np.zeros((48, 48, 1), np.uint8),
+        np.zeros((48, 48, 4), np.uint8),
+        np.zeros((48, 48, 3), np.float32),
+        np.zeros((0, 48, 3), np.uint8),
+    ],
+)
+def test_other_arrays_are_refused(detector, frame):
+    with pytest.raises(DataError, match="expected a frame of uint8 BGR"):
+        detector.detect(frame)
+
+
+def test_frames_beyond_what_opencv_can_warp_are_refused(detector):
+    with pytest.raises(DataError, match="at most 32766 pixels"):
+        detector.detect(np.zeros((1, 32767, 3), np.uint8))
+
+
+def test_closed_detector_says_so(detector, astronaut):
+    detector.close()
+    with pytest.raises((DetectorError, BackendError), match="closed"):
+        detector.detect(astronaut)
+
+
+def test_mtcnn_finds_a_face_in_a_huge_frame(mtcnn, astronaut):
+    frame = np.zeros((6000, 6200, 3), np.uint8)
+    frame[5000:5512, 5100:5612] = astronaut
+    found = mtcnn.detect(frame)
+    assert len(found) == 1
+    assert iou(found[0].box_xyxy, tuple(np.add(ASTRONAUT_FACE, [5100, 5000] * 2))) > 0.6
+
+
+def test_strips_give_what_the_whole_level_gives(mtcnn, astronaut, monkeypatch):
+    scale = np.ones(2)
+    boxes, scores = mtcnn._propose_at(astronaut, scale)
+    monkeypatch.setattr("fer_edge.detection.mtcnn._STRIP_AREA_PX", 100 * 520)
+    strip_boxes, strip_scores = mtcnn._propose_at(astronaut, scale)
+    assert len(boxes) > 10
+    np.testing.assert_allclose(strip_scores, scores, atol=1e-5)
+    np.testing.assert_allclose(strip_boxes, boxes, atol=1e-2)
+
+
+def test_mtcnn_finds_a_face_that_leaves_the_frame(mtcnn, astronaut):
+    assert len(mtcnn.detect(astronaut[75:])) == 1
+    assert len(mtcnn.detect(astronaut[:, 190:])) == 1
+
+
+def test_mtcnn_on_another_backend_agrees(mtcnn, astronaut):
+    state = BACKENDS["openvino"].available()
+    if not state.ok:
+        pytest.skip(state.reason)
+    (face,) = mtcnn.detect(astronaut)
+    (other,) = MtcnnDetector(DetectorOptions(backend="openvino", threads=1)).detect(astronaut)
+    np.testing.assert_allclose(other.box_xyxy, face.box_xyxy, atol=0.1)
+
+
+def test_suppress_keeps_the_best_of_each_place():
+    boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [50, 50, 60, 60], [2, 2, 6, 6]], float)
+    scores = np.array([0.8, 0.9, 0.7, 0.95])
+    assert suppress(boxes, scores, 0.5).tolist() == [3, 1, 2]
+    assert suppress(boxes, scores, 0.5, of_smaller=True).tolist() == [3, 2]
+    assert suppress(boxes[:0], scores[:0], 0.5).tolist() == []
+
+
+def test_to_detections_cuts_boxes_and_drops_what_is_outside():
+    frame = np.zeros((100, 200, 3), np.uint8)
+    boxes = np.array([[-20, 10, 30, 60], [150, -30, 260, 130], [300, 300, 400, 400], [10, 10, 20, 20]], float)
+    found = to_detections(frame, boxes, np.ones(4), None, min_face_px=40)
+    assert [face.box_xyxy for face in found] == [(150, 0, 200, 100), (0, 10, 30, 60)]
+
+
+@pytest.mark.parametrize("name", ["mtcnn", "yunet"])
+def test_detection_rate_on_photographs(name, shared, request):
+    model = request.getfixturevalue("yunet_file") if name == "yunet" else None
+    # The smallest photographs are 32 pixels wide.
+    detector = create_detector(name, DetectorOptions(min_face_px=28, model=model, threads=1))
+    found = []
+    for frame in load_dataset(shared / "data" / "faces_in_context"):
+        faces = detector.detect(frame)
+        assert_inside(faces, frame)
+        found.append(len(faces))
+    assert np.mean(np.array(found) > 0) >= 0.95
+    assert np.mean(found) < 1.1
+
+
+def test_mtcnn_and_yunet_agree(mtcnn, shared, yunet_file):
+    yunet = create_detector("yunet", DetectorOptions(model=yunet_file))
+    overlaps = []
+    for frame in load_dataset(shared / "data" / "faces_in_context").sample(60):
+        ours, theirs = mtcnn.detect(frame), yunet.detect(frame)
+        if ours and theirs:
+            overlaps.append(iou(ours[0].box_xyxy, theirs[0].box_xyxy))
+    assert len(overlaps) >= 50
+    assert np.mean(np.array(overlaps) > 0.4) >= 0.95
+
+
+def test_unknown_name_lists_the_choices():
+    with pytest.raises(
+        UsageError, match=r"unknown detector 'mtccn': choose from haar, mtcnn, yunet; .*'mtcnn'"
+    ):
+        create_detector("mtccn")
+
+
+@pytest.mark.parametrize("options", [DetectorOptions(min_face_px=0), DetectorOptions(min_score=1.5)])
+def test_options_out_of_range_are_refused(options):
+    with pytest.raises(UsageError, match="must"):
+        create_detector("haar", options)
+
+
+def test_unknown_backend_is_refused():
+    with pytest.raises(UsageError, match="unknown backend 'onnx'"):
+        create_detector("mtcnn", DetectorOptions(backend="onnx"))
+
+
+def test_yunet_without_a_file_names_the_flag():
+    with pytest.raises(DetectorError, match="--detector-model FILE"):
+        create_detector("yunet")
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 100, None])
+def test_yunet_refuses_what_is_no_network(tmp_path, content):
+    path = tmp_path / "yunet.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DetectorError, match=r"yunet\.onnx .*give a YuNet file"):
+        create_detector("yunet", DetectorOptions(model=path))
+
+
+def test_yunet_refuses_networks_that_opencv_cannot_run_as_yunet(shared, mtcnn):
+    from fer_edge.detection.mtcnn_weights import mtcnn_models
+
+    dynamic = shared / "models" / "yunet" / "yunet_n_dynamic.onnx"
+    for path in (dynamic, *mtcnn_models().values()):
+        with pytest.raises(DetectorError, match="as YuNet"):
+            create_detector("yunet", DetectorOptions(model=path))
+
+
+def test_haar_without_cascades_names_the_fix(monkeypatch):
+    monkeypatch.delattr(cv2, "CascadeClassifier")
+    with pytest.raises(DetectorError, match="pip install 'opencv-python-headless<5'"):
+        create_detector("haar")
+
+
+def test_importing_the_package_is_light():
+    program = (
+        "import sys, fer_edge.detection; "
+        "print([m for m in ('joblib', 'lz4', 'onnx', 'mtcnn', 'onnxruntime', 'tensorflow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,180 @@
+"""The converted networks against PyTorch, and the cache that holds them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from fer_edge.backends import BACKENDS, SessionOptions
+from fer_edge.detection import mtcnn_weights
+from fer_edge.detection.mtcnn_weights import NETWORKS, mtcnn_models, read_weights, weights_folder
+from fer_edge.errors import DetectorError
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("FER_EDGE_CACHE", str(folder))
+    return folder
+
+
+def reference(name: str, batch: np.ndarray) -> dict[str, np.ndarray]:
+    """Run the network as its paper and Keras describe it: PReLU, softmax, a flatten over [W, H, C]."""
+    torch = pytest.importorskip("torch")
+    F = torch.nn.functional
+    arrays = [torch.from_numpy(array.copy()) for array in read_weights(name)]
+
+    def layer(x, weight, bias):
+        if weight.ndim == 4:
+            return F.conv2d(x, weight.permute(3, 2, 0, 1), bias)
+        return x @ weight + bias
+
+    x = torch.from_numpy(batch)
+    # "same" pads the larger half of the missing row and column behind: here one at the end, or none.
+    pools = {"pnet": [2, 0, 0], "rnet": [3, 3, 0, 0], "onet": [3, 3, 2, 0, 0]}[name]
+    for pool in pools:
+        weight, bias, slope = arrays[:3]
+        del arrays[:3]
+        if weight.ndim == 2:
+            x = x.permute(0, 3, 2, 1).flatten(1)
+        x = F.prelu(layer(x, weight, bias), slope.flatten())
+        if pool:
+            missing = [(-(size - pool)) % 2 for size in (x.shape[3], x.shape[2])]
+            x = F.max_pool2d(F.pad(x, (0, missing[0], 0, missing[1]), value=-torch.inf), pool, 2)
+    heads = {key: layer(x, *arrays[2 * i : 2 * i + 2]) for i, key in enumerate(NETWORKS[name].heads)}
+    heads["score"] = heads["score"].softmax(dim=1)[:, 1:]
+    return {key: value.numpy() for key, value in heads.items()}
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("pnet", (1, 3, 12, 12)),
+        ("pnet", (2, 3, 37, 50)),
+        ("rnet", (1, 3, 24, 24)),
+        ("rnet", (7, 3, 24, 24)),
+        ("onet", (5, 3, 48, 48)),
+    ],
+)
+def test_networks_compute_what_pytorch_computes(cache, name, shape, backend):
+    state = BACKENDS[backend].available()
+    if not state.ok:
+        pytest.skip(state.reason)
+    batch = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    session = BACKENDS[backend].open(mtcnn_models()[name], SessionOptions(threads=1))
+    outputs = session.run(batch)
+    expected = reference(name, batch)
+    assert set(outputs) == set(expected)
+    for key, value in expected.items():
+        np.testing.assert_allclose(outputs[key], value, rtol=1e-4, atol=1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_arrays_are_those_that_joblib_reads(name):
+    joblib = pytest.importorskip("joblib")
+    arrays = read_weights(name)
+    expected = joblib.load(weights_folder() / f"{name}.lz4")
+    assert len(arrays) == len(expected)
+    for array, other in zip(arrays, expected, strict=True):
+        np.testing.assert_array_equal(array, other)
+
+
+def test_missing_package_says_what_to_install(cache, monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
+    with pytest.raises(DetectorError, match=r"pip install mtcnn==1\.0\.0"):
+        mtcnn_models()
+
+
+def with_weights(folder: Path, monkeypatch) -> None:
+    """Let the finder return a copy of the published files."""
+    copy = folder / "mtcnn" / "assets" / "weights"
+    copy.mkdir(parents=True)
+    for name in NETWORKS:
+        (copy / f"{name}.lz4").write_bytes((weights_folder() / f"{name}.lz4").read_bytes())
+    package = SimpleNamespace(locate_file=lambda path: folder / path)
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: package)
+
+
+def test_altered_weights_are_refused(cache, tmp_path, monkeypatch):
+    with_weights(tmp_path, monkeypatch)
+    path = weights_folder() / "rnet.lz4"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(
+        DetectorError, match=r"rnet\.lz4 is not the published file: expected sha256 cb00e6460f3c"
+    ):
+        mtcnn_models()
+    assert not cache.exists()
+
+
+def test_missing_weights_file_is_named(cache, tmp_path, monkeypatch):
+    with_weights(tmp_path, monkeypatch)
+    (weights_folder() / "onet.lz4").unlink()
+    with pytest.raises(DetectorError, match=r"onet\.lz4 .*No such file"):
+        mtcnn_models()
+
+
+def test_converted_files_need_the_package_no_more(cache, monkeypatch):
+    before = mtcnn_models()
+    monkeypatch.setattr(mtcnn_weights, "weights_folder", lambda: Path("nowhere"))
+    assert mtcnn_models() == before
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "deleted", "hashes deleted", "hashes not JSON"])
+def test_damaged_cache_is_built_again(cache, damage):
+    models = mtcnn_models()
+    contents = {name: path.read_bytes() for name, path in models.items()}
+    path = models["onet"]
+    hashes = path.with_name("sha256.json")
+    if damage == "truncated":
+        path.write_bytes(contents["onet"][:1000])
+    elif damage == "flipped":
+        path.write_bytes(contents["onet"][:-100] + bytes(100))
+    elif damage == "deleted":
+        path.unlink()
+    elif damage == "hashes deleted":
+        hashes.unlink()
+    else:
+        hashes.write_text("{")
+    mtcnn_models()
+    assert {name: path.read_bytes() for name, path in models.items()} == contents
+    recorded = json.loads(hashes.read_text())
+    assert recorded == {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+
+
+def test_cache_that_cannot_be_written_names_the_way_out(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FER_EDGE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DetectorError, match="set FER_EDGE_CACHE"):
+        mtcnn_models()
+
+
+def test_processes_convert_at_the_same_time(cache):
+    program = (
+        "import hashlib, json; from fer_edge.detection.mtcnn_weights import mtcnn_models; "
+        "print(json.dumps({n: hashlib.sha256(p.read_bytes()).hexdigest() for n, p in mtcnn_models().items()}))"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=os.environ)
+        for _ in range(4)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4
+    assert len(set(outputs)) == 1
+    folder = mtcnn_models()["pnet"].parent
+    assert sorted(p.name for p in folder.iterdir()) == ["onet.onnx", "pnet.onnx", "rnet.onnx", "sha256.json"]
+    assert json.loads((folder / "sha256.json").read_text()) == json.loads(outputs[0])
