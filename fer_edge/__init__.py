@@ -56,6 +56,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'fer_edge' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"fer_edge.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+    home = importlib.import_module(f"fer_edge.{_HOMES[name]}")
+    # All names of a module at once: importing fer_edge.build binds "build" here, to the module.
+    globals().update({other: getattr(home, other) for other, at in _HOMES.items() if at == _HOMES[name]})
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +31,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     The suffix is kept, since writers such as ``cv2.VideoWriter`` choose the format by it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
         yield part
         part.replace(path)
@@ -38,22 +41,41 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty ``PATH.part`` folder; swap it into place on success, delete it on failure."""
+    """Yield an empty ``PATH.….part`` folder; swap it into place on success, delete it on failure.
+
+    Of several writers the last wins, and what lies at ``path`` is always whole.
+    """
+    path = path.resolve()  # a link is followed, not replaced
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    stem = f"{path.name}.{secrets.token_hex(4)}"
+    part, old = path.with_name(f"{stem}.part"), path.with_name(f"{stem}.old")
     part.mkdir()
     try:
         yield part
-        if path.exists():
-            old = path.with_name(f"{path.name}.{os.getpid()}.old")
-            path.rename(old)
-            part.rename(path)
-            shutil.rmtree(old)
-        else:
-            part.rename(path)
+        _swap(part, path, old)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _swap(part: Path, path: Path, old: Path) -> None:
+    """Rename ``part`` to ``path``, whatever folder lies there, even if others do the same now."""
+    try:
+        while True:
+            try:
+                part.rename(path)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            shutil.rmtree(old, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):  # another writer moved it first
+                path.rename(old)
+    except BaseException:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -9,12 +9,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fer_edge._files import write_json
-from fer_edge.backends import BACKENDS, choose_backend
+from fer_edge.backends import Backend, choose_backend
 from fer_edge.bundle import FP32_MODEL, RANGES, Bundle, Manifest, int8_model, open_bundle, write_bundle
 from fer_edge.catalogue import CATALOGUE, shipped_bundle
 from fer_edge.datasets import FaceDataset, load_dataset
@@ -24,6 +24,10 @@ from fer_edge.spec import ModelSpec
 from fer_edge.statistics import measurement_record, tool_versions
 from fer_edge.synthetic_faces import generate_faces
 
+if TYPE_CHECKING:
+    from fer_edge.calibration.report import Comparison
+
+REPORT = "report.json"
 CALIBRATION_BATCH = 8
 
 
@@ -38,11 +42,14 @@ class BuildOptions:
     weights : str
         ``auto`` (what ships), ``random`` (timing only) or a file.
     precision : {"fp32", "int8"}
-        What the bundle is for; an INT8 bundle holds the FP32 model too.
+        What the bundle is for; an INT8 bundle holds the FP32 model too. An FP32 bundle holds ranges if
+        there is ``calibration_data``, so that it can be quantised later without data.
     backend : str
         Where FP32 and INT8 are compared.
     calibration_data : Path or None
         Faces for the ranges; ``None`` takes ranges that ship, else generated images.
+    calibration_split : str or None
+        ``Usage`` of FER2013 for the ranges.
     calibration_images : int
         How many faces are used at most.
     method : str
@@ -60,6 +67,7 @@ class BuildOptions:
     precision: str = "int8"
     backend: str = "auto"
     calibration_data: Path | None = None
+    calibration_split: str | None = None
     calibration_images: int = 512
     method: str = "minmax"
     eval_data: Path | None = None
@@ -73,7 +81,7 @@ class BuildReport:
 
     bundle: Bundle
     calibration: str
-    comparison: Any | None
+    comparison: Comparison | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -112,37 +120,25 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         manifest = _fp32_model(options, work, on_progress)
-        files = {FP32_MODEL: work / FP32_MODEL}
+        names = [FP32_MODEL]
         comparison = None
-        calibration = "none (FP32)"
-        if options.precision == "int8":
-            from fer_edge.calibration.report import compare
-
-            calibration = _int8_models(options, manifest, work, on_progress)
-            faces = _comparison_faces(options, manifest.spec)
-            comparison = compare(
-                work / FP32_MODEL,
-                work / int8_model(backend.dialect),
-                backend,
-                manifest.spec,
-                faces,
-                on_faces=_counter(on_progress, f"comparing on {faces.name}", 2 * len(faces)),
-            )
-            files |= {name: work / name for name in _INT8_FILES}
-        elif (work / RANGES).is_file():
-            files[RANGES] = work / RANGES
+        calibration = "none"
+        if options.precision == "int8" or options.calibration_data is not None:
+            calibration = _ranges(options, manifest.spec, work, on_progress)
+        if (work / RANGES).is_file():
+            names.append(RANGES)
         metrics = dict(manifest.metrics)
-        if comparison is not None:
+        if options.precision == "int8":
+            names += _quantise(work)
+            comparison = _compare(options, manifest.spec, backend, work, on_progress)
             metrics["comparison"] = {**comparison.to_dict(), "record": measurement_record()}
-            write_json(work / "report.json", metrics["comparison"])
-            files["report.json"] = work / "report.json"
+            write_json(work / REPORT, metrics["comparison"])
+            names.append(REPORT)
         whole = dataclasses.replace(
             manifest, precision=options.precision, tools=tool_versions(), metrics=metrics
         )
-        return BuildReport(write_bundle(output, whole, files), calibration, comparison)
-
-
-_INT8_FILES = (RANGES, *(int8_model(dialect) for dialect in ("cpu", "tensorrt")))
+        bundle = write_bundle(output, whole, {name: work / name for name in names})
+        return BuildReport(bundle, calibration, comparison)
 
 
 def _fp32_model(options: BuildOptions, work: Path, on_progress: Progress) -> Manifest:
@@ -163,46 +159,75 @@ def _fp32_model(options: BuildOptions, work: Path, on_progress: Progress) -> Man
         trained = random_network(options.model)
     else:
         trained = load_any(Path(options.weights), options.model)
-    faces = load_dataset(options.calibration_data).sample(8) if options.calibration_data else None
+    faces = None
+    if options.calibration_data is not None:
+        faces = load_dataset(options.calibration_data, options.calibration_split).sample(8)
     report = export_onnx(trained, work / FP32_MODEL, None if faces is None else list(faces))
     on_progress("exporting", 1, 1)
     return Manifest(
         spec=trained.spec,
         precision="fp32",
-        provenance=trained.provenance,
+        provenance={"options": dict(trained.options), **trained.provenance},
         metrics={"export": dataclasses.asdict(report)},
     )
 
 
-def _int8_models(options: BuildOptions, manifest: Manifest, work: Path, on_progress: Progress) -> str:
-    """Write ranges and both dialects into ``work``; return where the ranges come from."""
-    import onnx
-
-    from fer_edge.calibration.qdq import DIALECTS, quantise
+def _ranges(options: BuildOptions, spec: ModelSpec, work: Path, on_progress: Progress) -> str:
+    """Leave ``ranges.json`` in ``work``; return where the ranges come from."""
     from fer_edge.calibration.ranges import collect_ranges, load_ranges
 
     model = work / FP32_MODEL
     if options.calibration_data is None and (work / RANGES).is_file():
         ranges = load_ranges(work / RANGES, model)
-        source = f"ranges that ship with the model ({ranges.method} on {ranges.images} faces of {ranges.data['name']})"
+        return f"those that ship with the model ({ranges.method} on {ranges.images} faces of {ranges.data['name']})"
+    if options.calibration_data is None:
+        faces = generated_faces(options.calibration_images)
+        data = {"name": faces.name}
     else:
-        if options.calibration_data is None:
-            faces = generated_faces(options.calibration_images)
-            data = {"name": faces.name}
-        else:
-            faces = load_dataset(options.calibration_data).sample(options.calibration_images)
-            data = {"name": faces.name, "fingerprint": faces.fingerprint()}
-        batches = _batches(faces, manifest.spec)
-        progress = lambda done: on_progress("calibrating", done, len(faces))  # noqa: E731
-        ranges = collect_ranges(model, batches, options.method, data, progress)
-        ranges.save(work / RANGES)
-        source = f"{ranges.method} on {ranges.images} faces of {faces.name}"
-    proto = onnx.load(model)
+        dataset = load_dataset(options.calibration_data, options.calibration_split)
+        faces = dataset.sample(options.calibration_images)
+        data = {"name": faces.name, "fingerprint": faces.fingerprint()}
+    ranges = collect_ranges(
+        model,
+        _batches(faces, spec),
+        options.method,
+        data,
+        lambda done: on_progress("calibrating", done, len(faces)),
+    )
+    ranges.save(work / RANGES)
+    return f"{ranges.method} on {ranges.images} faces of {faces.name}"
+
+
+def _quantise(work: Path) -> list[str]:
+    """Write the Q/DQ model of every dialect into ``work``; return their names."""
+    import onnx
+
+    from fer_edge.calibration.qdq import DIALECTS, quantise
+    from fer_edge.calibration.ranges import load_ranges
+
+    proto = onnx.load(work / FP32_MODEL)
+    ranges = load_ranges(work / RANGES, work / FP32_MODEL)
     for dialect in DIALECTS:
         quantised = quantise(proto, ranges, dialect)
         onnx.checker.check_model(quantised, full_check=True)
         onnx.save(quantised, work / int8_model(dialect))
-    return source
+    return [int8_model(dialect) for dialect in DIALECTS]
+
+
+def _compare(
+    options: BuildOptions, spec: ModelSpec, backend: Backend, work: Path, on_progress: Progress
+) -> Comparison:
+    from fer_edge.calibration.report import compare
+
+    faces = _comparison_faces(options)
+    return compare(
+        work / FP32_MODEL,
+        work / int8_model(backend.dialect),
+        backend,
+        spec,
+        faces,
+        on_faces=_counter(on_progress, f"comparing on {faces.name}", 2 * len(faces)),
+    )
 
 
 def generated_faces(count: int) -> FaceDataset:
@@ -217,7 +242,7 @@ def _batches(faces: FaceDataset, spec: ModelSpec) -> Iterator[np.ndarray]:
         yield prepare_batch([faces[i] for i in range(start, stop)], spec)
 
 
-def _comparison_faces(options: BuildOptions, spec: ModelSpec) -> FaceDataset:
+def _comparison_faces(options: BuildOptions) -> FaceDataset:
     if options.eval_data is not None:
         faces = load_dataset(options.eval_data, options.eval_split)
         if not faces.are_crops:
@@ -226,7 +251,7 @@ def _comparison_faces(options: BuildOptions, spec: ModelSpec) -> FaceDataset:
             )
         return faces
     if options.calibration_data is not None:
-        return load_dataset(options.calibration_data).sample(128, seed=1)
+        return load_dataset(options.calibration_data, options.calibration_split).sample(128, seed=1)
     return generated_faces(128)
 
 
@@ -239,6 +264,3 @@ def _counter(on_progress: Progress, stage: str, total: int) -> Callable[[int], N
         on_progress(stage, done, total)
 
     return count
-
-
-__all__ = ["BACKENDS", "BuildOptions", "BuildReport", "build", "generated_faces"]

@@ -121,10 +121,16 @@ def open_bundle(path: str | Path) -> Bundle:
     root = Path(path)
     manifest = _read_manifest(root)
     for name, record in manifest.files.items():
-        file = _inside(root, name)
-        if not file.is_file():
-            raise BundleError(f"{root} is incomplete: {name} is missing; build the bundle again")
-        if file.stat().st_size != record.size or sha256_of(file) != record.sha256:
+        try:
+            file = _inside(root, name)
+            if not file.is_file():
+                raise BundleError(f"{root} is incomplete: {name} is missing; build the bundle again")
+            whole = file.stat().st_size == record.size and sha256_of(file) == record.sha256
+        except (OSError, ValueError, RuntimeError) as error:  # a link to itself, NUL, a name that is too long
+            raise BundleError(
+                f"{root} names {name[:80]!r}, which cannot be read: do not use this bundle"
+            ) from error
+        if not whole:
             raise BundleError(f"{root} was altered: {name} does not match its sha256; build the bundle again")
     return Bundle(root, manifest)
 
@@ -177,7 +183,10 @@ def _read_manifest(root: Path) -> Manifest:
             name: FileRecord(int(r["size"]), str(r["sha256"])) for name, r in value["files"].items()
         }
         manifest = Manifest(**fields)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if not all(isinstance(m, dict) for m in (manifest.provenance, manifest.tools, manifest.metrics)):
+            raise TypeError("provenance, tools and metrics must be objects")
+        manifest.to_dict()
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise BundleError(
             f"{file} cannot be read ({type(error).__name__}: {error}): build it again"
         ) from error

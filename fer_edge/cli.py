@@ -15,6 +15,7 @@ from fer_edge.errors import FerEdgeError, UsageError
 
 #: Command → module in fer_edge.commands.
 COMMANDS = {
+    "demo": "demo",
     "models": "models",
     "export": "export",
     "build": "build",

@@ -11,6 +11,7 @@ import csv
 import gzip
 import hashlib
 import io
+import re
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ from fer_edge.labels import FER2013, FERPLUS, canonical
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 FERPLUS_FILE = "fer2013new.csv"
 _FERPLUS_HEADER = ("Usage", "Image name", *FERPLUS, "unknown", "NF")
+_FER2013_CLASSES = frozenset(map(str, range(len(FER2013))))
+_VOTE = re.compile(r"[0-9]{1,4}")
 _SIDE = 48
 
 
@@ -109,7 +112,10 @@ def read_image(path: Path) -> np.ndarray:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:  # a header that claims more pixels than OpenCV accepts
+        image = None
     if image is None:
         raise DataError(
             f"{path} is not an image that OpenCV can decode ({data.size} bytes): give JPEG or PNG"
@@ -161,22 +167,22 @@ def _open_text(path: Path) -> io.TextIOBase:
 
 def _rows(path: Path, header: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """Yield ``(line, row)`` of a CSV file after checking its header."""
+    line = 0
     try:
         with _open_text(path) as file:
             reader = csv.reader(file)
             first = next(reader, [])
             if tuple(first) != tuple(header):
                 raise DataError(
-                    f"{path}: expected the columns {','.join(header)}, found {','.join(first)[:80]!r}"
+                    f"{path}, line 1: expected the columns {','.join(header)}, found {','.join(first)[:80]!r}"
                 )
             for row in reader:
+                line = reader.line_num
                 if len(row) != len(header):
-                    raise DataError(
-                        f"{path}, line {reader.line_num}: expected {len(header)} columns, found {len(row)}"
-                    )
-                yield reader.line_num, row
+                    raise DataError(f"{path}, line {line}: expected {len(header)} columns, found {len(row)}")
+                yield line, row
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read to its end ({error}): fetch it again") from error
+        raise DataError(f"{path} cannot be read beyond line {line} ({error}): fetch it again") from error
 
 
 def _load_fer2013(path: Path, split: str | None, labels: str) -> FaceDataset:
@@ -195,7 +201,7 @@ def _load_fer2013(path: Path, split: str | None, labels: str) -> FaceDataset:
     classes: list[int] = []
     usages: list[str] = []
     for line, (label, pixels, usage) in _rows(path, ("emotion", "pixels", "Usage")):
-        if not label.isdigit() or int(label) >= len(FER2013):
+        if label not in _FER2013_CLASSES:
             raise DataError(
                 f"{path}, line {line}: expected a class from 0 to {len(FER2013) - 1}, found {label[:20]!r}"
             )
@@ -220,6 +226,8 @@ def _load_fer2013(path: Path, split: str | None, labels: str) -> FaceDataset:
     if split is not None:
         distribution = distribution[usage_of == split]
     keep = distribution.sum(axis=1) > 0
+    if not keep.any():
+        raise DataError(f"{votes_path} leaves no usable row: use labels fer2013")
     name = ("FER+" if use_votes else "FER2013") + (f" {split}" if split else "")
     return FaceDataset(
         name=name,
@@ -256,7 +264,7 @@ def _ferplus_labels(path: Path, usage_of: np.ndarray) -> np.ndarray:
             raise DataError(
                 f"{path}, line {line}: usage {row[0]!r} does not match fer2013.csv, which has {usage_of[len(rows)]!r}: the two files must go row for row"
             )
-        if not all(v.isdigit() for v in row[2:]):
+        if not all(map(_VOTE.fullmatch, row[2:])):
             raise DataError(f"{path}, line {line}: the votes are not whole numbers")
         rows.append([int(v) for v in row[2:]])
     if len(rows) != len(usage_of):
@@ -271,11 +279,17 @@ def _ferplus_labels(path: Path, usage_of: np.ndarray) -> np.ndarray:
     return np.divide(faces, total, out=np.zeros_like(faces), where=total > 0)
 
 
+def _expression(name: str, where: str) -> str:
+    try:
+        return canonical(name)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
 def _one_hot(names: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    present = {canonical(name) for name in names}
-    order = tuple(name for name in FERPLUS if name in present)
+    order = tuple(name for name in FERPLUS if name in names)
     index = {name: i for i, name in enumerate(order)}
-    return np.eye(len(order), dtype=np.float32)[[index[canonical(n)] for n in names]], order
+    return np.eye(len(order), dtype=np.float32)[[index[name] for name in names]], order
 
 
 def _load_legend(folder: Path) -> FaceDataset:
@@ -284,13 +298,17 @@ def _load_legend(folder: Path) -> FaceDataset:
     paths: list[Path] = []
     names: list[str] = []
     for line, (image, emotion) in _rows(legend, ("image", "emotion")):
-        path = (root / image).resolve()
+        try:
+            path = (root / image).resolve()
+            exists = path.is_file()
+        except (OSError, ValueError, RuntimeError):  # NUL, a name that is too long, a link to itself
+            raise DataError(f"{legend}, line {line}: {image[:80]!r} is no file name") from None
         if not path.is_relative_to(root):
             raise DataError(f"{legend}, line {line}: {image!r} lies outside {root}")
-        if not path.is_file():
+        if not exists:
             raise DataError(f"{legend}, line {line}: {path} does not exist")
         paths.append(path)
-        names.append(emotion)
+        names.append(_expression(emotion, f"{legend}, line {line}"))
     if not paths:
         raise DataError(f"{legend} has no rows: add image,emotion lines")
     labels, class_names = _one_hot(names)
@@ -302,7 +320,7 @@ def _load_folder(folder: Path) -> FaceDataset:
     by_class = {name: paths for name, paths in by_class.items() if paths}
     if by_class:
         paths = tuple(p for group in by_class.values() for p in group)
-        names = [name for name, group in by_class.items() for _ in group]
+        names = [_expression(name, str(folder / name)) for name, group in by_class.items() for _ in group]
         labels, class_names = _one_hot(names)
         return FaceDataset(folder.name, paths, labels, class_names, are_crops=True)
     paths = list_images(folder)

@@ -70,6 +70,12 @@ def compute_metrics(probabilities: np.ndarray, targets: np.ndarray, class_names:
     if count == 0:
         raise DataError("there are no labelled faces to measure: give other data")
     classes = len(class_names)
+    if probabilities.shape != (count, classes) or not np.isfinite(probabilities).all():
+        raise DataError(
+            f"expected finite probabilities [{count}, {classes}], found the shape {list(probabilities.shape)}"
+        )
+    if np.min(targets) < 0 or np.max(targets) >= classes:
+        raise DataError(f"the true classes must be from 0 to {classes - 1}")
     predicted = probabilities.argmax(axis=1)
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (targets, predicted), 1)

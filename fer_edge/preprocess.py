@@ -43,7 +43,7 @@ def crop_face(frame_bgr: np.ndarray, box_xyxy: Box, rule: CropRule) -> np.ndarra
     """Cut one face out of ``[H, W, 3]`` or ``[H, W]``; ``None`` if a side is under ``min_side_px``."""
     height, width = frame_bgr.shape[:2]
     left, top, right, bottom = crop_bounds(box_xyxy, rule)
-    inside = frame_bgr[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
+    inside = frame_bgr[max(top, 0) : max(min(bottom, height), 0), max(left, 0) : max(min(right, width), 0)]
     if min(inside.shape[:2]) < max(rule.min_side_px, 1):
         return None
     if rule.edge == "replicate" and inside.shape[:2] != (bottom - top, right - left):
@@ -54,7 +54,7 @@ def crop_face(frame_bgr: np.ndarray, box_xyxy: Box, rule: CropRule) -> np.ndarra
 
 def resize_image(image: np.ndarray, spec: ModelSpec) -> np.ndarray:
     """Convert colour and resize a crop: ``[h, w, 3]`` BGR or ``[h, w]`` gray → ``[H, W, C]`` uint8."""
-    if image.ndim not in (2, 3) or image.dtype != np.uint8 or image.size == 0:
+    if image.dtype != np.uint8 or image.size == 0 or (image.ndim != 2 and image.shape[2:] != (3,)):
         raise DataError(f"expected a uint8 image [H, W, 3] or [H, W], found {image.dtype} {image.shape}")
     if spec.color == "gray":
         if image.ndim == 3:

@@ -59,14 +59,14 @@ class Face:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; pixels to one decimal, probabilities to four."""
         return {
-            "box_xyxy": [round(v, 1) for v in self.box_xyxy],
-            "detection_score": round(self.detection_score, 4),
+            "box_xyxy": [round(float(v), 1) for v in self.box_xyxy],
+            "detection_score": round(float(self.detection_score), 4),
             "track_id": self.track_id,
             "label": self.label,
             "probability": round(self.probability, 4),
             "probabilities": {name: round(p, 4) for name, p in self.probabilities.items()},
             "reason": self.reason,
-            "landmarks": None if self.landmarks is None else self.landmarks.round(1).tolist(),
+            "landmarks": None if self.landmarks is None else self.landmarks.astype(float).round(1).tolist(),
         }
 
 

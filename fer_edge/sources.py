@@ -6,6 +6,7 @@ overwrites is counted, and no queue can grow.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ class ImageSource:
     """One or more image files, in order."""
 
     is_live = False
-    fps = None
+    fps: float | None = None
 
     def __init__(self, paths: tuple[Path, ...]) -> None:
         self.paths = paths
@@ -84,16 +85,17 @@ class VideoSource:
         self.frame_count = frames if frames > 0 else None
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps: float | None = rate if 0 < rate < 1000 else None
+        self._index = 0
 
     def __iter__(self) -> Iterator[Frame]:
-        index = 0
         while True:
             ok, image = self._capture.read()
             if not ok:
                 break
-            yield Frame(image, index, time.monotonic(), name=self.path.name)
-            index += 1
-        if index == 0:
+            frame = Frame(image, self._index, time.monotonic(), name=self.path.name)
+            self._index += 1
+            yield frame
+        if self._index == 0:
             raise SourceError(f"{self.path} holds no frame that OpenCV can decode: convert it to MP4 (H.264)")
 
     def close(self) -> None:
@@ -105,11 +107,12 @@ class LiveSource:
     """The newest frame of a camera (index) or a network stream (URL)."""
 
     is_live = True
-    frame_count = None
+    frame_count: int | None = None
 
     def __init__(self, address: int | str) -> None:
         self.address = address
-        what = f"camera {address}" if isinstance(address, int) else str(address)
+        # User name and password of an address are for nobody's log.
+        what = f"camera {address}" if isinstance(address, int) else re.sub(r"(?<=://)[^/]*@", "", address)
         self._what = what
         self._capture = _open_capture(
             address, f"{what} cannot be opened: check that it is connected and not in use"
@@ -126,7 +129,10 @@ class LiveSource:
     def _grab(self) -> None:
         index = 0
         while not self._ended:
-            ok, image = self._capture.read()
+            try:
+                ok, image = self._capture.read()
+            except cv2.error:
+                ok = False
             with self._fresh:
                 if not ok:
                     self._ended = True
@@ -195,6 +201,8 @@ def _open_capture(address: int | str, problem: str) -> cv2.VideoCapture:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         capture = cv2.VideoCapture(address)
+    except cv2.error as error:  # a camera number beyond 32 bits
+        raise SourceError(problem) from error
     finally:
         cv2.utils.logging.setLogLevel(level)
     if not capture.isOpened():

@@ -6,6 +6,7 @@ The spec travels with the ONNX. Whoever runs the network, on whatever backend, p
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -80,13 +81,16 @@ class ModelSpec:
         problems = [
             (self.color in COLORS, f"color must be one of {COLORS}, found {self.color!r}"),
             (self.channels == 3 or (self.channels == 1 and self.color == "gray"), f"{self.color} input cannot have {self.channels} channels"),
+            (type(self.input_height) is type(self.input_width) is int, "input_height and input_width must be whole numbers"),
             (0 < self.input_height <= 4096 and 0 < self.input_width <= 4096, f"input size {self.input_width}×{self.input_height} is out of range"),
             (len(self.mean) == len(self.std) == self.channels, "mean and std need one value per channel"),
-            (all(s > 0 for s in self.std), "std must be positive"),
+            (all(map(math.isfinite, (*self.mean, *self.std))) and all(s > 0 for s in self.std), "mean and std must be finite, std positive"),
+            (all(isinstance(n, str) and n.isprintable() for n in (*self.class_names, *self.outputs)), "class_names and outputs must be printable text"),
             (len(self.class_names) >= 2 and len(set(self.class_names)) == len(self.class_names), "class_names must be at least two different names"),
             (self.crop.shape in CROP_SHAPES, f"crop shape must be one of {CROP_SHAPES}, found {self.crop.shape!r}"),
             (self.crop.edge in CROP_EDGES, f"crop edge must be one of {CROP_EDGES}, found {self.crop.edge!r}"),
             (0.1 <= self.crop.scale <= 10, f"crop scale must be from 0.1 to 10, found {self.crop.scale}"),
+            (type(self.crop.min_side_px) is int, "crop min_side_px must be a whole number"),
             (self.interpolation in INTERPOLATIONS, f"interpolation must be one of {INTERPOLATIONS}, found {self.interpolation!r}"),
             (self.outputs[:1] == ("logits",), "the first output must be 'logits'"),
         ]  # fmt: skip
@@ -110,8 +114,10 @@ class ModelSpec:
             fields = dict(value)
             fields["crop"] = CropRule(**fields.get("crop", {}))
             for name in ("mean", "std", "class_names", "outputs"):
+                if isinstance(fields.get(name), str):
+                    raise TypeError(f"{name} is not a list")
                 if name in fields:
                     fields[name] = tuple(fields[name])
             return cls(**fields)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise BundleError(f"the model spec cannot be read ({error}): rebuild the bundle") from error

@@ -16,14 +16,10 @@ _SHIFT = 4  # OpenCV draws with 4 fractional bits
 def generate_faces(count: int, seed: int = 0, side: int = _SIDE) -> np.ndarray:
     """Return ``[count, side, side, 3]`` BGR uint8, the same for the same seed."""
     rng = np.random.default_rng(seed)
-    faces = (
-        np.stack([_draw_face(rng) for _ in range(count)])
-        if count
-        else np.zeros((0, _SIDE, _SIDE, 3), np.uint8)
-    )
-    if side == _SIDE:
-        return faces
-    return np.stack([cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA) for face in faces])
+    faces = np.zeros((count, side, side, 3), np.uint8)
+    for face in faces:
+        face[:] = cv2.resize(_draw_face(rng), (side, side), interpolation=cv2.INTER_AREA)
+    return faces
 
 
 def _draw_face(rng: np.random.Generator) -> np.ndarray:

@@ -10,8 +10,9 @@ from torch import nn
 
 from fer_edge.errors import UsageError, lookup
 from fer_edge.export.networks.conv_attention import ConvAttention, ConvAttentionOptions
-from fer_edge.labels import AFFECTNET8
-from fer_edge.spec import ModelSpec
+from fer_edge.export.networks.resmasking import ResMasking, ResMaskingOptions
+from fer_edge.labels import AFFECTNET8, FER2013
+from fer_edge.spec import CropRule, ModelSpec
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -27,8 +28,12 @@ class NetworkEntry:
 
 
 def _conv_attention(**options: Any) -> nn.Module:
-    lists_to_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    lists_to_tuples: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     return ConvAttention(ConvAttentionOptions(**lists_to_tuples))
+
+
+def _resmasking(**options: Any) -> nn.Module:
+    return ResMasking(ResMaskingOptions(**options))
 
 
 NETWORKS: Mapping[str, NetworkEntry] = {
@@ -45,6 +50,21 @@ NETWORKS: Mapping[str, NetworkEntry] = {
             class_names=AFFECTNET8,
         ),
         paper="Jalal et al.: convolution and self-attention",
+    ),
+    "resmasking": NetworkEntry(
+        build=_resmasking,
+        spec=ModelSpec(
+            network="resmasking",
+            input_height=224,
+            input_width=224,
+            color="gray",
+            channels=3,
+            mean=(0.0, 0.0, 0.0),
+            std=(1.0, 1.0, 1.0),
+            class_names=FER2013,
+            crop=CropRule(shape="square", scale=1.1, edge="clip", min_side_px=10),
+        ),
+        paper="Pham et al., 2020: Residual Masking Network",
     ),
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from fer_edge._files import whole_file
 from fer_edge.datasets import FaceDataset, load_dataset
 from fer_edge.errors import DataError, WeightsError
-from fer_edge.export.networks import build_network
+from fer_edge.export.networks import NETWORKS, build_network
+from fer_edge.export.networks.conv_attention import ConvAttention
 from fer_edge.export.training.augmentation import augment
 from fer_edge.export.training.losses import soft_cross_entropy
 from fer_edge.export.training.plots import save_curves
@@ -98,8 +100,9 @@ def train(
     validation, training = order[:held_out], order[held_out:]
 
     torch.manual_seed(recipe.seed)
-    network = build_network(recipe.network, recipe.network_options).to(memory_format=torch.channels_last)
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
+    network = _channels_last(build_network(recipe.network, recipe.network_options))
+    decay = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
+    average = AveragedModel(network, multi_avg_fn=decay, use_buffers=True)
     optimizer = torch.optim.AdamW(
         _parameter_groups(network, recipe.weight_decay), lr=recipe.max_learning_rate
     )
@@ -109,21 +112,26 @@ def train(
             f"{data} has {len(training)} training images, fewer than one batch of {recipe.batch_size}"
         )
     total_steps = steps_per_epoch * recipe.epochs
+    # OneCycleLR divides by the steps of its warm-up less one.
+    warmup = 0.0 if recipe.warmup_fraction * total_steps == 1 else recipe.warmup_fraction
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.max_learning_rate, total_steps=total_steps, pct_start=recipe.warmup_fraction
+        optimizer, recipe.max_learning_rate, total_steps=total_steps, pct_start=warmup
     )
     state = _State(network, average, optimizer, schedule)
-    history = state.load(checkpoint_path) if resume else []
+    history = state.load(checkpoint_path, recipe) if resume else []
     step = len(history) * steps_per_epoch
 
+    last_step = total_steps if max_steps is None else min(max_steps, total_steps)
     for epoch in range(len(history), recipe.epochs):
+        if step >= last_step:
+            break
         started = time.perf_counter()
         losses: list[float] = []
         for batch, target in _batches(images, labels, training, recipe, epoch):
             losses.append(_step(network, average, optimizer, schedule, batch, target, recipe))
             step += 1
             on_step(step, total_steps, losses[-1])
-            if step == max_steps:
+            if step >= last_step:
                 break
         loss, accuracy, macro_f1 = _validate(average.module, images[validation], labels[validation], recipe)
         metrics = EpochMetrics(
@@ -132,28 +140,36 @@ def train(
             validation_loss=loss,
             validation_accuracy=accuracy,
             validation_macro_f1=macro_f1,
-            learning_rate=schedule.get_last_lr()[0],
+            learning_rate=float(schedule.get_last_lr()[0]),
             seconds=time.perf_counter() - started,
         )
         history.append(metrics)
         _write_metrics(output / METRICS, history)
         save_curves(output / CURVES, history)
-        state.save(checkpoint_path, history)
+        if step == (epoch + 1) * steps_per_epoch:  # a part of an epoch cannot be resumed
+            state.save(checkpoint_path, recipe, history)
         on_epoch(metrics)
-        if step == max_steps:
-            break
 
     provenance = {
+        "network": recipe.network,
+        "paper": NETWORKS[recipe.network].paper,
+        "weights": "trained",
         "licence": "Apache-2.0",
-        "data": str(load_name(recipe)),
+        "data": load_name(recipe),
         "recipe": recipe.to_dict(),
         "epochs": len(history),
         "validation": dataclasses.asdict(history[-1]),
     }
     weights_path = output / WEIGHTS
-    module = average.module.to(memory_format=torch.contiguous_format)
-    save_weights(weights_path, TrainedNetwork(module, recipe.spec, recipe.network_options, provenance))
+    save_weights(
+        weights_path, TrainedNetwork(average.module, recipe.spec, recipe.network_options, provenance)
+    )
     return weights_path
+
+
+def _channels_last(network: nn.Module) -> nn.Module:
+    """Twice as fast as channels-first for convolutions on a CPU."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def load_name(recipe: Recipe) -> str:
@@ -221,10 +237,10 @@ def _step(
         logits = network(batch)
     loss = soft_cross_entropy(logits, target)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(network.parameters(), recipe.max_gradient_norm)
     optimizer.step()
-    if hasattr(network, "after_step"):
+    if isinstance(network, ConvAttention):
         network.after_step()
     schedule.step()
     average.update_parameters(network)
@@ -236,7 +252,7 @@ def _validate(
     network: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe
 ) -> tuple[float, float, float]:
     network.eval()
-    logits = torch.cat([network(_normalise(part.float() / 255, recipe)) for part in images.split(250)])
+    logits = torch.cat([network(_normalise(part.float() / 255, recipe)) for part in torch.split(images, 250)])
     targets = labels.argmax(1)
     metrics = compute_metrics(softmax(logits.numpy()), targets.numpy(), recipe.spec.class_names)
     return float(soft_cross_entropy(logits, labels)), metrics.accuracy, metrics.macro_f1
@@ -258,21 +274,28 @@ class _State:
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
 
-    def save(self, path: Path, history: list[EpochMetrics]) -> None:
-        value = {name: part.state_dict() for name, part in vars(self).items()}
+    def save(self, path: Path, recipe: Recipe, history: list[EpochMetrics]) -> None:
+        value: dict[str, Any] = {name: part.state_dict() for name, part in vars(self).items()}
+        value["recipe"] = json.dumps(recipe.to_dict())
         value["history"] = [dataclasses.asdict(m) for m in history]
         with whole_file(path) as part:
             torch.save(value, part)
 
-    def load(self, path: Path) -> list[EpochMetrics]:
+    def load(self, path: Path, recipe: Recipe) -> list[EpochMetrics]:
         try:
             value = torch.load(path, weights_only=True)
+            if value["recipe"] != json.dumps(recipe.to_dict()):
+                raise WeightsError(
+                    f"{path} is from another recipe: resume with the recipe it was started with"
+                )
             for name, part in vars(self).items():
                 part.load_state_dict(value[name])
             return [EpochMetrics(**m) for m in value["history"]]
         except FileNotFoundError as error:
             raise WeightsError(f"there is no {path} to resume from: leave --resume out") from error
-        except (RuntimeError, KeyError, ValueError, TypeError, EOFError) as error:
+        except WeightsError:
+            raise
+        except Exception as error:  # damaged bytes can raise anything in the unpickler
             raise WeightsError(
-                f"{path} cannot be resumed from ({error}): start again in another --output"
+                f"{path} cannot be resumed from ({type(error).__name__}): it is damaged or from another recipe: start again in another --output"
             ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,4 +17,5 @@ def soft_cross_entropy(logits: Tensor, distribution: Tensor) -> Tensor:
     distribution : Tensor
         ``[B, K]``, rows sum to 1: the votes of the annotators.
     """
-    return -(distribution * F.log_softmax(logits.float(), dim=1)).sum(dim=1).mean()
+    precise = torch.promote_types(logits.dtype, torch.float32)
+    return -(distribution * F.log_softmax(logits, dim=1, dtype=precise)).sum(dim=1).mean()

@@ -9,7 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
-from fer_edge.errors import BackendError
+from fer_edge.errors import BackendError, UsageError
+
+_MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,10 @@ class SessionOptions:
     """
 
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and not 1 <= self.threads <= _MAX_THREADS:
+            raise UsageError(f"threads must be from 1 to {_MAX_THREADS}, found {self.threads}")
 
 
 class Session(Protocol):

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
+# Since 1.29 ONNX Runtime's Linux packages report use and hashes of models over the network, and keep a
+# device number in the home folder. A robot or car must not: this opts out before the library starts,
+# unless the user has set the variable.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import onnxruntime
 
 from fer_edge.backends.base import Availability, SessionOptions, check_batch
@@ -28,7 +35,10 @@ class OnnxRuntimeSession:
             )
         except Exception as error:  # its exception classes share no public base
             raise BackendError(f"onnxruntime cannot load {model}: {_first_line(error)}") from error
-        self._input = self._session.get_inputs()[0].name
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            raise BackendError(f"onnxruntime cannot load {model}: it has {len(inputs)} inputs, not one")
+        self._input = inputs[0].name
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, batch: np.ndarray) -> Mapping[str, np.ndarray]:

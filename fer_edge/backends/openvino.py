@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,17 @@ class OpenVinoSession:
     """One ONNX file compiled by OpenVINO."""
 
     def __init__(self, model: Path, options: SessionOptions) -> None:
-        try:
-            import openvino
-        except ImportError as error:
-            raise BackendError(f"openvino is not installed: {_FIX}") from error
+        openvino = _import_openvino()
         # Without the precision hint OpenVINO computes FP32 models in bfloat16 on processors that have it.
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if options.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = options.threads
         try:
             compiled = _compile(openvino.Core(), model, settings)
+            if len(compiled.inputs) != 1:  # the others would be run as they lie in memory
+                raise BackendError(
+                    f"openvino cannot load {model}: it has {len(compiled.inputs)} inputs, not one"
+                )
             self._request = compiled.create_infer_request()
         except RuntimeError as error:
             raise BackendError(f"openvino cannot load {model}: {_last_line(error)}") from error
@@ -65,6 +67,26 @@ class OpenVinoBackend:
     def open(self, model: Path, options: SessionOptions) -> OpenVinoSession:
         """See :class:`fer_edge.backends.base.Backend`."""
         return OpenVinoSession(model, options)
+
+
+def _import_openvino() -> Any:
+    """Import OpenVINO without its usage statistics.
+
+    The Python package writes a client number to the home folder and reports its use over the network.
+    It does without where the package ``openvino_telemetry`` cannot be imported, so that is hidden for
+    the time of the import.
+    """
+    telemetry = "openvino_telemetry"
+    hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == telemetry}
+    sys.modules[telemetry] = None  # type: ignore[assignment]  # how Python marks a module as not importable
+    try:
+        import openvino
+    except ImportError as error:
+        raise BackendError(f"openvino is not installed: {_FIX}") from error
+    finally:
+        del sys.modules[telemetry]
+        sys.modules.update(hidden)
+    return openvino
 
 
 def _compile(core: Any, model: Path, settings: Mapping[str, Any]) -> Any:

@@ -38,10 +38,11 @@ def print_result(args: argparse.Namespace, value: dict[str, Any], *tables: Table
 
 
 def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """Return a table; every column but the first is right-aligned."""
+    """Return a table; columns of figures are right-aligned."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right")
+        figures = i > 0 and all(str(row[i])[:1].isdigit() for row in rows)
+        table.add_column(column, justify="right" if figures else "left")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     return table

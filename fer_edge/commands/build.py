@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -33,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(precision="int8")
     parser.add_argument("--backend", default="auto", help="where FP32 and INT8 are compared")
     parser.add_argument("--calibration-data", type=Path, metavar="PATH", help="faces: a CSV or a folder")
+    parser.add_argument("--calibration-split", metavar="NAME", help="Usage of FER2013, such as Training")
     parser.add_argument("--calibration-images", type=int, default=512, metavar="N")
     parser.add_argument("--method", default="minmax", help="entropy or minmax")
     parser.add_argument("--eval-data", type=Path, metavar="PATH", help="labelled faces for the comparison")
@@ -42,11 +44,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Build and show FP32 against INT8."""
+    value, tables = perform(args)
+    print_result(args, value, *tables)
+    return 0
+
+
+def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]]:
+    """Build; return the result and what to show of it."""
     options = BuildOptions(**{field: getattr(args, field) for field in BuildOptions.__dataclass_fields__})
     with progress_bars() as show:
         report = build(options, show)
-    print_result(args, report.to_dict(), *_tables(report))
-    return 0
+    return report.to_dict(), _tables(report)
 
 
 def _tables(report: BuildReport) -> list[Table | str]:
@@ -78,6 +86,7 @@ def _tables(report: BuildReport) -> list[Table | str]:
             f"Same class on {percent(comparison.agreement)} of {comparison.faces} faces, mean logit cosine "
             f"{comparison.logit_cosine:.5f}, INT8 {comparison.speedup:.2f}× faster."
         )
+    if report.calibration != "none":
         lines.append(f"Ranges: {report.calibration}.")
     if report.bundle.manifest.timing_only:
         lines.append("Random weights: this bundle is for timing only.")

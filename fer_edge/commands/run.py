@@ -8,8 +8,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
+from rich.table import Table
 
 from fer_edge.commands.base import make_table, print_result, progress_bars
 from fer_edge.detection import DETECTORS, DetectorOptions
@@ -51,6 +52,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Run over the source; print the faces of the first frames and the latency by stage."""
+    value, tables = perform(args)
+    if args.jsonl == "-":
+        summary = {key: item for key, item in value.items() if key != "results"}
+        print(json.dumps(summary), file=sys.stderr)
+    else:
+        print_result(args, value, *tables)
+    return 0
+
+
+def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]]:
+    """Run; return the result and what to show of it."""
     if args.jsonl == "-" and args.json:
         raise UsageError("--jsonl - and --json both write to standard output: choose one")
     if args.min_face < 1 or (args.max_frames is not None and args.max_frames < 1):
@@ -78,9 +90,6 @@ def execute(args: argparse.Namespace) -> int:
             "latency_ms": latency,
             "results": [result.to_dict() for result in shown],
         }
-    if args.jsonl == "-":
-        print(json.dumps({k: v for k, v in value.items() if k != "results"}), file=sys.stderr)
-        return 0
     rows = [
         (
             result.source or result.index,
@@ -92,24 +101,22 @@ def execute(args: argparse.Namespace) -> int:
         for result in shown
         for face in result.faces
     ]
-    title = f"{runtime.spec.network}, {runtime.precision} on {runtime.backend.name}: {faces} faces in {frames} frames"
-    tables = [
-        make_table(title, ("frame", "face px", "score", "apparent expression", "probability"), rows),
-        make_table(
-            "Latency, ms",
-            ("stage", "n", "p50", "p90", "p99"),
-            [
-                (stage, s["n"], f"{s['p50_ms']:.1f}", f"{s['p90_ms']:.1f}", f"{s['p99_ms']:.1f}")
-                for stage, s in latency.items()
-            ],
-        ),
-    ]
+    title = (
+        f"{runtime.spec.network}, {runtime.precision} on {runtime.backend.name}: "
+        f"{faces} face{'s' * (faces != 1)} in {frames} frame{'s' * (frames != 1)}"
+    )
+    columns = ("frame", "face px", "score", "apparent expression", "probability")
+    tables: list[Table | str] = [make_table(title, columns, rows)]
     if frames > len(shown):
-        tables.insert(1, f"The first {len(shown)} frames are shown; --jsonl FILE writes all.")  # type: ignore[arg-type]
-    print_result(args, value, *tables)
-    if args.output and not args.json:
-        Console(highlight=False).print(f"Wrote {args.output}")
-    return 0
+        tables.append(f"The first {len(shown)} frames are shown; --jsonl FILE writes all.")
+    timings = [
+        (stage, s["n"], *(f"{s[p]:.1f}" for p in ("p50_ms", "p90_ms", "p99_ms")))
+        for stage, s in latency.items()
+    ]
+    tables.append(make_table("Latency, ms", ("stage", "n", "p50", "p90", "p99"), timings))
+    if args.output:
+        tables.append(f"Wrote {args.output}")
+    return value, tables
 
 
 def _consume(

@@ -24,6 +24,7 @@ _COLORS = {
     "contempt": (130, 160, 40),
 }  # fmt: skip
 _BARS = 3
+_FAR = 16000  # OpenCV draws with 16 bits and a fraction: what lies further out is drawn at this distance
 
 
 def annotate(frame_bgr: np.ndarray, result: FrameResult) -> np.ndarray:
@@ -35,18 +36,20 @@ def annotate(frame_bgr: np.ndarray, result: FrameResult) -> np.ndarray:
 
 
 def _draw_face(canvas: np.ndarray, face: Face) -> None:
-    left, top, right, bottom = (round(v) for v in face.box_xyxy)
-    unit = float(np.clip((right - left) / 160, 0.45, 2.0))
+    left, top, right, bottom = (_pixel(v) for v in face.box_xyxy)
+    unit = float(np.clip((right - left) / 130, 0.65, 2.0))
     color = _COLORS.get(face.label or "", _GREY)
     cv2.rectangle(canvas, (left, top), (right, bottom), color, max(1, round(2.5 * unit)), cv2.LINE_AA)
     if face.landmarks is not None:
         for x, y in face.landmarks:
-            cv2.circle(
-                canvas, (round(float(x)), round(float(y))), max(1, round(1.5 * unit)), color, -1, cv2.LINE_AA
-            )
+            cv2.circle(canvas, (_pixel(x), _pixel(y)), max(1, round(1.5 * unit)), color, -1, cv2.LINE_AA)
     title = face.label if face.label else f"? {(face.reason or '').replace('_', ' ')}"
     ranked = sorted(face.probabilities.items(), key=lambda item: -item[1])[:_BARS]
     _draw_panel(canvas, (left, bottom), unit, title, ranked, color)
+
+
+def _pixel(value: float) -> int:
+    return round(min(max(float(value), -_FAR), _FAR))
 
 
 def _draw_panel(

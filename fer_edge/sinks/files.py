@@ -17,6 +17,7 @@ from fer_edge.results import FrameResult
 from fer_edge.sinks.annotate import annotate
 
 _DEFAULT_FPS = 25.0
+_MIN_FPS = 1.0  # slower, the encoders refuse or abort
 
 
 class ImageFileSink:
@@ -37,15 +38,27 @@ class ImageFileSink:
 
 
 class ImageFolderSink:
-    """One annotated image per frame, under the name of its source."""
+    """One annotated image per frame, under the name of its source.
 
-    def __init__(self, folder: Path) -> None:
+    The frame number follows where names would repeat: ``numbered``, for the frames of a video.
+    """
+
+    def __init__(self, folder: Path, numbered: bool = False) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        self.numbered = numbered
+        self._written: set[str] = set()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{folder} cannot be made a folder ({error.strerror}): choose another") from error
 
     def write(self, frame_bgr: np.ndarray, result: FrameResult) -> None:
         """See :class:`fer_edge.sinks.base.Sink`."""
-        stem = Path(result.source).stem or f"frame_{result.index:06d}"
+        stem = Path(result.source).stem or "frame"
+        if self.numbered or stem in self._written or not result.source:
+            stem = f"{stem}_{result.index:06d}"
+        else:
+            self._written.add(stem)
         write_image(self.folder / f"{stem}.png", annotate(frame_bgr, result))
 
     def close(self) -> None:
@@ -60,7 +73,7 @@ class VideoFileSink:
 
     def __init__(self, path: Path, fps: float | None) -> None:
         self.path = path
-        self.fps = fps or _DEFAULT_FPS
+        self.fps = max(fps or _DEFAULT_FPS, _MIN_FPS)
         self._stack = contextlib.ExitStack()
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
@@ -104,8 +117,11 @@ class JsonLinesSink:
     def write(self, frame_bgr: np.ndarray, result: FrameResult) -> None:
         """See :class:`fer_edge.sinks.base.Sink`."""
         if self._file is None:
-            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-            self._file = Path(self.path).open("w", encoding="utf-8")  # noqa: SIM115  # closed in close()
+            try:
+                Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+                self._file = Path(self.path).open("w", encoding="utf-8")  # noqa: SIM115  # closed in close()
+            except OSError as error:
+                raise DataError(f"{self.path} cannot be written ({error.strerror})") from error
         self._file.write(json.dumps(result.to_dict(), allow_nan=False) + "\n")
         self._file.flush()
 

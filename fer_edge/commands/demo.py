@@ -1,0 +1,57 @@
+"""``fer-edge demo``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+from fer_edge.commands import build as build_command
+from fer_edge.commands import run as run_command
+from fer_edge.commands.base import print_result
+from fer_edge.errors import UsageError
+
+name = "demo"
+help = "build the INT8 bundle of the default model and run it on one photograph"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add arguments."""
+    parser.add_argument(
+        "--image", type=Path, metavar="FILE", help="a photograph of scikit-image, if left out"
+    )
+    parser.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Call ``build --int8`` and ``run`` as a user would."""
+    image = args.image or sample_photograph()
+    bundle, picture = args.output / "conv-attention-int8.fer", args.output / "annotated.png"
+    built, build_tables = build_command.perform(
+        _parse(build_command.configure, "--int8", "--output", str(bundle))
+    )
+    arguments = (str(bundle), "--source", str(image), "--output", str(picture))
+    ran, run_tables = run_command.perform(_parse(run_command.configure, *arguments))
+    print_result(args, {"build": built, "run": ran}, *build_tables, *run_tables)
+    return 0
+
+
+def _parse(configure: Callable[[argparse.ArgumentParser], None], *arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    return parser.parse_args(arguments)
+
+
+def sample_photograph() -> Path:
+    """Return the astronaut of scikit-image (NASA, public domain), found without importing it.
+
+    Raises
+    ------
+    UsageError
+        If scikit-image is not installed.
+    """
+    found = importlib.util.find_spec("skimage")
+    if found is None or found.origin is None:
+        raise UsageError("no photograph to show: give --image FILE, or run pip install 'fer-edge[demo]'")
+    return Path(found.origin).parent / "data" / "astronaut.png"

@@ -1,0 +1,381 @@
+"""Authors' checkpoints: parity with the original network's outputs, round trips, and every bad file.
+
+Apart from the parity test, a state is made of tensors that repeat one stored number, so a file of all
+740 entries takes a few hundred kilobytes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fer_edge._files import sha256_of
+from fer_edge.errors import UsageError, WeightsError
+from fer_edge.export.checkpoints import (
+    load_any,
+    load_checkpoint,
+    random_network,
+    save_checkpoint,
+    to_author_state,
+)
+from fer_edge.export.networks import NETWORKS, build_network
+from fer_edge.export.networks.resmasking import ResMasking
+from fer_edge.export.weights import TrainedNetwork, save_weights
+
+State = dict[str, Tensor]
+ALIAS, TWIN = "mask2.downsample3.0.weight", "mask2.conv3.downsample.0.weight"
+
+
+def light(state: State) -> State:
+    """Give every entry one value of its own, equal for aliases; only that value is stored."""
+    values: dict[int, int] = {}
+    return {
+        name: torch.tensor(1 + values.setdefault(id(value), len(values)), dtype=value.dtype).expand(
+            value.shape
+        )
+        for name, value in state.items()
+    }
+
+
+def resmasking(**options: Any) -> ResMasking:
+    with torch.device("meta"):
+        module = build_network("resmasking", options)
+    assert isinstance(module, ResMasking)
+    module.load_state_dict(light(dict(module.state_dict())), assign=True)
+    return module
+
+
+@pytest.fixture(scope="module")
+def whole_state() -> State:
+    return to_author_state(resmasking(), "resmasking")
+
+
+@pytest.fixture
+def state(whole_state: State) -> State:
+    return dict(whole_state)
+
+
+def write(folder: Path, content: object, **options: Any) -> Path:
+    path = folder / "checkpoint"
+    torch.save(content, path, **options)
+    return path
+
+
+def refuse(path: Path, match: str, network: str = "resmasking") -> str:
+    """Assert that the file is refused in one line that names it."""
+    with pytest.raises(WeightsError, match=match) as caught:
+        load_checkpoint(path, network)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+# --- the original network ---------------------------------------------------------------------------
+
+
+def golden_filler(shared: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("golden_fill", shared / "golden" / "fill.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_outputs_of_the_original_network(shared: Path, tmp_path: Path) -> None:
+    filler = golden_filler(shared)
+    keys = filler.read_keys(shared / "golden" / "keys" / "resmasking.txt")
+    with np.load(shared / "golden" / "resmasking.npz") as archive:
+        golden = {name: archive[name] for name in archive.files}
+    filled = filler.fill(keys, int(golden["seed"]))
+    batch = filler.inputs(golden["input_shape"], int(golden["input_seed"]))
+    assert filler.digest(filled) == str(golden["weights_sha256"])
+    assert filler.digest({"input": batch}) == str(golden["input_sha256"])
+    net = {name: torch.from_numpy(value) for name, value in filled.items()}
+    path = write(tmp_path, {"arch": "resmasking_dropout1", "net": net, "best_val_acc": 70.5, "lr": 1e-4})
+    del filled, net
+
+    trained = load_checkpoint(path, "resmasking")
+    assert {n: tuple(v.shape) for n, v in to_author_state(trained.module, "resmasking").items()} == keys
+    assert trained.provenance["weights_sha256"] == sha256_of(path)
+    assert trained.provenance["claims"] == {"best_val_acc": 70.5}
+    path.unlink()  # 572 MB
+
+    assert isinstance(trained.module, ResMasking)
+    with torch.no_grad():
+        stages = trained.module.forward_stages(torch.from_numpy(batch))
+    np.testing.assert_allclose(stages.logits, golden["logits"], rtol=0, atol=1e-4)
+    for index in range(4):
+        kinds = {"before": stages.before, "mask": stages.masks, "after": stages.after}
+        for kind, tensors in kinds.items():
+            tensor, prefix = tensors[index].numpy(), f"stage{index + 1}_{kind}"
+            axes = (1, 2, 3)
+            statistics = np.stack([tensor.mean(axes), tensor.std(axes), tensor.max(axes)], axis=1)
+            np.testing.assert_allclose(statistics, golden[f"{prefix}_stats"], rtol=2e-5)
+            if kind != "before":
+                step = tensor.shape[2] // 7
+                part = tensor[:, :8, ::step, ::step]
+                np.testing.assert_allclose(part, golden[f"{prefix}_slice"], rtol=1e-4, atol=2e-5)
+
+
+# --- good files ---------------------------------------------------------------------------------------
+
+
+def test_names_and_sizes_of_the_authors_state(state: State) -> None:
+    assert len(state) == 740
+    aliases = [name for name in state if ".downsample" in name and not name.startswith("layer")]
+    assert len(aliases) == 240
+    assert state[ALIAS] is state[TWIN]
+    learned = (v for n, v in state.items() if not n.endswith(("running_mean", "running_var", "tracked")))
+    assert sum(v.numel() for v in learned) == 142_943_431
+
+
+def equal(a: State, b: State) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def test_round_trip_in_the_file_format_of_2019(tmp_path: Path, state: State) -> None:
+    path = write(tmp_path, {"net": state}, _use_new_zipfile_serialization=False)
+    trained = load_checkpoint(path, "resmasking")
+    assert not trained.module.training
+    assert trained.options == {"num_classes": 7, "in_channels": 3, "dropout": 0.4}
+    assert trained.spec == NETWORKS["resmasking"].spec
+    assert trained.provenance["layout"] == "resmasking authors, 'net'"
+    assert "no licence is stated for the weights" in trained.provenance["licence"]
+    assert equal(to_author_state(trained.module, "resmasking"), state)
+
+
+def test_plain_variant_and_saved_records(tmp_path: Path) -> None:
+    module = resmasking(dropout=0)
+    spec = NETWORKS["resmasking"].spec
+    path = tmp_path / "plain"
+    save_checkpoint(path, TrainedNetwork(module, spec, {}, {}), {"best_val_acc": 12.5})
+    net = torch.load(path, weights_only=True)["net"]
+    assert len(net) == 740
+    assert {name for name in net if name.startswith("fc.")} == {"fc.weight", "fc.bias"}
+
+    trained = load_checkpoint(path, "resmasking")
+    assert trained.options["dropout"] == 0
+    assert trained.provenance["claims"] == {"best_val_acc": 12.5}
+    assert equal(trained.module.state_dict(), module.state_dict())
+
+
+def test_data_parallel_imagenet_style_file(tmp_path: Path, state: State) -> None:
+    content = {
+        "state_dict": {f"module.{name}": value for name, value in state.items()},
+        "epoch": 3,
+        "test_acc": 12,
+        "best_acc1": torch.tensor(50.0),
+        "best_val_acc": float("nan"),
+        "optimizer": {"state": {}, "param_groups": []},
+    }
+    trained = load_any(write(tmp_path, content), "resmasking")
+    assert trained.provenance["layout"] == "resmasking authors, 'state_dict'"
+    assert trained.provenance["claims"] == {"test_acc": 12}
+    assert torch.equal(trained.module.conv1.weight, state["conv1.weight"])
+
+
+def test_bare_state_without_counters_in_half_precision(tmp_path: Path, state: State) -> None:
+    bare = {name: value.half() for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    trained = load_checkpoint(write(tmp_path, bare), "resmasking")
+    assert trained.provenance["layout"] == "resmasking authors, bare state dict"
+    own = trained.module.state_dict()
+    assert own["layer1.0.bn1.num_batches_tracked"] == 0
+    assert own["conv1.weight"].dtype == torch.float32
+    assert torch.equal(own[TWIN], state[TWIN])
+
+
+# --- bad files ----------------------------------------------------------------------------------------
+
+Change = Callable[[State], None]
+
+
+def put(name: str, value: Any) -> Change:
+    return lambda state: state.update({name: value})
+
+
+def drop(*names: str) -> Change:
+    def change(state: State) -> None:
+        for name in names:
+            del state[name]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (drop("layer4.2.bn2.bias"), r"1 entries missing \(such as layer4.2.bn2.bias\)"),
+        (drop("mask1.up_pool7.0.bias"), "missing .such as mask1.up_pool7.0.bias"),
+        (drop(ALIAS), f"expected the shortcut {TWIN} a second time as {ALIAS}"),
+        (drop(TWIN), f"expected the shortcut {TWIN} a second time as {ALIAS}"),
+        (drop(ALIAS, TWIN), f"missing .such as {TWIN}"),
+        (put(ALIAS, torch.zeros(1).expand(512, 1024, 1, 1)), f"{ALIAS} with equal values, found them different"),
+        (put("mask9.downsample1.0.weight", torch.zeros(1)), "shortcut mask9.conv1.downsample.0.weight"),
+        (drop("fc.1.weight", "fc.1.bias"), r"no classifier \(fc.1.weight or fc.weight\)"),
+        (put("fc.1.weight", torch.zeros(8, 512)), "has 8 classes, expected the 7 of resmasking .angry"),
+        (put("fc.1.weight", torch.zeros(1000, 512)), "has 1000 classes"),
+        (put("fc.1.weight", torch.tensor(1.0)), "has 1 classes"),
+        (put("fc.1.weight", torch.zeros(7, 256)), r"fc.1.weight is \(7, 256\), expected \(7, 512\)"),
+        (put("conv1.weight", torch.zeros(64, 1, 7, 7)), r"conv1.weight is \(64, 1, 7, 7\), expected \(64, 3, 7, 7\)"),
+        (put("layer5.0.conv1.weight", torch.zeros(1)), "1 unknown entries .such as layer5.0.conv1.weight"),
+        (put("fc.weight", torch.zeros(7, 512)), "1 unknown entries .such as fc.weight"),
+        (put("bn1.running_var", torch.full((64,), torch.nan)), "not finite in 1 entries .such as bn1.running_var"),
+        (put("bn1.bias", torch.full((64,), 1e300, dtype=torch.float64)), "not finite .* bn1.bias"),
+        (put("bn1.bias", 3.0), "entry 'bn1.bias' is not a dense tensor of numbers .float"),
+        (put("bn1.bias", torch.zeros(64, dtype=torch.complex64)), "entry 'bn1.bias' is not a dense"),
+        (put("bn1.bias", torch.zeros(64).to_sparse()), "entry 'bn1.bias' is not a dense"),
+        (put("bn1.bias", torch.zeros(64, device="meta")), "entry 'bn1.bias' is not a dense"),
+    ],
+)  # fmt: skip
+def test_wrong_entries_are_named(tmp_path: Path, state: State, change: Change, match: str) -> None:
+    change(state)
+    refuse(write(tmp_path, {"net": state}), match)
+
+
+def test_nan_in_a_shortcut_is_reported_as_such(tmp_path: Path, state: State) -> None:
+    state[ALIAS] = state[TWIN] = torch.tensor(torch.nan).expand(state[TWIN].shape)
+    refuse(write(tmp_path, {"net": state}), f"not finite in 1 entries .such as {TWIN}")
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (b"", "is empty, expected a PyTorch checkpoint: fetch it again"),
+        (b"<!DOCTYPE html><html>Quota exceeded</html>", "cannot be read .*expected a whole PyTorch checkpoint"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "cannot be read"),
+        (b"hello world\n" * 10, "cannot be read"),
+        (bytes(1000), "cannot be read"),
+        (np.random.default_rng(0).bytes(1000), "cannot be read"),
+        (b"PK\x03\x04" + bytes(100), "cannot be read"),
+    ],
+)  # fmt: skip
+def test_files_that_are_no_checkpoint(tmp_path: Path, data: bytes, match: str) -> None:
+    path = tmp_path / "checkpoint"
+    path.write_bytes(data)
+    refuse(path, match)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("kept", [0.999, 0.5, 0.01])
+def test_cut_file(tmp_path: Path, state: State, zipped: bool, kept: float) -> None:
+    path = write(tmp_path, {"net": state}, _use_new_zipfile_serialization=zipped)
+    os.truncate(path, int(path.stat().st_size * kept))
+    refuse(path, r"cannot be read \(.*: fetch it again")
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    refuse(tmp_path / "absent", "does not exist or is no file")
+    refuse(tmp_path, "does not exist or is no file")
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ([1, 2], "holds a list of no use"),
+        ({}, "holds a dict of no use"),
+        (torch.ones(3), "holds a Tensor of no use"),
+        ({"net": 3}, "'net' is a int, expected a dict of tensors"),
+        ({"epoch": 3, "lr": 0.1}, "entry 'epoch' is not a dense tensor"),
+        ({"net": {}}, "is not a resmasking checkpoint"),
+        ({"net": {"conv1.weight": torch.ones(3), "fc.weight": torch.ones(1)}}, "found conv1.weight, fc.weight: choose the --model"),
+        ({"net": {3: torch.ones(3)}}, "entry 3 is not"),
+    ],
+)  # fmt: skip
+def test_other_content(tmp_path: Path, content: object, match: str) -> None:
+    refuse(write(tmp_path, content), match)
+
+
+class Exploit:
+    """Unpickled the trusting way, it makes a folder."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[str]]:
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle", "pickle-2"])
+def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, state: State, form: str) -> None:
+    target = tmp_path / "made-by-the-exploit"
+    content = {"net": state, "best_val_acc": Exploit(target)}
+    path = tmp_path / "checkpoint"
+    if form.startswith("pickle"):
+        protocol = 2 if form == "pickle-2" else pickle.DEFAULT_PROTOCOL
+        path.write_bytes(pickle.dumps(content["best_val_acc"], protocol))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    message = refuse(path, "is refused|cannot be read")
+    if form != "pickle":
+        assert "found the object posix.mkdir, which could run code" in message
+    assert not target.exists()
+    pickle_bytes = pickle.dumps(Exploit(target))
+    pickle.loads(pickle_bytes)
+    assert target.exists()  # the exploit does work where it is trusted
+
+
+def test_whole_modules_are_refused(tmp_path: Path) -> None:
+    refuse(
+        write(tmp_path, nn.Linear(2, 2)),
+        "is refused: expected tensors and plain values only, found the object",
+    )
+
+
+# --- which loader -------------------------------------------------------------------------------------
+
+
+def test_networks_without_a_layout(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="conv-attention has no authors' checkpoint layout"):
+        load_any(tmp_path / "x", "conv-attention")
+    with pytest.raises(UsageError, match=r"unknown network 'resmaskin'.*did you mean 'resmasking'"):
+        load_any(tmp_path / "x", "resmaskin")
+
+
+def test_load_any_reads_our_files(tmp_path: Path) -> None:
+    ours = tmp_path / "ours.safetensors"
+    module = build_network("conv-attention")
+    save_weights(ours, TrainedNetwork(module, NETWORKS["conv-attention"].spec, {}, {}))
+    assert load_any(ours, "conv-attention").spec.network == "conv-attention"
+    with pytest.raises(WeightsError, match="holds the network conv-attention, expected resmasking"):
+        load_any(ours, "resmasking")
+
+
+def test_random_networks_repeat_and_leave_the_generator_alone() -> None:
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    first, second, other = (random_network("conv-attention", seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert equal(first.module.state_dict(), second.module.state_dict())
+    assert not equal(first.module.state_dict(), other.module.state_dict())
+    assert not first.module.training
+    assert first.provenance["weights"] == "random"
+    with pytest.raises(UsageError, match="unknown network"):
+        random_network("nothing")
+
+
+def test_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "checkpoint"
+    path.write_bytes(b"old")
+
+    def fail(value: object, file: Path) -> None:
+        Path(file).write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="no space"):
+        save_checkpoint(path, TrainedNetwork(resmasking(), NETWORKS["resmasking"].spec, {}, {}))
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]

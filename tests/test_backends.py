@@ -1,0 +1,243 @@
+"""Backends: the same numbers everywhere, and errors that say what is wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from fer_edge.backends import BACKENDS, Backend, SessionOptions, choose_backend, load_session
+from fer_edge.bundle import Bundle, Manifest
+from fer_edge.errors import BackendError, UsageError
+from fer_edge.spec import ModelSpec
+
+RNG = np.random.default_rng(5)
+WEIGHT = RNG.normal(0, 0.3, (4, 3, 3, 3)).astype(np.float32)
+BIAS = RNG.normal(0, 0.3, 4).astype(np.float32)
+HEAD = RNG.normal(0, 0.3, (4, 5)).astype(np.float32)
+OPSETS = [helper.make_opsetid("", 17)]
+
+
+def value(name: str, shape: list[int | str]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+
+def save(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    weights: dict[str, np.ndarray] | None = None,
+    functions: list[onnx.FunctionProto] | None = None,
+    domain: str | None = None,
+) -> Path:
+    tensors = [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, tensors)
+    opsets = OPSETS + ([helper.make_opsetid(domain, 1)] if domain else [])
+    model = helper.make_model(graph, opset_imports=opsets, functions=functions or [], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Path:
+    """Convolution, ReLU, mean, linear: input [N, 3, 8, 8], outputs logits [N, 5] and features."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1], strides=[2, 2]),
+        helper.make_node("Relu", ["c"], ["features"]),
+        helper.make_node("ReduceMean", ["features"], ["mean"], axes=[2, 3], keepdims=0),
+        helper.make_node("MatMul", ["mean", "h"], ["logits"]),
+    ]
+    outputs = [value("logits", ["N", 5]), value("features", ["N", 4, 4, 4])]
+    weights = {"w": WEIGHT, "b": BIAS, "h": HEAD}
+    return save(tmp_path / "net.onnx", nodes, [value("x", ["N", 3, 8, 8])], outputs, weights)
+
+
+def reference(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    padded = np.pad(batch.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    features = np.empty((len(batch), 4, 4, 4))
+    for i, j in np.ndindex(4, 4):
+        window = padded[:, :, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+        features[:, :, i, j] = np.maximum(np.einsum("nchw,kchw->nk", window, WEIGHT) + BIAS, 0)
+    return features.mean(axis=(2, 3)) @ HEAD, features
+
+
+@pytest.fixture(params=list(BACKENDS))
+def backend(request: pytest.FixtureRequest) -> Backend:
+    chosen = BACKENDS[request.param]
+    if not chosen.available().ok:
+        pytest.skip(chosen.available().reason)
+    return chosen
+
+
+ONE_THREAD = SessionOptions(threads=1)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_numbers_are_those_of_numpy(network: Path, backend: Backend, size: int) -> None:
+    batch = RNG.normal(0, 1, (size, 3, 8, 8)).astype(np.float32)
+    session = backend.open(network, ONE_THREAD)
+    outputs = session.run(batch)
+    logits, features = reference(batch)
+    assert list(outputs) == ["logits", "features"]
+    assert outputs["logits"].dtype == np.float32
+    np.testing.assert_allclose(outputs["logits"], logits, atol=1e-5)
+    np.testing.assert_allclose(outputs["features"], features, atol=1e-5)
+    session.close()
+
+
+def test_batches_of_different_sizes_on_one_session(network: Path, backend: Backend) -> None:
+    session = backend.open(network, SessionOptions())
+    batch = RNG.normal(0, 1, (3, 3, 8, 8)).astype(np.float32)
+    together = session.run(batch)["logits"]
+    alone = [session.run(batch[i : i + 1])["logits"][0] for i in range(3)]
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    np.testing.assert_allclose(together, reference(batch)[0], atol=1e-5)  # not overwritten by later runs
+    session.close()
+
+
+def test_views_that_are_not_contiguous(network: Path, backend: Backend) -> None:
+    batch = RNG.normal(0, 1, (2, 3, 8, 8)).astype(np.float32)[:, ::-1, :, ::-1]
+    session = backend.open(network, ONE_THREAD)
+    np.testing.assert_allclose(session.run(batch)["logits"], reference(batch)[0], atol=1e-5)
+    session.close()
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        np.zeros((1, 3, 8, 8)),
+        np.zeros((1, 3, 8, 8), np.uint8),
+        np.zeros((3, 8, 8), np.float32),
+        np.zeros((0, 3, 8, 8), np.float32),
+        np.zeros((1, 1, 8, 8), np.float32),
+        np.zeros((1, 3, 8, 9), np.float32),
+        np.zeros((1, 8, 8, 3), np.float32),
+    ],
+    ids=lambda b: f"{b.dtype}{b.shape}",
+)
+def test_batches_that_do_not_fit(network: Path, backend: Backend, batch: np.ndarray) -> None:
+    session = backend.open(network, ONE_THREAD)
+    with pytest.raises(BackendError, match=r"\(" + ", ".join(map(str, batch.shape))):
+        session.run(batch)
+    good = np.zeros((1, 3, 8, 8), np.float32)
+    np.testing.assert_allclose(session.run(good)["logits"], reference(good)[0], atol=1e-5)
+    session.close()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage" * 100, "truncated"], ids=ascii)
+def test_files_that_are_no_model(
+    network: Path, tmp_path: Path, backend: Backend, content: bytes | str | None
+) -> None:
+    path = tmp_path / "bad.onnx"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content:
+        path.write_bytes(network.read_bytes()[:-50])
+    with pytest.raises(BackendError, match=rf"{backend.name} cannot load .*bad\.onnx"):
+        backend.open(path, ONE_THREAD)
+
+
+def test_an_operator_that_nobody_knows(tmp_path: Path, backend: Backend) -> None:
+    node = helper.make_node("Mystery", ["x"], ["y"], domain="a.b")
+    shape = ["N", 3, 4, 4]
+    path = save(tmp_path / "m.onnx", [node], [value("x", shape)], [value("y", shape)], domain="a.b")
+    with pytest.raises(BackendError, match="cannot load"):
+        backend.open(path, ONE_THREAD)
+
+
+@pytest.mark.parametrize("inputs", [0, 2])
+def test_models_without_exactly_one_input(tmp_path: Path, backend: Backend, inputs: int) -> None:
+    shape: list[int | str] = [1, 3, 4, 4]
+    node = helper.make_node("Add", ["a", "b"], ["y"])
+    names = ["a", "b"]
+    weights = {name: np.ones((1, 3, 4, 4), np.float32) for name in names[inputs:]}
+    given = [value(name, shape) for name in names[:inputs]]
+    path = save(tmp_path / "m.onnx", [node], given, [value("y", shape)], weights)
+    with pytest.raises(BackendError, match=f"it has {inputs} inputs, not one"):
+        backend.open(path, ONE_THREAD)
+
+
+def test_an_operator_with_a_function_body(tmp_path: Path, backend: Backend) -> None:
+    nodes = [helper.make_node("Mul", ["a", "a"], ["s"]), helper.make_node("Sub", ["s", "a"], ["b"])]
+    function = helper.make_function("our.domain", "Square", ["a"], ["b"], nodes, OPSETS)
+    calls = [
+        helper.make_node("Square", ["x"], ["m"], domain="our.domain"),
+        helper.make_node("Square", ["m"], ["y"], domain="our.domain"),
+    ]
+    ends = [value("x", ["N", 3, 4, 4])], [value("y", ["N", 3, 4, 4])]
+    path = save(tmp_path / "m.onnx", calls, *ends, functions=[function], domain="our.domain")
+    batch = RNG.normal(0, 1, (3, 3, 4, 4)).astype(np.float32)
+    once = batch.astype(np.float64) ** 2 - batch
+    session = backend.open(path, ONE_THREAD)
+    np.testing.assert_allclose(session.run(batch)["y"], once**2 - once, rtol=1e-4, atol=1e-5)
+    session.close()
+
+
+def test_a_closed_session(network: Path, backend: Backend) -> None:
+    session = backend.open(network, ONE_THREAD)
+    session.close()
+    session.close()
+    with pytest.raises(BackendError, match="this session is closed"):
+        session.run(np.zeros((1, 3, 8, 8), np.float32))
+
+
+def test_values_that_are_not_finite_come_through(tmp_path: Path, backend: Backend) -> None:
+    node = helper.make_node("Mul", ["x", "w"], ["y"])
+    ends = [value("x", ["N", 3, 4, 4])], [value("y", ["N", 3, 4, 4])]
+    path = save(tmp_path / "m.onnx", [node], *ends, {"w": np.full(1, 2, np.float32)})
+    batch = np.ones((3, 3, 4, 4), np.float32)
+    batch[1:] = np.array([np.inf, np.nan], np.float32)[:, None, None, None]
+    session = backend.open(path, ONE_THREAD)
+    np.testing.assert_array_equal(session.run(batch)["y"], batch * 2)
+    session.close()
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025, 10**9])
+def test_thread_counts_that_make_no_sense(threads: int) -> None:
+    with pytest.raises(UsageError, match=f"threads must be from 1 to 1024, found {threads}"):
+        SessionOptions(threads=threads)
+
+
+@pytest.mark.parametrize("name", list(BACKENDS))
+def test_a_backend_by_name(name: str) -> None:
+    if not BACKENDS[name].available().ok:
+        pytest.skip(f"{name} is not installed")
+    assert choose_backend(name).name == name
+    assert BACKENDS[name].available().version
+
+
+def test_unknown_names_say_what_was_meant() -> None:
+    with pytest.raises(UsageError, match="unknown backend 'onnxruntme'.*did you mean 'onnxruntime'"):
+        choose_backend("onnxruntme")
+
+
+def test_auto_takes_the_first_that_is_available() -> None:
+    first = next(name for name, backend in BACKENDS.items() if backend.available().ok)
+    assert choose_backend().name == choose_backend("auto").name == first
+
+
+def test_a_backend_that_is_not_installed_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    hide = lambda name, *rest: None if name == "openvino" else real(name, *rest)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", hide)
+    with pytest.raises(
+        BackendError, match=r"openvino is not installed; run: pip install 'fer-edge\[openvino\]'"
+    ):
+        choose_backend("openvino")
+    assert choose_backend("auto").name == "onnxruntime"
+
+
+def test_load_session_opens_the_model_of_the_bundle(network: Path, backend: Backend) -> None:
+    spec = ModelSpec("net", 8, 8, "rgb", 3, (0.0,) * 3, (1.0,) * 3, tuple("abcde"))
+    folder = network.parent
+    network.rename(folder / "model.onnx")
+    bundle = Bundle(folder, Manifest(spec, "fp32", {}, files={"model.onnx": None}))  # type: ignore[dict-item]
+    batch = RNG.normal(0, 1, (1, 3, 8, 8)).astype(np.float32)
+    session = load_session(bundle, backend)
+    np.testing.assert_allclose(session.run(batch)["logits"], reference(batch)[0], atol=1e-5)
+    session.close()

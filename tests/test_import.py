@@ -1,0 +1,50 @@
+"""Importing the package is light, and its names are there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fer_edge
+
+HEAVY = ("torch", "onnx", "onnxruntime", "tensorrt", "openvino", "cv2", "numpy", "matplotlib", "rich")
+
+
+def run(code: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_import_loads_nothing_heavy() -> None:
+    assert run(f"import sys, fer_edge; print([n for n in {HEAVY} if n in sys.modules])") == "[]"
+
+
+def test_the_device_side_never_loads_torch() -> None:
+    modules = "fer_edge.runtime, fer_edge.sinks, fer_edge.evaluation"
+    assert run(f"import sys, {modules}; print([n for n in ('torch', 'onnx') if n in sys.modules])") == "[]"
+
+
+@pytest.mark.parametrize("name", fer_edge.__all__)
+def test_public_names_resolve(name: str) -> None:
+    assert getattr(fer_edge, name) is not None
+    assert name in dir(fer_edge)
+
+
+@pytest.mark.parametrize("names", ["build, BuildOptions", "BuildOptions, build", "BuildReport, build"])
+def test_build_is_the_function_in_every_order(names: str) -> None:
+    assert run(f"from fer_edge import {names}; print(type(build).__name__)") == "function"
+
+
+def test_unknown_names_raise() -> None:
+    with pytest.raises(AttributeError, match="'fer_edge' has no attribute 'Runtim'"):
+        _ = fer_edge.Runtim
+
+
+def test_the_package_is_typed() -> None:
+    assert Path(fer_edge.__file__).with_name("py.typed").is_file()

@@ -1,0 +1,40 @@
+"""The README names commands, files and classes that exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from fer_edge.catalogue import CATALOGUE
+from fer_edge.cli import COMMANDS, make_parser
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_command_is_in_the_table() -> None:
+    assert set(re.findall(r"^\| `fer-edge (\w+)", README, re.MULTILINE)) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("line", re.findall(r"^fer-edge .*$", README, re.MULTILINE))
+def test_command_lines_parse(line: str) -> None:
+    assert make_parser().parse_args(shlex.split(line)[1:]).command in COMMANDS
+
+
+def test_every_network_is_in_the_table() -> None:
+    assert set(re.findall(r"^\| `([\w-]+)` \|", README, re.MULTILINE)) >= set(CATALOGUE)
+
+
+def test_python_in_the_readme_compiles() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        compile(block, "README.md", "exec")
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    assert README.count("<!-- test command -->") == 1
+    assert "README.md" in (ROOT / ".ci" / "run").read_text()

@@ -1,0 +1,215 @@
+"""The runtime on real frames: one result per frame, the same numbers as the parts it is made of."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import fer_edge
+from fer_edge import DetectorOptions, Runtime, RuntimeOptions
+from fer_edge.backends import BACKENDS, SessionOptions
+from fer_edge.build import BuildOptions, build
+from fer_edge.errors import BundleError, DataError, FerEdgeError
+from fer_edge.metrics import softmax
+from fer_edge.preprocess import crop_face, prepare_batch
+from fer_edge.results import Detection, RuntimeState
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Runtime:
+    with Runtime(options=RuntimeOptions(backend="onnxruntime")) as opened:
+        yield opened
+
+
+def test_the_astronaut_smiles(runtime: Runtime, astronaut: np.ndarray) -> None:
+    result = runtime(astronaut)
+    (face,) = result.faces
+    assert face.label == "happiness"
+    assert face.probability == max(face.probabilities.values()) > 0.9
+    assert sum(face.probabilities.values()) == pytest.approx(1)
+    assert set(face.probabilities) == set(runtime.spec.class_names)
+    assert face.reason is None
+    assert result.state is RuntimeState.RUNNING
+    assert result.timings_ms["total"] >= result.timings_ms["detect"] > 0
+    left, top, right, bottom = face.box_xyxy
+    assert 0 <= left < right <= 512
+    assert 0 <= top < bottom <= 512
+
+
+def test_probabilities_are_those_of_the_parts(runtime: Runtime, astronaut: np.ndarray) -> None:
+    (face,) = runtime(astronaut).faces
+    crop = crop_face(astronaut, face.box_xyxy, runtime.spec.crop)
+    session = BACKENDS["onnxruntime"].open(runtime.bundle.path / "model.onnx", SessionOptions())
+    expected = softmax(session.run(prepare_batch([crop], runtime.spec))["logits"])[0]
+    assert list(face.probabilities.values()) == pytest.approx(expected, abs=1e-5)
+
+
+def test_all_faces_of_a_frame_go_in_one_batch(runtime: Runtime, astronaut: np.ndarray) -> None:
+    pair = np.hstack([astronaut, astronaut[:, ::-1]])
+    batches: list[int] = []
+    inner = runtime._session
+
+    class Counting:
+        def run(self, batch: np.ndarray) -> object:
+            batches.append(len(batch))
+            return inner.run(batch)
+
+    runtime._session = Counting()
+    try:
+        result = runtime(pair)
+    finally:
+        runtime._session = inner
+    assert len(result.faces) == 2
+    assert batches == [2]
+    assert {face.label for face in result.faces} == {"happiness"}
+
+
+def test_a_frame_without_faces_is_a_result(runtime: Runtime) -> None:
+    assert runtime(np.full((240, 320, 3), 90, np.uint8)).faces == ()
+
+
+def test_more_faces_than_a_batch_holds(astronaut: np.ndarray) -> None:
+    with Runtime(options=RuntimeOptions(backend="onnxruntime", max_batch=1)) as runtime:
+        result = runtime(np.hstack([astronaut, astronaut[:, ::-1]]))
+    assert [face.label for face in result.faces] == ["happiness", "happiness"]
+
+
+def test_too_little_certainty_leaves_the_label_open(astronaut: np.ndarray) -> None:
+    with Runtime(options=RuntimeOptions(backend="onnxruntime", min_probability=1.0)) as runtime:
+        (face,) = runtime(astronaut).faces
+    assert (face.label, face.reason) == (None, "uncertain")
+    assert face.probability > 0.5
+
+
+class FixedDetector:
+    """Stands in for a detector, to put boxes where no detector would."""
+
+    name = "fixed"
+
+    def __init__(self, *boxes: tuple[float, float, float, float]) -> None:
+        self.boxes = boxes
+
+    def detect(self, frame_bgr: np.ndarray) -> list[Detection]:
+        return [Detection(box, 0.9) for box in self.boxes]
+
+    def close(self) -> None:
+        pass
+
+
+def test_small_faces_are_named_not_guessed(astronaut: np.ndarray) -> None:
+    with Runtime(options=RuntimeOptions(backend="onnxruntime")) as runtime:
+        runtime._detector = FixedDetector((10, 10, 16, 16), (180, 60, 270, 175), (508, 508, 512, 512))
+        faces = runtime(astronaut).faces
+    assert [face.reason for face in faces] == ["too_small", None, "too_small"]
+    assert faces[0].probabilities == {}
+    assert faces[1].label == "happiness"
+
+
+def test_an_output_that_is_not_finite_is_dropped_and_counted(astronaut: np.ndarray) -> None:
+    class Broken:
+        def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+            return {"logits": np.full((len(batch), 8), np.nan, np.float32)}
+
+        def close(self) -> None:
+            pass
+
+    with Runtime(options=RuntimeOptions(backend="onnxruntime")) as runtime:
+        runtime._session = Broken()
+        (face,) = runtime(astronaut).faces
+    assert (face.label, face.reason) == (None, "not_finite")
+    assert runtime.non_finite == 1
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [np.zeros((10, 10), np.uint8), np.zeros((10, 10, 3), np.float32), np.zeros((0, 0, 3), np.uint8)],
+    ids=["gray", "float", "empty"],
+)
+def test_frames_of_another_kind_are_refused(runtime: Runtime, frame: np.ndarray) -> None:
+    with pytest.raises(DataError, match="expected a frame of uint8 BGR pixels"):
+        runtime(frame)
+
+
+def test_stream_over_a_folder_and_a_video(runtime: Runtime, astronaut: np.ndarray, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("b", "a"):
+        cv2.imwrite(str(folder / f"{name}.png"), astronaut)
+    results = list(runtime.stream(folder))
+    assert [r.source for r in results] == ["a.png", "b.png"]
+    assert [r.index for r in results] == [0, 1]
+    video = tmp_path / "video.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 10, (512, 512))
+    for _ in range(3):
+        writer.write(astronaut)
+    writer.release()
+    assert [len(r.faces) for r in runtime.stream(str(video))] == [1, 1, 1]
+    latency = runtime.latency()
+    assert latency["total"].n >= 5
+    assert latency["total"].p50_ms <= latency["total"].p99_ms
+
+
+def test_every_backend_gives_the_same_answer(astronaut: np.ndarray) -> None:
+    found = {}
+    for name in BACKENDS:
+        with Runtime(options=RuntimeOptions(backend=name)) as runtime:
+            (face,) = runtime(astronaut).faces
+            found[name] = list(face.probabilities.values())
+    assert found["openvino"] == pytest.approx(found["onnxruntime"], abs=1e-4)
+
+
+@pytest.mark.parametrize("detector", ["mtcnn", "haar", "yunet"])
+def test_every_detector_serves_the_runtime(detector: str, astronaut: np.ndarray, shared: Path) -> None:
+    model = shared / "models/yunet/yunet_n_640_640.onnx" if detector == "yunet" else None
+    options = RuntimeOptions(
+        backend="onnxruntime", detector=detector, detector_options=DetectorOptions(model=model)
+    )
+    with Runtime(options=options) as runtime:
+        (face,) = runtime(astronaut).faces
+    assert face.label == "happiness"
+
+
+def test_random_weights_need_consent(tmp_path: Path) -> None:
+    bundle = build(
+        BuildOptions(weights="random", precision="fp32", backend="onnxruntime", output=tmp_path / "r.fer")
+    ).bundle
+    assert bundle.manifest.timing_only
+    with pytest.raises(BundleError, match="timing only.*--allow-random"):
+        Runtime(bundle)
+    Runtime(bundle, RuntimeOptions(backend="onnxruntime", allow_random=True)).close()
+
+
+def test_a_missing_bundle_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(FerEdgeError, match="does not exist: run fer-edge build"):
+        Runtime(tmp_path / "none.fer")
+
+
+def test_no_frame_touches_the_disk(astronaut_file: Path, tmp_path: Path) -> None:
+    """Privacy: a run without outputs writes nothing but the cache of detector weights."""
+    code = "import cv2, sys; from fer_edge import Runtime; r = Runtime(); print(len(r(cv2.imread(sys.argv[1])).faces))"
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {
+        **os.environ,
+        "HOME": str(home),
+        "FER_EDGE_CACHE": str(tmp_path / "cache"),
+        "TMPDIR": str(home),
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(astronaut_file)],
+        env=environment, cwd=home, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert result.stdout.strip() == "1"
+    assert [p for p in home.rglob("*") if p.is_file()] == []
+    assert {p.suffix for p in (tmp_path / "cache").rglob("*") if p.is_file()} <= {".onnx", ".json"}
+
+
+def test_public_names_are_those_documented() -> None:
+    assert fer_edge.Runtime is Runtime
+    assert {"Runtime", "build", "open_bundle", "FerEdgeError"} <= set(fer_edge.__all__)
