@@ -51,10 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FerEdgeError as error:
         print(f"fer-edge {args.command}: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    except OSError as error:
+        print(f"fer-edge {args.command}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        return 1
 
 
 if __name__ == "__main__":

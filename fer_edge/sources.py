@@ -6,6 +6,7 @@ overwrites is counted, and no queue can grow.
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -19,6 +20,9 @@ import numpy as np
 
 from fer_edge.datasets import IMAGE_SUFFIXES, list_images, read_image
 from fer_edge.errors import SourceError
+
+# FFmpeg, inside OpenCV, prints its own lines about files that it cannot read; our error says it once.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 _FIRST_FRAME_TIMEOUT_S = 15.0
 _STALL_TIMEOUT_S = 5.0

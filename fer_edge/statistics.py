@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
@@ -36,8 +37,8 @@ class LatencySummary:
     p99_ms: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types, rounded to a microsecond."""
-        return {name: round(value, 3) for name, value in asdict(self).items()}
+        """Return plain JSON types, rounded to a microsecond; ``None`` where nothing was measured."""
+        return {name: None if math.isnan(value) else round(value, 3) for name, value in asdict(self).items()}
 
 
 def summarise(latencies_ms: Sequence[float]) -> LatencySummary:

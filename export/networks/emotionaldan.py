@@ -1,0 +1,346 @@
+"""EmotionalDAN (Tautkute et al., 2018): 68 landmarks and the expression from one Deep Alignment Network.
+
+Stage 1 moves a canonical shape onto the face. Stage 2 sees the face moved to that shape, a heatmap of the
+landmarks and a feature image, refines the landmarks and classifies the expression. With one stage, the
+expression is classified from stage 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fer_edge.errors import UsageError, WeightsError
+from fer_edge.export.networks.landmark_transform import Similarity, fit_similarity, landmark_heatmap, warp
+from fer_edge.spec import CropRule, ModelSpec
+
+SIDE = 224
+LANDMARKS = 68
+WIDTHS = (64, 128, 256, 512)
+HIDDEN = 256
+#: Height and width behind the four pools.
+POOLED = SIDE >> len(WIDTHS)
+
+EMOTIONALDAN_SPEC = ModelSpec(
+    network="emotionaldan",
+    input_height=SIDE,
+    input_width=SIDE,
+    color="gray",
+    channels=1,
+    mean=(0.0,),
+    std=(1.0,),
+    class_names=("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger"),
+    crop=CropRule(shape="square", scale=1.0, edge="replicate"),
+    outputs=("logits", "landmarks"),
+)
+EMOTIONALDAN_1STAGE_SPEC = replace(EMOTIONALDAN_SPEC, network="emotionaldan-1stage")
+
+# Mean face of the Deep Alignment Network (M. Kowalski, MIT licence): centred, 112 pixels wide.
+_MEAN_FACE = (
+    (56, 83.1), (56.4, 97.8), (58, 112.5), (61.1, 126.9), (66.8, 140.3), (75.6, 151.9), (86.5, 161.6),
+    (98.5, 169.5), (112, 171.8), (125.5, 169.5), (137.5, 161.6), (148.4, 151.9), (157.2, 140.3),
+    (162.9, 126.9), (166, 112.5), (167.6, 97.8), (168, 83.1), (66.4, 72.1), (73.4, 65.8), (83.3, 63.9),
+    (93.5, 65.4), (103.1, 69.4), (120.9, 69.4), (130.5, 65.4), (140.7, 63.9), (150.6, 65.8), (157.6, 72.1),
+    (112, 81), (112, 90.6), (112, 100.1), (112, 109.9), (100.7, 116.4), (106.2, 118.4), (112, 120.1),
+    (117.8, 118.4), (123.3, 116.4), (77.8, 82.1), (83.8, 78.6), (91.1, 78.7), (97.5, 83.6), (90.6, 84.9),
+    (83.4, 84.8), (126.5, 83.6), (132.9, 78.7), (140.2, 78.6), (146.2, 82.1), (140.6, 84.8), (133.4, 84.9),
+    (90.3, 134.2), (98.3, 131.1), (106.4, 129.3), (112, 130.8), (117.6, 129.3), (125.7, 131.1),
+    (133.7, 134.2), (126, 141.9), (118.1, 145.2), (112, 145.9), (105.9, 145.2), (98, 141.9), (93.6, 134.6),
+    (106.3, 134.1), (112, 134.7), (117.7, 134.1), (130.4, 134.6), (117.8, 138), (112, 138.7), (106.2, 138),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EmotionalDanOptions:
+    """Head, depth and regularisation of :class:`EmotionalDan`.
+
+    Attributes
+    ----------
+    num_classes : int
+        Number of logits.
+    stages : {2, 1}
+        1: the expression is classified from stage 1, and there is no stage 2.
+    dropout : float
+        Between the last pool and the first dense layer of each stage.
+    """
+
+    num_classes: int = 7
+    stages: int = 2
+    dropout: float = 0.5
+
+
+class TrunkOutputs(NamedTuple):
+    """What one stage computes.
+
+    Attributes
+    ----------
+    conv4a, conv4b : Tensor
+        Features after ReLU and normalisation, ``[B, 512, 28, 28]``: targets for Grad-CAM.
+    hidden : Tensor
+        ``[B, 256]``.
+    offsets : Tensor
+        Landmark corrections, ``[B, 68, 2]`` pixels.
+    """
+
+    conv4a: Tensor
+    conv4b: Tensor
+    hidden: Tensor
+    offsets: Tensor
+
+
+class Connection(NamedTuple):
+    """What stage 1 hands to stage 2, in the canonical frame.
+
+    Attributes
+    ----------
+    transform : Similarity
+        From input pixels to canonical pixels.
+    landmarks : Tensor
+        ``[B, 68, 2]`` canonical pixels.
+    warped, heatmap, feature : Tensor
+        ``[B, 1, 224, 224]`` each.
+    """
+
+    transform: Similarity
+    landmarks: Tensor
+    warped: Tensor
+    heatmap: Tensor
+    feature: Tensor
+
+
+class DanOutputs(NamedTuple):
+    """What :meth:`EmotionalDan.forward_stages` returns.
+
+    Attributes
+    ----------
+    logits : Tensor
+        ``[B, num_classes]``.
+    landmarks : tuple of Tensor
+        After each stage, ``[B, 68, 2]`` input pixels.
+    trunks : tuple of TrunkOutputs
+        One per stage.
+    connection : Connection or None
+        ``None`` with one stage.
+    """
+
+    logits: Tensor
+    landmarks: tuple[Tensor, ...]
+    trunks: tuple[TrunkOutputs, ...]
+    connection: Connection | None
+
+
+class Unit(nn.Sequential):
+    """3×3 convolution with bias, ReLU, then normalisation: the authors' order."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.relu = nn.ReLU()
+        self.norm = nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01)
+
+
+class Trunk(nn.Module):
+    """The layers that both stages have: a VGG-like pyramid, a hidden layer, landmark offsets."""
+
+    def __init__(self, in_channels: int, dropout: float) -> None:
+        super().__init__()
+        for level, width in enumerate(WIDTHS, 1):
+            self.add_module(f"conv{level}a", Unit(in_channels, width))
+            self.add_module(f"conv{level}b", Unit(width, width))
+            in_channels = width
+        self.dropout = nn.Dropout(dropout)
+        self.fc1 = nn.Linear(WIDTHS[-1] * POOLED * POOLED, HIDDEN)
+        self.fc1_norm = nn.BatchNorm1d(HIDDEN, eps=1e-3, momentum=0.01)
+        self.fc2 = nn.Linear(HIDDEN, 2 * LANDMARKS)
+
+    def forward(self, images: Tensor) -> TrunkOutputs:
+        """Map ``[B, C, 224, 224]`` to features, hidden values and offsets."""
+        out = images
+        for level in range(1, len(WIDTHS) + 1):
+            a = self.get_submodule(f"conv{level}a")(out)
+            b = self.get_submodule(f"conv{level}b")(a)
+            out = F.max_pool2d(b, 2)
+        hidden = self.fc1_norm(F.relu(self.fc1(self.dropout(out.flatten(1)))))
+        return TrunkOutputs(a, b, hidden, self.fc2(hidden).unflatten(1, (LANDMARKS, 2)))
+
+
+class EmotionalDan(nn.Module):
+    """EmotionalDAN: ``[B, 1, 224, 224]`` gray in [0, 1] → logits ``[B, K]``, landmarks ``[B, 68, 2]`` pixels.
+
+    The training set's mean and deviation images and the canonical shape are part of the weights, as buffers.
+    """
+
+    canonical_shape: Tensor
+    image_mean: Tensor
+    image_std: Tensor
+
+    def __init__(self, options: EmotionalDanOptions | None = None) -> None:
+        super().__init__()
+        o = self.options = options or EmotionalDanOptions()
+        if o.stages not in (1, 2):
+            raise UsageError(f"emotionaldan has 1 or 2 stages, found {o.stages}: change stages")
+        self.register_buffer("canonical_shape", torch.tensor(_MEAN_FACE))
+        self.register_buffer("image_mean", torch.zeros(1, SIDE, SIDE))
+        self.register_buffer("image_std", torch.ones(1, SIDE, SIDE))
+        self.stage1 = Trunk(1, o.dropout)
+        if o.stages == 2:
+            self.feature = nn.Linear(HIDDEN, (SIDE // 2) ** 2)
+            self.input_norm = nn.BatchNorm2d(3, eps=1e-3, momentum=0.01)
+            self.stage2 = Trunk(3, o.dropout)
+        self.emotion = nn.Linear(HIDDEN, o.num_classes)
+        for layer in self.modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):  # TensorFlow's default, which the authors use
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits ``[B, K]`` and landmarks ``[B, 68, 2]`` in input pixels."""
+        outputs = self.forward_stages(batch)
+        return outputs.logits, outputs.landmarks[-1]
+
+    def forward_stages(self, batch: Tensor) -> DanOutputs:
+        """Return the outputs together with what each stage computes.
+
+        Raises
+        ------
+        UsageError
+            If ``batch`` is not ``[B, 1, 224, 224]``.
+        """
+        if batch.ndim != 4 or batch.shape[1:] != (1, SIDE, SIDE):
+            raise UsageError(
+                f"emotionaldan needs a batch [B, 1, {SIDE}, {SIDE}], found {list(batch.shape)}: convert to gray and resize"
+            )
+        image = (batch - self.image_mean) / self.image_std
+        first = self.stage1(image)
+        landmarks = first.offsets + self.canonical_shape
+        if self.options.stages == 1:
+            return DanOutputs(self.emotion(first.hidden), (landmarks,), (first,), None)
+        link = self._connect(image, landmarks, first.hidden)
+        second = self.stage2(self.input_norm(torch.cat([link.warped, link.heatmap, link.feature], dim=1)))
+        refined = link.transform.inverse().apply(link.landmarks + second.offsets)
+        return DanOutputs(self.emotion(second.hidden), (landmarks, refined), (first, second), link)
+
+    def _connect(self, image: Tensor, landmarks: Tensor, hidden: Tensor) -> Connection:
+        """Connection layers (Kowalski et al., 2017, Section 3)."""
+        transform = fit_similarity(landmarks, self.canonical_shape.unsqueeze(0))
+        moved = transform.apply(landmarks)
+        feature = F.relu(self.feature(hidden)).unflatten(1, (1, SIDE // 2, SIDE // 2))
+        feature = F.interpolate(feature, scale_factor=2.0, mode="nearest")
+        return Connection(transform, moved, warp(image, transform), landmark_heatmap(moved, SIDE), feature)
+
+
+# --- the authors' variables ---------------------------------------------------------------------------
+
+_OPTIMISER = re.compile(r"^Variable$|/Adam(_1)?$|/beta[12]_power$")
+_DENSE = {"weight": "kernel", "bias": "bias"}
+_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+
+
+def from_tensorflow(
+    variables: Mapping[str, np.ndarray],
+    canonical_shape: np.ndarray,
+    image_mean: np.ndarray,
+    image_std: np.ndarray,
+    origin: str = "the TensorFlow checkpoint",
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Convert the variables of the authors' two-stage graph.
+
+    Parameters
+    ----------
+    variables : mapping
+        TensorFlow name → value; what the optimiser keeps is ignored.
+    canonical_shape : np.ndarray
+        68 points (x, y) in pixels: the graph's constant ``[1, 136]``, or ``[68, 2]``.
+    image_mean, image_std : np.ndarray
+        ``ImgMean`` and ``ImgStd`` of the training file, 224 × 224 values in units of pixel / 255.
+    origin : str
+        Names the source in errors.
+
+    Returns
+    -------
+    options : dict
+        Fields of :class:`EmotionalDanOptions`.
+    state : dict
+        Every entry of the module's state, float32; batch counters are zero.
+
+    Raises
+    ------
+    WeightsError
+        If a variable is missing, unknown or of another shape, or the extra arrays are not usable.
+    """
+    names = _variable_names()
+    missing = [name for name in names.values() if name not in variables]
+    unknown = sorted(name for name in variables.keys() - names.values() if not _OPTIMISER.search(name))
+    for group, what in ((missing, "variables missing"), (unknown, "unknown variables")):
+        if group:
+            raise WeightsError(
+                f"{origin} does not fit EmotionalDAN: {len(group)} {what} (such as {group[0]}): give Model2 of both stages"
+            )
+    options = EmotionalDanOptions(num_classes=int(variables[names["emotion.bias"]].size))
+    with torch.device("meta"):
+        expected = {name: tuple(value.shape) for name, value in EmotionalDan(options).state_dict().items()}
+    state = {
+        name: torch.zeros(shape, dtype=torch.int64)
+        for name, shape in expected.items()
+        if name.endswith(".num_batches_tracked")
+    }
+    for ours, name in names.items():
+        state[ours] = _convert(ours, np.asarray(variables[name]), expected[ours], f"{origin}: {name}")
+    extra = {"canonical_shape": canonical_shape, "image_mean": image_mean, "image_std": image_std}
+    for ours, value in extra.items():
+        array = np.array(value, np.float32)
+        if array.size != np.prod(expected[ours]) or not np.isfinite(array).all():
+            raise WeightsError(
+                f"{origin}: {ours} must be {np.prod(expected[ours])} finite numbers, found {array.shape}: give that of the training"
+            )
+        state[ours] = torch.from_numpy(array.reshape(expected[ours]))
+    if not (state["image_std"] > 0).all():
+        raise WeightsError(f"{origin}: image_std must be positive everywhere: give that of the training")
+    return asdict(options), state
+
+
+def _variable_names() -> dict[str, str]:
+    """Name in our state → TensorFlow name, 126 entries."""
+    layers = {
+        "emotion": "Stage2/dense_3",
+        "feature": "Stage2/dense",
+        "input_norm": "Stage2/batch_normalization",
+    }
+    for stage, dense, norm, fc1_norm in ((1, 0, 0, "S1_Fc1"), (2, 1, 1, "batch_normalization_9")):
+        units = [f"conv{level}{half}" for level in range(1, len(WIDTHS) + 1) for half in "ab"]
+        for i, unit in enumerate(units):
+            layers[f"stage{stage}.{unit}.conv"] = f"Stage{stage}/{_numbered('conv2d', i)}"
+            layers[f"stage{stage}.{unit}.norm"] = f"Stage{stage}/{_numbered('batch_normalization', i + norm)}"
+        layers[f"stage{stage}.fc1"] = f"Stage{stage}/{_numbered('dense', dense)}"
+        layers[f"stage{stage}.fc1_norm"] = f"Stage{stage}/{fc1_norm}"
+        layers[f"stage{stage}.fc2"] = f"Stage{stage}/{_numbered('dense', dense + 1)}"
+    return {
+        f"{ours}.{entry}": f"{theirs}/{name}"
+        for ours, theirs in layers.items()
+        for entry, name in (_NORM if ours.endswith("norm") else _DENSE).items()
+    }
+
+
+def _numbered(name: str, index: int) -> str:
+    return f"{name}_{index}" if index else name
+
+
+def _convert(ours: str, value: np.ndarray, shape: tuple[int, ...], origin: str) -> Tensor:
+    """TensorFlow keeps output channels last, and flattens features as H, W, C."""
+    theirs = (*shape[2:], *shape[1::-1])
+    if value.shape != theirs:
+        raise WeightsError(f"{origin} is {value.shape}, expected {theirs}: give Model2 of both stages")
+    if ours.endswith("fc1.weight"):
+        value = value.reshape(POOLED, POOLED, WIDTHS[-1], HIDDEN).transpose(3, 2, 0, 1).reshape(shape)
+    elif value.ndim == 4:
+        value = value.transpose(3, 2, 0, 1)
+    else:
+        value = value.T
+    return torch.from_numpy(np.array(value, np.float32, order="C"))

@@ -1,0 +1,126 @@
+"""Geometry between the stages of a Deep Alignment Network: similarity transform, image warp, heatmap.
+
+Points are (x, y) in pixels of a square image; whole numbers are pixel centres. Every function has a fixed
+amount of work and standard operators only, so that it exports.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+#: A landmark marks 16 × 16 pixels: offsets −8 … 7 from its floor.
+HEATMAP_RADIUS = 8
+#: Squared distance outside the window: above any inside (2 · 9²), and twice it is a finite half float.
+_FAR = 1e4
+#: Below any distance that counts; the slope of the square root stays finite.
+_TINY = 1e-30
+
+
+class Similarity(NamedTuple):
+    """Rotation, scale and shift of the plane, one per image: p ↦ p·A + t, A = [[a, b], [−b, a]].
+
+    Attributes
+    ----------
+    a, b : Tensor
+        ``[B, 1]``.
+    shift : Tensor
+        t, ``[B, 1, 2]`` pixels.
+    """
+
+    a: Tensor
+    b: Tensor
+    shift: Tensor
+
+    def apply(self, points: Tensor) -> Tensor:
+        """Map ``[B or 1, N, 2]`` to ``[B, N, 2]``."""
+        return _turn(self.a, self.b, points) + self.shift
+
+    def inverse(self) -> Similarity:
+        """Return p ↦ p·A⁻¹ − t·A⁻¹, A⁻¹ = [[a, −b], [b, a]] / (a² + b²)."""
+        square = self.a * self.a + self.b * self.b
+        a, b = self.a / square, -self.b / square
+        return Similarity(a, b, -_turn(a, b, self.shift))
+
+
+def fit_similarity(source: Tensor, target: Tensor) -> Similarity:
+    """Return the least-squares similarity from ``source`` to ``target`` in closed form.
+
+    With centred p, q and n = Σ‖p‖²: a = Σ p·q / n, b = Σ (p_x q_y − p_y q_x) / n. A reflection is never fitted.
+
+    Parameters
+    ----------
+    source : Tensor
+        ``[B, N, 2]`` pixels, not all equal.
+    target : Tensor
+        ``[B or 1, N, 2]`` pixels.
+    """
+    source_mean, target_mean = source.mean(1, keepdim=True), target.mean(1, keepdim=True)
+    p, q = source - source_mean, target - target_mean
+    n = (p * p).sum((1, 2))
+    a = ((p * q).sum((1, 2)) / n).unsqueeze(1)
+    b = ((p[..., 0] * q[..., 1] - p[..., 1] * q[..., 0]).sum(1) / n).unsqueeze(1)
+    return Similarity(a, b, target_mean - _turn(a, b, source_mean))
+
+
+def _turn(a: Tensor, b: Tensor, points: Tensor) -> Tensor:
+    x, y = points[..., 0], points[..., 1]
+    return torch.stack([a * x - b * y, b * x + a * y], dim=-1)
+
+
+def warp(images: Tensor, transform: Similarity) -> Tensor:
+    """Move the content of ``images`` by ``transform``, bilinear.
+
+    Output pixel u samples at (u − t)·A⁻¹, both coordinates clamped to [0, side − 2] as the authors do it:
+    the identity repeats the last row and column but one.
+
+    Parameters
+    ----------
+    images : Tensor
+        ``[B, C, side, side]``.
+    transform : Similarity
+        From input to output pixels.
+
+    Returns
+    -------
+    Tensor
+        ``[B, C, side, side]``.
+    """
+    side = images.shape[-1]
+    steps = torch.arange(side, dtype=images.dtype, device=images.device)
+    y, x = torch.meshgrid(steps, steps, indexing="ij")
+    pixels = torch.stack([x, y], dim=-1).reshape(1, side * side, 2)
+    samples = transform.inverse().apply(pixels).clamp(0, side - 2)
+    grid = (samples * (2 / (side - 1)) - 1).unflatten(1, (side, side))
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def landmark_heatmap(landmarks: Tensor, side: int) -> Tensor:
+    """Draw 1 / (1 + distance to the nearest landmark) in a 16 × 16 window around each, 0 elsewhere.
+
+    Landmarks are first clamped so that their windows lie inside the image.
+
+    Parameters
+    ----------
+    landmarks : Tensor
+        ``[B, N, 2]`` pixels.
+    side : int
+        Pixels.
+
+    Returns
+    -------
+    Tensor
+        ``[B, 1, side, side]`` in [0, 1].
+    """
+    points = landmarks.clamp(HEATMAP_RADIUS, side - 1 - HEATMAP_RADIUS).unsqueeze(-1)
+    pixels = torch.arange(side, dtype=points.dtype, device=points.device)
+    offsets = pixels - points.floor()
+    inside = (offsets >= -HEATMAP_RADIUS) & (offsets < HEATMAP_RADIUS)
+    # Windows and squared distances separate into x and y: only one [B, N, side, side] tensor is made.
+    squared = torch.where(inside, (pixels - points) ** 2, _FAR)
+    nearest = (squared[:, :, 0, None, :] + squared[:, :, 1, :, None]).amin(1)
+    values = 1 / (1 + nearest.clamp(min=_TINY).sqrt())
+    return torch.where(nearest < _FAR, values, 0.0).unsqueeze(1)
