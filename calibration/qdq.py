@@ -29,6 +29,7 @@ from fer_edge.calibration.placement import (
     quantised_tensors,
 )
 from fer_edge.calibration.ranges import Ranges
+from fer_edge.calibration.transposed import expand_transposed
 from fer_edge.errors import CalibrationError, lookup
 
 _INT32_BOUND = 2.0**30
@@ -44,6 +45,7 @@ class Dialect:
     store_outputs: bool  # Q/DQ behind integer operators too, for every consumer
     integer_bias: bool
     integer_ops: frozenset[str]
+    expand_transposed: bool  # for backends without an integer ConvTranspose
 
     def scale_and_zero_point(self, low: float, high: float) -> tuple[np.float32, np.ndarray]:
         """Return the scale and zero point of a range; zero is always represented exactly."""
@@ -56,8 +58,10 @@ class Dialect:
 
 
 DIALECTS: Mapping[str, Dialect] = {
-    "cpu": Dialect("cpu", False, True, True, frozenset({"Conv", "Gemm", "Add"})),
-    "tensorrt": Dialect("tensorrt", True, False, False, frozenset({"Conv", "ConvTranspose", "Gemm", "Add"})),
+    "cpu": Dialect("cpu", False, True, True, frozenset({"Conv", "Gemm", "Add"}), True),
+    "tensorrt": Dialect(
+        "tensorrt", True, False, False, frozenset({"Conv", "ConvTranspose", "Gemm", "Add"}), False
+    ),
 }
 
 
@@ -70,6 +74,8 @@ def quantise(model: onnx.ModelProto, ranges: Ranges, dialect_name: str) -> onnx.
         If a tensor has no range, or the model has nothing that could run in integers.
     """
     dialect = lookup(DIALECTS, dialect_name, "dialect")
+    if dialect.expand_transposed:
+        model, ranges = expand_transposed(model, ranges)
     result = onnx.ModelProto()
     result.CopyFrom(model)
     writer = _Writer(result, dialect, _group_ranges(model, ranges))

@@ -157,6 +157,8 @@ class LiveSource:
                     )
                 frame, self._slot = self._slot, None
             if frame is None:
+                if timeout_s == _FIRST_FRAME_TIMEOUT_S:
+                    raise SourceError(f"{self._what} gave no frame: check the connection")
                 return
             timeout_s = _STALL_TIMEOUT_S
             yield frame

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fer_edge.errors import UsageError, WeightsError
-from fer_edge.export.networks.landmark_transform import Similarity, fit_similarity, landmark_heatmap, warp
+from fer_edge.export.networks import landmark_transform as geometry
 from fer_edge.spec import CropRule, ModelSpec
 
 SIDE = 224
@@ -42,20 +42,6 @@ EMOTIONALDAN_SPEC = ModelSpec(
 )
 EMOTIONALDAN_1STAGE_SPEC = replace(EMOTIONALDAN_SPEC, network="emotionaldan-1stage")
 
-# Mean face of the Deep Alignment Network (M. Kowalski, MIT licence): centred, 112 pixels wide.
-_MEAN_FACE = (
-    (56, 83.1), (56.4, 97.8), (58, 112.5), (61.1, 126.9), (66.8, 140.3), (75.6, 151.9), (86.5, 161.6),
-    (98.5, 169.5), (112, 171.8), (125.5, 169.5), (137.5, 161.6), (148.4, 151.9), (157.2, 140.3),
-    (162.9, 126.9), (166, 112.5), (167.6, 97.8), (168, 83.1), (66.4, 72.1), (73.4, 65.8), (83.3, 63.9),
-    (93.5, 65.4), (103.1, 69.4), (120.9, 69.4), (130.5, 65.4), (140.7, 63.9), (150.6, 65.8), (157.6, 72.1),
-    (112, 81), (112, 90.6), (112, 100.1), (112, 109.9), (100.7, 116.4), (106.2, 118.4), (112, 120.1),
-    (117.8, 118.4), (123.3, 116.4), (77.8, 82.1), (83.8, 78.6), (91.1, 78.7), (97.5, 83.6), (90.6, 84.9),
-    (83.4, 84.8), (126.5, 83.6), (132.9, 78.7), (140.2, 78.6), (146.2, 82.1), (140.6, 84.8), (133.4, 84.9),
-    (90.3, 134.2), (98.3, 131.1), (106.4, 129.3), (112, 130.8), (117.6, 129.3), (125.7, 131.1),
-    (133.7, 134.2), (126, 141.9), (118.1, 145.2), (112, 145.9), (105.9, 145.2), (98, 141.9), (93.6, 134.6),
-    (106.3, 134.1), (112, 134.7), (117.7, 134.1), (130.4, 134.6), (117.8, 138), (112, 138.7), (106.2, 138),
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class EmotionalDanOptions:
@@ -77,63 +63,31 @@ class EmotionalDanOptions:
 
 
 class TrunkOutputs(NamedTuple):
-    """What one stage computes.
+    """What one stage computes; conv4a and conv4b are what Grad-CAM explains."""
 
-    Attributes
-    ----------
-    conv4a, conv4b : Tensor
-        Features after ReLU and normalisation, ``[B, 512, 28, 28]``: targets for Grad-CAM.
-    hidden : Tensor
-        ``[B, 256]``.
-    offsets : Tensor
-        Landmark corrections, ``[B, 68, 2]`` pixels.
-    """
-
-    conv4a: Tensor
-    conv4b: Tensor
-    hidden: Tensor
-    offsets: Tensor
+    conv4a: Tensor  # [B, 512, 28, 28], after ReLU and normalisation
+    conv4b: Tensor  # the same
+    hidden: Tensor  # [B, 256]
+    offsets: Tensor  # landmark corrections, [B, 68, 2] pixels
 
 
 class Connection(NamedTuple):
-    """What stage 1 hands to stage 2, in the canonical frame.
+    """What stage 1 hands to stage 2, in the canonical frame."""
 
-    Attributes
-    ----------
-    transform : Similarity
-        From input pixels to canonical pixels.
-    landmarks : Tensor
-        ``[B, 68, 2]`` canonical pixels.
-    warped, heatmap, feature : Tensor
-        ``[B, 1, 224, 224]`` each.
-    """
-
-    transform: Similarity
-    landmarks: Tensor
-    warped: Tensor
+    transform: geometry.Similarity  # from input pixels to canonical pixels
+    landmarks: Tensor  # [B, 68, 2] canonical pixels
+    warped: Tensor  # [B, 1, 224, 224], as are the next two
     heatmap: Tensor
     feature: Tensor
 
 
 class DanOutputs(NamedTuple):
-    """What :meth:`EmotionalDan.forward_stages` returns.
+    """What :meth:`EmotionalDan.forward_stages` returns; tuples hold one item per stage."""
 
-    Attributes
-    ----------
-    logits : Tensor
-        ``[B, num_classes]``.
-    landmarks : tuple of Tensor
-        After each stage, ``[B, 68, 2]`` input pixels.
-    trunks : tuple of TrunkOutputs
-        One per stage.
-    connection : Connection or None
-        ``None`` with one stage.
-    """
-
-    logits: Tensor
-    landmarks: tuple[Tensor, ...]
+    logits: Tensor  # [B, num_classes]
+    landmarks: tuple[Tensor, ...]  # [B, 68, 2] input pixels
     trunks: tuple[TrunkOutputs, ...]
-    connection: Connection | None
+    connection: Connection | None  # None with one stage
 
 
 class Unit(nn.Sequential):
@@ -186,7 +140,7 @@ class EmotionalDan(nn.Module):
         o = self.options = options or EmotionalDanOptions()
         if o.stages not in (1, 2):
             raise UsageError(f"emotionaldan has 1 or 2 stages, found {o.stages}: change stages")
-        self.register_buffer("canonical_shape", torch.tensor(_MEAN_FACE))
+        self.register_buffer("canonical_shape", torch.tensor(geometry.MEAN_FACE))
         self.register_buffer("image_mean", torch.zeros(1, SIDE, SIDE))
         self.register_buffer("image_std", torch.ones(1, SIDE, SIDE))
         self.stage1 = Trunk(1, o.dropout)
@@ -229,11 +183,12 @@ class EmotionalDan(nn.Module):
 
     def _connect(self, image: Tensor, landmarks: Tensor, hidden: Tensor) -> Connection:
         """Connection layers (Kowalski et al., 2017, Section 3)."""
-        transform = fit_similarity(landmarks, self.canonical_shape.unsqueeze(0))
+        transform = geometry.fit_similarity(landmarks, self.canonical_shape.unsqueeze(0))
         moved = transform.apply(landmarks)
         feature = F.relu(self.feature(hidden)).unflatten(1, (1, SIDE // 2, SIDE // 2))
         feature = F.interpolate(feature, scale_factor=2.0, mode="nearest")
-        return Connection(transform, moved, warp(image, transform), landmark_heatmap(moved, SIDE), feature)
+        heatmap = geometry.landmark_heatmap(moved, SIDE)
+        return Connection(transform, moved, geometry.warp(image, transform), heatmap, feature)
 
 
 # --- the authors' variables ---------------------------------------------------------------------------
@@ -283,14 +238,11 @@ def from_tensorflow(
             raise WeightsError(
                 f"{origin} does not fit EmotionalDAN: {len(group)} {what} (such as {group[0]}): give Model2 of both stages"
             )
-    options = EmotionalDanOptions(num_classes=int(variables[names["emotion.bias"]].size))
+    options = EmotionalDanOptions(num_classes=int(np.size(variables[names["emotion.bias"]])))
     with torch.device("meta"):
         expected = {name: tuple(value.shape) for name, value in EmotionalDan(options).state_dict().items()}
-    state = {
-        name: torch.zeros(shape, dtype=torch.int64)
-        for name, shape in expected.items()
-        if name.endswith(".num_batches_tracked")
-    }
+    counters = (name for name in expected if name.endswith(".num_batches_tracked"))
+    state = {name: torch.zeros((), dtype=torch.int64) for name in counters}
     for ours, name in names.items():
         state[ours] = _convert(ours, np.asarray(variables[name]), expected[ours], f"{origin}: {name}")
     extra = {"canonical_shape": canonical_shape, "image_mean": image_mean, "image_std": image_std}
@@ -307,14 +259,14 @@ def from_tensorflow(
 
 
 def _variable_names() -> dict[str, str]:
-    """Name in our state → TensorFlow name, 126 entries."""
+    """Name in our state → TensorFlow name, 120 entries."""
     layers = {
-        "emotion": "Stage2/dense_3",
         "feature": "Stage2/dense",
         "input_norm": "Stage2/batch_normalization",
+        "emotion": "Stage2/dense_3",
     }
+    units = [f"conv{level}{half}" for level in range(1, len(WIDTHS) + 1) for half in "ab"]
     for stage, dense, norm, fc1_norm in ((1, 0, 0, "S1_Fc1"), (2, 1, 1, "batch_normalization_9")):
-        units = [f"conv{level}{half}" for level in range(1, len(WIDTHS) + 1) for half in "ab"]
         for i, unit in enumerate(units):
             layers[f"stage{stage}.{unit}.conv"] = f"Stage{stage}/{_numbered('conv2d', i)}"
             layers[f"stage{stage}.{unit}.norm"] = f"Stage{stage}/{_numbered('batch_normalization', i + norm)}"

@@ -9,30 +9,21 @@ three variants with incompatible weights: ``paper`` (late 2018), ``2019`` (runs 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fer_edge.errors import UsageError, WeightsError, lookup
+from fer_edge.errors import UsageError, lookup
 from fer_edge.export.networks.feratt_blocks import AttentionMap, ConvReLU, FeatureBlock, PreActResNet18
 from fer_edge.labels import FERPLUS
 from fer_edge.spec import CropRule, ModelSpec
 
-State = Mapping[str, Tensor]
-
 #: What :meth:`FERAtt.forward` returns, in order.
 OUTPUTS = ("logits", "embedding", "attention")
-
-#: An entry that every file of the authors has, whatever the variant.
-SIGNATURE = "conv_mid.weight"
-
-#: Parameters of the encoder's ImageNet classifier: in the authors' files and totals, never used, not in ours.
-UNUSED_PARAMETERS = 513_000
 
 
 @dataclass(frozen=True)
@@ -64,6 +55,7 @@ class Variant:
     pool: int
 
 
+#: By the name that :class:`FERAttOptions` takes.
 VARIANTS: Mapping[str, Variant] = {
     "paper": Variant("feratt", True, False, 4, 1e-4, 4),
     "2019": Variant("feratt-2019", False, False, 4, 0.0, 4),
@@ -206,105 +198,3 @@ def _reconstruction(options: FERAttOptions, variant: Variant, width: int) -> nn.
     if options.embedding or variant.deconvolution:
         return nn.Sequential(ConvReLU(width, 32), nn.Conv2d(32, 3, 1))
     return nn.Sequential(ConvReLU(width, 16), ConvReLU(16, 8), nn.Conv2d(8, 3, 1))
-
-
-# --- the authors' files -------------------------------------------------------------------------------
-# Their encoder is stored under two names. Late 2018 its U-Net had no module of its own, so the names lack
-# the first "attention_map.".
-
-_UNET = "attention_map."
-_UNET_2018 = re.compile(r"^(encoder|conv[1-5]|center|dec[1-5]|attention_map)\.")
-_ENCODER = {"conv1": "conv1.0", "bn1": "conv1.1"} | {f"layer{i}": f"conv{i + 1}" for i in range(1, 5)}
-_STORED_TWICE = re.compile(rf"^{re.escape(_UNET)}(conv1\.[01]|conv[2-5])\.")
-_ALIAS = re.compile(rf"^{re.escape(_UNET)}encoder\.({'|'.join(_ENCODER)})\.")
-_ENCODER_HEAD = f"{_UNET}encoder.fc."
-
-
-def from_author_paper(state: State, origin: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return options and state of our network for a file of late 2018 (:class:`WeightsError` if it is none)."""
-    return _from_author("paper", state, origin)
-
-
-def from_author_2019(state: State, origin: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """:func:`from_author_paper` for a file of 2019."""
-    return _from_author("2019", state, origin)
-
-
-def from_author_2020(state: State, origin: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """:func:`from_author_paper` for a file of 2020."""
-    return _from_author("2020", state, origin)
-
-
-def to_author(module: nn.Module) -> dict[str, Tensor]:
-    """Return the state of a :class:`FERAtt` in its authors' order and names.
-
-    Aliases are included. The encoder's unused ImageNet classifier, which we do not keep, is zero.
-    """
-    if not isinstance(module, FERAtt):
-        raise TypeError(f"expected a FERAtt network, found {type(module).__name__}")
-    own = module.state_dict()
-    encoder = {_alias_of(name): value for name, value in own.items() if _STORED_TWICE.match(name)}
-    head = {f"{_ENCODER_HEAD}weight": torch.zeros(1000, 512), f"{_ENCODER_HEAD}bias": torch.zeros(1000)}
-    return {
-        _author_name(name, module.options.variant): value for name, value in (encoder | head | own).items()
-    }
-
-
-def _from_author(variant: str, state: State, origin: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    found = _variant_of(state)
-    if found != variant:
-        raise WeightsError(
-            f"{origin} holds the {found} variant of FERAtt, expected {variant}: give --model {VARIANTS[found].network}"
-        )
-    if variant == "paper":
-        state = {_UNET_2018.sub(rf"{_UNET}\g<0>", name): value for name, value in state.items()}
-    aliases = {_aliased(name): value for name, value in state.items() if _ALIAS.match(name)}
-    own = {
-        name: value
-        for name, value in state.items()
-        if not _ALIAS.match(name) and not name.startswith(_ENCODER_HEAD)
-    }
-    for name in sorted(aliases.keys() | {name for name in own if _STORED_TWICE.match(name)}):
-        if name not in own or name not in aliases or not _same(own[name], aliases[name]):
-            first, second = (_author_name(n, variant) for n in (name, _alias_of(name)))
-            raise WeightsError(
-                f"{origin}: expected the encoder entry {first} a second time as {second} with equal values, found them different or one missing: fetch the file again"
-            )
-    represents = "netclass.classification.weight" in own
-    head, inner = (
-        "netclass.classification.weight" if represents else "netclass.linear.weight",
-        "netclass.linear.weight",
-    )
-    if inner not in own:
-        raise WeightsError(f"{origin} has no classifier ({inner}): give a checkpoint of the whole network")
-    options = FERAttOptions(
-        num_classes=own[head].shape[:1].numel(),
-        embedding=own[inner].shape[:1].numel() if represents else None,
-        variant=variant,
-    )
-    return dataclasses.asdict(options), own
-
-
-def _variant_of(state: State) -> str:
-    if "conv2_bn.weight" in state:
-        return "2020"
-    return "2019" if any(name.startswith(f"{_UNET}conv1.") for name in state) else "paper"
-
-
-def _alias_of(name: str) -> str:
-    """``attention_map.conv2.0.bn1.bias`` → ``attention_map.encoder.layer1.0.bn1.bias``."""
-    names = {ours: theirs for theirs, ours in _ENCODER.items()}
-    return _STORED_TWICE.sub(lambda match: f"{_UNET}encoder.{names[match[1]]}.", name)
-
-
-def _aliased(alias: str) -> str:
-    return _ALIAS.sub(lambda match: f"{_UNET}{_ENCODER[match[1]]}.", alias)
-
-
-def _author_name(name: str, variant: str) -> str:
-    return name.removeprefix(_UNET) if variant == "paper" else name
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    """Equal in every value; NaN counts as equal here, since it is reported later under its own name."""
-    return a.dtype == b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num())

@@ -49,9 +49,8 @@ def diffuse(images: Tensor, smoothness: float) -> Tensor:
     rows, row_values = _cosine_basis(images.shape[2])
     columns, column_values = _cosine_basis(images.shape[3])
     gains = 1 / (1 + smoothness * (row_values[:, None] + column_values[None, :]))
-    forward, backward = _constant(rows, images), _constant(columns, images)
-    spectrum = forward @ images @ backward.transpose(0, 1)
-    return forward.transpose(0, 1) @ (spectrum * _constant(gains, images)) @ backward
+    spectrum = _constant(rows, images) @ images @ _constant(columns.T, images)
+    return _constant(rows.T, images) @ (spectrum * _constant(gains, images)) @ _constant(columns, images)
 
 
 def standardise(images: Tensor) -> Tensor:
@@ -70,4 +69,5 @@ def _cosine_basis(length: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _constant(values: np.ndarray, like: Tensor) -> Tensor:
-    return torch.from_numpy(values).to(like)
+    # float32 from the start: a conversion would stay in the exported graph, and TensorRT has no float64.
+    return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(like)

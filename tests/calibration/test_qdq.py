@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 from fer_edge.calibration.placement import quantised_tensors
 from fer_edge.calibration.qdq import DIALECTS, quantise
 from fer_edge.calibration.ranges import Ranges, collect_ranges, load_ranges
+from fer_edge.calibration.transposed import expand_transposed
 from fer_edge.errors import CalibrationError, UsageError
 
 
@@ -132,7 +133,8 @@ def test_cpu_dialect_has_unsigned_activations_and_integer_biases(
     assert {values[f"{name}.zero_point"].dtype for name in ranges.tensors} == {np.dtype(np.uint8)}
     assert values["conv1.bias.q"].dtype == np.int32
     assert values["relu2.zero_point"] == 0
-    assert nodes_of(quantised)["up"].input[1] == "wt"  # no integer kernel on the CPU
+    assert "ConvTranspose" not in {node.op_type for node in quantised.graph.node}
+    assert values["up.weight.q"].shape == (16, 8, 1, 1)
     assert nodes_of(quantised)["head"].input[1] == "g3"
 
 
@@ -147,6 +149,16 @@ def test_tensorrt_dialect_is_signed_symmetric_with_float_biases(
     assert [nodes[n].input[2] for n in ("conv1", "up", "hidden1")] == ["b1", "bt", "gb1"]
     assert nodes["product"].input[0] == "relu1"  # a float reader reads floats
     assert nodes["add"].input[:] == ["conv2.dq", "pool.dq"]
+
+
+def test_transposed_convolutions_become_convolutions_with_the_same_numbers(
+    model: onnx.ModelProto, ranges: Ranges
+) -> None:
+    expanded, more = expand_transposed(model, ranges)
+    onnx.checker.check_model(expanded, full_check=True)
+    assert [n.op_type for n in expanded.graph.node].count("DepthToSpace") == 1
+    assert np.abs(run(expanded) - run(model)).max() < 1e-5
+    assert more.tensors["up.blocks"] == ranges.tensors["up"]
 
 
 def test_both_dialects_come_from_the_same_ranges(model: onnx.ModelProto, ranges: Ranges) -> None:
