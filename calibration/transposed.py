@@ -9,7 +9,7 @@ on Residual Masking Network it took a sixth of the time of the INT8 model.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -61,14 +61,14 @@ def expand_transposed(model: onnx.ModelProto, ranges: Ranges) -> tuple[onnx.Mode
 def _is_block_write(graph: Graph, node: onnx.NodeProto) -> bool:
     if node.op_type != "ConvTranspose" or any(n not in graph.constants for n in node.input[1:]):
         return False
-    attributes: Mapping[str, object] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     weight = graph.constants[node.input[1]]
     return (
         list(weight.dims[2:]) == [2, 2]
         and attributes.get("strides") == [2, 2]
         and attributes.get("group", 1) == 1
-        and not any(attributes.get("pads", [0]))  # type: ignore[call-overload]
-        and not any(attributes.get("output_padding", [0]))  # type: ignore[call-overload]
-        and set(attributes.get("dilations", [1])) == {1}  # type: ignore[call-overload]
+        and not any(attributes.get("pads", [0]))
+        and not any(attributes.get("output_padding", [0]))
+        and set(attributes.get("dilations", [1])) == {1}
         and "output_shape" not in attributes
     )

@@ -74,12 +74,12 @@ def _tables(report: BuildReport) -> list[Table | str]:
                 f"{comparison.int8_latency.p99_ms:.2f} ms",
             ),
         ]
-        if comparison.fp32_metrics is not None:
-            pairs = (comparison.fp32_metrics, comparison.int8_metrics)
+        pair = [m for m in (comparison.fp32_metrics, comparison.int8_metrics) if m is not None]
+        if pair:
             rows[:0] = [
-                ("accuracy", *(percent(m.accuracy) for m in pairs)),
-                ("macro-F1", *(percent(m.macro_f1) for m in pairs)),
-                ("calibration error", *(percent(m.ece) for m in pairs)),
+                ("accuracy", *(percent(m.accuracy) for m in pair)),
+                ("macro-F1", *(percent(m.macro_f1) for m in pair)),
+                ("calibration error", *(percent(m.ece) for m in pair)),
             ]
         lines.append(make_table(f"FP32 against INT8 on {comparison.backend}", ("", "FP32", "INT8"), rows))
         lines.append(
