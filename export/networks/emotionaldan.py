@@ -122,7 +122,7 @@ class Trunk(nn.Module):
             b = self.get_submodule(f"conv{level}b")(a)
             out = F.max_pool2d(b, 2)
         hidden = self.fc1_norm(F.relu(self.fc1(self.dropout(out.flatten(1)))))
-        return TrunkOutputs(a, b, hidden, self.fc2(hidden).unflatten(1, (LANDMARKS, 2)))
+        return TrunkOutputs(a, b, hidden, self.fc2(hidden).reshape(-1, LANDMARKS, 2))
 
 
 class EmotionalDan(nn.Module):
@@ -150,9 +150,10 @@ class EmotionalDan(nn.Module):
             self.stage2 = Trunk(3, o.dropout)
         self.emotion = nn.Linear(HIDDEN, o.num_classes)
         for layer in self.modules():
-            if isinstance(layer, (nn.Conv2d, nn.Linear)):  # TensorFlow's default, which the authors use
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):  # TensorFlow's default
                 nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def forward(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits ``[B, K]`` and landmarks ``[B, 68, 2]`` in input pixels."""
@@ -185,7 +186,7 @@ class EmotionalDan(nn.Module):
         """Connection layers (Kowalski et al., 2017, Section 3)."""
         transform = geometry.fit_similarity(landmarks, self.canonical_shape.unsqueeze(0))
         moved = transform.apply(landmarks)
-        feature = F.relu(self.feature(hidden)).unflatten(1, (1, SIDE // 2, SIDE // 2))
+        feature = F.relu(self.feature(hidden)).reshape(-1, 1, SIDE // 2, SIDE // 2)
         feature = F.interpolate(feature, scale_factor=2.0, mode="nearest")
         heatmap = geometry.landmark_heatmap(moved, SIDE)
         return Connection(transform, moved, geometry.warp(image, transform), heatmap, feature)

@@ -107,7 +107,7 @@ def warp(images: Tensor, transform: Similarity) -> Tensor:
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     pixels = torch.stack([x, y], dim=-1).reshape(1, side * side, 2)
     samples = transform.inverse().apply(pixels).clamp(0, side - 2)
-    grid = (samples * (2 / (side - 1)) - 1).unflatten(1, (side, side))
+    grid = (samples * (2 / (side - 1)) - 1).reshape(-1, side, side, 2)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
