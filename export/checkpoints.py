@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fer_edge._files import sha256_of, whole_file
 from fer_edge.errors import WeightsError, lookup
-from fer_edge.export.networks import NETWORKS, build_network
+from fer_edge.export.networks import NETWORKS, build_network, feratt_layout
 from fer_edge.export.networks.resmasking import ResMaskingOptions
 from fer_edge.export.weights import TrainedNetwork, fill, load_weights
 
@@ -36,7 +36,7 @@ class Layout:
     Attributes
     ----------
     signature : str
-        An entry that only this layout has.
+        An entry that no other network has.
     from_author : callable
         ``(state, origin)`` → options of our network and its state; raises :class:`WeightsError`.
     to_author : callable
@@ -274,4 +274,17 @@ LAYOUTS: Mapping[str, Layout] = {
         to_author=_to_resmasking,
         licence="see the authors' repository (code: MIT; no licence is stated for the weights)",
     ),
+    **{
+        name: Layout(
+            signature=feratt_layout.SIGNATURE,
+            from_author=from_author,
+            to_author=feratt_layout.to_author,
+            licence="see the authors' repository (no licence is stated for weights)",
+        )
+        for name, from_author in (
+            ("feratt", feratt_layout.from_author_paper),
+            ("feratt-2019", feratt_layout.from_author_2019),
+            ("feratt-2020", feratt_layout.from_author_2020),
+        )
+    },
 }

@@ -21,6 +21,9 @@ class CatalogueEntry:
     weights: str
 
 
+_FERATT = "Marrero Fernández et al., 2019: FERAtt"
+_AUTHORS = "the authors' checkpoint: give it with --weights FILE"
+
 CATALOGUE: Mapping[str, CatalogueEntry] = {
     "conv-attention": CatalogueEntry(
         paper="Jalal et al.: convolution and self-attention",
@@ -30,7 +33,14 @@ CATALOGUE: Mapping[str, CatalogueEntry] = {
     "resmasking": CatalogueEntry(
         paper="Pham et al.: Residual Masking Network",
         parameters="137,796,423",
-        weights="the authors' checkpoint: give it with --weights FILE",
+        weights=_AUTHORS,
+    ),
+    "feratt": CatalogueEntry(f"{_FERATT}, as in the paper", "47,921,140", _AUTHORS),
+    "feratt-2019": CatalogueEntry(f"{_FERATT}, the authors' code of March 2019", "46,417,652", _AUTHORS),
+    "feratt-2020": CatalogueEntry(f"{_FERATT}, the authors' code of 2020", "46,334,985", _AUTHORS),
+    "visual-attention": CatalogueEntry("Sun et al.: visual attention", "313,749", "your own"),
+    "visual-attention-symmetric": CatalogueEntry(
+        "Sun et al.: visual attention, symmetric map", "313,749", "your own"
     ),
 }
 

@@ -25,7 +25,8 @@ def test_command_lines_parse(line: str) -> None:
 
 
 def test_every_network_is_in_the_table() -> None:
-    assert set(re.findall(r"^\| `([\w-]+)` \|", README, re.MULTILINE)) >= set(CATALOGUE)
+    cells = re.findall(r"^\| (`[^|]*`) \|", README, re.MULTILINE)
+    assert {name for cell in cells for name in re.findall(r"`([\w-]+)`", cell)} >= set(CATALOGUE)
 
 
 def test_python_in_the_readme_compiles() -> None:

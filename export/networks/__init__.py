@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from fer_edge.errors import UsageError, lookup
 from fer_edge.export.networks.conv_attention import ConvAttention, ConvAttentionOptions
+from fer_edge.export.networks.feratt import (
+    FERATT_2019_SPEC,
+    FERATT_2020_SPEC,
+    FERATT_SPEC,
+    FERAtt,
+    FERAttOptions,
+)
 from fer_edge.export.networks.resmasking import ResMasking, ResMaskingOptions
+from fer_edge.export.networks.visual_attention import (
+    VISUAL_ATTENTION_SPEC,
+    VisualAttention,
+    VisualAttentionOptions,
+)
 from fer_edge.labels import AFFECTNET8, FER2013
 from fer_edge.spec import CropRule, ModelSpec
 
@@ -35,6 +47,17 @@ def _conv_attention(**options: Any) -> nn.Module:
 def _resmasking(**options: Any) -> nn.Module:
     return ResMasking(ResMaskingOptions(**options))
 
+
+def _feratt(variant: str) -> Callable[..., nn.Module]:
+    return lambda **options: FERAtt(FERAttOptions(**{"variant": variant, **options}))
+
+
+def _visual_attention(variant: str) -> Callable[..., nn.Module]:
+    return lambda **options: VisualAttention(VisualAttentionOptions(**{"variant": variant, **options}))
+
+
+_FERATT = "Marrero Fernández et al., 2019: FERAtt"
+_SUN = "Sun et al.: visual attention"
 
 NETWORKS: Mapping[str, NetworkEntry] = {
     "conv-attention": NetworkEntry(
@@ -65,6 +88,17 @@ NETWORKS: Mapping[str, NetworkEntry] = {
             crop=CropRule(shape="square", scale=1.1, edge="clip", min_side_px=10),
         ),
         paper="Pham et al., 2020: Residual Masking Network",
+    ),
+    "feratt": NetworkEntry(_feratt("paper"), FERATT_SPEC, _FERATT),
+    "feratt-2019": NetworkEntry(
+        _feratt("2019"), FERATT_2019_SPEC, f"{_FERATT}, the authors' code of March 2019"
+    ),
+    "feratt-2020": NetworkEntry(_feratt("2020"), FERATT_2020_SPEC, f"{_FERATT}, the authors' code of 2020"),
+    "visual-attention": NetworkEntry(_visual_attention("attention"), VISUAL_ATTENTION_SPEC, _SUN),
+    "visual-attention-symmetric": NetworkEntry(
+        _visual_attention("attention-symmetric"),
+        replace(VISUAL_ATTENTION_SPEC, network="visual-attention-symmetric"),
+        f"{_SUN}, symmetric map",
     ),
 }
 

@@ -286,7 +286,7 @@ class _State:
             value = torch.load(path, weights_only=True)
             if value["recipe"] != json.dumps(recipe.to_dict()):
                 raise WeightsError(
-                    f"{path} is from another recipe: resume with the recipe it was started with"
+                    f"{path} cannot be resumed from (it is from another recipe): start again in another --output"
                 )
             for name, part in vars(self).items():
                 part.load_state_dict(value[name])
