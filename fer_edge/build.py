@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_edge._files import write_json
+from fer_edge._files import sha256_of, write_json
 from fer_edge.backends import Backend, choose_backend
 from fer_edge.bundle import FP32_MODEL, RANGES, Bundle, Manifest, int8_model, open_bundle, write_bundle
 from fer_edge.catalogue import CATALOGUE, shipped_bundle
@@ -155,10 +155,12 @@ def _fp32_model(options: BuildOptions, work: Path, on_progress: Progress) -> Man
     from fer_edge.export.onnx_model import export_onnx
 
     on_progress("exporting", 0, 1)
+    origin: dict[str, str] = {}
     if options.weights == "random":
         trained = random_network(options.model)
     else:
         trained = load_any(Path(options.weights), options.model)
+        origin["weights_sha256"] = sha256_of(Path(options.weights))
     faces = None
     if options.calibration_data is not None:
         faces = load_dataset(options.calibration_data, options.calibration_split).sample(8)
@@ -167,7 +169,7 @@ def _fp32_model(options: BuildOptions, work: Path, on_progress: Progress) -> Man
     return Manifest(
         spec=trained.spec,
         precision="fp32",
-        provenance={"options": dict(trained.options), **trained.provenance},
+        provenance={"options": dict(trained.options), **origin, **trained.provenance},
         metrics={"export": dataclasses.asdict(report)},
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+from fer_edge._files import sha256_of
 from fer_edge.backends import BACKENDS, load_session
 from fer_edge.build import BuildOptions, build
 from fer_edge.bundle import open_bundle
@@ -73,9 +74,10 @@ def test_the_shipped_bundle_is_small_trained_and_calibrated_on_real_faces() -> N
     assert sum(record.size for record in bundle.manifest.files.values()) < 10e6
     assert not bundle.manifest.timing_only
     assert bundle.manifest.provenance["licence"] == "Apache-2.0"
+    weights = path.parent / "conv-attention.safetensors"
+    assert bundle.manifest.provenance["weights_sha256"] == sha256_of(weights)
     ranges = json.loads((path / "ranges.json").read_text())
     assert ranges["data"]["name"] == "FER+ Training"
-    assert (path.parent / "conv-attention.safetensors").is_file()
     assert (path.parent / "MODEL_CARD.md").is_file()
 
 
