@@ -49,9 +49,7 @@ class Observer:
             self.counts[0] += values.size
             return
         if self.span == 0:
-            zeros = self.counts[0]
             self.span = largest * (1 + 1e-6)
-            self.counts[0] = zeros
         while largest >= self.span:
             self.span *= 2
             self.counts = np.concatenate(

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 
 import onnx
 
-#: Operators with integer kernels; the value is the position of the weight input.
-WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1}
+#: Operators with integer kernels; their second input is the weight.
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm"})
 #: Operators that pass integers through, with one scale for inputs and output.
 PASSING = frozenset({"MaxPool", "Concat", "DepthToSpace"})
 

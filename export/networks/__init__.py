@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from fer_edge.errors import UsageError, lookup
+from fer_edge.export.networks.baselines import baseline_spec
 from fer_edge.export.networks.conv_attention import ConvAttention, ConvAttentionOptions
 from fer_edge.export.networks.feratt import (
     FERATT_2019_SPEC,
@@ -23,8 +24,8 @@ from fer_edge.export.networks.visual_attention import (
     VisualAttention,
     VisualAttentionOptions,
 )
-from fer_edge.labels import AFFECTNET8, FER2013
-from fer_edge.spec import CropRule, ModelSpec
+from fer_edge.labels import AFFECTNET8
+from fer_edge.spec import ModelSpec
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -76,17 +77,7 @@ NETWORKS: Mapping[str, NetworkEntry] = {
     ),
     "resmasking": NetworkEntry(
         build=_resmasking,
-        spec=ModelSpec(
-            network="resmasking",
-            input_height=224,
-            input_width=224,
-            color="gray",
-            channels=3,
-            mean=(0.0, 0.0, 0.0),
-            std=(1.0, 1.0, 1.0),
-            class_names=FER2013,
-            crop=CropRule(shape="square", scale=1.1, edge="clip", min_side_px=10),
-        ),
+        spec=baseline_spec("resmasking"),
         paper="Pham et al., 2020: Residual Masking Network",
     ),
     "feratt": NetworkEntry(_feratt("paper"), FERATT_SPEC, _FERATT),
