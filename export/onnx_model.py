@@ -20,7 +20,7 @@ from torch import nn
 from fer_edge._files import whole_file
 from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.errors import ExportError
-from fer_edge.export.attention_op import DOMAIN, FUNCTION_TEXT, OPSET_VERSION
+from fer_edge.export.attention_op import DOMAIN, OPSET_VERSION, function_text
 from fer_edge.export.onnx_folding import fold_norm_through_pool, move_relu_before_pool
 from fer_edge.export.weights import TrainedNetwork
 from fer_edge.preprocess import prepare_batch
@@ -95,8 +95,10 @@ def _to_onnx(module: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
         )
     model = program.model_proto  # type: ignore[union-attr]  # None only without dynamo
     model.ir_version = IR_VERSION
-    if any(node.domain == DOMAIN for node in model.graph.node):
-        model.functions.append(onnx.parser.parse_function(FUNCTION_TEXT))
+    ours = [node for node in model.graph.node if node.domain == DOMAIN]
+    if ours:
+        text = function_text(with_received=len(ours[0].output) > 1)
+        model.functions.append(onnx.parser.parse_function(text))
         versions = {entry.domain: entry for entry in model.opset_import}
         if DOMAIN not in versions:
             model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, OPSET_VERSION))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fer_edge.errors import UsageError
-from fer_edge.export.attention_op import self_attention
+from fer_edge.export.attention_op import attention_weights, self_attention, self_attention_received
 from fer_edge.export.networks.layers import AveragePoolTo
 
 
@@ -48,14 +48,26 @@ class SelfAttention(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map ``[B, C, H, W]`` to the same shape."""
-        out = self_attention(
+        return self_attention(*self._operands(features)).reshape(features.shape)
+
+    def forward_received(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the output, and the attention that each location receives ``[B, H, W]``; sums to 1."""
+        out, received = self_attention_received(*self._operands(features))
+        return out.reshape(features.shape), received.reshape(-1, *features.shape[2:])
+
+    def weights(self, features: Tensor) -> Tensor:
+        """Return e ``[B, N, N]``, N = H · W: row i says where location i looks."""
+        query, key, *_ = self._operands(features)
+        return attention_weights(query, key)
+
+    def _operands(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        return (
             self.query(features).flatten(2),
             self.key(features).flatten(2),
             self.value(features).flatten(2),
             features.flatten(2),
             self.gamma,
         )
-        return out.reshape(features.shape)
 
 
 class ConvAttention(nn.Module):
@@ -89,7 +101,16 @@ class ConvAttention(nn.Module):
 
     def forward(self, batch: Tensor) -> Tensor:
         """Return logits ``[B, num_classes]`` for ``[B, in_channels, H, W]``."""
-        return self.head(self.c4(self.attention(self.c3(self.c2(self.c1(batch))))))
+        return self.head(self.c4(self.attention(self.features(batch))))
+
+    def features(self, batch: Tensor) -> Tensor:
+        """Return what the attention reads, ``[B, C, H / 8, W / 8]``."""
+        return self.c3(self.c2(self.c1(batch)))
+
+    def forward_received(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits, and the attention that each location receives ``[B, H / 8, W / 8]``; sums to 1."""
+        attended, received = self.attention.forward_received(self.features(batch))
+        return self.head(self.c4(attended)), received
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -180,3 +180,12 @@ class ResMasking(nn.Module):
             after.append(out)
         logits = self.fc(out.mean(dim=(2, 3)))
         return StageOutputs(logits, tuple(masks), tuple(before), tuple(after))
+
+    def forward_change(self, batch: Tensor, stage: int = 3) -> tuple[Tensor, Tensor]:
+        """Return the logits, and how much the mask of ``stage`` changes its features, ``[B, h, w]``.
+
+        The change x · (1 + m) − x = x · m is positive; its mean over the channels is the map. Written as the
+        product, it does not cancel when x is stored in eight bits. The mean of m alone is 1 / C everywhere.
+        """
+        outputs = self.forward_stages(batch)
+        return outputs.logits, (outputs.before[stage - 1] * outputs.masks[stage - 1]).mean(dim=1)
