@@ -14,34 +14,71 @@ DEFAULT_MODEL = "conv-attention"
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """One network: where it comes from, and where weights can be had."""
+    """One network: where it comes from, how large it is, and where weights can be had.
+
+    Attributes
+    ----------
+    paper : str
+        Authors, and which of their networks.
+    parameters : int
+        With the default options.
+    macs : int
+        Multiply-adds of convolutions and dense layers for one image at the network's own input size.
+    weights : str
+        Where they come from.
+    """
 
     paper: str
-    parameters: str
+    parameters: int
+    macs: int
     weights: str
 
 
 _FERATT = "Marrero Fernández et al., 2019: FERAtt"
+_PHAM = "Pham et al.: Residual Masking Network"
+_SUN = "Sun et al.: visual attention"
+_TAUTKUTE = "Tautkute et al., 2018: EmotionalDAN"
 _AUTHORS = "the authors' checkpoint: give it with --weights FILE"
+_OWN = "your own"
 
 CATALOGUE: Mapping[str, CatalogueEntry] = {
     "conv-attention": CatalogueEntry(
-        paper="Jalal et al.: convolution and self-attention",
-        parameters="1,688,649 at 224×224; 1,525,161 in the shipped 48×48 form",
-        weights="ships with the package",
+        "Jalal et al.: convolution and self-attention",
+        1_688_649,
+        8_869_389_312,
+        "ships with the package (48×48 form: 1,525,161 parameters)",
     ),
-    "resmasking": CatalogueEntry(
-        paper="Pham et al.: Residual Masking Network",
-        parameters="137,796,423",
-        weights=_AUTHORS,
+    "resmasking": CatalogueEntry(_PHAM, 137_796_423, 21_903_232_512, _AUTHORS),
+    "resmasking-nodropout": CatalogueEntry(
+        f"{_PHAM}, without dropout", 137_796_423, 21_903_232_512, _AUTHORS
     ),
-    "feratt": CatalogueEntry(f"{_FERATT}, as in the paper", "47,921,140", _AUTHORS),
-    "feratt-2019": CatalogueEntry(f"{_FERATT}, the authors' code of March 2019", "46,417,652", _AUTHORS),
-    "feratt-2020": CatalogueEntry(f"{_FERATT}, the authors' code of 2020", "46,334,985", _AUTHORS),
-    "visual-attention": CatalogueEntry("Sun et al.: visual attention", "313,749", "your own"),
-    "visual-attention-symmetric": CatalogueEntry(
-        "Sun et al.: visual attention, symmetric map", "313,749", "your own"
+    "resnet18": CatalogueEntry(f"{_PHAM}, member of the ensemble", 11_180_103, 1_813_564_928, _AUTHORS),
+    "resnet50-vggface": CatalogueEntry(
+        f"{_PHAM}, member of the ensemble", 23_522_375, 3_855_939_584, _AUTHORS
     ),
+    "resnet101": CatalogueEntry(f"{_PHAM}, member of the ensemble", 42_514_503, 7_799_371_776, _AUTHORS),
+    "cbam-resnet50": CatalogueEntry(f"{_PHAM}, member of the ensemble", 26_054_967, 4_093_539_446, _AUTHORS),
+    "efficientnet-b2b": CatalogueEntry(f"{_PHAM}, member of the ensemble", 7_710_857, 657_565_296, _AUTHORS),
+    "resmasking-ensemble": CatalogueEntry(
+        f"{_PHAM}, sum of seven networks", 386_575_651, 62_026_446_054, _OWN
+    ),
+    "feratt": CatalogueEntry(f"{_FERATT}, as in the paper", 47_408_140, 5_550_080_512, _AUTHORS),
+    "feratt-2019": CatalogueEntry(
+        f"{_FERATT}, the authors' code of March 2019", 45_904_652, 10_091_463_168, _AUTHORS
+    ),
+    "feratt-2020": CatalogueEntry(
+        f"{_FERATT}, the authors' code of 2020", 45_821_985, 2_601_517_568, _AUTHORS
+    ),
+    "visual-attention": CatalogueEntry(_SUN, 313_749, 281_551_550, _OWN),
+    "visual-attention-symmetric": CatalogueEntry(f"{_SUN}, symmetric map", 313_749, 281_551_550, _OWN),
+    "visual-attention-baseline": CatalogueEntry(
+        f"{_SUN}, baseline without attention", 360_720, 281_070_720, _OWN
+    ),
+    "visual-attention-average": CatalogueEntry(
+        f"{_SUN}, global average instead of attention", 305_168, 281_015_168, _OWN
+    ),
+    "emotionaldan": CatalogueEntry(_TAUTKUTE, 64_054_557, 20_516_837_120, _AUTHORS),
+    "emotionaldan-1stage": CatalogueEntry(f"{_TAUTKUTE}, one stage", 30_415_695, 10_227_912_448, _OWN),
 }
 
 

@@ -16,8 +16,14 @@ from fer_edge.errors import DataError
 FERPLUS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
 #: FER2013 class indices; also the order of the Residual Masking Network.
 FER2013 = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+#: AffectNet without contempt, seven classes: EmotionalDAN's order.
+AFFECTNET7 = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger")
 #: AffectNet, eight classes: recommended for Jalal et al.
 AFFECTNET8 = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger", "contempt")
+#: RAF-DB, basic expressions, labels 1 to 7.
+RAFDB = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
+#: CK+, labels 0 to 7; neutral is the first frame of a sequence.
+CKPLUS = ("neutral", "anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise")
 
 _CANONICAL = {
     "neutral": "neutral",

@@ -9,8 +9,14 @@ from typing import Any
 from torch import nn
 
 from fer_edge.errors import UsageError, lookup
-from fer_edge.export.networks.baselines import baseline_spec
+from fer_edge.export.networks.baselines import MEMBERS, EnsembleOptions, baseline_spec, build_ensemble
 from fer_edge.export.networks.conv_attention import ConvAttention, ConvAttentionOptions
+from fer_edge.export.networks.emotionaldan import (
+    EMOTIONALDAN_1STAGE_SPEC,
+    EMOTIONALDAN_SPEC,
+    EmotionalDan,
+    EmotionalDanOptions,
+)
 from fer_edge.export.networks.feratt import (
     FERATT_2019_SPEC,
     FERATT_2020_SPEC,
@@ -41,12 +47,33 @@ class NetworkEntry:
 
 
 def _conv_attention(**options: Any) -> nn.Module:
-    lists_to_tuples: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    return ConvAttention(ConvAttentionOptions(**lists_to_tuples))
+    return ConvAttention(ConvAttentionOptions(**_tuples(options)))
 
 
-def _resmasking(**options: Any) -> nn.Module:
-    return ResMasking(ResMaskingOptions(**options))
+def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that have been JSON hold lists."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+
+
+def _resmasking(dropout: float) -> Callable[..., nn.Module]:
+    return lambda **options: ResMasking(ResMaskingOptions(**{"dropout": dropout, **options}))
+
+
+def _member(name: str, arch: str) -> NetworkEntry:
+    """One of the ensemble's networks, whose only option is ``num_classes``."""
+    return NetworkEntry(
+        lambda num_classes=7: MEMBERS[arch].build(num_classes),
+        baseline_spec(name),
+        f"{_PHAM}, member of the ensemble",
+    )
+
+
+def _ensemble(**options: Any) -> nn.Module:
+    return build_ensemble(EnsembleOptions(**_tuples(options)))
+
+
+def _emotionaldan(stages: int) -> Callable[..., nn.Module]:
+    return lambda **options: EmotionalDan(EmotionalDanOptions(**{"stages": stages, **options}))
 
 
 def _feratt(variant: str) -> Callable[..., nn.Module]:
@@ -59,6 +86,10 @@ def _visual_attention(variant: str) -> Callable[..., nn.Module]:
 
 _FERATT = "Marrero Fernández et al., 2019: FERAtt"
 _SUN = "Sun et al.: visual attention"
+_PHAM = "Pham et al., 2020: Residual Masking Network"
+_TAUTKUTE = "Tautkute et al., 2018: EmotionalDAN"
+
+_SUN_LOGITS = replace(VISUAL_ATTENTION_SPEC, outputs=("logits",))
 
 NETWORKS: Mapping[str, NetworkEntry] = {
     "conv-attention": NetworkEntry(
@@ -76,9 +107,23 @@ NETWORKS: Mapping[str, NetworkEntry] = {
         paper="Jalal et al.: convolution and self-attention",
     ),
     "resmasking": NetworkEntry(
-        build=_resmasking,
-        spec=baseline_spec("resmasking"),
-        paper="Pham et al., 2020: Residual Masking Network",
+        build=_resmasking(ResMaskingOptions.dropout), spec=baseline_spec("resmasking"), paper=_PHAM
+    ),
+    "resmasking-nodropout": NetworkEntry(
+        _resmasking(0.0), baseline_spec("resmasking-nodropout"), f"{_PHAM}, without dropout"
+    ),
+    **{
+        name: _member(name, arch)
+        for name, arch in (
+            ("resnet18", "resnet18"),
+            ("resnet50-vggface", "resnet50_pretrained_vgg"),
+            ("resnet101", "resnet101"),
+            ("cbam-resnet50", "cbam_resnet50"),
+            ("efficientnet-b2b", "efficientnet_b2b"),
+        )
+    },
+    "resmasking-ensemble": NetworkEntry(
+        _ensemble, baseline_spec("resmasking-ensemble"), f"{_PHAM}, sum of seven networks"
     ),
     "feratt": NetworkEntry(_feratt("paper"), FERATT_SPEC, _FERATT),
     "feratt-2019": NetworkEntry(
@@ -90,6 +135,20 @@ NETWORKS: Mapping[str, NetworkEntry] = {
         _visual_attention("attention-symmetric"),
         replace(VISUAL_ATTENTION_SPEC, network="visual-attention-symmetric"),
         f"{_SUN}, symmetric map",
+    ),
+    "visual-attention-baseline": NetworkEntry(
+        _visual_attention("baseline"),
+        replace(_SUN_LOGITS, network="visual-attention-baseline"),
+        f"{_SUN}, baseline without attention",
+    ),
+    "visual-attention-average": NetworkEntry(
+        _visual_attention("global-average"),
+        replace(_SUN_LOGITS, network="visual-attention-average"),
+        f"{_SUN}, global average instead of attention",
+    ),
+    "emotionaldan": NetworkEntry(_emotionaldan(2), EMOTIONALDAN_SPEC, _TAUTKUTE),
+    "emotionaldan-1stage": NetworkEntry(
+        _emotionaldan(1), EMOTIONALDAN_1STAGE_SPEC, f"{_TAUTKUTE}, one stage"
     ),
 }
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from fer_edge.errors import UsageError, WeightsError
 from fer_edge.export.networks import landmark_transform as geometry
+from fer_edge.labels import AFFECTNET7
 from fer_edge.spec import CropRule, ModelSpec
 
 SIDE = 224
@@ -36,7 +37,7 @@ EMOTIONALDAN_SPEC = ModelSpec(
     channels=1,
     mean=(0.0,),
     std=(1.0,),
-    class_names=("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger"),
+    class_names=AFFECTNET7,
     crop=CropRule(shape="square", scale=1.0, edge="replicate"),
     outputs=("logits", "landmarks"),
 )

@@ -62,6 +62,10 @@ VARIANTS: Mapping[str, Variant] = {
     "2020": Variant("feratt-2020", False, True, 8, 0.0, 2),
 }
 
+#: Scale and offset per channel of I_att before the classifier of the 2020 variant. No buffers: what is not in
+#: a state dict is lost when a network is made without memory and filled afterwards.
+FACE_RESCALING = ((0.4046, 0.3988, 0.4020), (0.0172, 0.0356, 0.1070))
+
 _SQUASHED = CropRule(shape="box")  # the authors resize whole images, whatever their shape
 
 FERATT_SPEC = ModelSpec(
@@ -131,9 +135,6 @@ class FERAttParts(NamedTuple):
 class FERAtt(nn.Module):
     """FERAtt: ``[B, 3, H, W]`` → :data:`OUTPUTS` (Section III)."""
 
-    face_scale: Tensor
-    face_offset: Tensor
-
     def __init__(self, options: FERAttOptions | None = None) -> None:
         super().__init__()
         o = self.options = options or FERAttOptions()
@@ -146,8 +147,6 @@ class FERAtt(nn.Module):
         self.reconstruction = _reconstruction(o, v, width)
         self.conv2_bn = nn.BatchNorm2d(3) if v.per_class else None
         self.netclass = PreActResNet18(o.num_classes, o.embedding)
-        for name, values in (("scale", (0.4046, 0.3988, 0.4020)), ("offset", (0.0172, 0.0356, 0.1070))):
-            self.register_buffer(f"face_{name}", torch.tensor(values)[:, None, None], persistent=False)
 
     def forward(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits, embedding and attention for ``[B, 3, H, W]``.
@@ -177,7 +176,10 @@ class FERAtt(nn.Module):
             scaled = face
         else:
             face = F.relu(self.conv2_bn(self.reconstruction(torch.cat([attended, batch, attention], dim=1))))
-            scaled = face * self.face_scale - self.face_offset
+            scale, offset = torch.tensor(FACE_RESCALING, dtype=face.dtype, device=face.device)[
+                ..., None, None
+            ]
+            scaled = face * scale - offset
         class_input = F.avg_pool2d(scaled, self.variant.pool)
         logits, embedding = self.netclass(class_input)
         return FERAttParts(logits, embedding, face, attention, features, class_input)

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-#: A landmark marks 16 × 16 pixels: offsets −8 … 7 from its floor.
+#: A landmark marks pixels from −8 of its floor: 16 × 16, or 17 × 17 in the first Deep Alignment Network.
 HEATMAP_RADIUS = 8
 #: Squared distance outside the window: above any inside (2 · 9²), and twice it is a finite half float.
 _FAR = 1e4
 #: Below any distance that counts; the slope of the square root stays finite.
 _TINY = 1e-30
-#: Mean face of the Deep Alignment Network (M. Kowalski, MIT licence): 68 points, 112 pixels wide, centred in 224.
+#: Mean face of the Deep Alignment Network (see NOTICE beside this file): 68 points, 112 pixels wide, centred in 224.
 MEAN_FACE = (
     (56, 83.1), (56.4, 97.8), (58, 112.5), (61.1, 126.9), (66.8, 140.3), (75.6, 151.9), (86.5, 161.6),
     (98.5, 169.5), (112, 171.8), (125.5, 169.5), (137.5, 161.6), (148.4, 151.9), (157.2, 140.3),
@@ -111,8 +111,10 @@ def warp(images: Tensor, transform: Similarity) -> Tensor:
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
-def landmark_heatmap(landmarks: Tensor, side: int) -> Tensor:
-    """Draw 1 / (1 + distance to the nearest landmark) in a 16 × 16 window around each, 0 elsewhere.
+def landmark_heatmap(
+    landmarks: Tensor, side: int, last_offset: int = HEATMAP_RADIUS - 1, epsilon: float = 0.0
+) -> Tensor:
+    """Draw 1 / (1 + distance to the nearest landmark) in a window around each, 0 elsewhere.
 
     Landmarks are first clamped so that their windows lie inside the image.
 
@@ -122,6 +124,10 @@ def landmark_heatmap(landmarks: Tensor, side: int) -> Tensor:
         ``[B, N, 2]`` pixels.
     side : int
         Pixels.
+    last_offset : int
+        The window's pixels are −8 … this from the landmark's floor: 16 × 16 by default.
+    epsilon : float
+        Added to the squared distance, in pixels².
 
     Returns
     -------
@@ -131,9 +137,10 @@ def landmark_heatmap(landmarks: Tensor, side: int) -> Tensor:
     points = landmarks.clamp(HEATMAP_RADIUS, side - 1 - HEATMAP_RADIUS).unsqueeze(-1)
     pixels = torch.arange(side, dtype=points.dtype, device=points.device)
     offsets = pixels - points.floor()
-    inside = (offsets >= -HEATMAP_RADIUS) & (offsets < HEATMAP_RADIUS)
+    inside = (offsets >= -HEATMAP_RADIUS) & (offsets <= last_offset)
     # Windows and squared distances separate into x and y: only one [B, N, side, side] tensor is made.
     squared = torch.where(inside, (pixels - points) ** 2, _FAR)
     nearest = (squared[:, :, 0, None, :] + squared[:, :, 1, :, None]).amin(1)
-    values = 1 / (1 + nearest.clamp(min=_TINY).sqrt())
+    squares = nearest + epsilon if epsilon else nearest
+    values = 1 / (1 + squares.clamp(min=_TINY).sqrt())
     return torch.where(nearest < _FAR, values, 0.0).unsqueeze(1)

@@ -19,6 +19,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Show the catalogue."""
     value = {name: dataclasses.asdict(entry) for name, entry in CATALOGUE.items()}
-    rows = [(name, entry.paper, entry.parameters, entry.weights) for name, entry in CATALOGUE.items()]
-    print_result(args, value, make_table("Networks", ("name", "paper", "parameters", "weights"), rows))
+    rows = [
+        (name, entry.paper, f"{entry.parameters:,}", f"{entry.macs / 1e9:.2f} G", entry.weights)
+        for name, entry in CATALOGUE.items()
+    ]
+    columns = ("name", "paper", "parameters", "multiply-adds", "weights")
+    print_result(args, value, make_table("Networks", columns, rows))
     return 0
