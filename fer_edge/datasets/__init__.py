@@ -1,0 +1,115 @@
+"""Labelled face images for calibration, evaluation and training.
+
+:func:`load_dataset` recognises the form of the data from what lies at a path:
+
+==============  =====================================================================================
+FER2013, FER+   ``fer2013.csv`` (or ``.gz``), with ``fer2013new.csv`` beside it for the votes
+RAF-DB          ``EmoLabel/list_patition_label.txt`` with ``Image/aligned`` or ``Image/original``
+AffectNet       ``training.csv``, ``validation.csv`` with the images; or ``annotations/*_exp.npy``
+                with ``images``, also below ``train_set`` and ``val_set``
+CK+             ``cohn-kanade-images``, ``Emotion`` and, where it is there, ``Landmarks``
+legend          ``legend.csv`` with the columns image,emotion
+folder          a subfolder per class, or images alone, which have no labels
+==============  =====================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fer_edge.datasets import affectnet, ckplus, fer2013, folders, rafdb
+from fer_edge.datasets.dataset import FaceDataset
+from fer_edge.datasets.fer2013 import FERPLUS_FILE
+from fer_edge.datasets.images import IMAGE_SUFFIXES, list_images, read_image
+from fer_edge.datasets.request import Request
+from fer_edge.datasets.rows import BadRows, Skipped
+from fer_edge.datasets.subjects import Fold, leave_subjects_out, subject_folds
+from fer_edge.errors import DataError, UsageError
+
+__all__ = [
+    "FERPLUS_FILE",
+    "FORMATS",
+    "IMAGE_SUFFIXES",
+    "FaceDataset",
+    "Fold",
+    "Skipped",
+    "leave_subjects_out",
+    "list_images",
+    "load_dataset",
+    "read_image",
+    "subject_folds",
+]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One form of data: ``find`` returns what ``load`` reads, or ``None`` if ``path`` is of another form."""
+
+    find: Callable[[Path], Path | None]
+    load: Callable[[Path, Request], FaceDataset]
+
+
+#: In the order of recognition: what is most specific comes first.
+FORMATS: Mapping[str, Format] = {
+    "raf-db": Format(rafdb.find, rafdb.load),
+    "ck+": Format(ckplus.find, ckplus.load),
+    "affectnet": Format(affectnet.find_csv, affectnet.load_csv),
+    "affectnet-arrays": Format(affectnet.find_arrays, affectnet.load_arrays),
+    "fer2013": Format(fer2013.find, fer2013.load),
+    "legend": Format(folders.find_legend, folders.load_legend),
+    "folder": Format(lambda path: path if path.is_dir() else None, folders.load_folder),
+}
+
+
+def load_dataset(
+    path: str | Path,
+    split: str | None = None,
+    labels: str = "auto",
+    *,
+    on_bad_row: str = "error",
+    peak_frames: int = 1,
+    subjects_from_names: bool = False,
+) -> FaceDataset:
+    """Load faces from a label file or a folder, whose form is recognised.
+
+    Parameters
+    ----------
+    path : str or Path
+        See :mod:`fer_edge.datasets`.
+    split : str, optional
+        FER2013: ``Training``, ``PublicTest``, ``PrivateTest``. RAF-DB: ``train``, ``test``. AffectNet:
+        ``training``, ``validation``. The others have none.
+    labels : {"auto", "ferplus", "fer2013"}
+        For FER2013: whose labels. ``auto`` takes FER+ where its file lies beside the CSV.
+    on_bad_row : {"error", "skip"}
+        ``error`` stops at the first bad row; an image that cannot be decoded is found when it is read.
+        ``skip`` leaves bad rows out, decodes every image once to find those too, and lists them in
+        ``FaceDataset.skipped``.
+    peak_frames : int
+        For CK+: how many of the last frames of a sequence carry its label.
+    subjects_from_names : bool
+        For a folder: take the subjects from file names of the form ``SUBJECT_anything.png``.
+
+    Raises
+    ------
+    DataError
+        If nothing usable is found or a row is bad; the message names the file and the line.
+    UsageError
+        If an option does not fit the form of the data.
+    """
+    path = Path(path)
+    bad_rows = BadRows(on_bad_row)
+    for name, form in FORMATS.items():
+        found = form.find(path)
+        if found is not None:
+            if peak_frames != 1 and name != "ck+":
+                raise UsageError(f"peak_frames is for the CK+ layout, {path} is {name}: leave it out")
+            if subjects_from_names and name != "folder":
+                raise UsageError(f"subjects_from_names is for image folders, {path} is {name}: leave it out")
+            return form.load(found, Request(split, labels, bad_rows, peak_frames, subjects_from_names))
+    what = "is of no form that is known" if path.exists() else "does not exist"
+    raise DataError(
+        f"{path} {what}: give fer2013.csv, a folder with legend.csv, an image folder, or the folder of RAF-DB, AffectNet or CK+"
+    )

@@ -1,0 +1,206 @@
+"""AffectNet (Mollahosseini et al., 2017): the published CSV lists, and the later form with one array per value."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from fer_edge.datasets.dataset import FaceDataset
+from fer_edge.datasets.images import file_inside, list_images
+from fer_edge.datasets.request import Request, checked, one_hot, unknown_split
+from fer_edge.datasets.rows import csv_header, csv_rows
+from fer_edge.errors import DataError
+from fer_edge.labels import AFFECTNET8, canonical
+
+HEADER = (
+    "subDirectory_filePath", "face_x", "face_y", "face_width", "face_height", "facial_landmarks",
+    "expression", "valence", "arousal",
+)  # fmt: skip
+#: Codes that are no expression; their rows are left out and counted.
+NO_EXPRESSION = {"8": "no expression of the eight", "9": "uncertain", "10": "no face"}
+_CLASSES = tuple(canonical(name) for name in AFFECTNET8)
+_CODES = {str(i): name for i, name in enumerate(_CLASSES)}
+_SPLITS = {"training": "train_set", "validation": "val_set"}
+_PIXEL = re.compile(r"-?[0-9]{1,6}")
+_POINTS = 68
+_MAX_COORDINATE_PX = 1e6
+_MAX_ARRAY_BYTES = 1 << 16  # a landmark array is about 1 kB
+
+
+def find_csv(path: Path) -> Path | None:
+    """Return ``path`` if it is such a CSV file, or the folder that holds ``training.csv`` or ``validation.csv``."""
+    if path.is_file():
+        return path if path.name.endswith((".csv", ".csv.gz")) and csv_header(path) == HEADER else None
+    folders = (path, path / "Manually_Annotated_file_lists")
+    return next((f for f in folders if any((f / f"{s}.csv").is_file() for s in _SPLITS)), None)
+
+
+def load_csv(path: Path, request: Request) -> FaceDataset:
+    """Read faces cut by the box of each row, with the 68 landmarks of the row."""
+    files = [path] if path.is_file() else [f for s in _SPLITS if (f := path / f"{s}.csv").is_file()]
+    if request.split is not None:
+        by_split = {file.name.partition(".")[0]: file for file in files}
+        if request.split not in by_split:
+            raise unknown_split(path, request.split, sorted(by_split))
+        files = [by_split[request.split]]
+    paths: list[Path] = []
+    names: list[str] = []
+    boxes: list[tuple[int, int, int, int]] = []
+    points: list[np.ndarray] = []
+    origins: list[str] = []
+    left_out: Counter[str] = Counter()
+    for file in files:
+        root = _image_root(file)
+        for row in csv_rows(file, HEADER):
+            with request.bad_rows.row(row.where):
+                image, x, y, width, height, landmarks, code, _, _ = row.columns(len(HEADER))
+                if code in NO_EXPRESSION:
+                    left_out[NO_EXPRESSION[code]] += 1
+                    continue
+                name, box = _expression(code), _box(x, y, width, height)
+                shape = _landmarks(landmarks) - np.maximum(box[:2], 0).astype(np.float32)
+                paths.append(file_inside(root, image))
+                names.append(name)
+                boxes.append(box)
+                points.append(shape)
+                origins.append(row.where)
+    labels, class_names = one_hot(names, _CLASSES)
+    faces = FaceDataset(
+        name="AffectNet" + (f" {request.split}" if request.split else ""),
+        images=tuple(paths),
+        labels=labels,
+        class_names=class_names,
+        are_crops=True,
+        landmarks=np.array(points, np.float32).reshape(-1, _POINTS, 2),
+        landmark_source="annotated",
+        boxes_xyxy=np.array(boxes, np.int64).reshape(-1, 4),
+        origins=tuple(origins),
+        left_out=dict(left_out),
+    )
+    return checked(faces, request.bad_rows, path)
+
+
+def find_arrays(path: Path) -> Path | None:
+    """Return ``path`` if it holds ``annotations`` beside ``images``, directly or for each split."""
+    places = (path, *(path / folder for folder in _SPLITS.values()))
+    return path if path.is_dir() and any(_has_arrays(p) for p in places) else None
+
+
+def load_arrays(path: Path, request: Request) -> FaceDataset:
+    """Read face crops with ``ID_exp.npy`` and, where it is there, ``ID_lnd.npy``."""
+    folders = {name: path / part for name, part in _SPLITS.items() if _has_arrays(path / part)}
+    if request.split is not None and request.split not in folders:
+        raise unknown_split(path, request.split, sorted(folders) or ["none: leave --split out"])
+    chosen = [folders[request.split]] if request.split else list(folders.values()) or [path]
+    paths: list[Path] = []
+    names: list[str] = []
+    points: list[np.ndarray] = []
+    origins: list[str] = []
+    left_out: Counter[str] = Counter()
+    for folder in chosen:
+        images = {p.stem: p for p in list_images(folder / "images")}
+        for file in sorted((folder / "annotations").glob("*_exp.npy")):
+            with request.bad_rows.row(str(file)):
+                identity = file.name.removesuffix("_exp.npy")
+                code = str(_array(file, 1).reshape(-1)[0]).removesuffix(".0")
+                if code in NO_EXPRESSION:
+                    left_out[NO_EXPRESSION[code]] += 1
+                    continue
+                name = _expression(code)
+                if identity not in images:
+                    raise DataError(f"{folder / 'images'} has no image {identity[:40]!r}")
+                landmarks = file.with_name(f"{identity}_lnd.npy")
+                found = _shape(_array(landmarks, 2 * _POINTS)) if landmarks.exists() else _absent()
+                paths.append(images[identity])
+                names.append(name)
+                points.append(found)
+                origins.append(str(file))
+    labels, class_names = one_hot(names, _CLASSES)
+    shapes = np.array(points, np.float32).reshape(-1, _POINTS, 2)
+    annotated = bool(np.isfinite(shapes).any())
+    faces = FaceDataset(
+        name="AffectNet" + (f" {request.split}" if request.split else ""),
+        images=tuple(paths),
+        labels=labels,
+        class_names=class_names,
+        are_crops=True,
+        landmarks=shapes if annotated else None,
+        landmark_source="annotated" if annotated else "",
+        origins=tuple(origins),
+        left_out=dict(left_out),
+    )
+    return checked(faces, request.bad_rows, path)
+
+
+def _has_arrays(folder: Path) -> bool:
+    annotations = folder / "annotations"
+    return (folder / "images").is_dir() and next(annotations.glob("*_exp.npy"), None) is not None
+
+
+def _image_root(csv_path: Path) -> Path:
+    """Return the folder that the file names start from: a published one near the list, else the list's own."""
+    kinds = ("Manually_Annotated", "Automatically_Annotated")
+    if csv_path.name.startswith("automatically"):
+        kinds = kinds[::-1]
+    for base in (csv_path.parent, csv_path.parent.parent):
+        for kind in kinds:
+            for folder in (base / kind / f"{kind}_Images", base / f"{kind}_Images"):
+                if folder.is_dir():
+                    return folder
+    images = csv_path.parent / "images"
+    return images if images.is_dir() else csv_path.parent
+
+
+def _expression(code: str) -> str:
+    if code not in _CODES:
+        raise DataError(f"expected an expression from 0 to 10, found {code[:20]!r}")
+    return _CODES[code]
+
+
+def _box(*values: str) -> tuple[int, int, int, int]:
+    if not all(map(_PIXEL.fullmatch, values)):
+        raise DataError(f"expected a face box in whole pixels, found {','.join(values)[:60]!r}")
+    x, y, width, height = map(int, values)
+    if width < 1 or height < 1 or x + width < 1 or y + height < 1:
+        raise DataError(f"the face box x {x}, y {y}, {width}×{height} holds no pixel")
+    return x, y, x + width, y + height
+
+
+def _landmarks(text: str) -> np.ndarray:
+    """Return ``[68, 2]`` of ``x;y;x;y;…``; NaN where the row has none."""
+    if text in ("", "NULL"):
+        return _absent()
+    values = text.split(";")
+    if len(values) != 2 * _POINTS:
+        raise DataError(f"expected {_POINTS} landmarks x;y;…, found {len(values)} values")
+    try:
+        return _shape(np.array(values, np.float64))
+    except ValueError:
+        raise DataError("the landmarks are not numbers") from None
+
+
+def _shape(values: np.ndarray) -> np.ndarray:
+    if not (np.abs(values) < _MAX_COORDINATE_PX).all():
+        raise DataError("the landmarks are no pixel positions")
+    return values.astype(np.float32).reshape(_POINTS, 2)
+
+
+def _absent() -> np.ndarray:
+    return np.full((_POINTS, 2), np.nan, np.float32)
+
+
+def _array(path: Path, size: int) -> np.ndarray:
+    """Read a small array of numbers or of numbers as text; nothing that could run code."""
+    try:
+        if path.stat().st_size > _MAX_ARRAY_BYTES:
+            raise DataError(f"{path.name} is too large for {size} values")
+        values = np.load(path, allow_pickle=False)
+        if not isinstance(values, np.ndarray) or values.size != size or values.dtype.kind not in "iufU":
+            raise DataError(f"{path.name}: expected {size} numbers")
+        return values if size == 1 else values.astype(np.float64).reshape(-1)
+    except (OSError, ValueError, EOFError, MemoryError, RecursionError, BadZipFile) as error:
+        raise DataError(f"{path.name} is no array that can be read ({error})") from error

@@ -1,0 +1,130 @@
+"""One form for every data set: images, label distributions, and what is known of each face."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from fer_edge.datasets.images import read_image
+from fer_edge.datasets.rows import Skipped
+from fer_edge.errors import DataError
+
+_PER_IMAGE = ("labels", "subjects", "landmarks", "boxes_xyxy")
+
+
+@dataclass(frozen=True)
+class FaceDataset:
+    """Face images with a label distribution each.
+
+    Attributes
+    ----------
+    name : str
+        What the data is, for reports.
+    images : np.ndarray or tuple of Path
+        ``[N, H, W]`` uint8 gray, or paths that are decoded on access.
+    labels : np.ndarray or None
+        ``[N, K]`` float32, rows sum to 1; ``None`` where there are no labels.
+    class_names : tuple of str
+        Order of the K columns.
+    are_crops : bool
+        Whether each image is a face crop, so that no detector is needed.
+    subjects : np.ndarray or None
+        ``[N]`` str, who is seen, for folds that share no subject.
+    landmarks : np.ndarray or None
+        ``[N, 68, 2]`` float32 (x, y) pixels of the image that ``dataset[i]`` returns; NaN where absent.
+    landmark_source : str
+        ``annotated``, or ``pseudo: NAME`` where a predictor made them; empty without landmarks.
+    boxes_xyxy : np.ndarray or None
+        ``[N, 4]`` int64 pixels of the image file: ``dataset[i]`` is that part of it.
+    origins : tuple of str or None
+        Label file and line of each image, for messages.
+    skipped : Skipped
+        Bad rows that were left out because the user asked for it.
+    left_out : Mapping
+        How many usable rows the data set's own rules leave out, by reason.
+    """
+
+    name: str
+    images: np.ndarray | tuple[Path, ...]
+    labels: np.ndarray | None
+    class_names: tuple[str, ...]
+    are_crops: bool
+    subjects: np.ndarray | None = None
+    landmarks: np.ndarray | None = None
+    landmark_source: str = ""
+    boxes_xyxy: np.ndarray | None = None
+    origins: tuple[str, ...] | None = None
+    skipped: Skipped = field(default_factory=Skipped)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Return image ``index``: ``[H, W]`` gray or ``[H, W, 3]`` BGR, uint8."""
+        item = self.images[index]
+        if isinstance(item, np.ndarray):
+            return item
+        try:
+            image = read_image(item)
+            return image if self.boxes_xyxy is None else _cut(image, self.boxes_xyxy[index], item)
+        except DataError as error:
+            if self.origins is None:
+                raise
+            raise DataError(f"{self.origins[index]}: {error}") from error
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def targets(self) -> np.ndarray:
+        """``[N]`` int64, the class with most votes (the first of equals)."""
+        if self.labels is None:
+            raise DataError(f"{self.name} has no labels: give labelled data")
+        return np.asarray(self.labels.argmax(axis=1), np.int64)
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> FaceDataset:
+        """Return the data set restricted to ``indices``."""
+        chosen = np.asarray(indices, np.int64)
+        values = {name: getattr(self, name) for name in _PER_IMAGE}
+        return replace(
+            self,
+            images=(
+                self.images[chosen]
+                if isinstance(self.images, np.ndarray)
+                else tuple(self.images[i] for i in chosen)
+            ),
+            origins=None if self.origins is None else tuple(self.origins[i] for i in chosen),
+            **{name: None if value is None else value[chosen] for name, value in values.items()},
+        )
+
+    def sample(self, count: int, seed: int = 0) -> FaceDataset:
+        """Return at most ``count`` images, drawn without replacement, in a repeatable order."""
+        order = np.random.default_rng(seed).permutation(len(self))
+        return self.subset(order[:count])
+
+    def fingerprint(self) -> str:
+        """Return a sha256 over the image bytes, to record which data a result came from."""
+        digest = hashlib.sha256()
+        if isinstance(self.images, np.ndarray):
+            digest.update(np.ascontiguousarray(self.images).tobytes())
+        else:
+            for path in self.images:
+                digest.update(path.read_bytes())
+        if self.boxes_xyxy is not None:
+            digest.update(np.ascontiguousarray(self.boxes_xyxy).tobytes())
+        return digest.hexdigest()
+
+
+def _cut(image: np.ndarray, box_xyxy: np.ndarray, path: Path) -> np.ndarray:
+    left, top, right, bottom = (max(int(v), 0) for v in box_xyxy)
+    part = image[top:bottom, left:right]
+    if not part.size:
+        raise DataError(
+            f"the face box {box_xyxy.tolist()} lies outside {path}, which is {image.shape[1]}×{image.shape[0]}"
+        )
+    return part

@@ -1,0 +1,79 @@
+"""What a caller of ``load_dataset`` wants, and helpers that the readers of the formats share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fer_edge.datasets.dataset import FaceDataset
+from fer_edge.datasets.rows import BadRows
+from fer_edge.errors import DataError, closest
+from fer_edge.labels import FERPLUS, canonical
+
+
+@dataclass(frozen=True)
+class Request:
+    """Arguments of :func:`fer_edge.datasets.load_dataset`."""
+
+    split: str | None
+    labels: str
+    bad_rows: BadRows
+    peak_frames: int
+    subjects_from_names: bool
+
+
+def no_split(path: Path, split: str | None) -> None:
+    """Refuse a split for a format that has none."""
+    if split is not None:
+        raise DataError(f"{path} is a folder and has no splits: leave --split out")
+
+
+def unknown_split(path: Path, split: str, choices: Sequence[str]) -> DataError:
+    """Return the error for a split that the data does not have."""
+    return DataError(f"{path} has no split {split!r}: it has {', '.join(choices)}{closest(split, choices)}")
+
+
+def one_hot(names: Sequence[str], order: Sequence[str] | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return ``[N, K]`` float32 labels of canonical names, and the K names.
+
+    ``order`` is the published class order; without one, the classes that occur, as FER+ orders them.
+    """
+    order = tuple(name for name in FERPLUS if name in names) if order is None else tuple(order)
+    index = {canonical(name): i for i, name in enumerate(order)}
+    return np.eye(len(order), dtype=np.float32)[[index[name] for name in names]], tuple(order)
+
+
+def checked(faces: FaceDataset, bad_rows: BadRows, where: Path) -> FaceDataset:
+    """Return the data set with its account of skipped rows; images are decoded once where skipping was asked.
+
+    Without skipping an image that cannot be decoded is an error when it is read.
+
+    Raises
+    ------
+    DataError
+        If no row is left.
+    """
+    if bad_rows.skips and isinstance(faces.images, tuple):
+        with ThreadPoolExecutor() as pool:  # OpenCV decodes without the interpreter lock
+            problems = list(pool.map(lambda i: _problem(faces, i), range(len(faces))))
+        for problem in filter(None, problems):
+            bad_rows.skip(problem)
+        faces = faces.subset([i for i, problem in enumerate(problems) if problem is None])
+    faces = replace(faces, skipped=bad_rows.skipped)
+    if not len(faces):
+        first = "".join(f"; first: {text}" for text in faces.skipped.first[:1])
+        reasons = "".join(f"; {count} × {reason}" for reason, count in faces.left_out.items())
+        raise DataError(f"{where} has no usable row: {faces.skipped.count} are bad{first}{reasons}")
+    return faces
+
+
+def _problem(faces: FaceDataset, index: int) -> str | None:
+    try:
+        faces[index]
+    except DataError as error:
+        return str(error)
+    return None
