@@ -14,7 +14,7 @@ from torch.nn import functional as F
 class AugmentationOptions:
     """Strengths; zero switches a change off."""
 
-    rotation_deg: float = 20.0
+    rotation_deg: float = 30.0
     shift: float = 0.1  # of the side
     scale: float = 0.15  # side × U(1 − s, 1 + s)
     flip_probability: float = 0.5
@@ -22,21 +22,51 @@ class AugmentationOptions:
     contrast: float = 0.25  # × U(1 − c, 1 + c)
     erase_probability: float = 0.25
     erase_max_side: float = 0.35  # of the side
+    mixup_alpha: float = 0.0  # of Beta(α, α), the share of the other image
+    fill: str = "border"  # what moves in from outside: "border" repeats, "black" is zero
+
+    @property
+    def moves(self) -> bool:
+        """Whether pixels change their place."""
+        return any((self.rotation_deg, self.shift, self.scale, self.flip_probability))
 
 
-def augment(batch: Tensor, options: AugmentationOptions, generator: Generator) -> Tensor:
-    """Return a changed copy of ``batch`` ``[B, C, H, W]``, float in [0, 1]; borders are repeated."""
-    warped = _warp(batch, options, generator)
+def augment(
+    batch: Tensor, options: AugmentationOptions, generator: Generator, size: tuple[int, int] | None = None
+) -> Tensor:
+    """Return a changed copy of ``batch`` ``[B, C, H, W]``, float in [0, 1].
+
+    ``size`` is the height and width of the result, those of the input by default.
+    """
+    warped = _warp(batch, size or (batch.shape[2], batch.shape[3]), options, generator)
     lit = _relight(warped, options, generator)
     return _erase(lit, options, generator)
+
+
+def mixup(
+    batch: Tensor, labels: Tensor, options: AugmentationOptions, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Blend every image and its label distribution with another of the batch (Zhang et al., 2018)."""
+    if options.mixup_alpha == 0:
+        return batch, labels
+    alpha = torch.full((len(batch), 2), options.mixup_alpha)
+    gamma = torch._standard_gamma(alpha, generator=generator)
+    share = gamma[:, 0] / gamma.sum(1)
+    share = torch.maximum(share, 1 - share)  # the label stays with the image it came from
+    other = torch.randperm(len(batch), generator=generator)
+    image_share = share.view(-1, 1, 1, 1)
+    mixed = image_share * batch + (1 - image_share) * batch[other]
+    return mixed, share[:, None] * labels + (1 - share[:, None]) * labels[other]
 
 
 def _uniform(count: int, low: float, high: float, generator: Generator) -> Tensor:
     return torch.rand(count, generator=generator) * (high - low) + low
 
 
-def _warp(batch: Tensor, options: AugmentationOptions, generator: Generator) -> Tensor:
+def _warp(batch: Tensor, size: tuple[int, int], options: AugmentationOptions, generator: Generator) -> Tensor:
     count = len(batch)
+    if not options.moves and size == tuple(batch.shape[2:]):
+        return batch
     angle = _uniform(count, -options.rotation_deg, options.rotation_deg, generator) * (math.pi / 180)
     scale = _uniform(count, 1 - options.scale, 1 + options.scale, generator)
     shift = torch.stack(
@@ -45,8 +75,10 @@ def _warp(batch: Tensor, options: AugmentationOptions, generator: Generator) -> 
     mirror = 1 - 2 * (torch.rand(count, generator=generator) < options.flip_probability).float()
     cos, sin = angle.cos() * scale, angle.sin() * scale
     matrix = torch.stack([torch.stack([cos * mirror, -sin], 1), torch.stack([sin * mirror, cos], 1)], 1)
-    grid = F.affine_grid(torch.cat([matrix, shift[:, :, None]], 2), list(batch.shape), align_corners=False)
-    return F.grid_sample(batch, grid, padding_mode="border", align_corners=False)
+    shape = [count, batch.shape[1], *size]
+    grid = F.affine_grid(torch.cat([matrix, shift[:, :, None]], 2), shape, align_corners=False)
+    padding = "zeros" if options.fill == "black" else "border"
+    return F.grid_sample(batch, grid, padding_mode=padding, align_corners=False)
 
 
 def _relight(batch: Tensor, options: AugmentationOptions, generator: Generator) -> Tensor:

@@ -1,301 +1,344 @@
-"""The training loop: one recipe on one data set, resumable after every epoch.
+"""The training loop: one recipe on one data set, resumable from any step.
 
-Each epoch draws its order, its augmentation and its dropout from a seed of its own, so a run that was
-killed continues with the same numbers.
+Order, augmentation and dropout are drawn from seeds of the epoch and of the step, and rates follow from
+the position in the run, so a run that was killed continues with the same numbers.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from fer_edge._files import whole_file
-from fer_edge.datasets import FaceDataset, load_dataset
-from fer_edge.errors import DataError, WeightsError
+from fer_edge.errors import DataError, UsageError, WeightsError
 from fer_edge.export.networks import NETWORKS, build_network
 from fer_edge.export.networks.conv_attention import ConvAttention
-from fer_edge.export.training.augmentation import augment
-from fer_edge.export.training.losses import soft_cross_entropy
-from fer_edge.export.training.plots import save_curves
-from fer_edge.export.training.recipes import Recipe
+from fer_edge.export.networks.emotionaldan import EmotionalDan
+from fer_edge.export.training.data import DataOptions, LandmarkCrops, TrainingData, load_training_data
+from fer_edge.export.training.logs import EpochMetrics, RunLog
+from fer_edge.export.training.norms import add_norms, fold_norms
+from fer_edge.export.training.objectives import OBJECTIVES, Outcome
+from fer_edge.export.training.optimizers import Position, apply_rate, make_optimizer
+from fer_edge.export.training.recipes import Phase, Recipe
+from fer_edge.export.training.sampling import balanced_indices
+from fer_edge.export.training.state import CHECKPOINT, Progress, RunState
 from fer_edge.export.weights import TrainedNetwork, save_weights
-from fer_edge.labels import index_map
 from fer_edge.metrics import compute_metrics, softmax
-from fer_edge.preprocess import resize_image
 
-CHECKPOINT = "checkpoint.pt"
-METRICS = "metrics.csv"
 WEIGHTS = "weights.safetensors"
-CURVES = "curves.png"
+BEST = "best.safetensors"
+VALIDATION_BATCH = 64
+KEPT = ("average", "best", "last")
 
 
 @dataclasses.dataclass(frozen=True)
-class EpochMetrics:
-    """One line of ``metrics.csv``; validation uses the averaged weights."""
+class TrainOptions:
+    """How a run is carried out; what it computes is the recipe's.
 
-    epoch: int
-    train_loss: float
-    validation_loss: float
-    validation_accuracy: float
-    validation_macro_f1: float
-    learning_rate: float
-    seconds: float
+    Attributes
+    ----------
+    resume : bool
+        Continue from the checkpoint in the output folder.
+    initial : TrainedNetwork or None
+        Start from these weights where names and shapes agree; a head for other classes starts fresh.
+    max_steps : int or None
+        Stop after so many steps of the whole run, for a short trial.
+    checkpoint_steps : int or None
+        Save a checkpoint after so many steps too, not only after every epoch.
+    """
+
+    resume: bool = False
+    initial: TrainedNetwork | None = None
+    max_steps: int | None = None
+    checkpoint_steps: int | None = None
 
 
 def train(
     recipe: Recipe,
-    data: str | Path,
-    output: str | Path,
+    data: DataOptions,
+    output: Path,
+    options: TrainOptions | None = None,
     *,
-    resume: bool = False,
-    max_steps: int | None = None,
     on_step: Callable[[int, int, float], None] = lambda step, total, loss: None,
     on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
 ) -> Path:
     """Train and return the path of the weights file.
 
-    Writes ``checkpoint.pt`` after every epoch, ``metrics.csv``, ``curves.png`` and, at the end,
-    ``weights.safetensors`` (the exponential average of the weights).
+    Writes ``checkpoint.pt`` after every epoch, ``metrics.csv``, ``curves.png``, TensorBoard events in
+    ``tensorboard/`` and, at the end, ``weights.safetensors``.
 
     Parameters
     ----------
     recipe : Recipe
         See :data:`fer_edge.export.training.recipes.RECIPES`.
-    data : path
-        A data set that :func:`fer_edge.datasets.load_dataset` reads; of FER2013 the ``Training`` rows.
-    output : path
+    data : DataOptions
+        The data set; of FER2013 the ``Training`` rows.
+    output : Path
         Folder for the results.
-    resume : bool
-        Continue from the checkpoint in ``output``.
-    max_steps : int, optional
-        Stop after so many optimiser steps of the whole run, for a short trial.
+    options : TrainOptions, optional
+        Resuming, initial weights, limits.
     on_step, on_epoch : callable
         Called with (step, total steps, loss) and with each epoch's metrics.
 
     Raises
     ------
     WeightsError
-        If ``resume`` finds no usable checkpoint, or ``output`` holds one and ``resume`` is off.
+        If ``resume`` finds no usable checkpoint, or ``output`` holds one and ``resume`` is off; if the
+        loss is not finite.
+    DataError
+        If the data cannot be used for the recipe.
     """
-    output = Path(output)
+    options = options or TrainOptions()
+    if recipe.keep not in KEPT:
+        raise UsageError(f"recipe.keep must be one of {', '.join(KEPT)}, found {recipe.keep!r}")
     output.mkdir(parents=True, exist_ok=True)
-    checkpoint_path = output / CHECKPOINT
-    if checkpoint_path.exists() and not resume:
+    if (output / CHECKPOINT).exists() and not options.resume:
         raise WeightsError(
-            f"{checkpoint_path} is from an earlier run: add --resume, or choose another --output"
+            f"{output / CHECKPOINT} is from an earlier run: add --resume, or choose another --output"
         )
-    images, labels = _training_tensors(recipe, Path(data))
-    order = torch.from_numpy(np.random.default_rng(recipe.seed).permutation(len(images)))
-    held_out = min(recipe.validation_count, len(images) // 5)
-    validation, training = order[:held_out], order[held_out:]
-
     torch.manual_seed(recipe.seed)
-    network = _channels_last(build_network(recipe.network, recipe.network_options))
-    decay = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
-    average = AveragedModel(network, multi_avg_fn=decay, use_buffers=True)
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(network, recipe.weight_decay), lr=recipe.max_learning_rate
-    )
-    steps_per_epoch = len(training) // recipe.batch_size
-    if steps_per_epoch == 0:
-        raise DataError(
-            f"{data} has {len(training)} training images, fewer than one batch of {recipe.batch_size}"
-        )
-    total_steps = steps_per_epoch * recipe.epochs
-    # OneCycleLR divides by the steps of its warm-up less one.
-    warmup = 0.0 if recipe.warmup_fraction * total_steps == 1 else recipe.warmup_fraction
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.max_learning_rate, total_steps=total_steps, pct_start=warmup
-    )
-    state = _State(network, average, optimizer, schedule)
-    history = state.load(checkpoint_path, recipe) if resume else []
-    step = len(history) * steps_per_epoch
+    run = _Run(recipe, load_training_data(recipe, data), output, options)
+    run.go(on_step, on_epoch)
+    return run.finish()
 
-    last_step = total_steps if max_steps is None else min(max_steps, total_steps)
-    for epoch in range(len(history), recipe.epochs):
-        if step >= last_step:
-            break
-        started = time.perf_counter()
-        losses: list[float] = []
-        for batch, target in _batches(images, labels, training, recipe, epoch):
-            losses.append(_step(network, average, optimizer, schedule, batch, target, recipe))
-            step += 1
-            on_step(step, total_steps, losses[-1])
-            if step >= last_step:
-                break
-        loss, accuracy, macro_f1 = _validate(average.module, images[validation], labels[validation], recipe)
+
+class _Run:
+    """One call of :func:`train`."""
+
+    def __init__(self, recipe: Recipe, data: TrainingData, output: Path, options: TrainOptions) -> None:
+        self.recipe, self.data, self.output, self.options = recipe, data, output, options
+        self.network = self._network()
+        decay = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
+        average = recipe.keep == "average"
+        self.average = AveragedModel(self.network, multi_avg_fn=decay, use_buffers=True) if average else None
+        self.progress = Progress()
+        self.epoch_steps = len(self._order(0)) // recipe.batch_size
+        if self.epoch_steps == 0:
+            raise DataError(
+                f"{data.dataset.name} gives {len(self._order(0))} training images, fewer than one batch of {recipe.batch_size}: give more data or a smaller --batch-size"
+            )
+
+    def go(
+        self, on_step: Callable[[int, int, float], None], on_epoch: Callable[[EpochMetrics], None]
+    ) -> None:
+        """Carry out the phases, from where the checkpoint stands."""
+        total = self.epoch_steps * self.recipe.epochs
+        last = total if self.options.max_steps is None else min(self.options.max_steps, total)
+        loaded = RunState.load(self.output / CHECKPOINT, self.recipe) if self.options.resume else None
+        if loaded is not None:
+            self.progress = loaded.progress
+        progress = self.progress
+        with RunLog(self.output, progress) as log:
+            while progress.phase < len(self.recipe.phases):
+                phase = self.recipe.phases[progress.phase]
+                _freeze(self.network, phase)
+                optimizer = make_optimizer(phase, self.network)
+                if loaded is not None:
+                    loaded.restore(self.network, self.average, optimizer)
+                    loaded = None
+                state = RunState(self.recipe, progress, self.network, self.average, optimizer)
+                while not progress.phase_ends(phase):
+                    if progress.step >= last:
+                        return
+                    started = time.perf_counter()
+                    for loss, rate in self._epoch(phase, optimizer, last):
+                        log.step(progress.step, loss, rate)
+                        on_step(progress.step, total, loss)
+                        if self._checkpoint_due():
+                            state.save(self.output / CHECKPOINT)
+                    metrics = self._close_epoch(phase, rate, time.perf_counter() - started)
+                    log.epoch(progress, metrics)
+                    state.save(self.output / CHECKPOINT)
+                    on_epoch(metrics)
+                progress.next_phase()
+
+    def _checkpoint_due(self) -> bool:
+        every = self.options.checkpoint_steps
+        return every is not None and self.progress.step % every == 0
+
+    def _epoch(
+        self, phase: Phase, optimizer: torch.optim.Optimizer, last: int
+    ) -> Iterator[tuple[float, float]]:
+        epoch = len(self.progress.history)
+        order = self._order(epoch)
+        for batch in range(len(self.progress.losses), self.epoch_steps):
+            if self.progress.step >= last:
+                return
+            position = Position(
+                step=self.progress.step - self.progress.phase_step,
+                steps=phase.epochs * self.epoch_steps,
+                steps_per_epoch=self.epoch_steps,
+                accuracies=self.progress.phase_accuracies,
+            )
+            rate = apply_rate(phase, position, optimizer)
+            chosen = order[batch * self.recipe.batch_size :][: self.recipe.batch_size]
+            loss = self._step(phase, chosen, optimizer)
+            self.progress.add(loss)
+            yield loss, rate
+
+    def _step(self, phase: Phase, chosen: Tensor, optimizer: torch.optim.Optimizer) -> float:
+        recipe = self.recipe
+        seed = _seed(recipe.seed, 1, self.progress.step)
+        torch.manual_seed(seed)  # dropout
+        batch = self.data.draw(chosen, torch.Generator().manual_seed(seed), self._size())
+        self.network.train()
+        for name, child in self.network.named_children():
+            child.train(not phase.trained or name in phase.trained)
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
+            outcome: Outcome = OBJECTIVES[phase.objective](self.network, batch, **phase.objective_options)
+        loss = float(outcome.loss.detach())
+        if not np.isfinite(loss):
+            raise WeightsError(
+                f"the loss is {loss} at step {self.progress.step + 1}: lower the learning rate, or look for bad data"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        outcome.loss.backward()  # type: ignore[no-untyped-call]
+        if recipe.max_gradient_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), recipe.max_gradient_norm)
+        optimizer.step()
+        if isinstance(self.network, ConvAttention):
+            self.network.after_step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        return loss
+
+    def _close_epoch(self, phase: Phase, rate: float, seconds: float) -> EpochMetrics:
+        """Validate; count the epoch as done unless it ended at the limit of steps."""
+        loss, accuracy, macro_f1, parts = self._validate(phase)
         metrics = EpochMetrics(
-            epoch=epoch + 1,
-            train_loss=float(np.mean(losses)),
+            epoch=len(self.progress.history) + 1,
+            train_loss=float(np.mean(self.progress.losses)),
             validation_loss=loss,
             validation_accuracy=accuracy,
             validation_macro_f1=macro_f1,
-            learning_rate=float(schedule.get_last_lr()[0]),
-            seconds=time.perf_counter() - started,
+            learning_rate=rate,
+            seconds=seconds,
+            parts=parts,
         )
-        history.append(metrics)
-        _write_metrics(output / METRICS, history)
-        save_curves(output / CURVES, history)
-        if step == (epoch + 1) * steps_per_epoch:  # a part of an epoch cannot be resumed
-            state.save(checkpoint_path, recipe, history)
-        on_epoch(metrics)
+        best = self.progress.best_accuracy
+        if self.recipe.keep == "best" and (best is None or (accuracy is not None and accuracy > best)):
+            self._save(self.output / BEST, self.network, metrics)
+        self.progress.close_epoch(metrics, len(self.progress.losses) == self.epoch_steps)
+        return metrics
 
-    provenance = {
-        "network": recipe.network,
-        "paper": NETWORKS[recipe.network].paper,
-        "weights": "trained",
-        "licence": "Apache-2.0",
-        "data": load_name(recipe),
-        "recipe": recipe.to_dict(),
-        "epochs": len(history),
-        "validation": dataclasses.asdict(history[-1]),
-    }
-    weights_path = output / WEIGHTS
-    save_weights(
-        weights_path, TrainedNetwork(average.module, recipe.spec, recipe.network_options, provenance)
-    )
-    return weights_path
+    @torch.no_grad()
+    def _validate(self, phase: Phase) -> tuple[float, float | None, float | None, dict[str, float]]:
+        network = self.network if self.average is None else self.average.module
+        network.eval()
+        losses, logits, targets, weights = [], [], [], []
+        parts: dict[str, list[float]] = {}
+        for indices in torch.split(self.data.split.held_out, VALIDATION_BATCH):
+            batch = self.data.plain(indices)
+            outcome = OBJECTIVES[phase.objective](network, batch, **phase.objective_options)
+            weights.append(len(indices))
+            losses.append(float(outcome.loss))
+            for name, value in outcome.parts.items():
+                parts.setdefault(name, []).append(float(value))
+            if outcome.logits is not None:
+                logits.append(outcome.logits.float())
+                targets.append(batch.labels.argmax(1))
+        means = {name: float(np.average(values, weights=weights)) for name, values in parts.items()}
+        loss = float(np.average(losses, weights=weights))
+        if not logits:
+            return loss, None, None, means
+        probabilities = softmax(torch.cat(logits).numpy())
+        metrics = compute_metrics(probabilities, torch.cat(targets).numpy(), self.recipe.spec.class_names)
+        return loss, metrics.accuracy, metrics.macro_f1, means
+
+    def finish(self) -> Path:
+        """Write the weights that the recipe keeps."""
+        path = self.output / WEIGHTS
+        if self.recipe.keep == "best":
+            shutil.copyfile(self.output / BEST, path)
+        else:
+            network = self.network if self.average is None else self.average.module
+            self._save(path, network, self.progress.last_metrics)
+        return path
+
+    def _save(self, path: Path, network: nn.Module, metrics: EpochMetrics) -> None:
+        recipe = self.recipe
+        provenance = {
+            "network": recipe.network,
+            "paper": NETWORKS[recipe.network].paper,
+            "weights": "trained",
+            "licence": "Apache-2.0",
+            "recipe": recipe.to_dict(),
+            **self.data.notes,
+            "held_out": self.data.split.text,
+            "epochs": metrics.epoch,
+            "steps": self.progress.step,
+            "validation": dataclasses.asdict(metrics),
+        }
+        if self.options.initial is not None:
+            provenance["initial"] = dict(self.options.initial.provenance)
+        plain = build_network(recipe.network, recipe.network_options)
+        if recipe.training_norms:
+            add_norms(plain)
+        plain.load_state_dict(network.state_dict())
+        fold_norms(plain)
+        save_weights(path, TrainedNetwork(plain, recipe.spec, recipe.network_options, provenance))
+
+    def _network(self) -> nn.Module:
+        recipe = self.recipe
+        network = build_network(recipe.network, recipe.network_options)
+        if self.options.initial is not None:
+            initialise(network, self.options.initial)
+        if isinstance(network, EmotionalDan) and isinstance(self.data, LandmarkCrops):
+            network.image_mean, network.image_std = self.data.statistics()
+        if recipe.training_norms:
+            add_norms(network)
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _order(self, epoch: int) -> Tensor:
+        """Return the indices of the training images in the order of ``epoch``."""
+        generator = torch.Generator().manual_seed(_seed(self.recipe.seed, 0, epoch))
+        training = self.data.split.training
+        if self.recipe.per_class is None:
+            return training[torch.randperm(len(training), generator=generator)]
+        targets = torch.from_numpy(self.data.dataset.targets)[training]
+        return training[balanced_indices(targets, self.recipe.per_class, generator)]
+
+    def _size(self) -> tuple[int, int]:
+        recipe = self.recipe
+        done = len(self.progress.history) / recipe.epochs
+        share = max(pair for pair in recipe.side_schedule if pair[0] <= done)[1]
+        return round(share * recipe.spec.input_height), round(share * recipe.spec.input_width)
 
 
-def _channels_last(network: nn.Module) -> nn.Module:
-    """Twice as fast as channels-first for convolutions on a CPU."""
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+def initialise(network: nn.Module, trained: TrainedNetwork) -> None:
+    """Copy every tensor of ``trained`` that ``network`` has in the same shape; a head may differ.
 
-
-def load_name(recipe: Recipe) -> str:
-    """Return the name of a recipe's training data, for records."""
-    return {"ferplus": "FER+ Training", "fer2013": "FER2013 Training"}.get(recipe.labels, recipe.labels)
-
-
-def _training_tensors(recipe: Recipe, path: Path) -> tuple[Tensor, Tensor]:
-    """Return ``[N, C, H, W]`` uint8 images and ``[N, K]`` label distributions in the spec's class order."""
-    split = "Training" if path.is_file() else None
-    dataset = load_dataset(path, split, recipe.labels if path.is_file() else "auto")
-    if dataset.labels is None:
-        raise DataError(f"{path} has no labels: give a folder with a subfolder per class, or fer2013.csv")
-    mapping = index_map(dataset.class_names, recipe.spec.class_names)
-    if (mapping < 0).any():
-        unknown = [n for n, m in zip(dataset.class_names, mapping, strict=True) if m < 0]
-        raise DataError(
-            f"{path} has the classes {', '.join(unknown)}, which {recipe.network} does not: choose another recipe"
+    Raises
+    ------
+    WeightsError
+        If less than half of the network's numbers are found.
+    """
+    own, found = network.state_dict(), trained.module.state_dict()
+    shared = {n: v for n, v in found.items() if n in own and own[n].shape == v.shape}
+    if 2 * sum(v.numel() for v in shared.values()) < sum(v.numel() for v in own.values()):
+        raise WeightsError(
+            f"weights of {trained.spec.network} with {dict(trained.options)} fit {len(shared)} of {len(own)} entries of the network to train: give weights of the same network and widths"
         )
-    labels = np.zeros((len(dataset), len(recipe.spec.class_names)), np.float32)
-    labels[:, mapping] = dataset.labels
-    return torch.from_numpy(_prepare(dataset, recipe)), torch.from_numpy(labels)
+    network.load_state_dict({**own, **shared})
 
 
-def _prepare(dataset: FaceDataset, recipe: Recipe) -> np.ndarray:
-    return np.stack([resize_image(image, recipe.spec) for image in dataset]).transpose(0, 3, 1, 2)
+def _freeze(network: nn.Module, phase: Phase) -> None:
+    children = dict(network.named_children())
+    unknown = [name for name in phase.trained if name not in children]
+    if unknown:
+        raise UsageError(
+            f"phase.trained names {', '.join(unknown)}, but the network has {', '.join(children)}"
+        )
+    for name, child in children.items():
+        child.requires_grad_(not phase.trained or name in phase.trained)
 
 
-def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay matrices and kernels only: biases, scales and γ are left alone."""
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    free = [p for p in network.parameters() if p.ndim <= 1]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
-
-
-def _normalise(batch: Tensor, recipe: Recipe) -> Tensor:
-    shape = (1, -1, 1, 1)
-    return (batch - torch.tensor(recipe.spec.mean).view(shape)) / torch.tensor(recipe.spec.std).view(shape)
-
-
-def _batches(
-    images: Tensor, labels: Tensor, indices: Tensor, recipe: Recipe, epoch: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    seed = recipe.seed * 100_003 + epoch
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)  # dropout
-    shuffled = indices[torch.randperm(len(indices), generator=generator)]
-    for start in range(0, len(shuffled) - recipe.batch_size + 1, recipe.batch_size):
-        chosen = shuffled[start : start + recipe.batch_size]
-        batch = augment(images[chosen].float() / 255, recipe.augmentation, generator)
-        yield _normalise(batch, recipe).contiguous(memory_format=torch.channels_last), labels[chosen]
-
-
-def _step(
-    network: nn.Module,
-    average: AveragedModel,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    batch: Tensor,
-    target: Tensor,
-    recipe: Recipe,
-) -> float:
-    network.train()
-    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
-        logits = network(batch)
-    loss = soft_cross_entropy(logits, target)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(network.parameters(), recipe.max_gradient_norm)
-    optimizer.step()
-    if isinstance(network, ConvAttention):
-        network.after_step()
-    schedule.step()
-    average.update_parameters(network)
-    return float(loss.detach())
-
-
-@torch.no_grad()
-def _validate(
-    network: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe
-) -> tuple[float, float, float]:
-    network.eval()
-    logits = torch.cat([network(_normalise(part.float() / 255, recipe)) for part in torch.split(images, 250)])
-    targets = labels.argmax(1)
-    metrics = compute_metrics(softmax(logits.numpy()), targets.numpy(), recipe.spec.class_names)
-    return float(soft_cross_entropy(logits, labels)), metrics.accuracy, metrics.macro_f1
-
-
-def _write_metrics(path: Path, history: list[EpochMetrics]) -> None:
-    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [f.name for f in dataclasses.fields(EpochMetrics)])
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(m) for m in history)
-
-
-@dataclasses.dataclass(frozen=True)
-class _State:
-    """Everything that a resumed run needs."""
-
-    network: nn.Module
-    average: AveragedModel
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
-
-    def save(self, path: Path, recipe: Recipe, history: list[EpochMetrics]) -> None:
-        value: dict[str, Any] = {name: part.state_dict() for name, part in vars(self).items()}
-        value["recipe"] = json.dumps(recipe.to_dict())
-        value["history"] = [dataclasses.asdict(m) for m in history]
-        with whole_file(path) as part:
-            torch.save(value, part)
-
-    def load(self, path: Path, recipe: Recipe) -> list[EpochMetrics]:
-        try:
-            value = torch.load(path, weights_only=True)
-            if value["recipe"] != json.dumps(recipe.to_dict()):
-                raise WeightsError(
-                    f"{path} cannot be resumed from (it is from another recipe): start again in another --output"
-                )
-            for name, part in vars(self).items():
-                part.load_state_dict(value[name])
-            return [EpochMetrics(**m) for m in value["history"]]
-        except FileNotFoundError as error:
-            raise WeightsError(f"there is no {path} to resume from: leave --resume out") from error
-        except WeightsError:
-            raise
-        except Exception as error:  # damaged bytes can raise anything in the unpickler
-            raise WeightsError(
-                f"{path} cannot be resumed from ({type(error).__name__}): it is damaged or from another recipe: start again in another --output"
-            ) from error
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from fer_edge._files import whole_file
 
 if TYPE_CHECKING:
-    from fer_edge.export.training.loop import EpochMetrics
+    from fer_edge.export.training.logs import EpochMetrics
 
 matplotlib.use("Agg")
 
@@ -23,12 +24,18 @@ def save_curves(path: Path, history: Sequence[EpochMetrics]) -> None:
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     loss.plot(epochs, [m.train_loss for m in history], label="training")
-    loss.plot(epochs, [m.validation_loss for m in history], label="held-out training rows")
-    loss.set(xlabel="epoch", ylabel="cross-entropy")
+    loss.plot(epochs, [m.validation_loss for m in history], label="held out")
+    for name in dict.fromkeys(name for m in history for name in m.parts):
+        values = [m.parts.get(name, nan) for m in history]
+        loss.plot(epochs, values, "--", label=f"held out: {name}")
+    loss.set(xlabel="epoch", ylabel="loss")
     loss.legend()
-    accuracy.plot(epochs, [100 * m.validation_accuracy for m in history], label="accuracy")
-    accuracy.plot(epochs, [100 * m.validation_macro_f1 for m in history], label="macro-F1")
-    accuracy.set(xlabel="epoch", ylabel="% of held-out training rows")
+    for label, shares in (
+        ("accuracy", [m.validation_accuracy for m in history]),
+        ("macro-F1", [m.validation_macro_f1 for m in history]),
+    ):
+        accuracy.plot(epochs, [nan if share is None else 100 * share for share in shares], label=label)
+    accuracy.set(xlabel="epoch", ylabel="% of held-out images")
     accuracy.legend()
     with whole_file(path) as part:
         figure.savefig(part, dpi=120)

@@ -6,9 +6,14 @@ import argparse
 import dataclasses
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fer_edge.commands.base import make_table, percent, print_result, progress_bars
 from fer_edge.errors import UsageError, lookup
+
+if TYPE_CHECKING:
+    from fer_edge.export.training.logs import EpochMetrics
+    from fer_edge.export.training.recipes import Recipe
 
 name = "train"
 help = "train a network by a recipe"
@@ -17,47 +22,84 @@ help = "train a network by a recipe"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add arguments."""
     parser.add_argument("--recipe", default="conv-attention-ferplus", metavar="NAME")
-    parser.add_argument(
-        "--data", type=Path, required=True, metavar="PATH", help="fer2013.csv[.gz] or an image folder"
-    )
+    parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="labelled faces")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--epochs", type=int, metavar="N", help="instead of the recipe's")
-    parser.add_argument("--max-steps", type=int, metavar="N", help="stop early, for a trial")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --output")
+    parser.add_argument("--initial", type=Path, metavar="FILE", help="start from these .safetensors weights")
+    parser.add_argument("--epochs", type=int, metavar="N", help="of every phase, instead of the recipe's")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="instead of the recipe's")
+    parser.add_argument("--fold", type=int, metavar="K", help="which fold of subjects to hold out, from 1")
+    parser.add_argument("--images", type=int, metavar="N", help="use so many images at most, for a trial")
+    parser.add_argument("--max-steps", type=int, metavar="N", help="stop early, for a trial")
+    parser.add_argument(
+        "--checkpoint-steps", type=int, metavar="N", help="save a checkpoint within epochs too"
+    )
+    parser.add_argument(
+        "--backgrounds", type=Path, metavar="DIR", help="images to render faces on (feratt); else generated"
+    )
+    parser.add_argument("--skip-bad-rows", action="store_true", help="leave out rows that cannot be read")
 
 
 def execute(args: argparse.Namespace) -> int:
     """Train and show the last epochs."""
     if importlib.util.find_spec("torch") is None:
         raise UsageError("training needs PyTorch: run pip install 'fer-edge[export]'")
-    from fer_edge.export.training.loop import EpochMetrics, train
-    from fer_edge.export.training.recipes import RECIPES
+    from fer_edge.export.training.data import DataOptions
+    from fer_edge.export.training.loop import TrainOptions, train
+    from fer_edge.export.weights import load_weights
 
-    recipe = lookup(RECIPES, args.recipe, "recipe")
-    if args.epochs is not None:
-        recipe = dataclasses.replace(recipe, epochs=args.epochs)
     epochs: list[EpochMetrics] = []
     with progress_bars() as show:
         weights = train(
-            recipe,
-            args.data,
+            _recipe(args),
+            DataOptions(
+                path=args.data,
+                cache=args.output,
+                limit=args.images,
+                skip_bad_rows=args.skip_bad_rows,
+                backgrounds=args.backgrounds,
+            ),
             args.output,
-            resume=args.resume,
-            max_steps=args.max_steps,
+            TrainOptions(
+                resume=args.resume,
+                initial=None if args.initial is None else load_weights(args.initial),
+                max_steps=args.max_steps,
+                checkpoint_steps=args.checkpoint_steps,
+            ),
             on_step=lambda step, total, loss: show("training", step, total),
             on_epoch=epochs.append,
         )
-    rows = [
-        (
-            m.epoch,
-            f"{m.train_loss:.4f}",
-            f"{m.validation_loss:.4f}",
-            percent(m.validation_accuracy),
-            percent(m.validation_macro_f1),
-        )
-        for m in epochs[-10:]
-    ]
+    rows = [_row(m) for m in epochs[-10:]]
     columns = ("epoch", "training loss", "held-out loss", "accuracy", "macro-F1")
-    value = {"weights": str(weights), "epochs": [dataclasses.asdict(m) for m in epochs]}
+    value = {"weights": str(weights), "epochs": [m.to_row() for m in epochs]}
     print_result(args, value, make_table(args.recipe, columns, rows), f"Wrote {weights}")
     return 0
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    from fer_edge.export.training.recipes import RECIPES
+
+    recipe = lookup(RECIPES, args.recipe, "recipe")
+    for name in ("epochs", "batch_size", "fold", "images", "max_steps", "checkpoint_steps"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, found {value}")
+    if args.epochs is not None:
+        recipe = recipe.with_epochs(args.epochs)
+    if args.batch_size is not None:
+        recipe = dataclasses.replace(recipe, batch_size=args.batch_size)
+    if args.fold is not None:
+        if not 0 < args.fold <= recipe.subject_folds:
+            raise UsageError(f"--fold must be from 1 to {recipe.subject_folds} for {args.recipe}")
+        recipe = dataclasses.replace(recipe, fold=args.fold - 1)
+    return recipe
+
+
+def _row(metrics: EpochMetrics) -> tuple[object, ...]:
+    shares = (metrics.validation_accuracy, metrics.validation_macro_f1)
+    return (
+        metrics.epoch,
+        f"{metrics.train_loss:.4f}",
+        f"{metrics.validation_loss:.4f}",
+        *("" if share is None else percent(share) for share in shares),
+    )

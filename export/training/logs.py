@@ -1,0 +1,96 @@
+"""What a run leaves to look at: ``metrics.csv``, ``curves.png`` and TensorBoard events."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from fer_edge._files import whole_file
+from fer_edge.export.training.plots import save_curves
+
+if TYPE_CHECKING:
+    from fer_edge.export.training.state import Progress
+
+METRICS = "metrics.csv"
+CURVES = "curves.png"
+TENSORBOARD = "tensorboard"
+#: Steps between two events.
+STEP_EVENTS = 10
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """One line of ``metrics.csv``. Validation uses the averaged weights where there are such.
+
+    Accuracy and macro-F1 are ``None`` where the objective classifies nothing; ``parts`` are the parts of
+    the validation loss.
+    """
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    validation_accuracy: float | None
+    validation_macro_f1: float | None
+    learning_rate: float
+    seconds: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+    def to_row(self) -> dict[str, Any]:
+        """Return flat columns."""
+        row = dataclasses.asdict(self)
+        return row | {f"validation_{name}": value for name, value in row.pop("parts").items()}
+
+
+class RunLog:
+    """Writes after every epoch; a resumed run continues the same files."""
+
+    def __init__(self, output: Path, progress: Progress) -> None:
+        self._output = output
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TensorBoard's protocol buffers warn on import
+            from torch.utils.tensorboard import SummaryWriter
+        self._events = SummaryWriter(
+            str(output / TENSORBOARD), purge_step=progress.step + 1 if progress.step else None
+        )
+
+    def step(self, step: int, loss: float, rate: float) -> None:
+        """Note a step."""
+        if step % STEP_EVENTS == 0 or step == 1:
+            self._scalar("train/loss", loss, step)
+            self._scalar("train/learning_rate", rate, step)
+
+    def epoch(self, progress: Progress, metrics: EpochMetrics) -> None:
+        """Note an epoch; redraw the curves."""
+        for name, value in metrics.to_row().items():
+            if name.startswith("validation_") and value is not None:
+                self._scalar(f"validation/{name.removeprefix('validation_')}", value, progress.step)
+        self._events.flush()
+        write_metrics(self._output / METRICS, progress.all_metrics)
+        save_curves(self._output / CURVES, progress.all_metrics)
+
+    def _scalar(self, name: str, value: float, step: int) -> None:
+        self._events.add_scalar(name, value, step)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._events.close()
+
+
+def write_metrics(path: Path, metrics: list[EpochMetrics]) -> None:
+    """Write one line per epoch; a column that an epoch does not have is empty."""
+    rows = [m.to_row() for m in metrics]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)

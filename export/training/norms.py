@@ -1,0 +1,50 @@
+"""Batch normalisation that exists in training only.
+
+A plain convolution trains faster with a normalisation behind it, and afterwards the two are one
+convolution again (RepVGG, Ding et al., 2021, Section 3.3). The papers' layers stay as they are, and so
+do the parameter counts of what is saved.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from fer_edge.errors import UsageError
+
+
+class NormalisedConv(nn.Sequential):
+    """A convolution and the normalisation that :func:`fold_norms` merges into it."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        if conv.bias is None:
+            raise UsageError(
+                "a normalisation cannot be folded into a convolution without bias: set bias=True in the network options"
+            )
+        self.conv = conv
+        self.norm = nn.BatchNorm2d(conv.out_channels)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Map ``[B, C, H, W]`` to the convolution's output, normalised."""
+        return self.norm(self.conv(batch))
+
+
+def add_norms(network: nn.Module) -> None:
+    """Normalise every convolution that a ReLU follows directly in the same ``nn.Sequential``."""
+    for module in list(network.modules()):
+        if isinstance(module, nn.Sequential):
+            layers = list(module)
+            for i, (layer, after) in enumerate(itertools.pairwise(layers)):
+                if isinstance(layer, nn.Conv2d) and isinstance(after, nn.ReLU):
+                    module[i] = NormalisedConv(layer)
+
+
+def fold_norms(network: nn.Module) -> None:
+    """Undo :func:`add_norms`; in evaluation mode the outputs stay the same up to rounding."""
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, NormalisedConv):
+                setattr(module, name, fuse_conv_bn_eval(child.conv.eval(), child.norm.eval()))
