@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -198,9 +197,10 @@ def _array(path: Path, size: int) -> np.ndarray:
     try:
         if path.stat().st_size > _MAX_ARRAY_BYTES:
             raise DataError(f"{path.name} is too large for {size} values")
-        values = np.load(path, allow_pickle=False)
-        if not isinstance(values, np.ndarray) or values.size != size or values.dtype.kind not in "iufU":
+        with path.open("rb") as file:
+            values = np.lib.format.read_array(file, allow_pickle=False)
+        if values.size != size or values.dtype.kind not in "iufU":
             raise DataError(f"{path.name}: expected {size} numbers")
         return values if size == 1 else values.astype(np.float64).reshape(-1)
-    except (OSError, ValueError, EOFError, MemoryError, RecursionError, BadZipFile) as error:
+    except (OSError, ValueError, EOFError, MemoryError, RecursionError) as error:
         raise DataError(f"{path.name} is no array that can be read ({error})") from error

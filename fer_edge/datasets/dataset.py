@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -90,7 +91,8 @@ class FaceDataset:
     def subset(self, indices: Sequence[int] | np.ndarray) -> FaceDataset:
         """Return the data set restricted to ``indices``."""
         chosen = np.asarray(indices, np.int64)
-        values = {name: getattr(self, name) for name in _PER_IMAGE}
+        values: dict[str, Any] = {name: getattr(self, name) for name in _PER_IMAGE}
+        parts: dict[str, Any] = {n: None if v is None else v[chosen] for n, v in values.items()}
         return replace(
             self,
             images=(
@@ -99,7 +101,7 @@ class FaceDataset:
                 else tuple(self.images[i] for i in chosen)
             ),
             origins=None if self.origins is None else tuple(self.origins[i] for i in chosen),
-            **{name: None if value is None else value[chosen] for name, value in values.items()},
+            **parts,
         )
 
     def sample(self, count: int, seed: int = 0) -> FaceDataset:
