@@ -16,6 +16,7 @@ import hashlib
 import importlib.util
 import math
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -60,6 +61,12 @@ _INNER = (
 _RIGHT_EYE_CORNER, _LEFT_EYE_CORNER = 33, 263
 _DETECTOR_FACE_PX = 160
 _DETECTOR_MARGIN = 0.15
+
+# What numpy and zipfile raise for damaged bytes; TypeError for a single array instead of an archive.
+_UNREADABLE = (
+    OSError, ValueError, KeyError, EOFError, MemoryError, TypeError, NotImplementedError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 Box = tuple[float, float, float, float]
 
@@ -261,9 +268,9 @@ def _fingerprint(faces: FaceDataset) -> str:
 
 def _read_cache(path: Path, fingerprint: str, source: str, count: int) -> np.ndarray:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            points, of_images, of_source = file["points"], str(file["fingerprint"]), str(file["source"])
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as values:
+            points, of_images, of_source = values["points"], str(values["fingerprint"]), str(values["source"])
+    except _UNREADABLE as error:
         raise DataError(f"{path} is no landmark cache ({error}): delete it") from error
     if of_images != fingerprint:
         raise DataError(f"{path} holds the landmarks of other images: delete it, or choose another file")
@@ -302,7 +309,7 @@ def _read_model(path: Path) -> bytes:
                 data = wheel.read(_MODEL_IN_WHEEL)
         else:
             data = path.read_bytes() if path.stat().st_size == _MODEL_BYTES else b""
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise WeightsError(f"{path} does not hold {MODEL_FILE} ({error}): get mediapipe 0.10.21") from error
     if hashlib.sha256(data).hexdigest() != MODEL_SHA256:
         raise WeightsError(f"{path} is not the {MODEL_FILE} of mediapipe 0.10.21: get it again")
