@@ -13,12 +13,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from fer_edge._files import whole_file
+from fer_edge._files import sha256_of, whole_file
 from fer_edge.errors import FerEdgeError, WeightsError
 from fer_edge.export.networks import build_network
 from fer_edge.spec import ModelSpec
 
 _HEADER = "fer_edge"
+#: What a provenance says about the file that the weights come from.
+_FILE = ("weights_sha256", "layout", "container")
 
 
 @dataclass(frozen=True)
@@ -28,15 +30,22 @@ class TrainedNetwork:
     module: nn.Module
     spec: ModelSpec
     options: Mapping[str, Any]
-    provenance: Mapping[str, Any]  # licence, data, recipe, metrics
+    provenance: Mapping[str, Any]  # licence, data, recipe, metrics; weights_sha256 if it comes from a file
 
 
 def save_weights(path: Path, trained: TrainedNetwork) -> None:
-    """Write the weights whole or not at all."""
+    """Write the weights whole or not at all.
+
+    What the provenance says about the file they were loaded from moves into its ``source``.
+    """
+    provenance = {name: value for name, value in trained.provenance.items() if name not in _FILE}
+    source = {name: trained.provenance[name] for name in _FILE if name in trained.provenance}
+    if source:
+        provenance["source"] = source
     header = {
         "spec": trained.spec.to_dict(),
         "options": dict(trained.options),
-        "provenance": dict(trained.provenance),
+        "provenance": provenance,
     }
     tensors = {name: value.contiguous() for name, value in trained.module.state_dict().items()}
     with whole_file(path) as part:
@@ -45,6 +54,8 @@ def save_weights(path: Path, trained: TrainedNetwork) -> None:
 
 def load_weights(path: Path) -> TrainedNetwork:
     """Build the network that a file describes and fill it; nothing in the file is executed.
+
+    The provenance is that in the file, with the file's own ``weights_sha256``, ``layout`` and ``container``.
 
     Raises
     ------
@@ -72,7 +83,8 @@ def load_weights(path: Path) -> TrainedNetwork:
             f"{path} does not describe a network that this version knows ({type(error).__name__}: {error}): fetch or train it again"
         ) from error
     fill(module, tensors, str(path))
-    return TrainedNetwork(module.eval(), spec, options, provenance)
+    found = dict(zip(_FILE, (sha256_of(path), "fer-edge", "safetensors"), strict=True))
+    return TrainedNetwork(module.eval(), spec, options, provenance | found)
 
 
 def fill(module: nn.Module, state: Mapping[str, Any], origin: str) -> None:

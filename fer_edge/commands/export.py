@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
 
 from fer_edge.catalogue import CATALOGUE, DEFAULT_MODEL
-from fer_edge.commands.base import print_result
+from fer_edge.commands.base import make_table, print_result
 from fer_edge.datasets import load_dataset
 from fer_edge.errors import UsageError
 
@@ -21,32 +25,89 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default=DEFAULT_MODEL, metavar="NAME", help=f"one of {', '.join(CATALOGUE)}"
     )
-    parser.add_argument("--weights", required=True, metavar="random|FILE")
+    parser.add_argument(
+        "--weights",
+        required=True,
+        metavar="random|PATH",
+        help="our .safetensors, a file of the network's authors, or for resmasking-ensemble a folder with its members' files",
+    )
+    add_author_inputs(parser)
     parser.add_argument(
         "--check-data", type=Path, metavar="PATH", help="faces for the check; generated ones if left out"
+    )
+    parser.add_argument(
+        "--attention", action="store_true", help="give the network's built-in attention as an output"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.onnx")
 
 
+def add_author_inputs(parser: argparse.ArgumentParser) -> None:
+    """Add what EmotionalDAN needs beside its authors' checkpoint."""
+    parser.add_argument(
+        "--canonical-shape",
+        type=Path,
+        metavar="FILE.npy|.npz",
+        help="emotionaldan: 68 points; the constant in Model2.meta if left out",
+    )
+    parser.add_argument(
+        "--image-statistics",
+        type=Path,
+        metavar="FILE.npz",
+        help="emotionaldan: ImgMean and ImgStd of the training",
+    )
+
+
 def execute(args: argparse.Namespace) -> int:
-    """Export and show the difference to PyTorch."""
+    """Export and show what was recognised and the difference to PyTorch."""
     if importlib.util.find_spec("torch") is None:
         raise UsageError("exporting weights needs PyTorch: run pip install 'fer-edge[export]'")
-    from fer_edge.export.checkpoints import load_any, random_network
+    from fer_edge.export.checkpoints import AuthorInputs, load_any, random_network
     from fer_edge.export.onnx_model import export_onnx
 
-    trained = (
-        random_network(args.model) if args.weights == "random" else load_any(Path(args.weights), args.model)
-    )
+    inputs = AuthorInputs(args.canonical_shape, args.image_statistics)
+    if args.weights == "random":
+        trained = random_network(args.model)
+    else:
+        trained = load_any(Path(args.weights), args.model, inputs)
+    if args.attention:
+        from fer_edge.export.explanation.attention import with_attention
+
+        trained = with_attention(trained)
     faces = list(load_dataset(args.check_data).sample(16)) if args.check_data else None
     report = export_onnx(trained, args.output, faces)
-    value = {"output": str(args.output), "provenance": dict(trained.provenance), **dataclasses.asdict(report)}
-    layout = trained.provenance.get("layout")
+    recognised = {
+        "layout": trained.provenance.get("layout", "none"),
+        "container": trained.provenance.get("container", "random weights"),
+        "classes": list(trained.spec.class_names),
+        "claims": trained.provenance.get("claims", {}),
+    }
+    value = {
+        "output": str(args.output),
+        "recognised": recognised,
+        "provenance": dict(trained.provenance),
+        **dataclasses.asdict(report),
+    }
     print_result(
         args,
         value,
-        *([f"Recognised: {layout}."] if layout else []),
+        make_table("Recognised", ("", ""), _rows(recognised, trained.provenance)),
         f"Wrote {args.output}: largest difference to PyTorch {report.max_abs_difference:.1e} "
         f"on {report.faces} {'real' if report.real_faces else 'generated'} faces.",
     )
     return 0
+
+
+def _rows(recognised: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    classes, claims = recognised["classes"], recognised["claims"]
+    if isinstance(claims, Mapping):
+        claims = ", ".join(f"{name} {value}" for name, value in claims.items())
+    shown = ", ".join(classes[:8]) + (", …" if len(classes) > 8 else "")
+    rows = [
+        ("layout", recognised["layout"]),
+        ("container", recognised["container"]),
+        ("classes", f"{len(classes)}: {shown}"),
+        ("claims, not measured here", claims or "none"),
+        ("licence", provenance.get("licence", "not stated")),
+        ("sha256", provenance.get("weights_sha256", "none")),
+    ]
+    return [(name, escape(str(text))) for name, text in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from fer_edge._files import sha256_of
 from fer_edge.errors import WeightsError
 from fer_edge.export.networks import NETWORKS, build_network
 from fer_edge.export.weights import TrainedNetwork, load_weights, save_weights
@@ -53,7 +55,8 @@ def header_of(trained: TrainedNetwork) -> dict[str, Any]:
 def test_round_trip(file: Path, trained: TrainedNetwork) -> None:
     loaded = load_weights(file)
     assert loaded.spec == trained.spec
-    assert loaded.provenance == trained.provenance
+    found = {"weights_sha256": sha256_of(file), "layout": "fer-edge", "container": "safetensors"}
+    assert loaded.provenance == dict(trained.provenance) | found
     assert not loaded.module.training
     expected = trained.module.state_dict()
     assert loaded.module.state_dict().keys() == expected.keys()
@@ -64,6 +67,8 @@ def test_round_trip(file: Path, trained: TrainedNetwork) -> None:
         torch.testing.assert_close(loaded.module(batch), trained.module.eval()(batch))
     again = file.with_name("again.safetensors")
     save_weights(again, loaded)
+    assert load_weights(again).provenance["source"] == found
+    save_weights(again, dataclasses.replace(loaded, provenance=trained.provenance))
     assert again.read_bytes() == file.read_bytes()
 
 

@@ -6,22 +6,23 @@ Apart from the parity test, a state is made of tensors that repeat one stored nu
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from author_files import State, equal, golden_filler, light
+from torch import nn
 
 from fer_edge._files import sha256_of
 from fer_edge.errors import UsageError, WeightsError
 from fer_edge.export.checkpoints import (
+    LAYOUTS,
     load_any,
     load_checkpoint,
     random_network,
@@ -32,19 +33,7 @@ from fer_edge.export.networks import NETWORKS, build_network
 from fer_edge.export.networks.resmasking import ResMasking
 from fer_edge.export.weights import TrainedNetwork, save_weights
 
-State = dict[str, Tensor]
 ALIAS, TWIN = "mask2.downsample3.0.weight", "mask2.conv3.downsample.0.weight"
-
-
-def light(state: State) -> State:
-    """Give every entry one value of its own, equal for aliases; only that value is stored."""
-    values: dict[int, int] = {}
-    return {
-        name: torch.tensor(1 + values.setdefault(id(value), len(values)), dtype=value.dtype).expand(
-            value.shape
-        )
-        for name, value in state.items()
-    }
 
 
 def resmasking(**options: Any) -> ResMasking:
@@ -82,15 +71,6 @@ def refuse(path: Path, match: str, network: str = "resmasking") -> str:
 
 
 # --- the original network ---------------------------------------------------------------------------
-
-
-def golden_filler(shared: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("golden_fill", shared / "golden" / "fill.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.slow
@@ -142,55 +122,75 @@ def test_names_and_sizes_of_the_authors_state(state: State) -> None:
     assert sum(v.numel() for v in learned) == 142_943_431
 
 
-def equal(a: State, b: State) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
-
-
 def test_round_trip_in_the_file_format_of_2019(tmp_path: Path, state: State) -> None:
     path = write(tmp_path, {"net": state}, _use_new_zipfile_serialization=False)
     trained = load_checkpoint(path, "resmasking")
     assert not trained.module.training
     assert trained.options == {"num_classes": 7, "in_channels": 3, "dropout": 0.4}
     assert trained.spec == NETWORKS["resmasking"].spec
-    assert trained.provenance["layout"] == "resmasking authors, 'net'"
+    assert (trained.provenance["layout"], trained.provenance["container"]) == ("resmasking", "PyTorch, 'net'")
     assert "no licence is stated for the weights" in trained.provenance["licence"]
     assert equal(to_author_state(trained.module, "resmasking"), state)
 
 
 def test_plain_variant_and_saved_records(tmp_path: Path) -> None:
     module = resmasking(dropout=0)
-    spec = NETWORKS["resmasking"].spec
+    spec = NETWORKS["resmasking-nodropout"].spec
     path = tmp_path / "plain"
     save_checkpoint(path, TrainedNetwork(module, spec, {}, {}), {"best_val_acc": 12.5})
-    net = torch.load(path, weights_only=True)["net"]
+    content = torch.load(path, weights_only=True)
+    assert content["arch"] == "resmasking"
+    net = content["net"]
     assert len(net) == 740
     assert {name for name in net if name.startswith("fc.")} == {"fc.weight", "fc.bias"}
 
-    trained = load_checkpoint(path, "resmasking")
+    refuse(path, "this looks like resmasking-nodropout .*: use --model resmasking-nodropout")
+    trained = load_checkpoint(path, "resmasking-nodropout")
+    assert trained.spec == spec
     assert trained.options["dropout"] == 0
     assert trained.provenance["claims"] == {"best_val_acc": 12.5}
     assert equal(trained.module.state_dict(), module.state_dict())
 
 
-def test_data_parallel_imagenet_style_file(tmp_path: Path, state: State) -> None:
+def test_data_parallel_imagenet_file(tmp_path: Path) -> None:
+    state = to_author_state(resmasking(num_classes=1000), "resmasking")
     content = {
         "state_dict": {f"module.{name}": value for name, value in state.items()},
+        "arch": "resmasking",
         "epoch": 3,
-        "test_acc": 12,
+        "test_acc": np.float64(12.5),
         "best_acc1": torch.tensor(50.0),
         "best_val_acc": float("nan"),
+        "best_train_acc": np.float32(3) * np.ones(2, np.float32)[0],
+        "best_val_loss": "low",
         "optimizer": {"state": {}, "param_groups": []},
     }
     trained = load_any(write(tmp_path, content), "resmasking")
-    assert trained.provenance["layout"] == "resmasking authors, 'state_dict'"
-    assert trained.provenance["claims"] == {"test_acc": 12}
+    assert trained.provenance["container"] == "PyTorch, 'state_dict'"
+    assert trained.provenance["claims"] == {
+        "epoch": 3,
+        "test_acc": 12.5,
+        "best_acc1": 50,
+        "best_train_acc": 3,
+    }
     assert torch.equal(trained.module.conv1.weight, state["conv1.weight"])
+    spec = trained.spec
+    assert (len(spec.class_names), spec.class_names[999]) == (1000, "imagenet-999")
+    assert (spec.color, spec.mean, spec.std) == ("rgb", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def test_eight_classes_are_those_of_ck_plus() -> None:
+    spec = LAYOUTS["resmasking"].spec("resmasking", 8, "file")
+    assert spec.class_names == (
+        "neutral", "anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise",
+    )  # fmt: skip
+    assert spec.color == "gray"
 
 
 def test_bare_state_without_counters_in_half_precision(tmp_path: Path, state: State) -> None:
     bare = {name: value.half() for name, value in state.items() if not name.endswith("num_batches_tracked")}
     trained = load_checkpoint(write(tmp_path, bare), "resmasking")
-    assert trained.provenance["layout"] == "resmasking authors, bare state dict"
+    assert trained.provenance["container"] == "PyTorch, bare state dict"
     own = trained.module.state_dict()
     assert own["layer1.0.bn1.num_batches_tracked"] == 0
     assert own["conv1.weight"].dtype == torch.float32
@@ -224,9 +224,10 @@ def drop(*names: str) -> Change:
         (drop(ALIAS, TWIN), f"missing .such as {TWIN}"),
         (put(ALIAS, torch.zeros(1).expand(512, 1024, 1, 1)), f"{ALIAS} with equal values, found them different"),
         (put("mask9.downsample1.0.weight", torch.zeros(1)), "shortcut mask9.conv1.downsample.0.weight"),
-        (drop("fc.1.weight", "fc.1.bias"), r"no classifier \(fc.1.weight or fc.weight\)"),
-        (put("fc.1.weight", torch.zeros(8, 512)), "has 8 classes, expected the 7 of resmasking .angry"),
-        (put("fc.1.weight", torch.zeros(1000, 512)), "has 1000 classes"),
+        (drop("fc.1.weight", "fc.1.bias"), r"no classifier \(fc.1.weight\)"),
+        (put("fc.1.weight", torch.zeros(8, 512)), r"1 wrong shapes .such as fc.1.bias is \(7,\), expected \(8,\)"),
+        (put("fc.1.weight", torch.zeros(9, 512)), "has 9 classes, expected those of resmasking: 7 .angry, .*; 8 .neutral, anger"),
+        (put("bn1.bias", torch.zeros(1).expand(10**9)), "declares 1143.* values, expected at most 268435456"),
         (put("fc.1.weight", torch.tensor(1.0)), "has 1 classes"),
         (put("fc.1.weight", torch.zeros(7, 256)), r"fc.1.weight is \(7, 256\), expected \(7, 512\)"),
         (put("conv1.weight", torch.zeros(64, 1, 7, 7)), r"conv1.weight is \(64, 1, 7, 7\), expected \(64, 3, 7, 7\)"),
@@ -289,8 +290,8 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         (torch.ones(3), "holds a Tensor of no use"),
         ({"net": 3}, "'net' is a int, expected a dict of tensors"),
         ({"epoch": 3, "lr": 0.1}, "entry 'epoch' is not a dense tensor"),
-        ({"net": {}}, "is not a resmasking checkpoint"),
-        ({"net": {"conv1.weight": torch.ones(3), "fc.weight": torch.ones(1)}}, "found conv1.weight, fc.weight: choose the --model"),
+        ({"net": {}}, "is no resmasking checkpoint: .* found nothing; known layouts are"),
+        ({"net": {"conv1.weight": torch.ones(3), "fc.weight": torch.ones(1)}}, "found conv1.weight, fc.weight; known layouts are .*feratt-2020: conv_mid.weight.*: choose the --model"),
         ({"net": {3: torch.ones(3)}}, "entry 3 is not"),
     ],
 )  # fmt: skip
@@ -325,6 +326,16 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, state: State, for
     pickle_bytes = pickle.dumps(Exploit(target))
     pickle.loads(pickle_bytes)
     assert target.exists()  # the exploit does work where it is trusted
+
+
+def test_compressed_files_are_refused_before_they_are_unpacked(tmp_path: Path) -> None:
+    plain = write(tmp_path, {"net": {"mask1.conv1.conv1.weight": torch.zeros(1 << 20)}})
+    bomb = tmp_path / "bomb"
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    assert bomb.stat().st_size < 1 << 16
+    refuse(bomb, "unpacks to 419.* bytes, expected no more than its size")
 
 
 def test_whole_modules_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,28 @@
+"""Authors' checkpoints: read into our networks, and written back in the same layout.
+
+A file is untrusted: only numbers and plain values are read from it, and no code in it runs.
+A layout says how one network's authors name their entries; :data:`LAYOUTS` holds those we know.
+"""
+
+from fer_edge.export.checkpoints.dan import load_dan, save_dan
+from fer_edge.export.checkpoints.emotionaldan import AuthorInputs
+from fer_edge.export.checkpoints.layouts import LAYOUTS
+from fer_edge.export.checkpoints.loading import (
+    load_any,
+    load_checkpoint,
+    random_network,
+    save_checkpoint,
+    to_author_state,
+)
+
+__all__ = [
+    "LAYOUTS",
+    "AuthorInputs",
+    "load_any",
+    "load_checkpoint",
+    "load_dan",
+    "random_network",
+    "save_checkpoint",
+    "save_dan",
+    "to_author_state",
+]

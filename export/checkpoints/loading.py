@@ -1,0 +1,207 @@
+"""From a weights file of any kind to a network, and back to the authors' layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fer_edge._files import whole_file
+from fer_edge.errors import UsageError, WeightsError, lookup
+from fer_edge.export.checkpoints import dan
+from fer_edge.export.checkpoints.emotionaldan import AuthorInputs
+from fer_edge.export.checkpoints.ensemble import ENSEMBLE, combine
+from fer_edge.export.checkpoints.files import AuthorFile, combined_sha256, read_author_file
+from fer_edge.export.checkpoints.layouts import LAYOUTS, describe_layouts, layout_of, recognise
+from fer_edge.export.networks import NETWORKS, build_network
+from fer_edge.export.weights import TrainedNetwork, fill, load_weights
+
+_NOTHING = AuthorInputs()
+
+
+def load_any(path: Path, network: str, inputs: AuthorInputs = _NOTHING) -> TrainedNetwork:
+    """Load ``network`` from our ``.safetensors`` file or from its authors' files.
+
+    Parameters
+    ----------
+    path : Path
+        One file; of a TensorFlow checkpoint its prefix or any of its files; for ``resmasking-ensemble`` also
+        a folder with the seven members' files, which are recognised by their entries.
+    network : str
+        A key of :data:`~fer_edge.export.networks.NETWORKS`.
+    inputs : AuthorInputs
+        What EmotionalDAN needs beside its checkpoint.
+
+    Raises
+    ------
+    WeightsError
+        If the file cannot be used, or holds another network.
+    UsageError
+        If ``network`` is unknown, or ``inputs`` are given where nothing reads them.
+    """
+    lookup(NETWORKS, network, "network")
+    ours = path.suffix == ".safetensors"
+    if inputs.given() and (ours or network != "emotionaldan"):
+        raise UsageError(
+            f"{inputs.given()[0]}: canonical shape and image statistics belong to the authors' EmotionalDAN checkpoint: leave them out for {path}"
+        )
+    if network == ENSEMBLE and path.is_dir():
+        return combine(path, {file: _load_member(file) for file in _files_in(path)})
+    if not ours:
+        return load_checkpoint(path, network, inputs)
+    trained = load_weights(path)
+    if trained.spec.network != network:
+        raise WeightsError(
+            f"{path} holds the network {trained.spec.network}, expected {network}: give --model {trained.spec.network} or another file"
+        )
+    return trained
+
+
+def random_network(network: str, seed: int = 0) -> TrainedNetwork:
+    """Return ``network`` with random weights, the same for equal seeds: good for timing only.
+
+    Raises
+    ------
+    UsageError
+        If ``network`` is unknown.
+    """
+    entry = lookup(NETWORKS, network, "network")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = build_network(network)
+    provenance = {"network": network, "weights": "random", "paper": entry.paper}
+    return TrainedNetwork(module.eval(), entry.spec, {}, provenance)
+
+
+def load_checkpoint(path: Path, network: str, inputs: AuthorInputs = _NOTHING) -> TrainedNetwork:
+    """Load an authors' checkpoint.
+
+    Returns
+    -------
+    TrainedNetwork
+        In evaluation mode, float32, with the authors' class order. Its provenance names the file's sha256,
+        layout, container and licence, and repeats the scores that the file claims, which nobody here has
+        measured.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, damaged, holds code, belongs to another network or to other classes,
+        or holds values that are not finite.
+    UsageError
+        If ``network`` is unknown, or an extra is not installed.
+    """
+    lookup(NETWORKS, network, "network")
+    layout_of(network)
+    file = read_author_file(path)
+    _check_layout(file, network)
+    return _convert(file, network, inputs)
+
+
+def save_checkpoint(path: Path, trained: TrainedNetwork, records: Mapping[str, float] | None = None) -> None:
+    """Write the file that the network's authors would have written, whole or not at all.
+
+    The entries lie under ``net`` (Residual Masking) or ``state_dict`` (FERAtt), beside ``arch`` and
+    ``records`` such as ``best_val_acc`` or ``prec``.
+
+    Raises
+    ------
+    WeightsError
+        If the network's authors published no layout, or one that is only read.
+    """
+    network = trained.spec.network
+    state, layout = to_author_state(trained.module, network), layout_of(network)
+    described: dict[str, Any] = {"arch": layout.arch}
+    if layout.container == "state_dict":
+        described |= {
+            "imsize": trained.spec.input_height,
+            "num_input_channels": trained.spec.channels,
+            "num_output_channels": state["netclass.linear.weight"].shape[0],
+            "num_classes": len(trained.spec.class_names),
+        }
+    with whole_file(path) as part:
+        torch.save({**described, **(records or {}), layout.container: state}, part)
+
+
+def to_author_state(module: nn.Module, network: str) -> dict[str, Tensor]:
+    """Return the state of ``module`` under its authors' names, aliases included.
+
+    Raises
+    ------
+    WeightsError
+        If the network's authors published no layout, or one that is only read.
+    """
+    write = layout_of(network).to_author
+    if write is None:
+        raise WeightsError(
+            f"the authors' files of {network} ({layout_of(network).container}) are read, not written: save .safetensors"
+        )
+    return write(module)
+
+
+def _convert(file: AuthorFile, network: str, inputs: AuthorInputs) -> TrainedNetwork:
+    layout, origin = LAYOUTS[network], str(file.path)
+    options, own = layout.from_author(file, inputs)
+    spec = layout.spec(network, options["num_classes"], origin)
+    with torch.device("meta"):  # no time is spent on random weights
+        module = build_network(network, options)
+    module.to_empty(device="cpu")
+    fill(module, _counters(module) | own, origin)
+    extra = {path.name: AuthorFile(path, "", {}, parts=(path,)).sha256() for path in inputs.given()}
+    provenance = {
+        "network": network,
+        "paper": NETWORKS[network].paper,
+        "file": file.path.name,
+        "weights_sha256": combined_sha256({file.path.name: file.sha256(), **extra}),
+        "layout": network,
+        "container": file.container,
+        "licence": layout.licence,
+        "claims": file.claims(),
+    }
+    if extra:
+        provenance["extra_inputs"] = extra
+    return TrainedNetwork(module.eval(), spec, options, provenance)
+
+
+def _check_layout(file: AuthorFile, network: str) -> None:
+    found = recognise(file.entries)
+    if found == network:
+        return
+    signature = LAYOUTS[network].signature
+    if dan.is_dan(file.entries):
+        looks = "dan, which finds landmarks and no expression: use fer_edge.export.checkpoints.load_dan"
+    elif found is not None:
+        looks = f"{found} ({LAYOUTS[found].signature}): use --model {found}"
+    else:
+        some = ", ".join([*file.entries][:3]) or "nothing"
+        raise WeightsError(
+            f"{file.path} ({file.container}) is no {network} checkpoint: expected entries such as {signature}, found {some}; known layouts are {describe_layouts()}; dan: {dan.SIGNATURE}: choose the --model that the file is for"
+        )
+    raise WeightsError(
+        f"{file.path} ({file.container}) is no {network} checkpoint (expected {signature}): this looks like {looks}"
+    )
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _load_member(path: Path) -> TrainedNetwork:
+    if path.suffix == ".safetensors":
+        return load_weights(path)
+    file = read_author_file(path)
+    network = recognise(file.entries)
+    if network is None:
+        raise WeightsError(
+            f"{path} ({file.container}) has none of the layouts {describe_layouts()}: keep only the members' files in this folder"
+        )
+    return _convert(file, network, _NOTHING)
+
+
+def _counters(module: nn.Module) -> dict[str, Tensor]:
+    """Batch counters, which files of PyTorch before 0.4.1 lack and inference does not read."""
+    names = (name for name in module.state_dict() if name.endswith(".num_batches_tracked"))
+    return {name: torch.zeros((), dtype=torch.int64) for name in names}

@@ -1,0 +1,293 @@
+"""Checkpoints of TensorFlow's saver (V2 format), read without TensorFlow: nothing in them can run.
+
+``PREFIX.index`` is a table of sorted keys in the format of LevelDB: each variable's name → dtype, shape,
+shard, offset, size and checksum. ``PREFIX.data-IIIII-of-NNNNN`` are the shards, raw row-major values.
+``PREFIX.meta`` holds the graph, whose constants are no variables.
+TensorFlow itself is 280 to 570 MB to download and over 2 GB installed; protobuf and google-crc32c are 1 MB.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_edge.errors import UsageError, WeightsError
+
+_PART = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
+_FOOTER = 48
+_MAGIC = 0xDB4775248B80FB57
+_TRAILER = 5  # compression, checksum
+_MAX_INDEX_BYTES = 64 << 20
+_MAX_GRAPH_BYTES = 1 << 30
+_CRC_DELTA = 0xA282EAD8
+#: TensorFlow's number of a type → NumPy's type, little-endian.
+_DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 19: "<f2"}
+
+
+def prefix_of(path: Path) -> Path | None:
+    """Return the checkpoint's prefix if ``path`` is one, or one of its files; else ``None``."""
+    if _PART.search(path.name):
+        return path.with_name(_PART.sub("", path.name))
+    siblings = path.parent.glob("*") if path.name and path.parent.is_dir() and not path.exists() else ()
+    found = any(s.name.startswith(path.name) and _PART.fullmatch(s.name[len(path.name) :]) for s in siblings)
+    return path if found else None
+
+
+@dataclass(frozen=True)
+class _Entry:
+    dtype: int
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    size: int
+    checksum: int
+    sliced: bool
+
+
+class TensorFlowCheckpoint(Mapping[str, np.ndarray]):
+    """The variables of a checkpoint, each read and verified when it is asked for.
+
+    Parameters
+    ----------
+    prefix : Path
+        Path without ``.index``.
+
+    Raises
+    ------
+    WeightsError
+        If a file is missing, truncated or damaged, or a value is not a plain dense number.
+    UsageError
+        If the extra ``tensorflow`` is not installed.
+    """
+
+    def __init__(self, prefix: Path) -> None:
+        needed = ("google_crc32c", "google.protobuf")
+        if any(importlib.util.find_spec(module) is None for module in needed):
+            raise UsageError("reading TensorFlow checkpoints needs: pip install 'fer-edge[tensorflow]'")
+        self.prefix = prefix
+        index = _beside(prefix, ".index")
+        table = _read_table(_read_all(index, _MAX_INDEX_BYTES), str(index))
+        header = _fields(table.pop(b"", b""), str(index))
+        if header.get(2):
+            raise WeightsError(f"{index} is big-endian, expected little-endian: save it on another machine")
+        self._shards = int(header.get(1, [0])[0])
+        if not 1 <= self._shards <= 99999:
+            raise WeightsError(f"{index} has no header with a number of shards: fetch the checkpoint again")
+        self._entries = {
+            _text(key, str(index)): _entry(value, f"{index}: {key!r}") for key, value in table.items()
+        }
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Read one variable; its checksum is verified."""
+        entry, origin = self._entries[name], f"{self.prefix}: {name}"
+        if entry.dtype not in _DTYPES or entry.sliced:
+            raise WeightsError(
+                f"{origin} has TensorFlow type {entry.dtype}{' in slices' if entry.sliced else ''}, expected plain numbers: give a checkpoint of the default saver"
+            )
+        dtype = np.dtype(_DTYPES[entry.dtype])
+        if _size(entry.shape) * dtype.itemsize != entry.size:
+            raise WeightsError(
+                f"{origin} is {entry.shape} {dtype} in {entry.size} bytes, which do not agree: fetch the checkpoint again"
+            )
+        shard = _beside(self.prefix, f".data-{entry.shard:05d}-of-{self._shards:05d}")
+        if entry.offset + entry.size > shard.stat().st_size:
+            raise WeightsError(
+                f"{shard} has {shard.stat().st_size} bytes, {name} needs bytes {entry.offset} to {entry.offset + entry.size}: fetch it again, it is cut"
+            )
+        with shard.open("rb") as file:
+            file.seek(entry.offset)
+            data = file.read(entry.size)
+        if _masked_crc(data) != entry.checksum:
+            raise WeightsError(f"{shard} is damaged: {name} does not have its checksum: fetch it again")
+        return np.frombuffer(data, dtype).reshape(entry.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The index and the shards."""
+        shards = (f".data-{i:05d}-of-{self._shards:05d}" for i in range(self._shards))
+        return tuple(_beside(self.prefix, suffix) for suffix in (".index", *shards))
+
+    def constants(self, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """Return the graph's float32 constants of one shape; none if there is no ``.meta`` file."""
+        path = self.prefix.with_name(f"{self.prefix.name}.meta")
+        if not path.is_file():
+            return {}
+        origin = str(path)
+        graphs = _fields(_read_all(path, _MAX_GRAPH_BYTES), origin).get(2, [])
+        nodes = [node for graph in graphs for node in _fields(_bytes(graph, origin), origin).get(1, [])]
+        found = {}
+        for raw in nodes:
+            node = _fields(_bytes(raw, origin), origin)
+            if node.get(2) == [b"Const"]:
+                value = _constant(node.get(5, []), shape, origin)
+                if value is not None:
+                    found[_text(_bytes(node.get(1, [b""])[0], origin), origin)] = value
+        return found
+
+
+def _constant(attributes: list[Any], shape: tuple[int, ...], origin: str) -> np.ndarray | None:
+    """Return a Const node's ``value`` if it is float32 of ``shape``, stored in full."""
+    for raw in attributes:
+        attribute = _fields(_bytes(raw, origin), origin)
+        if attribute.get(1) == [b"value"]:
+            holder = _fields(_bytes(attribute.get(2, [b""])[0], origin), origin)
+            tensor = _fields(_bytes(holder.get(8, [b""])[0], origin), origin)
+            content = _bytes(tensor.get(4, [b""])[0], origin)
+            is_float = tensor.get(1) == [1] and len(content) == 4 * _size(shape)
+            if is_float and _shape(tensor.get(2, []), origin) == shape:
+                return np.frombuffer(content, "<f4").reshape(shape)
+    return None
+
+
+def _entry(value: bytes, origin: str) -> _Entry:
+    fields = _fields(value, origin)
+    numbers = [fields.get(number, [0])[-1] for number in (1, 3, 4, 5, 6)]
+    if not all(isinstance(number, int) for number in numbers):
+        raise WeightsError(f"{origin} is no entry of a checkpoint: fetch it again")
+    dtype, shard, offset, size, checksum = numbers
+    return _Entry(dtype, _shape(fields.get(2, []), origin), shard, offset, size, checksum, 7 in fields)
+
+
+def _shape(raw: list[Any], origin: str) -> tuple[int, ...]:
+    fields = _fields(_bytes(raw[0], origin), origin) if raw else {}
+    dimensions = (_fields(_bytes(dimension, origin), origin) for dimension in fields.get(2, []))
+    return tuple(int(dimension.get(1, [0])[0]) for dimension in dimensions)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size
+
+
+# --- the table ------------------------------------------------------------------------------------------
+
+
+def _read_table(data: bytes, origin: str) -> dict[bytes, bytes]:
+    """Return every key and value of a LevelDB table; checksums are verified."""
+    if len(data) < _FOOTER or int.from_bytes(data[-8:], "little") != _MAGIC:
+        raise WeightsError(
+            f"{origin} is no whole index of a TensorFlow checkpoint ({len(data)} bytes): fetch it again"
+        )
+    try:
+        _, _, at = _handle(data, len(data) - _FOOTER)  # of the filters, which checkpoints lack
+        offset, size, _ = _handle(data, at)
+        table: dict[bytes, bytes] = {}
+        for _, handle in _block(data, offset, size, origin):
+            table.update(_block(data, *_handle(handle, 0)[:2], origin))
+    except (IndexError, struct.error) as error:
+        raise WeightsError(f"{origin} is damaged: fetch it again") from error
+    return table
+
+
+def _block(data: bytes, offset: int, size: int, origin: str) -> Iterator[tuple[bytes, bytes]]:
+    """Yield a block's keys and values; each key repeats the start of the one before."""
+    stop = offset + size
+    if size < 4 or stop + _TRAILER > len(data) - _FOOTER:
+        raise IndexError
+    (checksum,) = struct.unpack_from("<I", data, stop + 1)
+    if _masked_crc(data[offset : stop + 1]) != checksum:
+        raise WeightsError(f"{origin} is damaged: a block does not have its checksum: fetch it again")
+    if data[stop]:
+        raise WeightsError(
+            f"{origin} is compressed, which TensorFlow's saver does not do: restore and save it with TensorFlow"
+        )
+    (restarts,) = struct.unpack_from("<I", data, stop - 4)
+    block, at, key = data[offset : stop - 4 - 4 * restarts], 0, b""
+    while at < len(block):
+        shared, at = _varint(block, at)
+        unshared, at = _varint(block, at)
+        length, at = _varint(block, at)
+        if shared > len(key) or at + unshared + length > len(block):
+            raise IndexError
+        key = key[:shared] + block[at : at + unshared]
+        at += unshared + length
+        yield key, block[at - length : at]
+
+
+def _handle(data: bytes, at: int) -> tuple[int, int, int]:
+    """Return a block's offset and size, and where the handle ends."""
+    offset, at = _varint(data, at)
+    size, at = _varint(data, at)
+    return offset, size, at
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise IndexError
+
+
+def _masked_crc(data: bytes) -> int:
+    """CRC-32C, rotated and shifted as LevelDB stores it."""
+    import google_crc32c
+
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + _CRC_DELTA) & 0xFFFFFFFF
+
+
+# --- protocol buffers -----------------------------------------------------------------------------------
+
+
+def _fields(message: bytes, origin: str) -> dict[int, list[Any]]:
+    """Return number → values of a message whose definition is not at hand: whole numbers or bytes."""
+    from google.protobuf.empty_pb2 import Empty
+    from google.protobuf.message import DecodeError
+    from google.protobuf.unknown_fields import UnknownFieldSet
+
+    holder = Empty()
+    try:
+        holder.ParseFromString(message)
+    except DecodeError as error:
+        raise WeightsError(f"{origin} is damaged ({error}): fetch it again") from error
+    fields: dict[int, list[Any]] = {}
+    for field in UnknownFieldSet(holder):
+        fields.setdefault(field.field_number, []).append(field.data)
+    return fields
+
+
+def _bytes(value: object, origin: str) -> bytes:
+    if not isinstance(value, bytes):
+        raise WeightsError(f"{origin} is damaged: expected a nested message: fetch it again")
+    return value
+
+
+def _text(value: bytes, origin: str) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise WeightsError(f"{origin} is damaged: a name is no text: fetch it again") from error
+
+
+def _beside(prefix: Path, suffix: str) -> Path:
+    path = prefix.with_name(prefix.name + suffix)
+    if not path.is_file():
+        raise WeightsError(
+            f"{path} is missing: a TensorFlow checkpoint is {prefix.name}.index with all its {prefix.name}.data-… files: put them in one folder"
+        )
+    return path
+
+
+def _read_all(path: Path, limit: int) -> bytes:
+    if path.stat().st_size > limit:
+        raise WeightsError(f"{path} is larger than {limit >> 20} MiB: give the authors' file")
+    return path.read_bytes()
