@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rich.markup import escape
+
 from fer_edge._files import write_json
 from fer_edge.backends import choose_backend
 from fer_edge.bundle import open_bundle
@@ -24,9 +26,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add arguments."""
     parser.add_argument("bundle", help="a bundle, or 'default' for the one that ships")
     parser.add_argument(
-        "--data", type=Path, required=True, metavar="PATH", help="fer2013.csv[.gz] or a folder"
+        "--data",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="FER2013, RAF-DB, AffectNet, CK+, or a folder of images",
     )
-    parser.add_argument("--split", metavar="NAME", help="Usage of FER2013, such as PublicTest")
+    parser.add_argument("--split", metavar="NAME", help="such as PublicTest of FER2013 or test of RAF-DB")
+    parser.add_argument(
+        "--skip-bad-rows", action="store_true", help="leave rows out that cannot be read, and list them"
+    )
     parser.add_argument("--labels", default="auto", choices=("auto", "ferplus", "fer2013"))
     parser.add_argument("--backend", default="auto")
     parser.add_argument(
@@ -43,7 +52,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Evaluate and show the figures."""
     bundle = open_bundle(shipped_bundle() if args.bundle == "default" else args.bundle)
-    faces = load_dataset(args.data, args.split, args.labels)
+    on_bad_row = "skip" if args.skip_bad_rows else "error"
+    faces = load_dataset(args.data, args.split, args.labels, on_bad_row=on_bad_row)
     detector = None
     if not faces.are_crops:
         detector = create_detector(args.detector, DetectorOptions(model=args.detector_model))
@@ -65,7 +75,12 @@ def execute(args: argparse.Namespace) -> int:
             detector=detector,
             on_faces=count,
         )
-    value = {**result.to_dict(), "record": measurement_record()}
+    value = {
+        **result.to_dict(),
+        "skipped_rows": vars(faces.skipped),
+        "excluded_rows": dict(faces.left_out),
+        "record": measurement_record(),
+    }
     if args.output:
         save_confusion(
             args.output / "confusion.png", result.metrics, f"{bundle.spec.network} on {result.data}"
@@ -83,6 +98,9 @@ def execute(args: argparse.Namespace) -> int:
         rows.append(("left out: class unknown to the network", result.left_out))
     if result.no_face:
         rows.append(("left out: no face found", result.no_face))
+    rows += [(f"left out: {reason}", count) for reason, count in faces.left_out.items()]
+    if faces.skipped.count:
+        rows.append(("left out: bad rows", faces.skipped.count))
     per_class = [
         (c, sum(m.confusion[i]), percent(m.recall[i]), percent(m.f1[i])) for i, c in enumerate(m.class_names)
     ]
@@ -92,5 +110,6 @@ def execute(args: argparse.Namespace) -> int:
         value,
         make_table(title, ("", "value"), rows),
         make_table("By class", ("class", "faces", "recall", "F1"), per_class),
+        *(escape(f"bad row: {problem}") for problem in faces.skipped.first),
     )
     return 0
