@@ -19,6 +19,7 @@ from fer_edge.bundle import FP32_MODEL, RANGES, Bundle, Manifest, int8_model, op
 from fer_edge.catalogue import CATALOGUE, shipped_bundle
 from fer_edge.datasets import FaceDataset, load_dataset
 from fer_edge.errors import DataError, UsageError, lookup
+from fer_edge.explanation import require_attention
 from fer_edge.preprocess import prepare_batch
 from fer_edge.spec import ModelSpec
 from fer_edge.statistics import measurement_record, tool_versions
@@ -60,6 +61,8 @@ class BuildOptions:
         ``Usage`` of FER2013 for the comparison.
     output : Path or None
         Folder of the bundle; ``None`` is ``NAME-PRECISION.fer`` in the working directory.
+    attention : bool
+        Give the network's built-in attention as an output.
     """
 
     model: str = "conv-attention"
@@ -73,6 +76,7 @@ class BuildOptions:
     eval_data: Path | None = None
     eval_split: str | None = None
     output: Path | None = None
+    attention: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,8 @@ def _fp32_model(options: BuildOptions, work: Path, on_progress: Progress) -> Man
     """Put ``model.onnx`` (and ranges that ship) into ``work``; return the manifest so far."""
     if options.weights == "auto":
         bundle = open_bundle(shipped_bundle(options.model))
+        if options.attention:
+            require_attention(bundle)
         for name in (FP32_MODEL, RANGES):
             if name in bundle.manifest.files:
                 shutil.copyfile(bundle.path / name, work / name)
@@ -161,6 +167,10 @@ def _fp32_model(options: BuildOptions, work: Path, on_progress: Progress) -> Man
     else:
         trained = load_any(Path(options.weights), options.model)
         origin["weights_sha256"] = sha256_of(Path(options.weights))
+    if options.attention:
+        from fer_edge.export.explanation.attention import with_attention
+
+        trained = with_attention(trained)
     faces = None
     if options.calibration_data is not None:
         faces = load_dataset(options.calibration_data, options.calibration_split).sample(8)

@@ -21,6 +21,8 @@ COMMANDS = {
     "build": "build",
     "run": "run",
     "eval": "evaluate",
+    "explain": "explain",
+    "emfacs": "emfacs",
     "inspect": "inspect",
     "train": "train",
     "doctor": "doctor",

@@ -52,6 +52,14 @@ def crop_face(frame_bgr: np.ndarray, box_xyxy: Box, rule: CropRule) -> np.ndarra
     return inside
 
 
+def covered_box(box_xyxy: Box, rule: CropRule, frame_height: int, frame_width: int) -> Box:
+    """Return what :func:`crop_face` shows of the frame, in pixels; may reach beyond it with ``replicate``."""
+    left, top, right, bottom = map(float, crop_bounds(box_xyxy, rule))
+    if rule.edge == "replicate":
+        return left, top, right, bottom
+    return max(left, 0.0), max(top, 0.0), min(right, float(frame_width)), min(bottom, float(frame_height))
+
+
 def resize_image(image: np.ndarray, spec: ModelSpec) -> np.ndarray:
     """Convert colour and resize a crop: ``[h, w, 3]`` BGR or ``[h, w]`` gray → ``[H, W, C]`` uint8."""
     if image.dtype != np.uint8 or image.size == 0 or (image.ndim != 2 and image.shape[2:] != (3,)):

@@ -44,6 +44,8 @@ class Face:
     """One face and its apparent expression.
 
     ``label`` is ``None`` where the expression is not certain enough; ``reason`` then says why.
+    ``attention`` is ``[h, w]`` float32 in [0, 1] over ``crop_xyxy``, what the network saw of the frame, which may
+    reach beyond it; ``None`` unless the runtime was asked for it.
     """
 
     box_xyxy: Box
@@ -55,10 +57,14 @@ class Face:
     track_id: int | None = None
     reason: str | None = None
     attention: np.ndarray | None = None
+    crop_xyxy: Box | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types; pixels to one decimal, probabilities to four."""
-        return {
+        """Return plain JSON types; pixels to one decimal, probabilities to four, attention to three.
+
+        ``attention`` and ``crop_xyxy`` are there only if the runtime was asked for them.
+        """
+        value: dict[str, Any] = {
             "box_xyxy": [round(float(v), 1) for v in self.box_xyxy],
             "detection_score": round(float(self.detection_score), 4),
             "track_id": self.track_id,
@@ -68,6 +74,10 @@ class Face:
             "reason": self.reason,
             "landmarks": None if self.landmarks is None else self.landmarks.astype(float).round(1).tolist(),
         }
+        if self.attention is not None and self.crop_xyxy is not None:
+            value["attention"] = self.attention.astype(float).round(3).tolist()
+            value["crop_xyxy"] = [round(float(v), 1) for v in self.crop_xyxy]
+        return value
 
 
 @dataclass(frozen=True)

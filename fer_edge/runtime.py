@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +18,10 @@ from fer_edge.bundle import Bundle, open_bundle
 from fer_edge.catalogue import shipped_bundle
 from fer_edge.detection import DetectorOptions, check_frame, create_detector
 from fer_edge.errors import BundleError
+from fer_edge.explanation import require_attention
+from fer_edge.heatmaps import min_max
 from fer_edge.metrics import softmax
-from fer_edge.preprocess import crop_face, prepare_batch
+from fer_edge.preprocess import covered_box, crop_face, prepare_batch
 from fer_edge.results import Detection, Face, FrameResult, RuntimeState
 from fer_edge.sources import Frame, Source, open_source
 from fer_edge.statistics import LatencySummary, summarise
@@ -49,6 +53,8 @@ class RuntimeOptions:
         CPU threads of the network; ``None`` leaves the choice to the backend.
     allow_random : bool
         Accept a bundle whose weights are random.
+    attention : bool
+        Give :attr:`Face.attention`; the bundle must have been built with ``--attention``.
     """
 
     backend: str = "auto"
@@ -59,6 +65,7 @@ class RuntimeOptions:
     max_batch: int = 64
     threads: int | None = None
     allow_random: bool = False
+    attention: bool = False
 
 
 class Runtime:
@@ -70,11 +77,14 @@ class Runtime:
         ``None`` loads the bundle that ships with the package.
     options : RuntimeOptions, optional
         Defaults suit most machines.
+    **changes
+        Fields of :class:`RuntimeOptions` that differ from ``options``, such as ``attention=True``.
 
     Raises
     ------
     FerEdgeError
-        If the bundle, the backend or the detector cannot be loaded.
+        If the bundle, the backend or the detector cannot be loaded, or the bundle gives no attention
+        and it is asked for.
 
     Examples
     --------
@@ -84,15 +94,20 @@ class Runtime:
     """
 
     def __init__(
-        self, bundle: str | Path | Bundle | None = None, options: RuntimeOptions | None = None
+        self,
+        bundle: str | Path | Bundle | None = None,
+        options: RuntimeOptions | None = None,
+        **changes: Any,
     ) -> None:
-        self.options = options or RuntimeOptions()
+        self.options = dataclasses.replace(options or RuntimeOptions(), **changes)
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle or shipped_bundle())
         if self.bundle.manifest.timing_only and not self.options.allow_random:
             raise BundleError(
                 f"{self.bundle.path} has random weights and is good for timing only: "
                 "build it with trained weights, or allow random weights (--allow-random)"
             )
+        if self.options.attention:
+            require_attention(self.bundle)
         self.spec = self.bundle.spec
         self.backend = choose_backend(self.options.backend)
         self.precision = self.options.precision or self.bundle.manifest.precision
@@ -132,9 +147,9 @@ class Runtime:
         crops = [crop_face(image, d.box_xyxy, self.spec.crop) for d in detections]
         batch = prepare_batch([crop for crop in crops if crop is not None], self.spec)
         prepared = time.perf_counter()
-        probabilities = iter(self._classify(batch))
+        answers = iter(self._classify(batch))
         faces = tuple(
-            self._face(d, None if crop is None else next(probabilities))
+            self._face(d, image, *((None, None) if crop is None else next(answers)))
             for d, crop in zip(detections, crops, strict=True)
         )
         done = time.perf_counter()
@@ -176,21 +191,39 @@ class Runtime:
     ) -> None:
         self.close()
 
-    def _classify(self, batch: np.ndarray) -> np.ndarray:
-        """Return ``[B, K]`` probabilities, B ≥ 0; rows that are not finite become NaN and are counted."""
+    def _classify(self, batch: np.ndarray) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """Return probabilities ``[K]`` and attention ``[h, w]``, if asked for, of each face.
+
+        What is not finite becomes NaN, or no attention, and is counted once per face.
+        """
         size = self.options.max_batch
-        parts = [self._session.run(batch[i : i + size])["logits"] for i in range(0, len(batch), size)]
+        parts = [self._session.run(batch[i : i + size]) for i in range(0, len(batch), size)]
         if not parts:
-            return np.zeros((0, len(self.spec.class_names)))
-        logits = np.concatenate(parts)
+            return []
+        logits = np.concatenate([part["logits"] for part in parts])
         broken = ~np.isfinite(logits).all(axis=1)
-        self.non_finite += int(broken.sum())
         logits[broken] = 0
         probabilities = softmax(logits)
         probabilities[broken] = np.nan
-        return probabilities
+        maps: list[np.ndarray | None] = [None] * len(logits)
+        if self.options.attention:
+            scaled = min_max(np.concatenate([part["attention"] for part in parts]))
+            flawed = broken | np.isnan(scaled).any(axis=(1, 2))
+            maps = [None if bad else heat for bad, heat in zip(flawed, scaled, strict=True)]
+            broken = flawed
+        self.non_finite += int(broken.sum())
+        return list(zip(probabilities, maps, strict=True))
 
-    def _face(self, detection: Detection, probabilities: np.ndarray | None) -> Face:
+    def _face(
+        self,
+        detection: Detection,
+        image: np.ndarray,
+        probabilities: np.ndarray | None,
+        attention: np.ndarray | None,
+    ) -> Face:
+        covered = None
+        if attention is not None:
+            covered = covered_box(detection.box_xyxy, self.spec.crop, image.shape[0], image.shape[1])
         label, reason, probability = None, None, 0.0
         named: dict[str, float] = {}
         if probabilities is None:
@@ -213,4 +246,6 @@ class Runtime:
             probabilities=named,
             landmarks=detection.landmarks,
             reason=reason,
+            attention=attention,
+            crop_xyxy=covered,
         )

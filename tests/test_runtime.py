@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import fer_edge
 from fer_edge import DetectorOptions, Runtime, RuntimeOptions
 from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.build import BuildOptions, build
+from fer_edge.bundle import Bundle
+from fer_edge.catalogue import MODELS_FOLDER
 from fer_edge.errors import BundleError, DataError, FerEdgeError
 from fer_edge.metrics import softmax
 from fer_edge.preprocess import crop_face, prepare_batch
@@ -183,6 +186,88 @@ def test_random_weights_need_consent(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="timing only.*--allow-random"):
         Runtime(bundle)
     Runtime(bundle, RuntimeOptions(backend="onnxruntime", allow_random=True)).close()
+
+
+@pytest.fixture(scope="module")
+def attentive(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    output = tmp_path_factory.mktemp("attentive") / "a.fer"
+    weights = str(MODELS_FOLDER / "conv-attention.safetensors")
+    return build(BuildOptions(weights=weights, precision="fp32", attention=True, output=output)).bundle
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_attention_over_the_crop_when_asked_for(
+    attentive: Bundle, astronaut: np.ndarray, backend: str
+) -> None:
+    with Runtime(attentive, backend=backend, attention=True) as runtime:
+        (face,) = runtime(astronaut).faces
+        crop = crop_face(astronaut, face.box_xyxy, runtime.spec.crop)
+        raw = runtime._session.run(prepare_batch([crop], runtime.spec))["attention"][0]
+    assert face.attention.shape == (6, 6)
+    assert face.attention.dtype == np.float32
+    assert raw.sum() == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(face.attention, (raw - raw.min()) / np.ptp(raw), atol=1e-5)
+    left, top, right, bottom = face.crop_xyxy
+    assert (right - left, bottom - top) == crop.shape[1::-1]
+    assert left < face.box_xyxy[2]
+    value = face.to_dict()
+    assert np.shape(value["attention"]) == (6, 6)
+    assert value["crop_xyxy"] == [left, top, right, bottom]
+
+
+def test_attention_is_not_computed_into_results_unasked(attentive: Bundle, astronaut: np.ndarray) -> None:
+    with Runtime(attentive, RuntimeOptions(backend="onnxruntime")) as runtime:
+        (face,) = runtime(astronaut).faces
+    assert (face.attention, face.crop_xyxy) == (None, None)
+    assert "attention" not in face.to_dict()
+
+
+def test_attention_goes_with_its_face(attentive: Bundle, astronaut: np.ndarray) -> None:
+    pair = np.hstack([astronaut, astronaut[:, ::-1]])
+    with Runtime(attentive, backend="onnxruntime", attention=True, max_batch=1) as runtime:
+        boxes = ((180, 60, 270, 175), (10, 10, 16, 16), (1024 - 270, 60, 1024 - 180, 175))
+        runtime._detector = FixedDetector(*boxes)
+        first, small, mirrored = runtime(pair).faces
+        runtime._detector = FixedDetector(boxes[2])
+        (alone,) = runtime(pair).faces
+    assert (small.attention, small.reason) == (None, "too_small")
+    np.testing.assert_allclose(mirrored.attention, alone.attention, atol=1e-6)
+    assert not np.allclose(first.attention, mirrored.attention, atol=1e-2)
+
+
+def test_attention_that_is_not_finite_is_dropped_and_counted(
+    attentive: Bundle, astronaut: np.ndarray
+) -> None:
+    class Broken:
+        def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+            logits = np.eye(8, dtype=np.float32)[:1] * 9
+            return {"logits": logits, "attention": np.full((1, 6, 6), np.inf, np.float32)}
+
+        def close(self) -> None:
+            pass
+
+    with Runtime(attentive, backend="onnxruntime", attention=True) as runtime:
+        runtime._session = Broken()
+        (face,) = runtime(astronaut).faces
+    assert (face.label, face.attention) == ("neutral", None)
+    assert runtime.non_finite == 1
+
+
+def test_a_bundle_without_attention_names_the_command_that_builds_one(attentive: Bundle) -> None:
+    spec = dataclasses.replace(attentive.spec, outputs=("logits",))
+    plain = Bundle(attentive.path, dataclasses.replace(attentive.manifest, spec=spec))
+    message = "gives no attention.*fer-edge build --model conv-attention --weights FILE --attention"
+    with pytest.raises(BundleError, match=message):
+        Runtime(plain, attention=True)
+
+
+def test_options_by_keyword_change_those_given(astronaut: np.ndarray) -> None:
+    options = RuntimeOptions(backend="onnxruntime", min_probability=0.2)
+    with Runtime(options=options, min_probability=1.0) as runtime:
+        assert runtime.options == dataclasses.replace(options, min_probability=1.0)
+        assert runtime(astronaut).faces[0].reason == "uncertain"
+    with pytest.raises(TypeError, match="min_probabilty"):
+        Runtime(min_probabilty=1.0)
 
 
 def test_a_missing_bundle_says_what_to_do(tmp_path: Path) -> None:

@@ -121,6 +121,14 @@ class VggFaceResNet50(nn.ModuleDict):
 
     def forward(self, batch: Tensor) -> Tensor:
         """Return logits ``[B, num_classes]`` for ``[B, in_channels, H, W]``."""
+        return self.classify(self.features(batch))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Return logits ``[B, num_classes]`` for what :meth:`features` gives."""
+        return self["classifier"](features.mean(dim=(2, 3), keepdim=True)).flatten(1)
+
+    def features(self, batch: Tensor) -> Tensor:
+        """Return the features of the last stage, ``[B, 2048, H / 32, W / 32]``."""
         out = F.relu(self._convolve("conv1_7x7_s2", batch))
         out = F.max_pool2d(out, 3, stride=2, ceil_mode=True)
         for stage, count in enumerate(self.STAGES, 2):
@@ -130,7 +138,7 @@ class VggFaceResNet50(nn.ModuleDict):
                 out = F.relu(self._convolve(f"{name}_1x1_reduce", out))
                 out = F.relu(self._convolve(f"{name}_3x3", out))
                 out = F.relu(self._convolve(f"{name}_1x1_increase", out) + shortcut)
-        return self["classifier"](out.mean(dim=(2, 3), keepdim=True)).flatten(1)
+        return out
 
     def _convolve(self, name: str, features: Tensor) -> Tensor:
         return self[f"{name}_bn"](self[name](features))

@@ -47,6 +47,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    parser.add_argument(
+        "--attention", action="store_true", help="draw where the network attends, and write it as JSON"
+    )
     parser.add_argument("--allow-random", action="store_true", help="accept a bundle with random weights")
 
 
@@ -75,6 +78,7 @@ def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]
         min_probability=args.min_probability,
         threads=args.threads,
         allow_random=args.allow_random,
+        attention=args.attention,
     )
     source = open_source(args.source)
     with Runtime(args.bundle, options) as runtime, _sinks(args, source) as sinks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from fer_edge.heatmaps import blend_at
 from fer_edge.results import Face, FrameResult
 
 _FONT = cv2.FONT_HERSHEY_DUPLEX
@@ -28,8 +29,14 @@ _FAR = 16000  # OpenCV draws with 16 bits and a fraction: what lies further out 
 
 
 def annotate(frame_bgr: np.ndarray, result: FrameResult) -> np.ndarray:
-    """Return a copy of the frame with boxes, labels and the three largest probabilities of each face."""
+    """Return a copy of the frame with boxes, labels and the three largest probabilities of each face.
+
+    Attention, where a face has it, is laid over what the network saw.
+    """
     canvas = frame_bgr.copy()
+    for face in result.faces:
+        if face.attention is not None and face.crop_xyxy is not None:
+            blend_at(canvas, face.attention, face.crop_xyxy)
     for face in sorted(result.faces, key=lambda f: f.box_xyxy[3]):
         _draw_face(canvas, face)
     return canvas

@@ -1,0 +1,1 @@
+"""Explanations: built-in attention, Grad-CAM, and their overlap with EMFACS action units."""

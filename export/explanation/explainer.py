@@ -1,0 +1,62 @@
+"""A network with weights as an explainer: built-in attention or Grad-CAM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from fer_edge.errors import lookup
+from fer_edge.explanation import METHODS, Explained
+from fer_edge.export.explanation.attention import AttentionOptions, attention_maps
+from fer_edge.export.explanation.gradcam import grad_cam
+from fer_edge.export.weights import TrainedNetwork
+
+
+class NetworkExplainer:
+    """See :class:`fer_edge.explanation.Explainer`; runs in PyTorch.
+
+    Parameters
+    ----------
+    trained : TrainedNetwork
+        Network, weights and spec.
+    method : {"attention", "gradcam"}
+        What the maps are.
+    options : AttentionOptions, optional
+        Which attention.
+    """
+
+    def __init__(
+        self, trained: TrainedNetwork, method: str = "gradcam", options: AttentionOptions | None = None
+    ) -> None:
+        lookup(METHODS, method, "method")
+        self.spec = trained.spec
+        self.method = method
+        self.provenance = dict(trained.provenance)
+        self._module = trained.module.eval()
+        self._options = options
+
+    def explain(self, batch: np.ndarray, classes: Sequence[int] | None = None) -> Explained:
+        """See :class:`fer_edge.explanation.Explainer`."""
+        tensor = torch.from_numpy(batch)
+        with torch.no_grad():
+            outputs = self._module(tensor)
+        named = dict(
+            zip(
+                self.spec.outputs,
+                [outputs] if isinstance(outputs, torch.Tensor) else list(outputs),
+                strict=True,
+            )
+        )
+        if self.method == "gradcam":
+            maps = grad_cam(self._module, tensor, classes).maps
+        else:
+            maps = attention_maps(self._module, tensor, self._options)
+        landmarks = named.get("landmarks")
+        return Explained(
+            named["logits"].numpy(), maps.numpy(), None if landmarks is None else landmarks.numpy()
+        )
+
+    def close(self) -> None:
+        """See :class:`fer_edge.explanation.Explainer`."""

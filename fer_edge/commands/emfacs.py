@@ -1,0 +1,59 @@
+"""``fer-edge emfacs``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fer_edge.commands.base import make_table, percent, print_result, progress_bars
+from fer_edge.commands.explain import add_network, open_explainer
+from fer_edge.datasets import load_dataset
+
+name = "emfacs"
+help = "overlap of what a network looks at with the action units of each expression"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add arguments."""
+    add_network(parser)
+    parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="face crops")
+    parser.add_argument("--split", metavar="NAME", help="Usage of FER2013, such as PublicTest")
+    parser.add_argument(
+        "--top", type=int, default=10, metavar="N", help="how many of 68 landmarks count as most activated"
+    )
+    parser.add_argument("--images", type=int, metavar="N", help="a sample of N images")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Measure and show one row per class."""
+    from fer_edge.export.explanation.emfacs import emfacs_overlap
+
+    explainer = open_explainer(args)
+    faces = load_dataset(args.data, args.split)
+    if args.images is not None:
+        faces = faces.sample(args.images)
+    done = 0
+    with progress_bars() as show:
+
+        def count(batch: int) -> None:
+            nonlocal done
+            done += batch
+            show(f"explaining {faces.name}", done, len(faces))
+
+        report = emfacs_overlap(explainer, faces, args.top, count)
+    explainer.close()
+    rows = [
+        (c.class_name, "+".join(c.action_units), c.landmarks, c.images, percent(c.overlap), percent(c.chance))
+        for c in report.classes
+    ]
+    columns = ("class", "action units", "landmarks", "images", "overlap", "chance")
+    title = f"{report.network}, {report.method}, {report.data}: {report.top} most activated landmarks"
+    left_out = [f"{count} images left out: {reason}." for reason, count in report.left_out.items() if count]
+    print_result(
+        args,
+        report.to_dict(),
+        make_table(title, columns, rows),
+        f"Landmarks: {report.landmark_source}.",
+        *left_out,
+    )
+    return 0

@@ -1,0 +1,133 @@
+"""``fer-edge explain``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fer_edge.backends import choose_backend
+from fer_edge.bundle import open_bundle
+from fer_edge.catalogue import CATALOGUE, shipped_bundle
+from fer_edge.commands.base import make_table, percent, print_result
+from fer_edge.datasets import read_image
+from fer_edge.detection import DetectorOptions, create_detector
+from fer_edge.errors import UsageError
+from fer_edge.explanation import (
+    METHODS,
+    BundleExplainer,
+    Explainer,
+    check_weights,
+    explain_image,
+    weights_of,
+)
+from fer_edge.sinks.explanation import draw_explanation
+from fer_edge.sinks.files import write_image
+
+if TYPE_CHECKING:
+    from fer_edge.export.weights import TrainedNetwork
+
+name = "explain"
+help = "draw what a network looks at: its own attention, or Grad-CAM"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add arguments."""
+    add_network(parser)
+    parser.add_argument("image", type=Path, help="a photograph or a face crop")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.png")
+    parser.add_argument(
+        "--class", dest="class_name", metavar="NAME", help="the class that Grad-CAM explains; the likeliest"
+    )
+    parser.add_argument(
+        "--face", choices=("auto", "whole"), default="auto", help="find the face, or take the whole picture"
+    )
+    parser.add_argument("--detector", default="mtcnn")
+    parser.add_argument("--detector-model", type=Path, metavar="FILE", help="weights of the detector (yunet)")
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`open_explainer` reads."""
+    parser.add_argument("bundle", help="a bundle, 'default' for the one that ships, or a weights file")
+    parser.add_argument("--method", choices=tuple(METHODS), default="attention")
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="what the bundle was made from, if it is not found"
+    )
+    parser.add_argument(
+        "--model", metavar="NAME", help=f"network of an author's weights file: one of {', '.join(CATALOGUE)}"
+    )
+    parser.add_argument(
+        "--map", metavar="NAME", help="another attention of the network, such as row, mask, gate, landmarks"
+    )
+    parser.add_argument("--stage", type=int, default=3, help="of resmasking: 1 to 4")
+    parser.add_argument(
+        "--location", type=int, nargs=2, metavar=("ROW", "COLUMN"), help="for --map row, in cells of the map"
+    )
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Explain, draw, and show the probabilities."""
+    explainer = open_explainer(args)
+    image = read_image(args.image)
+    detector = None
+    if args.face == "auto":
+        detector = create_detector(args.detector, DetectorOptions(model=args.detector_model))
+    explanation = explain_image(image, explainer, detector, args.class_name)
+    explainer.close()
+    write_image(args.output, draw_explanation(image, explanation))
+    shown = METHODS[explanation.method]
+    rows = [(n, percent(p)) for n, p in sorted(explanation.probabilities.items(), key=lambda item: -item[1])]
+    print_result(
+        args,
+        {"output": str(args.output), **explanation.to_dict()},
+        make_table(f"{explanation.network}, {args.image.name}", ("apparent expression", "probability"), rows),
+        f"Wrote {args.output}: {shown}"
+        + ("" if explanation.class_name is None else f", here {explanation.class_name}"),
+    )
+    return 0
+
+
+def open_explainer(args: argparse.Namespace) -> Explainer:
+    """Return what explains: the bundle itself where it can, else its weights in PyTorch."""
+    path = Path(args.bundle)
+    own_map = args.map is not None or args.location is not None or args.stage != 3
+    if path.is_file():
+        if args.weights is not None:
+            raise UsageError(f"{path} is a weights file already: leave --weights out")
+        weights, model = path, args.model
+    else:
+        bundle = open_bundle(shipped_bundle() if args.bundle == "default" else path)
+        if args.model not in (None, bundle.spec.network):
+            raise UsageError(
+                f"{bundle.path} holds {bundle.spec.network}, not {args.model}: leave --model out"
+            )
+        if args.method == "attention" and not own_map and "attention" in bundle.spec.outputs:
+            return BundleExplainer(bundle, choose_backend())
+        weights = weights_of(bundle) if args.weights is None else check_weights(bundle, args.weights)
+        model = bundle.spec.network
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError(
+            f"{args.method} of {path} needs PyTorch (gradients are not in a bundle): run pip install 'fer-edge[export]'"
+        )
+    from fer_edge.export.explanation.attention import AttentionOptions
+    from fer_edge.export.explanation.explainer import NetworkExplainer
+
+    row, column = args.location or (None, None)
+    options = AttentionOptions(args.map, args.stage, row, column)
+    return NetworkExplainer(_load(weights, model), args.method, options)
+
+
+def _load(weights: Path, model: str | None) -> TrainedNetwork:
+    if weights.suffix == ".safetensors":
+        from fer_edge.export.weights import load_weights
+
+        trained = load_weights(weights)
+        if model not in (None, trained.spec.network):
+            raise UsageError(f"{weights} holds {trained.spec.network}, not {model}: leave --model out")
+        return trained
+    if model is None:
+        raise UsageError(f"{weights} does not say which network it fills: give --model NAME")
+    from fer_edge.export.checkpoints import load_any
+
+    return load_any(weights, model)
