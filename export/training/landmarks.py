@@ -1,8 +1,8 @@
 """68 landmarks where a data set has none: pseudo-labels from free predictors, named as such.
 
-Two predictors, both without points from 300-W, whose licence forbids commercial use:
+Two predictors. Neither is one of the usual 68-point models, which 300-W's licence keeps from commercial use:
 
-- ``face-mesh``: MediaPipe Face Mesh (Google, Apache-2.0), 468 points, of which 68 are taken or interpolated.
+- ``face-mesh``: MediaPipe Face Mesh (Google, in an Apache-2.0 wheel), 468 points, of which 68 are taken or interpolated.
   OpenCV runs it. Of 200 faces of FER2013 it finds 98 %; a face and its mirror image differ by 3.4 % of
   the distance of the eyes. The model is not in this package; :data:`HOW_TO_GET` says how to get it.
 - ``mtcnn-mean-face``: the five points of our face detector and the mean face fitted to them. Coarse: 17 % of
