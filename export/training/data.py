@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -14,17 +16,20 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from fer_edge.datasets import FaceDataset, load_dataset, subject_folds
+from fer_edge.detection import create_detector
 from fer_edge.errors import DataError, UsageError, lookup
 from fer_edge.export.training.augmentation import augment, mixup
+from fer_edge.export.training.landmarks import create_predictor, pseudo_landmarks
 from fer_edge.export.training.objectives import Batch
 from fer_edge.export.training.recipes import Recipe
 from fer_edge.export.training.renderer import RenderedFaces, RenderOptions
 from fer_edge.labels import index_map
-from fer_edge.preprocess import resize_image
+from fer_edge.preprocess import crop_bounds, resize_image
 from fer_edge.spec import ModelSpec
 
 #: Prepared images up to this size are kept in memory; beyond, they are prepared for every batch.
 KEPT_BYTES = 1 << 30
+LANDMARKS = "landmarks.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +48,11 @@ class DataOptions:
         Leave out rows that cannot be read, and count them.
     backgrounds : Path or None
         Folder of images to render faces on; ``None``: generated ones.
+    landmark_predictor, landmark_model : str, Path or None
+        What places landmarks where the data has none: a key of
+        :data:`fer_edge.export.training.landmarks.PREDICTORS`, and its file.
+    on_progress : callable
+        Called with (stage, done, total) while data is prepared.
     """
 
     path: Path
@@ -50,6 +60,9 @@ class DataOptions:
     limit: int | None = None
     skip_bad_rows: bool = False
     backgrounds: Path | None = None
+    landmark_predictor: str = "face-mesh"
+    landmark_model: Path | None = None
+    on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +117,8 @@ def load_training_data(recipe: Recipe, options: DataOptions) -> TrainingData:
     dataset = _relabelled(_load(recipe, options), recipe)
     if options.limit is not None:
         dataset = dataset.sample(options.limit, recipe.seed)
+    if not dataset.are_crops:
+        dataset = _cropped(dataset, recipe.spec, options)
     make = lookup(DATA, recipe.data, "form of training data")
     return make(dataset, _split(dataset, recipe), recipe, options)
 
@@ -127,7 +142,7 @@ def _relabelled(dataset: FaceDataset, recipe: Recipe) -> FaceDataset:
     if (mapping < 0).any():
         unknown = [n for n, m in zip(names, mapping, strict=True) if m < 0]
         raise DataError(
-            f"{dataset.name} has the classes {', '.join(unknown)}, which {recipe.network} does not: choose another recipe"
+            f"{dataset.name} has the classes {', '.join(unknown)}, which {recipe.network} does not: choose another recipe, or leave them out (--drop-classes {' '.join(unknown)})"
         )
     columns = dataset.labels[:, kept]
     rows = np.flatnonzero(columns.sum(axis=1) > 0)
@@ -135,6 +150,33 @@ def _relabelled(dataset: FaceDataset, recipe: Recipe) -> FaceDataset:
     labels[:, mapping] = columns[rows] / columns[rows].sum(axis=1, keepdims=True)
     return dataclasses.replace(
         dataset.subset(rows), labels=labels, class_names=tuple(recipe.spec.class_names)
+    )
+
+
+def _cropped(dataset: FaceDataset, spec: ModelSpec, options: DataOptions) -> FaceDataset:
+    """Cut the largest face out of every photograph by the spec's crop rule, at the edges of the photograph."""
+    boxes: list[tuple[int, ...]] = []
+    faces: list[int] = []
+    with closing(create_detector("mtcnn")) as detector:
+        for index, image in enumerate(dataset):
+            found = detector.detect(image)
+            if found:
+                height, width = image.shape[:2]
+                left, top, right, bottom = crop_bounds(found[0].box_xyxy, spec.crop)
+                boxes.append((max(left, 0), max(top, 0), min(right, width), min(bottom, height)))
+                faces.append(index)
+            options.on_progress("finding faces", index + 1, len(dataset))
+    if not faces:
+        raise DataError(f"no face was found in {dataset.name}: give photographs of faces")
+    missing = len(dataset) - len(faces)
+    kept, corners = dataset.subset(faces), np.array(boxes, np.int64)
+    points = kept.landmarks
+    return dataclasses.replace(
+        kept,
+        name=f"{dataset.name}, largest face by mtcnn ({missing} photographs without)",
+        boxes_xyxy=corners,
+        landmarks=None if points is None else points - corners[:, None, :2].astype(np.float32),
+        are_crops=True,
     )
 
 
@@ -200,9 +242,10 @@ class LandmarkCrops(Crops):
         super().__init__(dataset, split, recipe, options)
         points, source = dataset.landmarks, dataset.landmark_source
         if points is None:
-            from fer_edge.export.training.landmarks import pseudo_landmarks
-
-            points, source = pseudo_landmarks(dataset, options.cache / "landmarks.npz")
+            predictor = create_predictor(options.landmark_predictor, options.landmark_model)
+            points, source = pseudo_landmarks(
+                dataset, options.cache / LANDMARKS, predictor, partial(options.on_progress, "landmarks")
+            )
         spec = recipe.spec
         self._landmarks = torch.from_numpy(_scaled(points, dataset, spec.input_width, spec.input_height))
         self.notes = {**self.notes, "landmarks": source}

@@ -185,8 +185,8 @@ PREDICTORS: Mapping[str, Callable[[Path | None], LandmarkPredictor]] = {
 }
 
 
-def create_predictor(name: str = "auto", model: Path | None = None) -> LandmarkPredictor:
-    """Return predictor ``name``; ``auto`` is ``face-mesh`` where its model is found, else ``mtcnn-mean-face``.
+def create_predictor(name: str = "face-mesh", model: Path | None = None) -> LandmarkPredictor:
+    """Return predictor ``name``, a key of :data:`PREDICTORS`; ``model`` is its file.
 
     Raises
     ------
@@ -195,15 +195,13 @@ def create_predictor(name: str = "auto", model: Path | None = None) -> LandmarkP
     WeightsError
         If its model is missing or another.
     """
-    if name == "auto":
-        name = "mtcnn-mean-face" if model is None and _find_model() is None else "face-mesh"
     return lookup(PREDICTORS, name, "landmark predictor")(model)
 
 
 def pseudo_landmarks(
     faces: FaceDataset,
     cache: Path | None = None,
-    predictor: LandmarkPredictor | str = "auto",
+    predictor: LandmarkPredictor | str = "face-mesh",
     on_images: Callable[[int, int], None] = lambda done, total: None,
 ) -> PseudoLandmarks:
     """Predict the landmarks of every image, or read them from ``cache``.

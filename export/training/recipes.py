@@ -203,7 +203,6 @@ RECIPES: Mapping[str, Recipe] = {
             NETWORKS["visual-attention"].spec,
             input_height=72,
             input_width=56,
-            class_names=FER2013,
         ),
         labels="fer2013",
         phases=(Phase(epochs=30, learning_rate=4e-3, weight_decay=0.01),),

@@ -29,6 +29,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, metavar="N", help="of every phase, instead of the recipe's")
     parser.add_argument("--batch-size", type=int, metavar="N", help="instead of the recipe's")
     parser.add_argument("--fold", type=int, metavar="K", help="which fold of subjects to hold out, from 1")
+    parser.add_argument(
+        "--drop-classes", nargs="+", metavar="CLASS", help="leave these out of the data, by the data's names"
+    )
     parser.add_argument("--images", type=int, metavar="N", help="use so many images at most, for a trial")
     parser.add_argument("--max-steps", type=int, metavar="N", help="stop early, for a trial")
     parser.add_argument(
@@ -37,6 +40,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backgrounds", type=Path, metavar="DIR", help="images to render faces on (feratt); else generated"
     )
+    parser.add_argument(
+        "--landmarks", default="face-mesh", metavar="NAME",
+        help="predictor of pseudo-labels where the data has no landmarks (emotionaldan): face-mesh or mtcnn-mean-face",
+    )  # fmt: skip
+    parser.add_argument("--landmark-model", type=Path, metavar="FILE", help="its model file")
     parser.add_argument("--skip-bad-rows", action="store_true", help="leave out rows that cannot be read")
 
 
@@ -58,6 +66,9 @@ def execute(args: argparse.Namespace) -> int:
                 limit=args.images,
                 skip_bad_rows=args.skip_bad_rows,
                 backgrounds=args.backgrounds,
+                landmark_predictor=args.landmarks,
+                landmark_model=args.landmark_model,
+                on_progress=show,
             ),
             args.output,
             TrainOptions(
@@ -92,6 +103,8 @@ def _recipe(args: argparse.Namespace) -> Recipe:
         if not 0 < args.fold <= recipe.subject_folds:
             raise UsageError(f"--fold must be from 1 to {recipe.subject_folds} for {args.recipe}")
         recipe = dataclasses.replace(recipe, fold=args.fold - 1)
+    if args.drop_classes:
+        recipe = dataclasses.replace(recipe, dropped_classes=tuple(args.drop_classes))
     return recipe
 
 

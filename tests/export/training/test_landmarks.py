@@ -202,18 +202,6 @@ def test_a_failed_prediction_leaves_no_cache(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_auto_takes_the_coarse_predictor_only_where_the_model_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FER_EDGE_CACHE", str(tmp_path))
-    monkeypatch.setattr(
-        landmarks, "PREDICTORS", {"face-mesh": lambda m: "mesh", "mtcnn-mean-face": lambda m: "mean"}
-    )
-    assert create_predictor() == "mean"
-    (tmp_path / "face_landmark.tflite").write_bytes(b"something")
-    assert create_predictor() == "mesh"
-
-
 def test_a_missing_model_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FER_EDGE_CACHE", str(tmp_path))
     with pytest.raises(WeightsError, match=r"pip download mediapipe==0\.10\.21 .* or use .* mtcnn-mean-face"):
