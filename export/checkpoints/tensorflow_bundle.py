@@ -116,9 +116,11 @@ class TensorFlowCheckpoint(Mapping[str, np.ndarray]):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The index and the shards."""
+        """The index, the shards, and the graph if it is there."""
         shards = (f".data-{i:05d}-of-{self._shards:05d}" for i in range(self._shards))
-        return tuple(_beside(self.prefix, suffix) for suffix in (".index", *shards))
+        needed = (_beside(self.prefix, suffix) for suffix in (".index", *shards))
+        graph = self.prefix.with_name(f"{self.prefix.name}.meta")
+        return (*needed, graph) if graph.is_file() else tuple(needed)
 
     def constants(self, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
         """Return the graph's float32 constants of one shape; none if there is no ``.meta`` file."""

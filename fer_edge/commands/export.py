@@ -66,6 +66,10 @@ def execute(args: argparse.Namespace) -> int:
 
     inputs = AuthorInputs(args.canonical_shape, args.image_statistics)
     if args.weights == "random":
+        if inputs.given():
+            raise UsageError(
+                f"random weights take no {inputs.given()[0]}: leave it out, or give --weights FILE"
+            )
         trained = random_network(args.model)
     else:
         trained = load_any(Path(args.weights), args.model, inputs)

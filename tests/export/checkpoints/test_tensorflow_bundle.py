@@ -75,6 +75,7 @@ def test_constants_of_the_graph() -> None:
     assert small.tolist() == [[1, 2]]
     assert TensorFlowCheckpoint(FOLDER / "graph").constants((2, 1)) == {}
     assert TensorFlowCheckpoint(FOLDER / "single").constants((1, 136)) == {}
+    assert [path.suffix for path in TensorFlowCheckpoint(FOLDER / "graph").files][::2] == [".index", ".meta"]
 
 
 def test_any_file_of_a_checkpoint_leads_to_its_prefix(tmp_path: Path) -> None:
