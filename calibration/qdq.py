@@ -20,11 +20,12 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from fer_edge._onnx import remove_unused_initializers
 from fer_edge.calibration.observers import TensorRange
 from fer_edge.calibration.placement import (
-    PASSING,
     WEIGHTED,
     Graph,
+    passes_integers,
     quantised_nodes,
     quantised_tensors,
 )
@@ -115,7 +116,7 @@ class _Writer:
         self.graph = Graph(model)
         self.nodes = [n for n in quantised_nodes(self.graph) if n.op_type in dialect.integer_ops]
         self.integer_nodes = len(self.nodes)
-        self.readers = {id(n) for n in self.nodes} | {id(n) for n in self.graph.nodes if n.op_type in PASSING}
+        self.readers = {id(n) for n in self.nodes} | {id(n) for n in self.graph.nodes if passes_integers(n)}
         self.inserted: dict[str, list[onnx.NodeProto]] = {}  # tensor → nodes behind its producer
         self.front: list[onnx.NodeProto] = []
         self.scales: dict[str, np.float32] = {}
@@ -134,10 +135,7 @@ class _Writer:
         ]
         del self.model.graph.node[:]
         self.model.graph.node.extend(ordered)
-        used = {name for node in ordered for name in node.input}
-        kept = [t for t in self.model.graph.initializer if t.name in used]
-        del self.model.graph.initializer[:]
-        self.model.graph.initializer.extend(kept)
+        remove_unused_initializers(self.model)
 
     def _stored_tensors(self) -> list[str]:
         wanted = []

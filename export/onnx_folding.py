@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from fer_edge._onnx import remove_unused_initializers
+
 
 def fold_norm_through_pool(model: onnx.ModelProto) -> int:
     """Fold ``Conv → MaxPool → BatchNormalization`` into the convolution where every scale is positive.
@@ -68,15 +70,6 @@ def move_relu_before_pool(model: onnx.ModelProto) -> int:
         graph.node.insert(position, relu)
         swaps += 1
     return swaps
-
-
-def remove_unused_initializers(model: onnx.ModelProto) -> None:
-    """Drop constants that no node reads."""
-    used = {name for node in model.graph.node for name in node.input}
-    used |= {output.name for output in model.graph.output}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
 
 
 def _array(constants: dict[str, onnx.TensorProto], name: str) -> np.ndarray:

@@ -26,6 +26,7 @@ from fer_edge.statistics import measurement_record, tool_versions
 from fer_edge.synthetic_faces import generate_faces
 
 if TYPE_CHECKING:
+    from fer_edge.calibration.ranges import Ranges
     from fer_edge.calibration.report import Comparison
 
 REPORT = "report.json"
@@ -53,6 +54,8 @@ class BuildOptions:
         ``Usage`` of FER2013 for the ranges.
     calibration_images : int
         How many faces are used at most.
+    comparison_images : int
+        How many faces FP32 and INT8 are compared on where there is no ``eval_data``.
     method : str
         A key of :data:`fer_edge.calibration.observers.METHODS`.
     eval_data : Path or None
@@ -72,6 +75,7 @@ class BuildOptions:
     calibration_data: Path | None = None
     calibration_split: str | None = None
     calibration_images: int = 512
+    comparison_images: int = 128
     method: str = "minmax"
     eval_data: Path | None = None
     eval_split: str | None = None
@@ -119,6 +123,8 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
     lookup(CATALOGUE, options.model, "model")
     if options.precision not in ("fp32", "int8"):
         raise UsageError(f"unknown precision {options.precision!r}: choose fp32 or int8")
+    if options.comparison_images < 1:
+        raise UsageError(f"comparison_images must be at least 1, found {options.comparison_images}")
     backend = choose_backend(options.backend)
     output = options.output or Path(f"{options.model}-{options.precision}.fer")
     with tempfile.TemporaryDirectory() as folder:
@@ -127,13 +133,14 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
         names = [FP32_MODEL]
         comparison = None
         calibration = "none"
+        ranges = None
         if options.precision == "int8" or options.calibration_data is not None:
-            calibration = _ranges(options, manifest.spec, work, on_progress)
+            ranges, calibration = _ranges(options, manifest.spec, work, on_progress)
         if (work / RANGES).is_file():
             names.append(RANGES)
         metrics = dict(manifest.metrics)
-        if options.precision == "int8":
-            names += _quantise(work)
+        if options.precision == "int8" and ranges is not None:
+            names += _quantise(work, ranges)
             comparison = _compare(options, manifest.spec, backend, work, on_progress)
             metrics["comparison"] = {**comparison.to_dict(), "record": measurement_record()}
             write_json(work / REPORT, metrics["comparison"])
@@ -166,7 +173,8 @@ def _fp32_model(options: BuildOptions, work: Path, on_progress: Progress) -> Man
         trained = random_network(options.model)
     else:
         trained = load_any(Path(options.weights), options.model)
-        origin["weights_sha256"] = sha256_of(Path(options.weights))
+        if "weights_sha256" not in trained.provenance:  # authors' files have been hashed while loading
+            origin["weights_sha256"] = sha256_of(Path(options.weights))
     if options.attention:
         from fer_edge.export.explanation.attention import with_attention
 
@@ -184,14 +192,15 @@ def _fp32_model(options: BuildOptions, work: Path, on_progress: Progress) -> Man
     )
 
 
-def _ranges(options: BuildOptions, spec: ModelSpec, work: Path, on_progress: Progress) -> str:
-    """Leave ``ranges.json`` in ``work``; return where the ranges come from."""
+def _ranges(options: BuildOptions, spec: ModelSpec, work: Path, on_progress: Progress) -> tuple[Ranges, str]:
+    """Leave ``ranges.json`` in ``work``; return the ranges and where they come from."""
     from fer_edge.calibration.ranges import collect_ranges, load_ranges
 
     model = work / FP32_MODEL
     if options.calibration_data is None and (work / RANGES).is_file():
         ranges = load_ranges(work / RANGES, model)
-        return f"those that ship with the model ({ranges.method} on {ranges.images} faces of {ranges.data['name']})"
+        shipped = f"{ranges.method} on {ranges.images} faces of {ranges.data['name']}"
+        return ranges, f"those that ship with the model ({shipped})"
     if options.calibration_data is None:
         faces = generated_faces(options.calibration_images)
         data = {"name": faces.name}
@@ -207,22 +216,20 @@ def _ranges(options: BuildOptions, spec: ModelSpec, work: Path, on_progress: Pro
         lambda done: on_progress("calibrating", done, len(faces)),
     )
     ranges.save(work / RANGES)
-    return f"{ranges.method} on {ranges.images} faces of {faces.name}"
+    return ranges, f"{ranges.method} on {ranges.images} faces of {faces.name}"
 
 
-def _quantise(work: Path) -> list[str]:
+def _quantise(work: Path, ranges: Ranges) -> list[str]:
     """Write the Q/DQ model of every dialect into ``work``; return their names."""
     import onnx
 
     from fer_edge.calibration.qdq import DIALECTS, quantise
-    from fer_edge.calibration.ranges import load_ranges
 
     proto = onnx.load(work / FP32_MODEL)
-    ranges = load_ranges(work / RANGES, work / FP32_MODEL)
     for dialect in DIALECTS:
-        quantised = quantise(proto, ranges, dialect)
-        onnx.checker.check_model(quantised, full_check=True)
-        onnx.save(quantised, work / int8_model(dialect))
+        path = work / int8_model(dialect)
+        onnx.save(quantise(proto, ranges, dialect), path)
+        onnx.checker.check_model(str(path), full_check=True)
     return [int8_model(dialect) for dialect in DIALECTS]
 
 
@@ -263,8 +270,10 @@ def _comparison_faces(options: BuildOptions) -> FaceDataset:
             )
         return faces
     if options.calibration_data is not None:
-        return load_dataset(options.calibration_data, options.calibration_split).sample(128, seed=1)
-    return generated_faces(128)
+        return load_dataset(options.calibration_data, options.calibration_split).sample(
+            options.comparison_images, seed=1
+        )
+    return generated_faces(options.comparison_images)
 
 
 def _counter(on_progress: Progress, stage: str, total: int) -> Callable[[int], None]:

@@ -60,7 +60,10 @@ CATALOGUE: Mapping[str, CatalogueEntry] = {
     "cbam-resnet50": CatalogueEntry(f"{_PHAM}, member of the ensemble", 26_054_967, 4_093_539_446, _AUTHORS),
     "efficientnet-b2b": CatalogueEntry(f"{_PHAM}, member of the ensemble", 7_710_857, 657_565_296, _AUTHORS),
     "resmasking-ensemble": CatalogueEntry(
-        f"{_PHAM}, sum of seven networks", 386_575_651, 62_026_446_054, _OWN
+        f"{_PHAM}, sum of seven networks",
+        386_575_651,
+        62_026_446_054,
+        "a folder with the members' checkpoints: give it with --weights FOLDER",
     ),
     "feratt": CatalogueEntry(f"{_FERATT}, as in the paper", 47_408_140, 5_550_080_512, _AUTHORS),
     "feratt-2019": CatalogueEntry(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from fer_edge.export.networks.cbam import CbamResNet50, CbamResNet50Options
 from fer_edge.export.networks.efficientnet import EfficientNetB2b, EfficientNetOptions
 from fer_edge.export.networks.resmasking import ResMasking, ResMaskingOptions
 from fer_edge.export.networks.resnet import ResNet, ResNetOptions, VggFaceResNet50, VggFaceResNet50Options
+from fer_edge.export.networks.views import View, draw_views, take_view
 from fer_edge.labels import FER2013
 from fer_edge.spec import CropRule, ModelSpec
 
@@ -85,24 +86,45 @@ def baseline_spec(network: str) -> ModelSpec:
     )
 
 
+#: Every draw costs as much as the plain view.
+MAX_DRAWS = 64
+
+
 @dataclass(frozen=True)
 class EnsembleOptions:
-    """Which of :data:`MEMBERS` take part, and how many classes they tell apart."""
+    """What :func:`build_ensemble` makes.
+
+    Attributes
+    ----------
+    members : tuple of str
+        Keys of :data:`MEMBERS`.
+    num_classes : int
+        Number of logits.
+    test_time_draws : int
+        Random draws of the training augmentation that every member sees instead of the plain view; the
+        authors take 8. 0: the plain view. The draws are fixed, so that the network stays a function.
+    seed : int
+        Of the draws; the authors' is 1234.
+    """
 
     members: tuple[str, ...] = tuple(MEMBERS)
     num_classes: int = 7
+    test_time_draws: int = 0
+    seed: int = 1234
 
 
 class ResmaskingEnsemble(nn.Module):
     """Unweighted sum of the members' probabilities (Pham et al., 2020, Section IV): one graph, one input.
 
-    The authors also sum over random draws of the training augmentation and round to four decimals;
-    here every member sees the image once.
+    The authors also round each member's probabilities to four decimals, which is left out. They draw the views of
+    each member anew; here all members see the same.
 
     Parameters
     ----------
     members : mapping of str to nn.Module
         Networks that map the same batch to logits of the same classes.
+    views : sequence of View
+        What the members see of each image; none: the image itself.
 
     Raises
     ------
@@ -110,19 +132,24 @@ class ResmaskingEnsemble(nn.Module):
         If there is no member.
     """
 
-    def __init__(self, members: Mapping[str, nn.Module]) -> None:
+    def __init__(self, members: Mapping[str, nn.Module], views: Sequence[View] = ()) -> None:
         super().__init__()
         if not members:
             raise UsageError(f"an ensemble needs at least one member of {', '.join(MEMBERS)}")
         self.members = nn.ModuleDict(dict(members))
+        self.views = tuple(views)
 
     def forward(self, batch: Tensor) -> Tensor:
         """Return the log of the mean probability, ``[B, num_classes]``, for ``[B, C, H, W]``.
 
         Its softmax is the mean probability itself.
         """
-        logs = torch.stack([member(batch).log_softmax(dim=1) for member in self.members.values()])
-        return logs.logsumexp(dim=0) - math.log(len(self.members))
+        views = [take_view(batch, view) for view in self.views] or [batch]
+        seen = torch.cat(views) if len(views) > 1 else views[0]
+        logs = torch.stack([member(seen).log_softmax(dim=1) for member in self.members.values()])
+        if len(views) > 1:  # the views lie behind each other along the batch
+            logs = logs.reshape(len(self.members) * len(views), -1, logs.shape[2])
+        return logs.logsumexp(dim=0) - math.log(len(self.members) * len(views))
 
 
 def build_ensemble(options: EnsembleOptions | None = None) -> ResmaskingEnsemble:
@@ -131,9 +158,12 @@ def build_ensemble(options: EnsembleOptions | None = None) -> ResmaskingEnsemble
     Raises
     ------
     UsageError
-        If a member is unknown, or there is none.
+        If a member is unknown, there is none, or there are too many draws.
     """
     o = options or EnsembleOptions()
+    if not 0 <= o.test_time_draws <= MAX_DRAWS:
+        raise UsageError(f"test_time_draws must be from 0 to {MAX_DRAWS}, found {o.test_time_draws}")
     return ResmaskingEnsemble(
-        {name: lookup(MEMBERS, name, "member").build(o.num_classes) for name in o.members}
+        {name: lookup(MEMBERS, name, "member").build(o.num_classes) for name in o.members},
+        draw_views(o.test_time_draws, o.seed),
     )

@@ -26,6 +26,8 @@ SIDE = 224
 LANDMARKS = 68
 WIDTHS = (64, 128, 256, 512)
 HIDDEN = 256
+#: Pixels; landmarks of different runtimes are at most 2e-4 apart in the canonical frame.
+_STEADY_DISTANCE = 1e-3
 #: Height and width behind the four pools.
 POOLED = SIDE >> len(WIDTHS)
 
@@ -182,6 +184,19 @@ class EmotionalDan(nn.Module):
         second = self.stage2(self.input_norm(torch.cat([link.warped, link.heatmap, link.feature], dim=1)))
         refined = link.transform.inverse().apply(link.landmarks + second.offsets)
         return DanOutputs(self.emotion(second.hidden), (landmarks, refined), (first, second), link)
+
+    def is_steady(self, batch: Tensor) -> Tensor:
+        """Say for each image whether no landmark that the heatmap rounds down is close to a whole pixel, ``[B]``.
+
+        There the landmark's window moves by a pixel, and rounding errors decide whether it does.
+        """
+        link = self.forward_stages(batch).connection
+        if link is None:
+            return torch.ones(len(batch), dtype=torch.bool)
+        points = geometry.clamp_landmarks(link.landmarks, SIDE)
+        clamped = points != link.landmarks  # exactly on the bound, however it was computed
+        near = (points - points.round()).abs() < _STEADY_DISTANCE
+        return ~(near & ~clamped).flatten(1).any(dim=1)
 
     def _connect(self, image: Tensor, landmarks: Tensor, hidden: Tensor) -> Connection:
         """Connection layers (Kowalski et al., 2017, Section 3)."""

@@ -111,6 +111,11 @@ def warp(images: Tensor, transform: Similarity) -> Tensor:
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
+def clamp_landmarks(landmarks: Tensor, side: int) -> Tensor:
+    """Move points so that their windows in :func:`landmark_heatmap` lie inside the image."""
+    return landmarks.clamp(HEATMAP_RADIUS, side - 1 - HEATMAP_RADIUS)
+
+
 def landmark_heatmap(
     landmarks: Tensor, side: int, last_offset: int = HEATMAP_RADIUS - 1, epsilon: float = 0.0
 ) -> Tensor:
@@ -134,7 +139,7 @@ def landmark_heatmap(
     Tensor
         ``[B, 1, side, side]`` in [0, 1].
     """
-    points = landmarks.clamp(HEATMAP_RADIUS, side - 1 - HEATMAP_RADIUS).unsqueeze(-1)
+    points = clamp_landmarks(landmarks, side).unsqueeze(-1)
     pixels = torch.arange(side, dtype=points.dtype, device=points.device)
     offsets = pixels - points.floor()
     inside = (offsets >= -HEATMAP_RADIUS) & (offsets <= last_offset)

@@ -36,6 +36,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calibration-data", type=Path, metavar="PATH", help="faces: a CSV or a folder")
     parser.add_argument("--calibration-split", metavar="NAME", help="Usage of FER2013, such as Training")
     parser.add_argument("--calibration-images", type=int, default=512, metavar="N")
+    parser.add_argument(
+        "--comparison-images",
+        type=int,
+        default=128,
+        metavar="N",
+        help="faces to compare on without --eval-data",
+    )
     parser.add_argument("--method", default="minmax", help="entropy or minmax")
     parser.add_argument("--eval-data", type=Path, metavar="PATH", help="labelled faces for the comparison")
     parser.add_argument("--eval-split", metavar="NAME", help="Usage of FER2013, such as PublicTest")

@@ -26,6 +26,7 @@ from fer_edge.export.networks.baselines import (
 )
 from fer_edge.export.networks.efficientnet import SameConvBlock
 from fer_edge.export.networks.resnet import ResNet, ResNetOptions
+from fer_edge.export.networks.views import View, draw_views, take_view
 from fer_edge.export.onnx_model import export_onnx
 from fer_edge.export.weights import TrainedNetwork
 from fer_edge.preprocess import prepare_batch
@@ -147,6 +148,29 @@ def test_one_member_keeps_its_class_and_none_is_refused() -> None:
         ResmaskingEnsemble({})
 
 
+class Brightness(nn.Module):
+    """Logits that depend on where the image is bright."""
+
+    def forward(self, batch: Tensor) -> Tensor:
+        half = batch.shape[3] // 2
+        parts = (batch[:, :, :, :half], batch[:, :, :, half:], batch)
+        return torch.stack([9 * part.mean(dim=(1, 2, 3)) for part in parts], dim=1)
+
+
+def test_draws_average_the_probabilities_of_fixed_views() -> None:
+    views = draw_views(5, seed=3)
+    members = {"a": Brightness(), "b": Constant(1, 2, 3)}
+    batch = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * torch.linspace(0, 1, 32)
+    found = ResmaskingEnsemble(members, views)(batch)
+    seen = [m(take_view(batch, view)).softmax(dim=1) for m in members.values() for view in views]
+    torch.testing.assert_close(found.exp(), torch.stack(seen).mean(dim=0))
+    plain = ResmaskingEnsemble(members)(batch)
+    assert (found - plain).abs().max() > 0.01
+    torch.testing.assert_close(
+        ResmaskingEnsemble(members, [View(False, 0.0)])(batch), plain, rtol=0, atol=1e-4
+    )
+
+
 def test_ensemble_options() -> None:
     with torch.device("meta"):
         whole = build_ensemble()
@@ -154,6 +178,10 @@ def test_ensemble_options() -> None:
         assert count(whole) == sum(PARAMETERS.values())
         some = build_ensemble(EnsembleOptions(("efficientnet_b2b", "resnet18"), num_classes=8))
         assert some(torch.zeros(2, 3, 64, 64)).shape == (2, 8)
+        assert build_ensemble(EnsembleOptions(("resnet18",), test_time_draws=2)).views == draw_views(2, 1234)
+        for draws in (-1, 65):
+            with pytest.raises(UsageError, match=f"test_time_draws must be from 0 to 64, found {draws}"):
+                build_ensemble(EnsembleOptions(test_time_draws=draws))
         with pytest.raises(UsageError, match=r"unknown member 'resnet19'.*did you mean 'resnet18'"):
             build_ensemble(EnsembleOptions(("resnet19",)))
 
@@ -207,5 +235,20 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 def test_the_ensemble_exports_as_one_graph(shared: Path, tmp_path: Path) -> None:
     members = {f"resnet18_{seed}": filled("resnet18", shared, seed) for seed in (1, 2)}
     check_export(ResmaskingEnsemble(members).eval(), tmp_path / "model.onnx")
-    names = {node.name for node in onnx.load(tmp_path / "model.onnx").graph.node}
-    assert {f"members.{name}.fc/Gemm" for name in members} <= names
+    model = onnx.load(tmp_path / "model.onnx")
+    heads = {f"members.{name}.fc/Gemm" for name in members}
+    assert heads <= {node.name for node in model.graph.node}
+    ranges = collect_ranges(tmp_path / "model.onnx", [faces(2)], "minmax", {})
+    for dialect in ("cpu", "tensorrt"):
+        nodes = {node.name: node for node in quantise(model, ranges, dialect).graph.node}
+        assert not any(name.endswith(".dq") for head in heads for name in nodes[head].input[:2])
+
+
+@pytest.mark.slow
+def test_the_draws_of_an_ensemble_are_part_of_its_graph(shared: Path, tmp_path: Path) -> None:
+    module = ResmaskingEnsemble({"resnet18": filled("resnet18", shared)}, draw_views(2, 1234)).eval()
+    check_export(module, tmp_path / "model.onnx")
+    operators = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
+    assert operators.count("GridSample") == 2
+    assert operators.count("MaxPool") == 1  # the member runs once, on all views
+    assert not {"Shape", "RandomUniform", "RandomNormal"} & set(operators)
