@@ -1,4 +1,4 @@
-"""Convolution, normalisation, activation as one block, named as in the files of the ensemble's authors."""
+"""Convolution, normalisation, activation as one block, and the shortcut of residual blocks; entry names are the authors'."""
 
 from __future__ import annotations
 
@@ -29,3 +29,10 @@ class ConvBlock(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Apply the three in order."""
         return self.activation(self.bn(self.conv(features)))
+
+
+def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """Return the identity, or a normalised 1×1 convolution where a residual block changes the shape."""
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fer_edge.errors import UsageError
+from fer_edge.export.networks.blocks import shortcut
 from fer_edge.export.networks.resmasking import Block
 
 STAGE_WIDTHS = (64, 128, 256, 512)
@@ -25,11 +26,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
-        self.downsample: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+        self.downsample = shortcut(inputs, outputs, stride)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map ``[B, inputs, H, W]`` to ``[B, 4 · width, H / stride, W / stride]``."""

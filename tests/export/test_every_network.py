@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from fer_edge.backends import BACKENDS, SessionOptions, load_session
 from fer_edge.build import BuildOptions, build
 from fer_edge.bundle import Bundle
 from fer_edge.calibration.qdq import DIALECTS
+from fer_edge.catalogue import CATALOGUE
 from fer_edge.export.checkpoints import random_network
 from fer_edge.export.networks import NETWORKS
 from fer_edge.export.networks.tolerance import DEFAULT_TOLERANCE, Jumping
@@ -60,6 +62,8 @@ def test_build_by_name(name: str, tmp_path: Path) -> None:
     assert bundle.spec == NETWORKS[name].spec
     assert bundle.manifest.metrics["export"]["differences"].keys() == set(bundle.spec.outputs)
 
+    check_graph(bundle)
+
     trained = random_network(name)
     batch = comparable_faces(trained, 3)
     with torch.inference_mode():
@@ -71,6 +75,16 @@ def test_build_by_name(name: str, tmp_path: Path) -> None:
         check_numbers(bundle, backend, batch, expected)
     for dialect in DIALECTS:
         check_int8(bundle, dialect, batch, expected)
+
+
+def check_graph(bundle: Bundle) -> None:
+    """Standard operators, and one number per parameter: normalisations are folded, no weight is stored twice."""
+    model = onnx.load(bundle.model_path("fp32", "cpu"))
+    assert {node.op_type for node in model.graph.node if node.domain} <= {"SelfAttention"}
+    stored = sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
+    parameters = CATALOGUE[bundle.spec.network].parameters
+    # EmotionalDAN stores its mean image, Sun et al. the bases of the illumination's diffusion.
+    assert 0.98 * parameters < stored < 1.01 * parameters + 200_000
 
 
 def comparable_faces(trained: TrainedNetwork, count: int) -> np.ndarray:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from fer_edge.datasets import load_dataset
 from fer_edge.errors import ExportError
 from fer_edge.export.attention_op import attend
-from fer_edge.export.checkpoints import random_network
 from fer_edge.export.networks import build_network
 from fer_edge.export.networks.layers import AveragePoolTo
 from fer_edge.export.onnx_model import _same_class, export_onnx
@@ -193,13 +192,3 @@ def test_average_pool_matches_pytorch(size: int, side: int) -> None:
     features = torch.rand(2, 4, size, size + 1)
     expected = nn.functional.adaptive_avg_pool2d(features, side)
     torch.testing.assert_close(AveragePoolTo(side)(features), expected)
-
-
-@pytest.mark.slow
-def test_resmasking_exports(tmp_path: Path) -> None:
-    report = export_onnx(random_network("resmasking"), tmp_path / "m.onnx", list(generate_faces(1)))
-    assert report.same_argmax
-    model = onnx.load(tmp_path / "m.onnx")
-    assert not [n for n in model.graph.node if n.domain or n.op_type == "BatchNormalization"]
-    parameters = sum(int(np.prod(t.dims)) for t in model.graph.initializer)
-    assert 137_700_000 < parameters < 137_796_423
