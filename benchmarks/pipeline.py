@@ -1,6 +1,6 @@
 """Latency of the whole pipeline by stage, on one picture put into a 640×480 frame.
 
-    python benchmarks/pipeline.py IMAGE [--bundle BUNDLE] [--json FILE]
+    python benchmarks/pipeline.py IMAGE [--bundle BUNDLE] [--attention] [--json FILE]
 
 FP32 and INT8 take turns within the run.
 """
@@ -45,22 +45,25 @@ def main() -> None:
     parser.add_argument("--detector-model", type=Path)
     parser.add_argument("--min-face", type=int, default=40)
     parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--attention", action="store_true", help="with and without it; needs such a bundle")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
     frame = frame_640x480(read_image(args.image))
     bundle = open_bundle(args.bundle)
     detector_options = DetectorOptions(min_face_px=args.min_face, model=args.detector_model)
     runtimes = {
-        precision: Runtime(
+        f"{precision}{' with attention' * attention}": Runtime(
             bundle,
             RuntimeOptions(
                 backend=args.backend,
                 precision=precision,
                 detector=args.detector,
                 detector_options=detector_options,
+                attention=attention,
             ),
         )
         for precision in ("fp32", "int8")
+        for attention in (False, True)[: 1 + args.attention]
     }
     taken: dict[tuple[str, str], list[float]] = {(p, s): [] for p in runtimes for s in STAGES}
     faces = 0

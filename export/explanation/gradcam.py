@@ -180,7 +180,7 @@ def _explain(
 def _enlarge(maps: Tensor, sides: tuple[int, int], margins: tuple[float, float]) -> Tensor:
     """Bilinear, pixel centres aligned; the border cells reach to the edges."""
     rows, columns = (
-        (2 * (torch.arange(side) + 0.5) / side - 1) / (1 - 2 * margin)
+        (2 * (torch.arange(side, dtype=maps.dtype) + 0.5) / side - 1) / (1 - 2 * margin)
         for side, margin in zip(sides, margins, strict=True)
     )
     y, x = torch.meshgrid(rows, columns, indexing="ij")

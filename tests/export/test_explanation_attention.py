@@ -81,7 +81,7 @@ def small() -> tuple[ConvAttention, torch.Tensor]:
     options = ConvAttentionOptions(1, 3, 4, (4, 8), (8, 8, 8), c4_width=6, dense_width=8, gamma_init=0.7)
     module = ConvAttention(options).eval()
     with torch.no_grad():
-        module.attention.query.weight.mul_(3e3)
+        module.attention.query.weight.mul_(3e4)
     return module, torch.rand(2, 1, 48, 64)
 
 

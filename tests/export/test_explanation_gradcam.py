@@ -140,8 +140,8 @@ def test_a_pooled_linear_head_gives_the_class_activation_map(name: str) -> None:
     """Zhou et al., 2016: the map is the class's weights times the features, here divided by the cells."""
     build, layer, head = POOLED[name]
     torch.manual_seed(1)
-    module = build().eval()
-    batch = torch.rand(2, 3, 64, 96)
+    module = build().eval().double()  # random networks may give very small features
+    batch = torch.rand(2, 3, 64, 96, dtype=torch.float64)
     features = features_of(module, layer, batch)
     classes = [2, 5]
     with torch.no_grad():  # every class is for what it sees, so that no map is cut to zero
@@ -149,14 +149,14 @@ def test_a_pooled_linear_head_gives_the_class_activation_map(name: str) -> None:
     expected = torch.relu(torch.einsum("bc,bchw->bhw", weights, features)) / features[0, 0].numel()
     assert expected.any()
     found = layer_maps(module, batch, classes)
-    torch.testing.assert_close(found.maps, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.maps, expected, rtol=1e-6, atol=1e-6 * expected.max().item())
     with torch.no_grad():
         torch.testing.assert_close(found.logits, module(batch), rtol=1e-5, atol=1e-5)
     large = grad_cam(module, batch, classes).maps
     reference = torch.nn.functional.interpolate(expected[:, None], (64, 96), mode="bilinear")[:, 0]
-    low = reference.amin((1, 2), keepdim=True)
-    reference = (reference - low) / (reference.amax((1, 2), keepdim=True) - low)
-    torch.testing.assert_close(large, reference, rtol=1e-3, atol=1e-3)
+    low, high = reference.amin((1, 2), keepdim=True), reference.amax((1, 2), keepdim=True)
+    reference = (reference - low) / (high - low).clamp_min(1e-300)  # features of SiLU may speak against all
+    torch.testing.assert_close(large, reference.float(), rtol=1e-4, atol=1e-4)
 
 
 def test_the_convolutional_head_of_vggface_too() -> None:
