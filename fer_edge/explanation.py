@@ -26,6 +26,9 @@ METHODS: Mapping[str, str] = {
     "gradcam": "what speaks for one class (Grad-CAM)",
 }
 
+#: Below, an expression is shown as uncertain, as by the runtime unless it is told otherwise.
+MIN_PROBABILITY = 0.35
+
 
 @dataclass(frozen=True)
 class Explained:
@@ -51,6 +54,7 @@ class Explainer(Protocol):
 
     spec: ModelSpec
     method: str
+    random_weights: bool
 
     def explain(self, batch: np.ndarray, classes: Sequence[int] | None = None) -> Explained:
         """Explain ``[B, C, H, W]`` float32, B ≥ 1.
@@ -78,6 +82,7 @@ class BundleExplainer:
     ) -> None:
         require_attention(bundle)
         self.spec = bundle.spec
+        self.random_weights = bundle.manifest.timing_only
         self._session = load_session(bundle, backend, precision, SessionOptions(threads=threads))
 
     def explain(self, batch: np.ndarray, classes: Sequence[int] | None = None) -> Explained:
@@ -165,6 +170,8 @@ class Explanation:
         ``[h, w]`` float32 in [0, 1] over the crop.
     probabilities : mapping
         Class name → probability, in the order of the network.
+    random_weights : bool
+        Whether the network has learnt nothing, so that the picture says nothing either.
     """
 
     network: str
@@ -175,11 +182,17 @@ class Explanation:
     crop_bgr: np.ndarray
     heat: np.ndarray
     probabilities: Mapping[str, float]
+    random_weights: bool = False
 
     @property
     def label(self) -> str:
         """The likeliest apparent expression."""
         return max(self.probabilities, key=self.probabilities.__getitem__)
+
+    @property
+    def certain(self) -> bool:
+        """Whether the likeliest expression is likely enough to be named on its own."""
+        return self.probabilities[self.label] >= MIN_PROBABILITY
 
     @property
     def flat(self) -> bool:
@@ -204,7 +217,8 @@ class Explanation:
             "network": self.network,
             "method": self.method,
             "class": self.class_name,
-            "apparent_expression": self.label,
+            "apparent_expression": self.label if self.certain else None,
+            "random_weights": self.random_weights,
             "probabilities": {name: round(p, 4) for name, p in self.probabilities.items()},
             "box_xyxy": None if self.box_xyxy is None else [round(v, 1) for v in self.box_xyxy],
             "crop_xyxy": [round(v, 1) for v in self.crop_xyxy],
@@ -269,6 +283,7 @@ def explain_image(
         crop_bgr=crop.copy(),
         heat=explained.maps[0],
         probabilities=dict(zip(spec.class_names, map(float, probabilities), strict=True)),
+        random_weights=explainer.random_weights,
     )
 
 

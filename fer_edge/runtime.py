@@ -15,10 +15,10 @@ import numpy as np
 
 from fer_edge.backends import SessionOptions, choose_backend, load_session
 from fer_edge.bundle import Bundle, open_bundle
-from fer_edge.catalogue import shipped_bundle
+from fer_edge.catalogue import find_bundle
 from fer_edge.detection import DetectorOptions, check_frame, create_detector
 from fer_edge.errors import BundleError
-from fer_edge.explanation import require_attention
+from fer_edge.explanation import MIN_PROBABILITY, require_attention
 from fer_edge.heatmaps import min_max
 from fer_edge.metrics import softmax
 from fer_edge.preprocess import covered_box, crop_face, prepare_batch
@@ -61,7 +61,7 @@ class RuntimeOptions:
     precision: str | None = None
     detector: str = "mtcnn"
     detector_options: DetectorOptions = field(default_factory=DetectorOptions)
-    min_probability: float = 0.35
+    min_probability: float = MIN_PROBABILITY
     max_batch: int = 64
     threads: int | None = None
     allow_random: bool = False
@@ -100,7 +100,7 @@ class Runtime:
         **changes: Any,
     ) -> None:
         self.options = dataclasses.replace(options or RuntimeOptions(), **changes)
-        self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle or shipped_bundle())
+        self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(find_bundle(bundle or "default"))
         if self.bundle.manifest.timing_only and not self.options.allow_random:
             raise BundleError(
                 f"{self.bundle.path} has random weights and is good for timing only: "

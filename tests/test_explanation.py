@@ -174,6 +174,35 @@ def test_a_flat_map_says_so() -> None:
     assert (draw_explanation(photograph, flat)[caption] != draw_explanation(photograph, other)[caption]).any()
 
 
+def test_random_weights_explain_nothing_without_consent(
+    tmp_path: Path, astronaut_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fer_edge.export.checkpoints import random_network
+    from fer_edge.export.weights import save_weights
+
+    save_weights(tmp_path / "r.safetensors", random_network("visual-attention"))
+    output = tmp_path / "a.png"
+    arguments = ["explain", str(tmp_path / "r.safetensors"), str(astronaut_file), "--output", str(output)]
+    assert main(arguments) == 2
+    assert "random weights, which explain nothing" in capsys.readouterr().err
+    assert not output.exists()
+    assert main([*arguments, "--allow-random", "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["random_weights"]
+    assert np.shape(value["heat"]) == (9, 7)
+
+
+def test_an_unlikely_expression_is_not_named() -> None:
+    heat = np.eye(3, dtype=np.float32)
+    sure, unsure = (
+        explanation(heat, probabilities={"a": 0.36, "b": 0.64}),
+        explanation(heat, probabilities={"a": 0.34, "b": 0.33, "c": 0.33}),
+    )
+    assert sure.to_dict()["apparent_expression"] == "b"
+    assert unsure.to_dict()["apparent_expression"] is None
+    assert not unsure.certain
+
+
 def test_emfacs_by_a_network_that_finds_no_landmarks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

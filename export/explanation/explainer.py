@@ -33,7 +33,7 @@ class NetworkExplainer:
         lookup(METHODS, method, "method")
         self.spec = trained.spec
         self.method = method
-        self.provenance = dict(trained.provenance)
+        self.random_weights = trained.provenance.get("weights") == "random"
         self._module = trained.module.eval()
         self._options = options
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fer_edge.backends import choose_backend
 from fer_edge.bundle import open_bundle
-from fer_edge.catalogue import CATALOGUE, shipped_bundle
+from fer_edge.catalogue import CATALOGUE, find_bundle
 from fer_edge.commands.base import make_table, percent, print_result
 from fer_edge.datasets import read_image
 from fer_edge.detection import DetectorOptions, create_detector
@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Add what :func:`open_explainer` reads."""
-    parser.add_argument("bundle", help="a bundle, 'default' for the one that ships, or a weights file")
+    parser.add_argument("bundle", help="a bundle, the name of one that ships, or a weights file")
     parser.add_argument("--method", choices=tuple(METHODS), default="attention")
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="what the bundle was made from, if it is not found"
@@ -60,6 +60,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--map", metavar="NAME", help="another attention of the network, such as row, mask, gate, landmarks"
     )
+    parser.add_argument("--allow-random", action="store_true", help="accept random weights")
     parser.add_argument("--stage", type=int, default=3, help="of resmasking: 1 to 4")
     parser.add_argument(
         "--location", type=int, nargs=2, metavar=("ROW", "COLUMN"), help="for --map row, in cells of the map"
@@ -90,6 +91,18 @@ def execute(args: argparse.Namespace) -> int:
 
 def open_explainer(args: argparse.Namespace) -> Explainer:
     """Return what explains: the bundle itself where it can, else its weights in PyTorch."""
+    return _refuse_random(args, _open(args))
+
+
+def _refuse_random(args: argparse.Namespace, explainer: Explainer) -> Explainer:
+    if explainer.random_weights and not args.allow_random:
+        raise UsageError(
+            f"{args.bundle} has random weights, which explain nothing: give trained weights, or --allow-random"
+        )
+    return explainer
+
+
+def _open(args: argparse.Namespace) -> Explainer:
     path = Path(args.bundle)
     own_map = args.map is not None or args.location is not None or args.stage != 3
     if path.is_file():
@@ -97,7 +110,7 @@ def open_explainer(args: argparse.Namespace) -> Explainer:
             raise UsageError(f"{path} is a weights file already: leave --weights out")
         weights, model = path, args.model
     else:
-        bundle = open_bundle(shipped_bundle() if args.bundle == "default" else path)
+        bundle = open_bundle(find_bundle(args.bundle))
         if args.model not in (None, bundle.spec.network):
             raise UsageError(
                 f"{bundle.path} holds {bundle.spec.network}, not {args.model}: leave --model out"

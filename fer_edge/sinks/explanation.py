@@ -26,7 +26,12 @@ def draw_explanation(image_bgr: np.ndarray, explanation: Explanation) -> np.ndar
     rows = len(explanation.probabilities)
     canvas = np.full((_TOP + _TILE + _CAPTION + _GAP + rows * _LINE + _GAP, _WIDTH, 3), _BACK, np.uint8)
     label = explanation.label
-    title = f"Apparent expression: {label} ({100 * explanation.probabilities[label]:.0f} %)"
+    figure = f"{100 * explanation.probabilities[label]:.0f} %"
+    title = "Apparent expression: " + (
+        f"{label} ({figure})" if explanation.certain else f"uncertain ({label} {figure})"
+    )
+    if explanation.random_weights:
+        title = "Random weights: nothing was learnt, this picture says nothing"
     shown = METHODS[explanation.method]
     subtitle = f"{explanation.network}: {shown}"
     if explanation.class_name is not None:
@@ -75,7 +80,7 @@ def _place(canvas: np.ndarray, tile: np.ndarray, caption: str, left: int) -> Non
     height, width = tile.shape[:2]
     top, x = _TOP + (_TILE - height) // 2, left + (_TILE - width) // 2
     canvas[top : top + height, x : x + width] = tile
-    _text(canvas, caption, (left, _TOP + _TILE + 24), 0.55, _INK, _TILE)
+    _text(canvas, caption, (x, _TOP + _TILE + 24), 0.55, _INK, left + _TILE - x)
 
 
 def _probabilities(canvas: np.ndarray, explanation: Explanation) -> None:
