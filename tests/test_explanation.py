@@ -209,3 +209,17 @@ def test_emfacs_by_a_network_that_finds_no_landmarks(
     cv2.imwrite(str(tmp_path / "a.png"), np.random.default_rng(0).integers(0, 255, (48, 48, 3), np.uint8))
     assert main(["emfacs", "default", "--data", str(tmp_path), "--method", "gradcam"]) == 1
     assert "has no landmarks, and conv-attention finds none" in capsys.readouterr().err
+
+
+def test_emfacs_with_predicted_landmarks(
+    tmp_path: Path, astronaut: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "happiness").mkdir()
+    cv2.imwrite(str(tmp_path / "happiness" / "a.png"), astronaut[40:200, 150:310])
+    arguments = ["emfacs", "default", "--data", str(tmp_path), "--landmarks", "mtcnn-mean-face"]
+    assert main([*arguments, "--method", "gradcam", "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["landmark_source"].startswith("pseudo: mtcnn")
+    (row,) = value["classes"]
+    assert (row["class_name"], row["images"]) == ("happiness", 1)
+    assert 0 <= row["overlap"] <= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from fer_edge.commands.base import make_table, percent, print_result, progress_bars
@@ -21,6 +22,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top", type=int, default=10, metavar="N", help="how many of 68 landmarks count as most activated"
     )
+    parser.add_argument(
+        "--landmarks",
+        metavar="NAME",
+        help="predictor of landmarks for data without: face-mesh or mtcnn-mean-face",
+    )
+    parser.add_argument("--landmark-model", type=Path, metavar="FILE", help="its model file")
     parser.add_argument("--images", type=int, metavar="N", help="a sample of N images")
 
 
@@ -32,6 +39,11 @@ def execute(args: argparse.Namespace) -> int:
     faces = load_dataset(args.data, args.split)
     if args.images is not None:
         faces = faces.sample(args.images)
+    if args.landmarks is not None and faces.landmarks is None:
+        from fer_edge.export.training.landmarks import create_predictor, pseudo_landmarks
+
+        found = pseudo_landmarks(faces, predictor=create_predictor(args.landmarks, args.landmark_model))
+        faces = dataclasses.replace(faces, landmarks=found.points, landmark_source=found.source)
     done = 0
     with progress_bars() as show:
 
