@@ -158,17 +158,20 @@ def _faces_to_compare(
     module: nn.Module, spec: ModelSpec, faces: Sequence[np.ndarray] | None
 ) -> tuple[np.ndarray, int]:
     """Return the batch to compare on, and how many faces were left out of it."""
-    skipped = 0
+    kept: list[np.ndarray] = []
+    seen = 0
     for attempt in range(_ATTEMPTS if faces is None else 1):
         crops = list(generate_faces(_CHECKED_FACES, seed=attempt) if faces is None else faces)
         batch = prepare_batch(crops, spec)
-        comparable = _comparable(module, batch)
-        skipped += int((~comparable).sum())
-        if 2 * comparable.sum() >= len(batch) > 0:
-            return batch[comparable], skipped
-    raise ExportError(
-        f"{skipped} of {skipped + int(comparable.sum())} faces lie where the network jumps, so that rounding decides its outputs: check on other faces"
-    )
+        kept += list(batch[_comparable(module, batch)])
+        seen += len(batch)
+        if 2 * len(kept) >= _CHECKED_FACES:
+            break
+    if not kept:
+        raise ExportError(
+            f"all {seen} faces lie where the network jumps, so that rounding decides its outputs: check on other faces"
+        )
+    return np.stack(kept), seen - len(kept)
 
 
 def _comparable(module: nn.Module, batch: np.ndarray) -> np.ndarray:

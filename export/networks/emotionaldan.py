@@ -163,6 +163,16 @@ class EmotionalDan(nn.Module):
         outputs = self.forward_stages(batch)
         return outputs.logits, outputs.landmarks[-1]
 
+    def _first_stage(self, batch: Tensor) -> tuple[Tensor, TrunkOutputs, Tensor]:
+        """Return the normalised image, what stage 1 computes, and its landmarks in input pixels."""
+        if batch.ndim != 4 or batch.shape[1:] != (1, SIDE, SIDE):
+            raise UsageError(
+                f"emotionaldan needs a batch [B, 1, {SIDE}, {SIDE}], found {list(batch.shape)}: convert to gray and resize"
+            )
+        image = (batch - self.image_mean) / self.image_std
+        first = self.stage1(image)
+        return image, first, first.offsets + self.canonical_shape
+
     def forward_stages(self, batch: Tensor) -> DanOutputs:
         """Return the outputs together with what each stage computes.
 
@@ -171,13 +181,7 @@ class EmotionalDan(nn.Module):
         UsageError
             If ``batch`` is not ``[B, 1, 224, 224]``.
         """
-        if batch.ndim != 4 or batch.shape[1:] != (1, SIDE, SIDE):
-            raise UsageError(
-                f"emotionaldan needs a batch [B, 1, {SIDE}, {SIDE}], found {list(batch.shape)}: convert to gray and resize"
-            )
-        image = (batch - self.image_mean) / self.image_std
-        first = self.stage1(image)
-        landmarks = first.offsets + self.canonical_shape
+        image, first, landmarks = self._first_stage(batch)
         if self.options.stages == 1:
             return DanOutputs(self.emotion(first.hidden), (landmarks,), (first,), None)
         link = self._connect(image, landmarks, first.hidden)
@@ -190,11 +194,12 @@ class EmotionalDan(nn.Module):
 
         There the landmark's window moves by a pixel, and rounding errors decide whether it does.
         """
-        link = self.forward_stages(batch).connection
-        if link is None:
+        if self.options.stages == 1:
             return torch.ones(len(batch), dtype=torch.bool)
-        points = geometry.clamp_landmarks(link.landmarks, SIDE)
-        clamped = points != link.landmarks  # exactly on the bound, however it was computed
+        landmarks = self._first_stage(batch)[2]
+        moved = geometry.fit_similarity(landmarks, self.canonical_shape.unsqueeze(0)).apply(landmarks)
+        points = geometry.clamp_landmarks(moved, SIDE)
+        clamped = points != moved  # exactly on the bound, however it was computed
         near = (points - points.round()).abs() < _STEADY_DISTANCE
         return ~(near & ~clamped).flatten(1).any(dim=1)
 

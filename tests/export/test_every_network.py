@@ -89,12 +89,16 @@ def check_graph(bundle: Bundle) -> None:
 
 def comparable_faces(trained: TrainedNetwork, count: int) -> np.ndarray:
     """Faces on which rounding does not decide the outputs."""
-    batch = prepare_batch(list(generate_faces(3 * count, seed=11)), trained.spec)
-    if isinstance(trained.module, Jumping):
-        with torch.inference_mode():
-            batch = batch[trained.module.is_steady(torch.from_numpy(batch)).numpy()]
-    assert len(batch) >= count
-    return batch[:count]
+    kept: list[np.ndarray] = []
+    for seed in range(20):
+        batch = prepare_batch(list(generate_faces(count, seed)), trained.spec)
+        if isinstance(trained.module, Jumping):
+            with torch.inference_mode():
+                batch = batch[trained.module.is_steady(torch.from_numpy(batch)).numpy()]
+        kept += list(batch)
+        if len(kept) >= count:
+            break
+    return np.stack(kept[:count])
 
 
 def check_numbers(

@@ -174,7 +174,7 @@ def test_faces_at_a_jump_are_left_out_and_counted(tmp_path: Path) -> None:
     assert (report.faces, report.skipped_faces) == (2, 1)
     module.threshold = 2.0
     for faces, count in ((crops, 3), (None, 32)):
-        with pytest.raises(ExportError, match=f"{count} of {count} faces lie where the network jumps"):
+        with pytest.raises(ExportError, match=f"all {count} faces lie where the network jumps"):
             export_onnx(trained, tmp_path / "none.onnx", faces)
     assert not (tmp_path / "none.onnx").exists()
 
