@@ -16,7 +16,7 @@ import numpy as np
 from fer_edge._files import sha256_of, write_json
 from fer_edge.backends import Backend, choose_backend
 from fer_edge.bundle import FP32_MODEL, RANGES, Bundle, Manifest, int8_model, open_bundle, write_bundle
-from fer_edge.catalogue import CATALOGUE, shipped_bundle
+from fer_edge.catalogue import CATALOGUE, SHIPPED, shipped_bundle
 from fer_edge.datasets import FaceDataset, load_dataset
 from fer_edge.errors import DataError, UsageError, lookup
 from fer_edge.explanation import require_attention
@@ -42,7 +42,7 @@ class BuildOptions:
     model : str
         A key of :data:`fer_edge.catalogue.CATALOGUE`.
     weights : str
-        ``auto`` (what ships), ``random`` (timing only) or a file.
+        ``auto`` (what ships), a key of :data:`fer_edge.catalogue.SHIPPED`, ``random`` (timing only) or a file.
     precision : {"fp32", "int8"}
         What the bundle is for; an INT8 bundle holds the FP32 model too. An FP32 bundle holds ranges if
         there is ``calibration_data``, so that it can be quantised later without data.
@@ -66,6 +66,8 @@ class BuildOptions:
         Folder of the bundle; ``None`` is ``NAME-PRECISION.fer`` in the working directory.
     attention : bool
         Give the network's built-in attention as an output.
+    canonical_shape, image_statistics : Path or None
+        What EmotionalDAN needs beside its authors' checkpoint.
     """
 
     model: str = "conv-attention"
@@ -81,6 +83,8 @@ class BuildOptions:
     eval_split: str | None = None
     output: Path | None = None
     attention: bool = False
+    canonical_shape: Path | None = None
+    image_statistics: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -154,8 +158,13 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
 
 def _fp32_model(options: BuildOptions, work: Path, on_progress: Progress) -> Manifest:
     """Put ``model.onnx`` (and ranges that ship) into ``work``; return the manifest so far."""
-    if options.weights == "auto":
-        bundle = open_bundle(shipped_bundle(options.model))
+    shipped = options.model if options.weights == "auto" else options.weights
+    if options.weights == "auto" or shipped in SHIPPED:
+        bundle = open_bundle(shipped_bundle(shipped))
+        if bundle.spec.network != options.model:
+            raise UsageError(
+                f"{shipped} is of the network {bundle.spec.network}: give --model {bundle.spec.network}"
+            )
         if options.attention:
             require_attention(bundle)
         for name in (FP32_MODEL, RANGES):
@@ -164,7 +173,7 @@ def _fp32_model(options: BuildOptions, work: Path, on_progress: Progress) -> Man
         return bundle.manifest
     if importlib.util.find_spec("torch") is None:
         raise UsageError("exporting weights needs PyTorch: run pip install 'fer-edge[export]'")
-    from fer_edge.export.checkpoints import load_any, random_network
+    from fer_edge.export.checkpoints import AuthorInputs, load_any, random_network
     from fer_edge.export.onnx_model import export_onnx
 
     on_progress("exporting", 0, 1)
@@ -172,7 +181,8 @@ def _fp32_model(options: BuildOptions, work: Path, on_progress: Progress) -> Man
     if options.weights == "random":
         trained = random_network(options.model)
     else:
-        trained = load_any(Path(options.weights), options.model)
+        inputs = AuthorInputs(options.canonical_shape, options.image_statistics)
+        trained = load_any(Path(options.weights), options.model, inputs)
         if "weights_sha256" not in trained.provenance:  # authors' files have been hashed while loading
             origin["weights_sha256"] = sha256_of(Path(options.weights))
     if options.attention:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fer_edge.errors import WeightsError
 
@@ -85,18 +87,74 @@ CATALOGUE: Mapping[str, CatalogueEntry] = {
 }
 
 
+@dataclass(frozen=True)
+class ShippedModel:
+    """Trained weights in the package.
+
+    Attributes
+    ----------
+    network : str
+        A key of :data:`CATALOGUE`.
+    labels : str
+        Whose labels of FER2013 it was trained on: ``ferplus`` or ``fer2013``.
+    recipe : str
+        Name of the recipe that made it.
+    summary : str
+        What it is for, one sentence.
+    """
+
+    network: str
+    labels: str
+    recipe: str
+    summary: str
+
+
+#: By the name that commands take; beside each bundle lie its weights, its model card and its figures.
+SHIPPED: Mapping[str, ShippedModel] = {
+    DEFAULT_MODEL: ShippedModel(
+        "conv-attention",
+        "ferplus",
+        "conv-attention-ferplus",
+        "The default: eight classes, trained on the votes of ten annotators (FER+).",
+    ),
+    "conv-attention-fer2013": ShippedModel(
+        "conv-attention",
+        "fer2013",
+        "conv-attention-fer2013",
+        "Seven classes of FER2013, whose figures can be compared with those of the papers.",
+    ),
+    "visual-attention": ShippedModel(
+        "visual-attention",
+        "fer2013",
+        "visual-attention-fer2013",
+        "Seven classes of FER2013 with 0.3 million parameters; its map shows where it looks.",
+    ),
+}
+
+
 def shipped_bundle(name: str = DEFAULT_MODEL) -> Path:
-    """Return the folder of the FP32 bundle that ships for network ``name``.
+    """Return the folder of the FP32 bundle that ships as ``name``, a key of :data:`SHIPPED`.
 
     Raises
     ------
     WeightsError
         If none ships.
     """
-    path = MODELS_FOLDER / f"{name}.fer"
-    if not path.is_dir():
+    if name not in SHIPPED:
         raise WeightsError(
-            f"no trained weights of {name} ship with FER-Edge: give --weights FILE "
+            f"no trained weights of {name} ship with FER-Edge (there are {', '.join(SHIPPED)}): give --weights FILE "
             "(a checkpoint of the authors, or weights that fer-edge train made), or --weights random for timing only"
         )
-    return path
+    return MODELS_FOLDER / f"{name}.fer"
+
+
+def find_bundle(name_or_path: str | Path) -> Path:
+    """Return a bundle's folder: a path, ``default``, or a key of :data:`SHIPPED` where no such path exists."""
+    name = DEFAULT_MODEL if name_or_path == "default" else str(name_or_path)
+    path = Path(name_or_path)
+    return shipped_bundle(name) if name in SHIPPED and not path.exists() else path
+
+
+def shipped_figures(name: str) -> dict[str, Any]:
+    """Return the measured figures of a shipped model, with the record of their measurement."""
+    return dict(json.loads((MODELS_FOLDER / f"{name}.json").read_text(encoding="utf-8")))

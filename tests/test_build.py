@@ -14,10 +14,12 @@ from fer_edge._files import sha256_of
 from fer_edge.backends import BACKENDS, load_session
 from fer_edge.build import BuildOptions, build
 from fer_edge.bundle import open_bundle
-from fer_edge.catalogue import CATALOGUE, shipped_bundle
+from fer_edge.catalogue import CATALOGUE, SHIPPED, find_bundle, shipped_bundle, shipped_figures
+from fer_edge.datasets import load_dataset
 from fer_edge.errors import DataError, UsageError, WeightsError
-from fer_edge.evaluation import session_logits
+from fer_edge.evaluation import evaluate, session_logits
 from fer_edge.export.networks import NETWORKS
+from fer_edge.labels import FER2013
 from fer_edge.synthetic_faces import generate_faces
 
 
@@ -67,28 +69,68 @@ def test_every_backend_and_precision_agrees_with_fp32(
     assert (found.argmax(1) == reference.argmax(1)).mean() >= 0.95
 
 
-def test_the_shipped_bundle_is_small_trained_and_calibrated_on_real_faces() -> None:
-    path = shipped_bundle()
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_bundles_are_small_trained_and_calibrated_on_real_faces(name: str) -> None:
+    path, model = shipped_bundle(name), SHIPPED[name]
     bundle = open_bundle(path)
+    provenance = bundle.manifest.provenance
     assert sum(record.size for record in bundle.manifest.files.values()) < 10e6
     assert not bundle.manifest.timing_only
-    assert bundle.manifest.provenance["licence"] == "Apache-2.0"
-    weights = path.parent / "conv-attention.safetensors"
-    assert bundle.manifest.provenance["weights_sha256"] == sha256_of(weights)
+    assert bundle.spec.network == model.network
+    assert "attention" in bundle.spec.outputs
+    assert provenance["licence"] == "Apache-2.0"
+    assert provenance["recipe"]["network"] == model.network
+    assert provenance["weights_sha256"] == sha256_of(path.with_suffix(".safetensors"))
     ranges = json.loads((path / "ranges.json").read_text())
-    assert ranges["data"]["name"] == "FER+ Training"
-    assert (path.parent / "MODEL_CARD.md").is_file()
+    assert ranges["data"]["name"] in ("FER+ Training", "FER2013 Training")
+    figures = shipped_figures(name)
+    assert 0.6 < figures["accuracy"]["fp32"] < 1
+    assert f"{100 * figures['accuracy']['fp32']:.2f} %" in path.with_suffix(".md").read_text()
 
 
-def test_the_shipped_weights_are_those_of_the_shipped_bundle(tmp_path: Path) -> None:
-    weights = shipped_bundle().parent / "conv-attention.safetensors"
-    bundle = build(BuildOptions(weights=str(weights), precision="fp32", output=tmp_path / "w.fer")).bundle
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_weights_are_those_of_the_shipped_bundle(name: str, tmp_path: Path) -> None:
+    weights = shipped_bundle(name).with_suffix(".safetensors")
+    options = BuildOptions(SHIPPED[name].network, str(weights), "fp32", output=tmp_path / "w.fer")
     faces = list(generate_faces(8))
     logits = [
         session_logits(load_session(b, BACKENDS["onnxruntime"]), faces, b.spec)
-        for b in (bundle, open_bundle(shipped_bundle()))
+        for b in (build(options).bundle, open_bundle(shipped_bundle(name)))
     ]
     assert np.abs(logits[0] - logits[1]).max() < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_figures_are_reached(name: str, shared: Path) -> None:
+    """The figure of the model card, measured again on 600 faces: within three standard errors."""
+    data = shared / "data" / "fer2013" / "fer2013.csv.gz"
+    faces = load_dataset(data, "PublicTest", SHIPPED[name].labels).sample(600)
+    found = evaluate(open_bundle(shipped_bundle(name)), BACKENDS["onnxruntime"], faces).metrics.accuracy
+    published = shipped_figures(name)["accuracy"]["fp32"]
+    assert abs(found - published) < 3 * (published * (1 - published) / 600) ** 0.5
+
+
+def test_shipped_names_build_and_are_checked_against_the_network(tmp_path: Path) -> None:
+    options = BuildOptions(weights="conv-attention-fer2013", precision="fp32", output=tmp_path / "a.fer")
+    assert build(options).bundle.spec.class_names == FER2013
+    with pytest.raises(UsageError, match="is of the network visual-attention: give --model visual-attention"):
+        build(BuildOptions(weights="visual-attention", output=tmp_path / "b.fer"))
+    with pytest.raises(
+        WeightsError, match=r"no trained weights of resmasking ship .*there are conv-attention"
+    ):
+        build(BuildOptions(model="resmasking", output=tmp_path / "c.fer"))
+
+
+def test_bundles_are_found_by_name_unless_a_folder_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_bundle("default") == shipped_bundle()
+    assert find_bundle("visual-attention") == shipped_bundle("visual-attention")
+    assert find_bundle("mine.fer") == Path("mine.fer")
+    (tmp_path / "visual-attention").mkdir()
+    assert find_bundle("visual-attention") == Path("visual-attention")
 
 
 def test_calibration_and_evaluation_on_a_class_folder(tmp_path: Path) -> None:

@@ -189,7 +189,13 @@ RECIPES: Mapping[str, Recipe] = {
         "ferplus", FERPLUS, Phase(epochs=44, learning_rate=2.5e-3, weight_decay=0.03)
     ),
     "conv-attention-fer2013": _shipped(
-        "fer2013", FER2013, Phase(epochs=44, learning_rate=2.5e-3, weight_decay=0.03)
+        "fer2013",
+        FER2013,
+        Phase(epochs=5, learning_rate=6e-4, weight_decay=0.03, rate_options={"warmup": 0.15}),
+        keep="last",  # an average would remember the fresh head
+        training_norms=False,
+        side_schedule=((0.0, 1.0),),
+        notes="What ships started from the weights of conv-attention-ferplus (--initial).",
     ),
     "visual-attention-fer2013": Recipe(
         network="visual-attention",
@@ -205,9 +211,11 @@ RECIPES: Mapping[str, Recipe] = {
             input_width=56,
         ),
         labels="fer2013",
-        phases=(Phase(epochs=30, learning_rate=4e-3, weight_decay=0.01),),
+        phases=(Phase(epochs=11, learning_rate=4e-3, weight_decay=0.01),),
         augmentation=dataclasses.replace(_LIGHT, rotation_deg=15),
         training_norms=True,
+        side_schedule=((0.0, 0.67), (0.6, 1.0)),
+        ema_decay=0.995,
         bfloat16=True,
     ),
     "resmasking": _RESMASKING,

@@ -11,6 +11,7 @@ from rich.table import Table
 from fer_edge.build import BuildOptions, BuildReport, build
 from fer_edge.catalogue import CATALOGUE, DEFAULT_MODEL
 from fer_edge.commands.base import make_table, megabytes, percent, print_result, progress_bars
+from fer_edge.commands.export import add_author_inputs
 
 name = "build"
 help = "make a bundle from weights: export, calibrate, quantise, compare"
@@ -22,8 +23,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--model", default=DEFAULT_MODEL, metavar="NAME", help=f"one of {', '.join(CATALOGUE)}"
     )
     parser.add_argument(
-        "--weights", default="auto", metavar="auto|random|FILE", help="random is for timing only"
+        "--weights",
+        default="auto",
+        metavar="auto|NAME|random|FILE",
+        help="what ships, or a file; random is for timing only",
     )
+    add_author_inputs(parser)
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument(
         "--fp32", dest="precision", action="store_const", const="fp32", help="floating point only"

@@ -10,7 +10,7 @@ from rich.markup import escape
 from fer_edge._files import write_json
 from fer_edge.backends import choose_backend
 from fer_edge.bundle import open_bundle
-from fer_edge.catalogue import shipped_bundle
+from fer_edge.catalogue import find_bundle
 from fer_edge.commands.base import make_table, percent, print_result, progress_bars
 from fer_edge.datasets import load_dataset
 from fer_edge.detection import DetectorOptions, create_detector
@@ -24,7 +24,7 @@ help = "accuracy, macro-F1, calibration error and confusion matrix on labelled f
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add arguments."""
-    parser.add_argument("bundle", help="a bundle, or 'default' for the one that ships")
+    parser.add_argument("bundle", help="a bundle, or the name of one that ships")
     parser.add_argument(
         "--data",
         type=Path,
@@ -51,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Evaluate and show the figures."""
-    bundle = open_bundle(shipped_bundle() if args.bundle == "default" else args.bundle)
+    bundle = open_bundle(find_bundle(args.bundle))
     on_bad_row = "skip" if args.skip_bad_rows else "error"
     faces = load_dataset(args.data, args.split, args.labels, on_bad_row=on_bad_row)
     detector = None

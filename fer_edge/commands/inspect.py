@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from fer_edge.bundle import open_bundle
-from fer_edge.catalogue import shipped_bundle
+from fer_edge.catalogue import find_bundle
 from fer_edge.commands.base import make_table, megabytes, print_result
 
 name = "inspect"
@@ -14,12 +14,12 @@ help = "show what a bundle holds, after checking every file"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add arguments."""
-    parser.add_argument("bundle", help="a bundle, or 'default' for the one that ships")
+    parser.add_argument("bundle", help="a bundle, or the name of one that ships")
 
 
 def execute(args: argparse.Namespace) -> int:
     """Verify and show."""
-    bundle = open_bundle(shipped_bundle() if args.bundle == "default" else args.bundle)
+    bundle = open_bundle(find_bundle(args.bundle))
     manifest, spec = bundle.manifest, bundle.spec
     facts = [
         ("network", spec.network),

@@ -45,7 +45,7 @@ def draw_explanation(image_bgr: np.ndarray, explanation: Explanation) -> np.ndar
     heat = enlarge(explanation.heat, height, width)
     tiles = (
         (_photograph(image_bgr, explanation), "photograph"),
-        (small, "what the network sees"),
+        (small, "the face crop"),
         (colorize(heat), "heat map: flat, nothing stands out" if explanation.flat else "heat map"),
         (blend(small, heat), "overlay"),
     )

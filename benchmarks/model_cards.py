@@ -1,0 +1,214 @@
+"""Measures the bundles that ship on FER2013's PublicTest and writes their model cards.
+
+    python benchmarks/model_cards.py fer2013.csv.gz [--photographs DIR] [--names NAME ...]
+
+``fer2013new.csv`` lies beside the CSV. Every figure of a card comes from the run that writes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fer_edge._files import whole_file, write_json
+from fer_edge.backends import choose_backend
+from fer_edge.build import BuildOptions, build
+from fer_edge.bundle import Bundle, open_bundle
+from fer_edge.catalogue import SHIPPED, ShippedModel, shipped_bundle
+from fer_edge.datasets import FaceDataset, load_dataset
+from fer_edge.detection import create_detector
+from fer_edge.evaluation import evaluate
+from fer_edge.metrics import Metrics
+from fer_edge.statistics import measurement_record
+
+BACKEND = "onnxruntime"
+LIMITS = """
+- FER2013 was collected by web search in 2013: mostly posed or staged faces, without a balance of age, skin
+  colour or culture, and no such figures are known for this model. Measure on your own camera
+  (`fer-edge eval`) before you use it.
+- Faces under about 40 pixels, profiles, masks, hands before the face and strong side light are weak spots.
+- The output is an apparent expression as annotators would name it, not what a person feels.
+"""
+
+
+def percent(value: float) -> str:
+    """Format a share."""
+    return f"{100 * value:.2f} %"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
+
+
+def measure(bundle: Bundle, int8: Bundle, faces: FaceDataset) -> Mapping[str, Metrics]:
+    """Return the figures by column of the card."""
+    backend = choose_backend(BACKEND)
+    return {
+        "FP32": evaluate(bundle, backend, faces, precision="fp32").metrics,
+        "FP32 with mirror image": evaluate(bundle, backend, faces, precision="fp32", flip=True).metrics,
+        "INT8": evaluate(int8, backend, faces, precision="int8").metrics,
+    }
+
+
+def accuracy_section(figures: Mapping[str, Metrics]) -> str:
+    """Return the table of totals, of classes, and the confusion matrix."""
+    plain, mirrored = figures["FP32"], figures["FP32 with mirror image"]
+    totals = [
+        (label, *(percent(getattr(m, field)) for m in figures.values()))
+        for label, field in (
+            ("accuracy", "accuracy"),
+            ("balanced accuracy", "balanced_accuracy"),
+            ("macro-F1", "macro_f1"),
+            ("expected calibration error", "ece"),
+        )
+    ]
+    names = plain.class_names
+    by_class = [
+        (
+            name,
+            sum(plain.confusion[i]),
+            percent(plain.recall[i]),
+            percent(plain.f1[i]),
+            percent(mirrored.f1[i]),
+            percent(figures["INT8"].f1[i]),
+        )
+        for i, name in enumerate(names)
+    ]
+    confusion = [(f"**{name}**", *plain.confusion[i]) for i, name in enumerate(names)]
+    gain = 100 * (mirrored.accuracy - plain.accuracy)
+    return (
+        table(("", *figures), totals)
+        + f"\nThe mean with the mirror image changes accuracy by {gain:+.2f} points and doubles the work.\n\n"
+        + table(("class", "faces", "recall", "F1", "F1 with mirror image", "F1 in INT8"), by_class)
+        + "\nConfusion matrix, FP32: rows are the labels, columns what the network says.\n\n"
+        + table(("", *names), confusion)
+    )
+
+
+def recipe_section(model: ShippedModel, provenance: Mapping[str, Any]) -> str:
+    """Return what the weights were trained with, from their own record."""
+    recipe, validation = provenance["recipe"], provenance["validation"]
+    options = ", ".join(f"{k} {v}" for k, v in recipe["network_options"].items())
+    phases = "; ".join(
+        f"{p['epochs']} epochs, {p['optimizer']}, {p['rate']} rate to {p['learning_rate']}, decay {p['weight_decay']}"
+        for p in recipe["phases"]
+    )
+    changes = ", ".join(f"{k} {v}" for k, v in recipe["augmentation"].items() if v)
+    initial = provenance.get("initial")
+    start = f"Started from the weights trained on {initial['data']}. " if initial else ""
+    planned = sum(p["epochs"] for p in recipe["phases"])
+    if provenance["epochs"] < planned:
+        start += f"Stopped after {provenance['epochs']} of {planned} epochs. "
+    return (
+        f"Trained on {provenance['data']} by the recipe `{model.recipe}`; held out to watch the run: "
+        f"{provenance['held_out']}. {start}"
+        f"Network options: {options}. Batch {recipe['batch_size']}; {phases}. Augmentation: {changes}. "
+        f"Kept: {recipe['keep']} weights. On the held-out images: {percent(validation['validation_accuracy'])}. "
+        "Nothing was chosen on `PublicTest`.\n"
+    )
+
+
+def card(
+    name: str, model: ShippedModel, csv: Path, photographs: Path | None, work: Path
+) -> tuple[str, dict[str, Any]]:
+    """Measure one bundle; return its card, and its figures for ``fer-edge models``."""
+    bundle = open_bundle(shipped_bundle(name))
+    int8 = build(
+        BuildOptions(
+            model=model.network, weights=name, precision="int8", backend=BACKEND, output=work / f"{name}.fer"
+        )
+    ).bundle
+    faces = load_dataset(csv, "PublicTest", model.labels)
+    spec = bundle.spec
+    record = measurement_record()
+    assert faces.labels is not None
+    measured = measure(bundle, int8, faces)
+    text = [
+        f"# {name}\n\n{model.summary}\n\n",
+        table(
+            ("", ""),
+            [
+                ("Network", bundle.manifest.provenance["paper"]),
+                ("Files", f"`{name}.fer` (FP32 ONNX and ranges), `{name}.safetensors` (weights)"),
+                ("Classes", ", ".join(spec.class_names)),
+                (
+                    "Input",
+                    f"{spec.crop.shape} face crop × {spec.crop.scale}, {spec.color}, {spec.interpolation} to "
+                    f"{spec.input_width}×{spec.input_height}, (pixel / 255 − {spec.mean[0]}) / {spec.std[0]}",
+                ),
+                ("Licence", "Apache-2.0 for the weights; FER2013 pictures and FER+ labels (MIT) have terms of their own"),
+            ],
+        ),
+        "\n## Data and recipe\n\n",
+        recipe_section(model, bundle.manifest.provenance),
+        f"\n## Accuracy\n\n{faces.name}, {len(faces)} faces.\n\n",
+        accuracy_section(measured),
+    ]  # fmt: skip
+    if model.labels == "ferplus":
+        clear = faces.subset((faces.labels.max(axis=1) > 0.5).nonzero()[0])
+        found = evaluate(bundle, choose_backend(BACKEND), clear, precision="fp32").metrics
+        text.append(
+            f"\nOn the {found.count} faces where one class has more than half of the votes, which is what Barsoum et "
+            f"al. (2016) call majority: {percent(found.accuracy)} (FP32).\n"
+        )
+    if photographs is not None:
+        wild = load_dataset(photographs)
+        result = evaluate(
+            bundle, choose_backend(BACKEND), wild, precision="fp32", detector=create_detector("mtcnn")
+        )
+        text.append(
+            f"\nOn {len(wild)} photographs from another source (`{wild.name}`), found by MTCNN, without any tuning: "
+            f"accuracy {percent(result.metrics.accuracy)}, balanced accuracy over the classes that occur "
+            f"{percent(result.metrics.balanced_accuracy)}, of {result.metrics.count} faces; in {result.no_face} "
+            f"photographs no face was found, and {result.left_out} show a class that the network does not have.\n"
+        )  # fmt: skip
+    text.append(
+        f"\nMeasured {record['date']} on {record['device']} ({record['cores']} cores), ONNX Runtime "
+        f"{record['versions']['onnxruntime']}, commit {record['commit']}.\n"
+    )
+    plain = measured["FP32"]
+    weak = [f"{n} ({percent(r)})" for n, r in zip(plain.class_names, plain.recall, strict=True) if r < 0.5]
+    text.append("\n## Limits\n\n")
+    if weak:
+        text.append(
+            f"- Fewer than half of these are recognised (recall): {', '.join(weak)}. Do not rely on them.\n"
+        )
+    text.append(LIMITS.lstrip("\n"))
+    figures = {
+        "data": f"{faces.name}, {len(faces)} faces",
+        "accuracy": {"fp32": plain.accuracy, "int8": measured["INT8"].accuracy},
+        "macro_f1": {"fp32": plain.macro_f1, "int8": measured["INT8"].macro_f1},
+        "record": record,
+    }
+    return "".join(text), figures
+
+
+def main() -> None:
+    """Write the cards."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("csv", type=Path, help="fer2013.csv[.gz]")
+    parser.add_argument("--photographs", type=Path, metavar="DIR", help="a folder with legend.csv")
+    parser.add_argument("--names", nargs="+", choices=list(SHIPPED), help="only these")
+    args = parser.parse_args()
+    for name in args.names or SHIPPED:
+        model = SHIPPED[name]
+        with tempfile.TemporaryDirectory() as work:
+            text, figures = card(name, model, args.csv, args.photographs, Path(work))
+        path = shipped_bundle(name).with_suffix(".md")
+        with whole_file(path) as part:
+            part.write_text(text, encoding="utf-8")
+        write_json(path.with_suffix(".json"), figures)
+        Console().print(f"Wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
