@@ -155,8 +155,8 @@ def card(
         clear = faces.subset((faces.labels.max(axis=1) > 0.5).nonzero()[0])
         found = evaluate(bundle, choose_backend(BACKEND), clear, precision="fp32").metrics
         text.append(
-            f"\nOn the {found.count} faces where one class has more than half of the votes, which is what Barsoum et "
-            f"al. (2016) call majority: {percent(found.accuracy)} (FP32).\n"
+            f"\nOn the {found.count} faces where one class has more than half of the votes for a class, nearly the "
+            f"majority rule of Barsoum et al. (2016), who count the votes for 'unknown' too: {percent(found.accuracy)} (FP32).\n"
         )
     if photographs is not None:
         wild = load_dataset(photographs)
