@@ -100,6 +100,11 @@ def load_dataset(
         If an option does not fit the form of the data.
     """
     path = Path(path)
+    accepted = (
+        "fer2013.csv, a folder with legend.csv, an image folder, or the folder of RAF-DB, AffectNet or CK+"
+    )
+    if not path.exists():
+        raise DataError(f"{path} does not exist: give {accepted}")
     bad_rows = BadRows(on_bad_row)
     for name, form in FORMATS.items():
         found = form.find(path)
@@ -109,7 +114,4 @@ def load_dataset(
             if subjects_from_names and name != "folder":
                 raise UsageError(f"subjects_from_names is for image folders, {path} is {name}: leave it out")
             return form.load(found, Request(split, labels, bad_rows, peak_frames, subjects_from_names))
-    what = "is of no form that is known" if path.exists() else "does not exist"
-    raise DataError(
-        f"{path} {what}: give fer2013.csv, a folder with legend.csv, an image folder, or the folder of RAF-DB, AffectNet or CK+"
-    )
+    raise DataError(f"{path} is of no form that is known: give {accepted}")
