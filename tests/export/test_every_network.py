@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,12 +38,12 @@ def cost(request: pytest.FixtureRequest) -> Iterator[None]:
     started, used = time.perf_counter(), time.process_time()
     yield
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # the kernel counts KiB
-    terminal = request.config.pluginmanager.getplugin("terminalreporter")
-    if terminal is not None:
-        terminal.write_line(
-            f"\nevery network: {time.perf_counter() - started:.0f} s, {time.process_time() - used:.0f} s of CPU, "
-            f"peak memory of the process {peak_gib:.1f} GiB"
-        )
+    text = (
+        f"\nevery network: {time.perf_counter() - started:.0f} s, {time.process_time() - used:.0f} s of CPU, "
+        f"peak memory of the process {peak_gib:.1f} GiB"
+    )
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(text, file=sys.stderr)  # the one stream that reaches the terminal from a worker too
 
 
 @pytest.mark.parametrize("name", NAMES)
