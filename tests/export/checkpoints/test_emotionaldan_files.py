@@ -20,7 +20,7 @@ from fer_edge.export.checkpoints.tensorflow_bundle import TensorFlowCheckpoint
 from fer_edge.export.networks.emotionaldan import EmotionalDan
 from fer_edge.export.networks.landmark_transform import MEAN_FACE
 
-FOLDER = Path(__file__).parent / "tensorflow"
+FOLDER = Path(__file__).parent / "saver_files"
 FACE = np.array(MEAN_FACE, np.float32)
 
 

@@ -21,7 +21,7 @@ from fer_edge.errors import UsageError, WeightsError
 from fer_edge.export.checkpoints import tensorflow_bundle
 from fer_edge.export.checkpoints.tensorflow_bundle import TensorFlowCheckpoint, prefix_of
 
-FOLDER = Path(__file__).parent / "tensorflow"
+FOLDER = Path(__file__).parent / "saver_files"
 SHAPES = [(), (3,), (2, 3), (3, 3, 1, 2), (0, 4), (5, 1)]
 DTYPES = [np.float32, np.float32, np.float64, np.int32]
 HEADER = {b"": b"\x08\x01"}
