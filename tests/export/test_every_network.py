@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
@@ -26,9 +27,11 @@ from fer_edge.preprocess import prepare_batch
 from fer_edge.synthetic_faces import generate_faces
 
 #: The ensemble is as large as all others of its paper together: one file of 1.5 GB, near ONNX's limit.
-NAMES = [
-    pytest.param(name, marks=[pytest.mark.slow] if name == "resmasking-ensemble" else []) for name in NETWORKS
-]
+LARGE = pytest.mark.skipif(
+    "FER_EDGE_LARGE_TESTS" not in os.environ,
+    reason="takes minutes and 10 GB of memory: set FER_EDGE_LARGE_TESTS=1",
+)
+NAMES = [pytest.param(name, marks=[LARGE] if name == "resmasking-ensemble" else []) for name in NETWORKS]
 ONE_THREAD = SessionOptions(threads=1)
 
 
