@@ -17,7 +17,7 @@ from rich.console import Console
 
 from fer_edge._files import whole_file, write_json
 from fer_edge.backends import choose_backend
-from fer_edge.build import BuildOptions, build
+from fer_edge.builder import BuildOptions, build
 from fer_edge.bundle import Bundle, open_bundle
 from fer_edge.catalogue import SHIPPED, ShippedModel, shipped_bundle
 from fer_edge.datasets import FaceDataset, load_dataset

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fer_edge.build import BuildOptions, BuildReport, build
+    from fer_edge.builder import BuildOptions, BuildReport, build
     from fer_edge.bundle import Bundle, open_bundle
     from fer_edge.detection.base import DetectorOptions
     from fer_edge.errors import FerEdgeError
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "BuildOptions": "build",
-    "BuildReport": "build",
-    "build": "build",
+    "BuildOptions": "builder",
+    "BuildReport": "builder",
+    "build": "builder",
     "Bundle": "bundle",
     "open_bundle": "bundle",
     "DetectorOptions": "detection.base",
@@ -56,10 +56,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'fer_edge' has no attribute {name!r}")
-    home = importlib.import_module(f"fer_edge.{_HOMES[name]}")
-    # All names of a module at once: importing fer_edge.build binds "build" here, to the module.
-    globals().update({other: getattr(home, other) for other, at in _HOMES.items() if at == _HOMES[name]})
-    return globals()[name]
+    value = getattr(importlib.import_module(f"fer_edge.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

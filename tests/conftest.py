@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -18,6 +20,17 @@ def shared() -> Path:
     if not (path / "golden").is_dir():
         pytest.skip("needs ../shared (golden outputs, data), which is not beside this checkout")
     return path
+
+
+@pytest.fixture(scope="session")
+def golden_filler(shared: Path) -> ModuleType:
+    """The module that draws the weights and inputs of the golden outputs."""
+    spec = importlib.util.spec_from_file_location("golden_fill", shared / "golden" / "fill.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

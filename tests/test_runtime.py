@@ -15,7 +15,7 @@ import pytest
 import fer_edge
 from fer_edge import DetectorOptions, Runtime, RuntimeOptions
 from fer_edge.backends import BACKENDS, SessionOptions
-from fer_edge.build import BuildOptions, build
+from fer_edge.builder import BuildOptions, build
 from fer_edge.bundle import Bundle
 from fer_edge.catalogue import MODELS_FOLDER
 from fer_edge.errors import BundleError, DataError, FerEdgeError

@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from fer_edge.datasets import FaceDataset, load_dataset, subject_folds
+from fer_edge.datasets import FaceDataset, load_dataset, subject_folds, training_split
 from fer_edge.detection import create_detector
 from fer_edge.errors import DataError, UsageError, lookup
 from fer_edge.export.training.augmentation import augment, mixup
@@ -42,6 +42,8 @@ class DataOptions:
         What :func:`fer_edge.datasets.load_dataset` reads.
     cache : Path
         Folder for what takes long to compute.
+    split : str or None
+        Part of the data; ``None``: what its authors made for training.
     limit : int or None
         Use so many images at most, drawn at random.
     skip_bad_rows : bool
@@ -57,6 +59,7 @@ class DataOptions:
 
     path: Path
     cache: Path
+    split: str | None = None
     limit: int | None = None
     skip_bad_rows: bool = False
     backgrounds: Path | None = None
@@ -125,9 +128,8 @@ def load_training_data(recipe: Recipe, options: DataOptions) -> TrainingData:
 
 def _load(recipe: Recipe, options: DataOptions) -> FaceDataset:
     bad = "skip" if options.skip_bad_rows else "error"
-    if options.path.is_file() and options.path.name.startswith("fer2013"):
-        return load_dataset(options.path, "Training", recipe.labels, on_bad_row=bad)
-    return load_dataset(options.path, on_bad_row=bad)
+    split = options.split or training_split(options.path)
+    return load_dataset(options.path, split, recipe.labels, on_bad_row=bad)
 
 
 def _relabelled(dataset: FaceDataset, recipe: Recipe) -> FaceDataset:

@@ -23,7 +23,7 @@ from fer_edge.export.networks.conv_attention import ConvAttention
 from fer_edge.export.networks.emotionaldan import EmotionalDan
 from fer_edge.export.training.data import DataOptions, LandmarkCrops, TrainingData, load_training_data
 from fer_edge.export.training.logs import EpochMetrics, RunLog
-from fer_edge.export.training.norms import add_norms, fold_norms
+from fer_edge.export.training.norms import add_norms, fold_norms, match_norms
 from fer_edge.export.training.objectives import OBJECTIVES, Outcome
 from fer_edge.export.training.optimizers import Position, apply_rate, make_optimizer
 from fer_edge.export.training.recipes import Phase, Recipe
@@ -79,7 +79,7 @@ def train(
     recipe : Recipe
         See :data:`fer_edge.export.training.recipes.RECIPES`.
     data : DataOptions
-        The data set; of FER2013 the ``Training`` rows.
+        The data set; by default the part of it that its authors made for training.
     output : Path
         Folder for the results.
     options : TrainOptions, optional
@@ -119,10 +119,11 @@ class _Run:
         average = recipe.keep == "average"
         self.average = AveragedModel(self.network, multi_avg_fn=decay, use_buffers=True) if average else None
         self.progress = Progress()
-        self.epoch_steps = len(self._order(0)) // recipe.batch_size
+        images = len(self._order(0))
+        self.epoch_steps = images // recipe.batch_size
         if self.epoch_steps == 0:
             raise DataError(
-                f"{data.dataset.name} gives {len(self._order(0))} training images, fewer than one batch of {recipe.batch_size}: give more data or a smaller --batch-size"
+                f"{data.dataset.name} gives {images} training images, fewer than one batch of {recipe.batch_size}: give more data or a smaller --batch-size"
             )
 
     def go(
@@ -294,6 +295,8 @@ class _Run:
             network.image_mean, network.image_std = self.data.statistics()
         if recipe.training_norms:
             add_norms(network)
+            if self.options.initial is not None:
+                match_norms(network, self.data.plain(self.data.split.held_out[:VALIDATION_BATCH]).images)
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _order(self, epoch: int) -> Tensor:

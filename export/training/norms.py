@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -40,6 +41,28 @@ def add_norms(network: nn.Module) -> None:
             for i, (layer, after) in enumerate(itertools.pairwise(layers)):
                 if isinstance(layer, nn.Conv2d) and isinstance(after, nn.ReLU):
                     module[i] = NormalisedConv(layer)
+
+
+@torch.no_grad()
+def match_norms(network: nn.Module, batch: Tensor) -> None:
+    """Set added norms to what they would be if ``network`` had learnt with them; its outputs stay.
+
+    Statistics are those of ``batch`` ``[B, C, H, W]``, scale and shift undo them
+    (Salimans & Kingma, 2016, Section 3). So a run can go on from weights whose norms were folded.
+    """
+
+    def measure(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        norm = norms[module]
+        variance, mean = torch.var_mean(output, dim=(0, 2, 3), correction=0)
+        norm.running_mean, norm.running_var = mean.clone(), variance.clone()
+        norm.weight.copy_((variance + norm.eps).sqrt())
+        norm.bias.copy_(mean)
+
+    norms = {m.conv: m.norm for m in network.modules() if isinstance(m, NormalisedConv)}
+    handles = [conv.register_forward_hook(measure) for conv in norms]
+    network.eval()(batch)
+    for handle in handles:
+        handle.remove()
 
 
 def fold_norms(network: nn.Module) -> None:

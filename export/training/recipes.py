@@ -227,7 +227,6 @@ RECIPES: Mapping[str, Recipe] = {
             ),
         ),
         spec=dataclasses.replace(_RESMASKING.spec, color="bgr"),
-        labels="auto",
     ),
     "feratt": Recipe(
         network="feratt",

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from fer_edge.build import BuildOptions, BuildReport, build
+from fer_edge.builder import BuildOptions, BuildReport, build
 from fer_edge.catalogue import CATALOGUE, DEFAULT_MODEL
 from fer_edge.commands.base import make_table, megabytes, percent, print_result, progress_bars
 from fer_edge.commands.export import add_author_inputs

@@ -23,6 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add arguments."""
     parser.add_argument("--recipe", default="conv-attention-ferplus", metavar="NAME")
     parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="labelled faces")
+    parser.add_argument(
+        "--split", metavar="NAME", help="part of the data to train on; by default the one made for training"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --output")
     parser.add_argument("--initial", type=Path, metavar="FILE", help="start from these .safetensors weights")
@@ -63,6 +66,7 @@ def execute(args: argparse.Namespace) -> int:
             DataOptions(
                 path=args.data,
                 cache=args.output,
+                split=args.split,
                 limit=args.images,
                 skip_bad_rows=args.skip_bad_rows,
                 backgrounds=args.backgrounds,

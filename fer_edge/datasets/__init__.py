@@ -40,24 +40,36 @@ __all__ = [
     "load_dataset",
     "read_image",
     "subject_folds",
+    "training_split",
 ]
 
 
 @dataclass(frozen=True)
 class Format:
-    """One form of data: ``find`` returns what ``load`` reads, or ``None`` if ``path`` is of another form."""
+    """One form of data.
+
+    Attributes
+    ----------
+    find : callable
+        Returns what ``load`` reads, or ``None`` if the path is of another form.
+    load : callable
+        Reads it.
+    training_split : callable
+        Returns the split that its authors made for training, ``None`` where what was found has no splits.
+    """
 
     find: Callable[[Path], Path | None]
     load: Callable[[Path, Request], FaceDataset]
+    training_split: Callable[[Path], str | None] = lambda found: None
 
 
 #: In the order of recognition: what is most specific comes first.
 FORMATS: Mapping[str, Format] = {
-    "raf-db": Format(rafdb.find, rafdb.load),
+    "raf-db": Format(rafdb.find, rafdb.load, lambda found: "train"),
     "ck+": Format(ckplus.find, ckplus.load),
-    "affectnet": Format(affectnet.find_csv, affectnet.load_csv),
-    "affectnet-arrays": Format(affectnet.find_arrays, affectnet.load_arrays),
-    "fer2013": Format(fer2013.find, fer2013.load),
+    "affectnet": Format(affectnet.find_csv, affectnet.load_csv, affectnet.training_csv),
+    "affectnet-arrays": Format(affectnet.find_arrays, affectnet.load_arrays, affectnet.training_arrays),
+    "fer2013": Format(fer2013.find, fer2013.load, lambda found: "Training"),
     "legend": Format(folders.find_legend, folders.load_legend),
     "folder": Format(lambda path: path if path.is_dir() else None, folders.load_folder),
 }
@@ -100,18 +112,36 @@ def load_dataset(
         If an option does not fit the form of the data.
     """
     path = Path(path)
+    name, found = _recognised(path)
+    if peak_frames != 1 and name != "ck+":
+        raise UsageError(f"peak_frames is for the CK+ layout, {path} is {name}: leave it out")
+    if subjects_from_names and name != "folder":
+        raise UsageError(f"subjects_from_names is for image folders, {path} is {name}: leave it out")
+    request = Request(split, labels, BadRows(on_bad_row), peak_frames, subjects_from_names)
+    return FORMATS[name].load(found, request)
+
+
+def training_split(path: str | Path) -> str | None:
+    """Return the name of the split to train on; ``None`` where the data has no splits.
+
+    Raises
+    ------
+    DataError
+        If ``path`` does not exist or is of no known form.
+    """
+    name, found = _recognised(Path(path))
+    return FORMATS[name].training_split(found)
+
+
+def _recognised(path: Path) -> tuple[str, Path]:
+    """Return the key of the form of ``path``, and what its loader reads."""
     accepted = (
         "fer2013.csv, a folder with legend.csv, an image folder, or the folder of RAF-DB, AffectNet or CK+"
     )
     if not path.exists():
         raise DataError(f"{path} does not exist: give {accepted}")
-    bad_rows = BadRows(on_bad_row)
     for name, form in FORMATS.items():
         found = form.find(path)
         if found is not None:
-            if peak_frames != 1 and name != "ck+":
-                raise UsageError(f"peak_frames is for the CK+ layout, {path} is {name}: leave it out")
-            if subjects_from_names and name != "folder":
-                raise UsageError(f"subjects_from_names is for image folders, {path} is {name}: leave it out")
-            return form.load(found, Request(split, labels, bad_rows, peak_frames, subjects_from_names))
+            return name, found
     raise DataError(f"{path} is of no form that is known: give {accepted}")

@@ -83,6 +83,11 @@ def load_csv(path: Path, request: Request) -> FaceDataset:
     return checked(faces, request.bad_rows, path)
 
 
+def training_csv(found: Path) -> str | None:
+    """Return the training split of a folder; a single list is read whole, as the user named it."""
+    return "training" if found.is_dir() else None
+
+
 def find_arrays(path: Path) -> Path | None:
     """Return ``path`` if it holds ``annotations`` beside ``images``, directly or for each split."""
     places = (path, *(path / folder for folder in _SPLITS.values()))
@@ -133,6 +138,11 @@ def load_arrays(path: Path, request: Request) -> FaceDataset:
         left_out=dict(left_out),
     )
     return checked(faces, request.bad_rows, path)
+
+
+def training_arrays(found: Path) -> str | None:
+    """Return the training split, where the arrays lie in one folder per split."""
+    return None if _has_arrays(found) else "training"
 
 
 def _has_arrays(folder: Path) -> bool:

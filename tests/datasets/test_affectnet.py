@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_edge.datasets import load_dataset
+from fer_edge.datasets import load_dataset, training_split
 from fer_edge.errors import DataError
 
 HEADER = (
@@ -45,6 +45,22 @@ def test_faces_are_cut_by_their_box_and_landmarks_move_with_them(
     assert faces.are_crops
     assert faces.landmark_source == "annotated"
     np.testing.assert_allclose(faces.landmarks[0], POINTS - [140, 40], atol=1e-5)
+
+
+def test_the_part_to_train_on_is_the_training_list_or_the_list_that_is_named(
+    tmp_path: Path, astronaut: np.ndarray
+) -> None:
+    root = write_lists(tmp_path, astronaut, training=[row(code=2)], validation=[row(code=3)])
+    lists = root / "Manually_Annotated_file_lists"
+    for path, target in ((root, 2), (lists, 2), (lists / "validation.csv", 3)):
+        assert load_dataset(path, training_split(path)).targets.tolist() == [target]
+
+
+def test_the_part_to_train_on_of_arrays(tmp_path: Path, astronaut: np.ndarray) -> None:
+    write_arrays(tmp_path / "train_set", astronaut, {"1": "6"})
+    write_arrays(tmp_path / "val_set", astronaut, {"1": "7"})
+    assert load_dataset(tmp_path, training_split(tmp_path)).targets.tolist() == [6]
+    assert training_split(tmp_path / "train_set") is None
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fer_edge.datasets import load_dataset
+from fer_edge.datasets import load_dataset, training_split
 from fer_edge.errors import DataError
 from fer_edge.labels import FER2013, FERPLUS
 
@@ -44,6 +44,15 @@ def test_a_split_keeps_its_rows(tmp_path: Path) -> None:
     faces = load_dataset(write_fer2013(tmp_path, rows), "Training")
     assert faces.targets.tolist() == [0, 2]
     assert faces.name == "FER2013 Training"
+
+
+@pytest.mark.parametrize("name", ["fer2013.csv", "fer2013.csv.gz"])
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_the_part_to_train_on_leaves_the_test_rows_out(tmp_path: Path, name: str, as_folder: bool) -> None:
+    rows = [f"{i},{PIXELS},{u}" for i, u in enumerate(["Training", "PublicTest", "PrivateTest"])]
+    path = write_fer2013(tmp_path, rows, name)
+    path = tmp_path if as_folder else path.rename(tmp_path / f"renamed-{name}")
+    assert load_dataset(path, training_split(path)).targets.tolist() == [0]
 
 
 @pytest.mark.parametrize(

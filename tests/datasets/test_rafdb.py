@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_edge.datasets import load_dataset
+from fer_edge.datasets import load_dataset, training_split
 from fer_edge.errors import DataError
 
 LIST = "list_patition_label.txt"
@@ -50,6 +50,11 @@ def test_splits_come_from_the_file_names(
 ) -> None:
     lines = ["train_00001.jpg 5", "test_0001.jpg 1", "test_0002.jpg 7"]
     assert load_dataset(write_rafdb(tmp_path, lines, face), split).targets.tolist() == targets
+
+
+def test_the_part_to_train_on_leaves_the_test_faces_out(tmp_path: Path, face: np.ndarray) -> None:
+    root = write_rafdb(tmp_path, ["train_00001.jpg 5", "test_0001.jpg 1"], face)
+    assert load_dataset(root, training_split(root)).targets.tolist() == [4]
 
 
 @pytest.mark.parametrize("place", [".", "EmoLabel", f"EmoLabel/{LIST}"])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
@@ -53,11 +53,10 @@ def faces(size: int, seed: int = 0) -> np.ndarray:
     return prepare_batch(list(generate_faces(size, seed)), baseline_spec("any"))
 
 
-def filled(name: str, shared: Path, seed: int = 20200) -> nn.Module:
+def filled(name: str, filler: ModuleType, seed: int = 20200) -> nn.Module:
     """A member with the made-up weights of the golden outputs, whose values depend on the names."""
     module = MEMBERS[name].build(7).eval()
-    fill = runpy.run_path(str(shared / "golden" / "fill.py"))["fill"]
-    state = fill({key: tuple(value.shape) for key, value in module.state_dict().items()}, seed)
+    state = filler.fill({key: tuple(value.shape) for key, value in module.state_dict().items()}, seed)
     module.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
     return module
 
@@ -73,13 +72,13 @@ def test_parameters() -> None:
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_outputs_of_the_original_network(name: str, shared: Path) -> None:
-    filler = runpy.run_path(str(shared / "golden" / "fill.py"))
-    keys = filler["read_keys"](shared / "golden" / "keys" / f"{name}.txt")
+def test_outputs_of_the_original_network(name: str, shared: Path, golden_filler: ModuleType) -> None:
+    filler = golden_filler
+    keys = filler.read_keys(shared / "golden" / "keys" / f"{name}.txt")
     golden = np.load(shared / "golden" / f"{name}.npz")
-    state = filler["fill"](keys, int(golden["seed"]))
-    batch = filler["inputs"](golden["input_shape"], int(golden["input_seed"]))
-    assert filler["digest"](state) == str(golden["weights_sha256"])
+    state = filler.fill(keys, int(golden["seed"]))
+    batch = filler.inputs(golden["input_shape"], int(golden["input_seed"]))
+    assert filler.digest(state) == str(golden["weights_sha256"])
 
     module = MEMBERS[name].build(7).eval()
     own = {key: tuple(value.shape) for key, value in module.state_dict().items()}
@@ -208,8 +207,8 @@ def check_export(module: nn.Module, path: Path) -> None:
     # Face-to-face differences are 1 % of the logits of an efficientnet with made-up weights.
     [("resnet18", 0.99), ("efficientnet_b2b", 0.3)],
 )
-def test_export_and_int8(name: str, similarity: float, shared: Path, tmp_path: Path) -> None:
-    module, path = filled(name, shared), tmp_path / "model.onnx"
+def test_export_and_int8(name: str, similarity: float, golden_filler: ModuleType, tmp_path: Path) -> None:
+    module, path = filled(name, golden_filler), tmp_path / "model.onnx"
     check_export(module, path)
     model = onnx.load(path)
     assert not {node.op_type for node in model.graph.node} & {"Pad", "BatchNormalization"}
@@ -232,8 +231,8 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.slow
-def test_the_ensemble_exports_as_one_graph(shared: Path, tmp_path: Path) -> None:
-    members = {f"resnet18_{seed}": filled("resnet18", shared, seed) for seed in (1, 2)}
+def test_the_ensemble_exports_as_one_graph(golden_filler: ModuleType, tmp_path: Path) -> None:
+    members = {f"resnet18_{seed}": filled("resnet18", golden_filler, seed) for seed in (1, 2)}
     check_export(ResmaskingEnsemble(members).eval(), tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.onnx")
     heads = {f"members.{name}.fc/Gemm" for name in members}

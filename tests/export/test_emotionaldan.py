@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -73,18 +72,9 @@ def random_points(batch: int, seed: int) -> Tensor:
 # --- the original network ---------------------------------------------------------------------------
 
 
-def golden_filler(shared: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("golden_fill", shared / "golden" / "fill.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.slow
-def test_outputs_of_the_original_network(shared: Path) -> None:
-    filler = golden_filler(shared)
+def test_outputs_of_the_original_network(shared: Path, golden_filler: ModuleType) -> None:
+    filler = golden_filler
     with np.load(shared / "golden" / "emotionaldan.npz") as archive:
         golden = {name: archive[name] for name in archive.files}
     variables = filler.fill(
@@ -241,9 +231,9 @@ def test_options_specs_and_bad_input() -> None:
 
 
 @pytest.fixture
-def variables(shared: Path) -> Variables:
+def variables(shared: Path, golden_filler: ModuleType) -> Variables:
     """All 199 names, each with one value of its own; only that value is stored."""
-    keys = golden_filler(shared).read_keys(shared / "golden" / "keys" / "emotionaldan.txt")
+    keys = golden_filler.read_keys(shared / "golden" / "keys" / "emotionaldan.txt")
     return {name: np.broadcast_to(np.float32(i), shape) for i, (name, shape) in enumerate(keys.items())}
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from fer_edge.backends import BACKENDS, SessionOptions, load_session
-from fer_edge.build import BuildOptions, build
+from fer_edge.builder import BuildOptions, build
 from fer_edge.bundle import Bundle
 from fer_edge.calibration.qdq import DIALECTS
 from fer_edge.catalogue import CATALOGUE

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import importlib.util
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -177,19 +176,10 @@ class Golden:
         return dataclasses.replace(SPECS[self.variant], class_names=names)
 
 
-def golden_filler(shared: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("golden_fill", shared / "golden" / "fill.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module", params=["paper", "2020"])
-def golden(request: pytest.FixtureRequest, shared: Path) -> Golden:
+def golden(request: pytest.FixtureRequest, shared: Path, golden_filler: ModuleType) -> Golden:
     variant = request.param
-    filler = golden_filler(shared)
+    filler = golden_filler
     keys = filler.read_keys(shared / "golden" / "keys" / f"feratt_{variant}.txt")
     with np.load(shared / "golden" / f"feratt_{variant}.npz") as archive:
         arrays = {name: archive[name] for name in archive.files}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,16 +15,6 @@ from torch import Tensor
 State = dict[str, Tensor]
 
 
-def golden_filler(shared: Path) -> ModuleType:
-    """Return the module that draws the golden states."""
-    spec = importlib.util.spec_from_file_location("golden_fill", shared / "golden" / "fill.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def light(state: Mapping[str, Tensor]) -> State:
     """Give every entry one value of its own, equal for aliases; only that value is stored."""
     values: dict[int, int] = {}
@@ -37,9 +26,8 @@ def light(state: Mapping[str, Tensor]) -> State:
     }
 
 
-def light_from_keys(shared: Path, name: str) -> State:
+def light_from_keys(filler: ModuleType, shared: Path, name: str) -> State:
     """Return the entries of a golden keys file, aliases of one value, zeros for all but their first name."""
-    filler = golden_filler(shared)
     keys = filler.read_keys(shared / "golden" / "keys" / f"{name}.txt")
     values: dict[str, int] = {}
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 pytest.importorskip("google_crc32c", reason="needs pip install 'fer-edge[tensorflow]'")
 
-from author_files import golden_filler, write_checkpoint
+from author_files import write_checkpoint
 
 from fer_edge.errors import UsageError, WeightsError
 from fer_edge.export.checkpoints import AuthorInputs, load_any, save_checkpoint
@@ -25,8 +26,10 @@ FACE = np.array(MEAN_FACE, np.float32)
 
 
 @pytest.mark.slow
-def test_checkpoint_gives_the_outputs_of_the_original_graph(shared: Path, tmp_path: Path) -> None:
-    filler = golden_filler(shared)
+def test_checkpoint_gives_the_outputs_of_the_original_graph(
+    shared: Path, golden_filler: ModuleType, tmp_path: Path
+) -> None:
+    filler = golden_filler
     with np.load(shared / "golden" / "emotionaldan.npz") as archive:
         golden = {name: archive[name] for name in archive.files}
     keys = filler.read_keys(shared / "golden" / "keys" / "emotionaldan.txt")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
-from author_files import equal, golden_filler, light, light_from_keys
+from author_files import equal, light, light_from_keys
 from torch import nn
 
 from fer_edge.errors import WeightsError
@@ -46,8 +47,10 @@ def on_meta(network: str, **options: object) -> nn.Module:
 
 
 @pytest.mark.parametrize(("file", "network"), KEYS.items())
-def test_entries_of_the_originals_are_recognised_as_one_layout(shared: Path, file: str, network: str) -> None:
-    keys = golden_filler(shared).read_keys(shared / "golden" / "keys" / f"{file}.txt")
+def test_entries_of_the_originals_are_recognised_as_one_layout(
+    shared: Path, golden_filler: ModuleType, file: str, network: str
+) -> None:
+    keys = golden_filler.read_keys(shared / "golden" / "keys" / f"{file}.txt")
     assert [name for name, layout in LAYOUTS.items() if layout.matches(keys)] == [network]
 
 
@@ -65,8 +68,8 @@ def test_other_networks_are_not_recognised() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b2b", "cbam_resnet50", "resnet50_pretrained_vgg"])
-def test_members_round_trip(shared: Path, tmp_path: Path, name: str) -> None:
-    state, network = light_from_keys(shared, name), KEYS[name]
+def test_members_round_trip(shared: Path, golden_filler: ModuleType, tmp_path: Path, name: str) -> None:
+    state, network = light_from_keys(golden_filler, shared, name), KEYS[name]
     path, again = tmp_path / "member", tmp_path / "again"
     torch.save({"arch": name, "net": state, "best_val_acc": 71.5}, path)
     trained = load_checkpoint(path, network)
@@ -98,8 +101,10 @@ def test_a_file_of_another_variant_says_which_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_feratt_of_seven_classes_gives_the_outputs_of_the_original(shared: Path, tmp_path: Path) -> None:
-    filler = golden_filler(shared)
+def test_feratt_of_seven_classes_gives_the_outputs_of_the_original(
+    shared: Path, golden_filler: ModuleType, tmp_path: Path
+) -> None:
+    filler = golden_filler
     keys = filler.read_keys(shared / "golden" / "keys" / "feratt_2020.txt")
     with np.load(shared / "golden" / "feratt_2020.npz") as archive:
         golden = {name: archive[name] for name in archive.files}
@@ -210,7 +215,9 @@ def test_folders_that_hold_no_ensemble(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_folder_of_the_seven_files_is_the_ensemble(shared: Path, tmp_path: Path) -> None:
+def test_a_folder_of_the_seven_files_is_the_ensemble(
+    shared: Path, golden_filler: ModuleType, tmp_path: Path
+) -> None:
     for name in (
         "resnet18",
         "resnet50_pretrained_vgg",
@@ -219,13 +226,13 @@ def test_a_folder_of_the_seven_files_is_the_ensemble(shared: Path, tmp_path: Pat
         "efficientnet_b2b",
         "resmasking",
     ):
-        torch.save({"net": light_from_keys(shared, name)}, tmp_path / f"{name}_rot30_2019Nov")
+        torch.save({"net": light_from_keys(golden_filler, shared, name)}, tmp_path / f"{name}_rot30_2019Nov")
     plain = to_author_state(on_meta("resmasking-nodropout"), "resmasking-nodropout")
     torch.save({"net": light(plain)}, tmp_path / "resmasking_plain")
     trained = load_any(tmp_path, ENSEMBLE)
     expected = on_meta(ENSEMBLE).state_dict()
     found = trained.module.state_dict()
     assert {n: v.shape for n, v in found.items()} == {n: v.shape for n, v in expected.items()}
-    stored = light_from_keys(shared, "resnet101")
+    stored = light_from_keys(golden_filler, shared, "resnet101")
     assert torch.equal(found["members.resnet101.layer3.22.conv3.weight"], stored["layer3.22.conv3.weight"])
     assert trained.provenance["container"] == "folder of 7 files"

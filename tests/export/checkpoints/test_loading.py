@@ -11,12 +11,13 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from author_files import State, equal, golden_filler, light
+from author_files import State, equal, light
 from torch import nn
 
 from fer_edge._files import sha256_of
@@ -74,8 +75,8 @@ def refuse(path: Path, match: str, network: str = "resmasking") -> str:
 
 
 @pytest.mark.slow
-def test_outputs_of_the_original_network(shared: Path, tmp_path: Path) -> None:
-    filler = golden_filler(shared)
+def test_outputs_of_the_original_network(shared: Path, golden_filler: ModuleType, tmp_path: Path) -> None:
+    filler = golden_filler
     keys = filler.read_keys(shared / "golden" / "keys" / "resmasking.txt")
     with np.load(shared / "golden" / "resmasking.npz") as archive:
         golden = {name: archive[name] for name in archive.files}

@@ -8,7 +8,7 @@ from torch import nn
 
 from fer_edge.errors import UsageError
 from fer_edge.export.networks import build_network
-from fer_edge.export.training.norms import NormalisedConv, add_norms, fold_norms
+from fer_edge.export.training.norms import NormalisedConv, add_norms, fold_norms, match_norms
 
 NETWORKS = {
     "conv-attention": ({"in_channels": 1, "c2_widths": (8, 16), "c3_widths": (16, 16, 16)}, (1, 48, 48), 3),
@@ -40,6 +40,28 @@ def test_outputs_stay_and_the_layers_of_the_paper_come_back(name: str) -> None:
     first = [t if isinstance(t, torch.Tensor) else t[0] for t in (before, after)]
     torch.testing.assert_close(first[1], first[0], rtol=1e-4, atol=1e-5)
     assert [(n, type(m)) for n, m in network.named_modules()] == layers
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_matched_norms_keep_the_outputs_and_see_a_standardised_batch(name: str) -> None:
+    options, shape, _ = NETWORKS[name]
+    torch.manual_seed(0)
+    network = build_network(name, options).eval()
+    batch = torch.rand(8, *shape)
+    with torch.no_grad():
+        before = network(batch)
+        add_norms(network)
+        match_norms(network, batch)
+        after = network(batch)
+    first = [t if isinstance(t, torch.Tensor) else t[0] for t in (before, after)]
+    torch.testing.assert_close(first[1], first[0], rtol=1e-4, atol=1e-5)
+    for module in network.modules():
+        if isinstance(module, NormalisedConv):
+            variance = module.norm.running_var
+            assert variance is not None
+            assert (variance > 0).any()
+            torch.testing.assert_close(module.norm.weight, (variance + module.norm.eps).sqrt())
+            assert not module.conv._forward_hooks
 
 
 def test_convolutions_without_bias_are_refused() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from fer_edge._files import sha256_of
 from fer_edge.backends import BACKENDS, load_session
-from fer_edge.build import BuildOptions, build
+from fer_edge.builder import BuildOptions, build
 from fer_edge.bundle import open_bundle
 from fer_edge.catalogue import CATALOGUE, SHIPPED, find_bundle, shipped_bundle, shipped_figures
 from fer_edge.datasets import load_dataset
