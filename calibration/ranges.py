@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ import onnx
 
 from fer_edge._files import sha256_of, write_json
 from fer_edge.backends import BACKENDS, SessionOptions
-from fer_edge.calibration.observers import METHODS, Observer, TensorRange
+from fer_edge.calibration.methods import METHODS
+from fer_edge.calibration.observers import Observer, TensorRange
 from fer_edge.calibration.placement import quantised_tensors
 from fer_edge.errors import CalibrationError, lookup
 
@@ -98,19 +99,17 @@ def collect_ranges(
     batches : iterable of np.ndarray
         ``[B, C, H, W]`` float32, preprocessed.
     method : str
-        A key of :data:`fer_edge.calibration.observers.METHODS`.
+        A key of :data:`fer_edge.calibration.methods.METHODS`.
     data : mapping
         Where the faces come from, for the record.
     on_batch : callable
         Called with the number of images done.
     """
     choose = lookup(METHODS, method, "calibration method")
-    proto = onnx.load(model)
-    groups = quantised_tensors(proto)
-    names = sorted(groups)
+    names = sorted(quantised_tensors(onnx.load(model)))
     observers = {name: Observer(name) for name in names}
     images = 0
-    for batch, values in _activations(proto, names, batches):
+    for batch, values in activations(model, names, batches):
         for name, observer in observers.items():
             observer.update(values.get(name, batch))
         images += len(batch)
@@ -121,12 +120,11 @@ def collect_ranges(
     return Ranges(method, images, dict(data), sha256_of(model), chosen)
 
 
-def _activations(
-    proto: onnx.ModelProto, names: list[str], batches: Iterable[np.ndarray]
-) -> Iterable[tuple[np.ndarray, Mapping[str, np.ndarray]]]:
-    """Yield each batch with the value of every inner tensor in ``names``."""
-    tapped = onnx.ModelProto()
-    tapped.CopyFrom(proto)
+def activations(
+    model: Path, names: Sequence[str], batches: Iterable[np.ndarray]
+) -> Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]:
+    """Yield each batch with the value of every tensor in ``names`` but the input, and of every output."""
+    tapped = onnx.load(model)
     known = {value.name for value in (*tapped.graph.output, *tapped.graph.input)}
     tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
     with tempfile.TemporaryDirectory() as folder:

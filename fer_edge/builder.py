@@ -57,7 +57,7 @@ class BuildOptions:
     comparison_images : int
         How many faces FP32 and INT8 are compared on where there is no ``eval_data``.
     method : str
-        A key of :data:`fer_edge.calibration.observers.METHODS`.
+        A key of :data:`fer_edge.calibration.methods.METHODS`.
     eval_data : Path or None
         Labelled faces for the comparison.
     eval_split : str or None

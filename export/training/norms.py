@@ -51,15 +51,17 @@ def match_norms(network: nn.Module, batch: Tensor) -> None:
     (Salimans & Kingma, 2016, Section 3). So a run can go on from weights whose norms were folded.
     """
 
-    def measure(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        norm = norms[module]
+    def measure(norm: nn.BatchNorm2d, output: Tensor) -> None:
         variance, mean = torch.var_mean(output, dim=(0, 2, 3), correction=0)
         norm.running_mean, norm.running_var = mean.clone(), variance.clone()
         norm.weight.copy_((variance + norm.eps).sqrt())
         norm.bias.copy_(mean)
 
-    norms = {m.conv: m.norm for m in network.modules() if isinstance(m, NormalisedConv)}
-    handles = [conv.register_forward_hook(measure) for conv in norms]
+    handles = [
+        layer.conv.register_forward_hook(lambda conv, inputs, output, norm=layer.norm: measure(norm, output))
+        for layer in network.modules()
+        if isinstance(layer, NormalisedConv)
+    ]
     network.eval()(batch)
     for handle in handles:
         handle.remove()

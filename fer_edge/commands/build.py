@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="faces to compare on without --eval-data",
     )
-    parser.add_argument("--method", default="minmax", help="entropy or minmax")
+    parser.add_argument("--method", default="minmax", help="entropy, minmax, mse or percentile")
     parser.add_argument("--eval-data", type=Path, metavar="PATH", help="labelled faces for the comparison")
     parser.add_argument("--eval-split", metavar="NAME", help="Usage of FER2013, such as PublicTest")
     parser.add_argument(

@@ -9,11 +9,11 @@ from itertools import islice
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 
 from fer_edge.export.training.data import DataOptions, Split, load_training_data
-from fer_edge.export.training.logs import EpochMetrics
 from fer_edge.export.training.loop import train
 from fer_edge.export.training.objectives import OBJECTIVES
 from fer_edge.export.training.optimizers import OPTIMIZERS, RATES
@@ -23,6 +23,8 @@ from fer_edge.export.weights import load_weights
 #: Sides that keep a test short where the network takes any.
 SIDES = {"resmasking": 64, "conv-attention": 64, "visual-attention": 64}
 ROWS = 24
+#: With few classes among few images, so many of each give about twice as many steps.
+STEPS = 8
 
 
 @pytest.fixture(scope="module")
@@ -40,29 +42,35 @@ def faces(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small(name: str) -> Recipe:
-    """The recipe with small batches, few epochs and, where the network allows it, small images."""
+    """The recipe on few images that come again and again, one epoch a phase, at rates that show in few steps."""
     recipe = RECIPES[name]
     side = SIDES.get(recipe.network)
     spec = recipe.spec
     if side and spec.input_height > side:
         spec = dataclasses.replace(spec, input_height=side, input_width=side)
-    phases = tuple(dataclasses.replace(phase, epochs=4, patience=None) for phase in recipe.phases)
-    return dataclasses.replace(
-        recipe, spec=spec, phases=phases, batch_size=4, per_class=recipe.per_class and 4
+    phases = tuple(
+        dataclasses.replace(
+            p,
+            epochs=1,
+            rate="constant",
+            rate_options={},
+            learning_rate=1e-2 if p.optimizer == "sgd" else 1e-3,
+        )
+        for p in recipe.phases
     )
+    return dataclasses.replace(recipe, spec=spec, phases=phases, batch_size=4, per_class=STEPS, keep="last")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
+# resmasking differs from resmasking-vemo in the weights of the classes alone, and has 143 million parameters.
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "resmasking"])
 def test_loss_falls(name: str, faces: Path, tmp_path: Path) -> None:
     recipe = small(name)
-    seen: list[EpochMetrics] = []
-    data = DataOptions(faces, tmp_path, limit=12, landmark_predictor="mtcnn-mean-face")
-    weights = train(recipe, data, tmp_path / "run", on_epoch=seen.append)
-    epochs = iter(seen)
-    for phase in recipe.phases:
-        losses = [m.train_loss for m in islice(epochs, phase.epochs)]
-        assert min(losses[1:]) < losses[0]
+    losses: list[float] = []
+    data = DataOptions(faces, tmp_path, limit=10, landmark_predictor="mtcnn-mean-face")
+    weights = train(recipe, data, tmp_path / "run", on_step=lambda step, total, loss: losses.append(loss))
+    for phase in np.array_split(losses, len(recipe.phases)):
+        assert phase[-3:].mean() < phase[:3].mean()
     trained = load_weights(weights)
     assert trained.spec == recipe.spec
     assert trained.provenance["recipe"]["network"] == recipe.network
