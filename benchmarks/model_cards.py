@@ -111,7 +111,7 @@ def recipe_section(model: ShippedModel, provenance: Mapping[str, Any]) -> str:
         f"{provenance['held_out']}. {start}"
         f"Network options: {options}. Batch {recipe['batch_size']}; {phases}. Augmentation: {changes}. "
         f"Kept: {recipe['keep']} weights. On the held-out images: {percent(validation['validation_accuracy'])}. "
-        "Nothing was chosen on `PublicTest`.\n"
+        "No epoch and no weights were chosen on `PublicTest`.\n"
     )
 
 

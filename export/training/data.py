@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from fer_edge.datasets import FaceDataset, load_dataset, subject_folds, training_split
 from fer_edge.detection import create_detector
 from fer_edge.errors import DataError, UsageError, lookup
-from fer_edge.export.training.augmentation import augment, mixup
+from fer_edge.export.training.augmentation import AugmentationOptions, augment, mixup
 from fer_edge.export.training.landmarks import create_predictor, pseudo_landmarks
 from fer_edge.export.training.objectives import Batch
 from fer_edge.export.training.recipes import Recipe
@@ -102,7 +102,9 @@ class TrainingData(Protocol):
     split: Split
     notes: Mapping[str, str]
 
-    def draw(self, indices: Tensor, generator: Generator, size: tuple[int, int]) -> Batch:
+    def draw(
+        self, indices: Tensor, generator: Generator, size: tuple[int, int], changes: AugmentationOptions
+    ) -> Batch:
         """Return changed training images of ``size``."""
 
     def plain(self, indices: Tensor) -> Batch:
@@ -211,11 +213,12 @@ class Crops:
         fits = len(dataset) * channels * height * width <= KEPT_BYTES
         self._kept = self._prepare(torch.arange(len(dataset))) if fits else None
 
-    def draw(self, indices: Tensor, generator: Generator, size: tuple[int, int]) -> Batch:
+    def draw(
+        self, indices: Tensor, generator: Generator, size: tuple[int, int], changes: AugmentationOptions
+    ) -> Batch:
         """Return augmented images of ``size``."""
-        options = self.recipe.augmentation
-        images = augment(self._images(indices), options, generator, size)
-        images, labels = mixup(images, self._targets[indices], options, generator)
+        images = augment(self._images(indices), changes, generator, size)
+        images, labels = mixup(images, self._targets[indices], changes, generator)
         return Batch(normalise(images, self.recipe.spec), labels)
 
     def plain(self, indices: Tensor) -> Batch:
@@ -239,8 +242,6 @@ class LandmarkCrops(Crops):
     """Face crops with 68 landmarks each; where the data has none, pseudo-labels of a free predictor."""
 
     def __init__(self, dataset: FaceDataset, split: Split, recipe: Recipe, options: DataOptions) -> None:
-        if recipe.augmentation.moves or recipe.augmentation.mixup_alpha:
-            raise UsageError("landmarks do not follow moved or mixed pixels: use changes of light alone")
         super().__init__(dataset, split, recipe, options)
         points, source = dataset.landmarks, dataset.landmark_source
         if points is None:
@@ -252,9 +253,13 @@ class LandmarkCrops(Crops):
         self._landmarks = torch.from_numpy(_scaled(points, dataset, spec.input_width, spec.input_height))
         self.notes = {**self.notes, "landmarks": source}
 
-    def draw(self, indices: Tensor, generator: Generator, size: tuple[int, int]) -> Batch:
+    def draw(
+        self, indices: Tensor, generator: Generator, size: tuple[int, int], changes: AugmentationOptions
+    ) -> Batch:
         """Return images in changed light, with their landmarks."""
-        batch = super().draw(indices, generator, size)
+        if changes.moves or changes.mixup_alpha:
+            raise UsageError("landmarks do not follow moved or mixed pixels: use changes of light alone")
+        batch = super().draw(indices, generator, size, changes)
         return dataclasses.replace(batch, landmarks=self._landmarks[indices])
 
     def plain(self, indices: Tensor) -> Batch:
@@ -290,7 +295,9 @@ class Rendered:
         )
         self.notes: Mapping[str, str] = {"data": self._training.name}
 
-    def draw(self, indices: Tensor, generator: Generator, size: tuple[int, int]) -> Batch:
+    def draw(
+        self, indices: Tensor, generator: Generator, size: tuple[int, int], changes: AugmentationOptions
+    ) -> Batch:
         """Return as many new pictures, the classes in rotation."""
         first = int(torch.randint(2**40, (), generator=generator))
         return self._batch(self._training, range(first, first + len(indices)))

@@ -188,7 +188,8 @@ class _Run:
         recipe = self.recipe
         seed = _seed(recipe.seed, 1, self.progress.step)
         torch.manual_seed(seed)  # dropout
-        batch = self.data.draw(chosen, torch.Generator().manual_seed(seed), self._size())
+        changes = phase.augmentation or recipe.augmentation
+        batch = self.data.draw(chosen, torch.Generator().manual_seed(seed), self._size(), changes)
         self.network.train()
         for name, child in self.network.named_children():
             child.train(not phase.trained or name in phase.trained)

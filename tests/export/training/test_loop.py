@@ -153,6 +153,35 @@ def test_loss_falls_and_results_are_written(faces: Path, tmp_path: Path) -> None
     assert {p.name for p in output.iterdir()} == {CHECKPOINT, METRICS, CURVES, TENSORBOARD, weights.name}
 
 
+def test_a_phase_may_change_images_in_its_own_way(faces: Path, tmp_path: Path) -> None:
+    still = dataclasses.replace(SMALL, phases=(Phase(epochs=1),), augmentation=STILL)
+    moving = dataclasses.replace(still, augmentation=AugmentationOptions())
+    own = dataclasses.replace(moving, phases=(Phase(epochs=1, augmentation=STILL),))
+    results = [run(r, faces, tmp_path / str(i)) for i, r in enumerate((still, moving, own))]
+    assert identical(results[0], results[2])
+    assert not identical(results[0], results[1])
+
+
+def test_trained_weights_go_on_where_they_stood(faces: Path, tmp_path: Path) -> None:
+    """The first loss after the norms were folded and added again is that of the weights, not of fresh ones."""
+    recipe = dataclasses.replace(
+        SMALL,
+        network_options={**SMALL.network_options, "dropout": 0.0},
+        phases=(Phase(epochs=12, learning_rate=1e-2),),
+        augmentation=STILL,
+        side_schedule=((0.0, 1.0),),
+        ema_decay=0.5,
+    )
+    first: list[EpochMetrics] = []
+    weights = run(recipe, faces, tmp_path / "first", on_epoch=first.append)
+    again = dataclasses.replace(recipe, phases=(Phase(epochs=1, learning_rate=0.0),))
+    second: list[EpochMetrics] = []
+    run(again, faces, tmp_path / "second", initial=load_weights(weights), on_epoch=second.append)
+    assert first[-1].train_loss < 0.7 * first[0].train_loss
+    assert second[0].train_loss < 0.8 * first[0].train_loss
+    assert load_weights(tmp_path / "second" / "weights.safetensors").provenance["initial"]["epochs"] == 12
+
+
 @pytest.mark.slow
 def test_resumed_runs_end_bit_for_bit_alike(faces: Path, tmp_path: Path) -> None:
     """Interrupted after an epoch, within one by a step limit, and within one by an error."""

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from fer_edge.errors import UsageError
+from fer_edge.export.training.augmentation import AugmentationOptions
 from fer_edge.export.training.data import DataOptions, Split, load_training_data
 from fer_edge.export.training.loop import train
 from fer_edge.export.training.objectives import OBJECTIVES
@@ -142,3 +144,12 @@ def test_folds_share_no_subject_and_photographs_are_cropped(ckplus: Path, tmp_pa
 def test_random_split_says_that_persons_may_repeat(faces: Path, tmp_path: Path) -> None:
     data = load_training_data(RECIPES["visual-attention"], DataOptions(faces, tmp_path))
     assert "the data names no subjects, so one person may be on both sides" in data.split.text
+
+
+def test_landmarks_refuse_changes_that_they_would_not_follow(faces: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPES["emotionaldan"], batch_size=4)
+    moving = AugmentationOptions(rotation_deg=5)
+    phases = (dataclasses.replace(recipe.phases[0], epochs=1, augmentation=moving),)
+    data = DataOptions(faces, tmp_path, limit=10, landmark_predictor="mtcnn-mean-face")
+    with pytest.raises(UsageError, match="use changes of light alone"):
+        train(dataclasses.replace(recipe, phases=phases), data, tmp_path / "run")
