@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fer_edge.backends import Backend, Session, SessionOptions
+from fer_edge.calibration.temperature import Temperature, measure_temperature
 from fer_edge.datasets import FaceDataset
 from fer_edge.errors import CalibrationError
 from fer_edge.evaluation import session_logits
@@ -29,7 +30,8 @@ class Comparison:
     """How INT8 differs from FP32 on one backend.
 
     ``agreement`` is the share of faces with the same class, ``logit_cosine`` the mean cosine of the
-    centred logits. Metrics are ``None`` where the faces have no labels.
+    centred logits. Metrics, of uncorrected confidences, and the temperature that corrects those of INT8 are
+    ``None`` where the faces have no labels.
     """
 
     backend: str
@@ -42,6 +44,7 @@ class Comparison:
     int8_latency: LatencySummary
     fp32_metrics: Metrics | None
     int8_metrics: Metrics | None
+    temperature: Temperature | None
 
     @property
     def speedup(self) -> float:
@@ -77,7 +80,13 @@ def compare(
     latencies = _alternate(sessions, np.zeros((1, *spec.input_shape), np.float32))
     for session in sessions:
         session.close()
-    metrics = [_labelled_metrics(values, faces, spec) for values in logits]
+    targets = known_targets(faces, spec)
+    known = targets >= 0
+    metrics: list[Metrics | None] = [None, None]
+    temperature = None
+    if known.any():
+        metrics = [compute_metrics(softmax(v[known]), targets[known], spec.class_names) for v in logits]
+        temperature = measure_temperature(logits[1][known], targets[known])
     centred = [values - values.mean(axis=1, keepdims=True) for values in logits]
     norms = np.linalg.norm(centred[0], axis=1) * np.linalg.norm(centred[1], axis=1)
     return Comparison(
@@ -91,6 +100,7 @@ def compare(
         int8_latency=latencies[1],
         fp32_metrics=metrics[0],
         int8_metrics=metrics[1],
+        temperature=temperature,
     )
 
 
@@ -111,9 +121,8 @@ def _alternate(sessions: list[Session], batch: np.ndarray) -> list[LatencySummar
     return [summarise(times) for times in taken]
 
 
-def _labelled_metrics(logits: np.ndarray, faces: FaceDataset, spec: ModelSpec) -> Metrics | None:
+def known_targets(faces: FaceDataset, spec: ModelSpec) -> np.ndarray:
+    """Return ``[N]`` class indices of ``spec``; -1 where a face has no label, or one that the network lacks."""
     if faces.labels is None:
-        return None
-    targets = index_map(faces.class_names, spec.class_names)[faces.targets]
-    known = targets >= 0
-    return compute_metrics(softmax(logits[known]), targets[known], spec.class_names) if known.any() else None
+        return np.full(len(faces), -1)
+    return index_map(faces.class_names, spec.class_names)[faces.targets]

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_edge._files import sha256_of, write_json
-from fer_edge.backends import Backend, choose_backend
+from fer_edge.backends import Backend, SessionOptions, choose_backend
 from fer_edge.bundle import FP32_MODEL, RANGES, Bundle, Manifest, int8_model, open_bundle, write_bundle
 from fer_edge.catalogue import CATALOGUE, SHIPPED, shipped_bundle
 from fer_edge.datasets import FaceDataset, load_dataset
 from fer_edge.errors import DataError, UsageError, lookup
+from fer_edge.evaluation import session_logits
 from fer_edge.explanation import require_attention
 from fer_edge.preprocess import prepare_batch
 from fer_edge.spec import ModelSpec
@@ -28,6 +29,7 @@ from fer_edge.synthetic_faces import generate_faces
 if TYPE_CHECKING:
     from fer_edge.calibration.ranges import Ranges
     from fer_edge.calibration.report import Comparison
+    from fer_edge.calibration.temperature import Temperature
 
 REPORT = "report.json"
 CALIBRATION_BATCH = 8
@@ -59,7 +61,7 @@ class BuildOptions:
     method : str
         A key of :data:`fer_edge.calibration.methods.METHODS`.
     eval_data : Path or None
-        Labelled faces for the comparison.
+        Labelled faces for the comparison, and for the temperature that the bundle's confidences are divided by.
     eval_split : str or None
         ``Usage`` of FER2013 for the comparison.
     output : Path or None
@@ -143,14 +145,24 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
         if (work / RANGES).is_file():
             names.append(RANGES)
         metrics = dict(manifest.metrics)
+        temperature = None
         if options.precision == "int8" and ranges is not None:
             names += _quantise(work, ranges)
             comparison = _compare(options, manifest.spec, backend, work, on_progress)
             metrics["comparison"] = {**comparison.to_dict(), "record": measurement_record()}
             write_json(work / REPORT, metrics["comparison"])
             names.append(REPORT)
+            temperature = comparison.temperature
+        elif options.eval_data is not None:
+            temperature = _fp32_temperature(options, manifest.spec, backend, work, on_progress)
+        if temperature is not None:
+            metrics["temperature"] = temperature.to_dict()
         whole = dataclasses.replace(
-            manifest, precision=options.precision, tools=tool_versions(), metrics=metrics
+            manifest,
+            precision=options.precision,
+            tools=tool_versions(),
+            metrics=metrics,
+            temperature=manifest.temperature if temperature is None else temperature.value,
         )
         bundle = write_bundle(output, whole, {name: work / name for name in names})
         return BuildReport(bundle, calibration, comparison)
@@ -257,6 +269,22 @@ def _compare(
         faces,
         on_faces=_counter(on_progress, f"comparing on {faces.name}", 2 * len(faces)),
     )
+
+
+def _fp32_temperature(
+    options: BuildOptions, spec: ModelSpec, backend: Backend, work: Path, on_progress: Progress
+) -> Temperature | None:
+    from fer_edge.calibration.report import known_targets
+    from fer_edge.calibration.temperature import measure_temperature
+
+    faces = _comparison_faces(options)
+    targets = known_targets(faces, spec)
+    faces, targets = faces.subset(np.flatnonzero(targets >= 0)), targets[targets >= 0]
+    session = backend.open(work / FP32_MODEL, SessionOptions())
+    count = _counter(on_progress, f"fitting a temperature on {faces.name}", len(faces))
+    logits = session_logits(session, faces, spec, on_faces=count)
+    session.close()
+    return measure_temperature(logits, targets)
 
 
 def generated_faces(count: int) -> FaceDataset:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -58,6 +59,8 @@ class Manifest:
         What was measured, and on what.
     files : mapping
         Relative path → :class:`FileRecord`.
+    temperature : float
+        T > 0: probabilities are softmax(logits / T). 1 where none was fitted.
     """
 
     spec: ModelSpec
@@ -66,6 +69,7 @@ class Manifest:
     tools: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
+    temperature: float = 1.0
     format_version: int = FORMAT_VERSION
 
     @property
@@ -185,6 +189,8 @@ def _read_manifest(root: Path) -> Manifest:
         manifest = Manifest(**fields)
         if not all(isinstance(m, dict) for m in (manifest.provenance, manifest.tools, manifest.metrics)):
             raise TypeError("provenance, tools and metrics must be objects")
+        if not (isinstance(manifest.temperature, int | float) and 0 < manifest.temperature < math.inf):
+            raise ValueError(f"the temperature must be a number above 0, found {manifest.temperature!r}")
         manifest.to_dict()
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise BundleError(

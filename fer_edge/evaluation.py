@@ -48,14 +48,18 @@ def session_logits(
     spec: ModelSpec,
     flip: bool = False,
     on_faces: Callable[[int], None] = lambda faces: None,
+    temperature: float = 1.0,
 ) -> np.ndarray:
-    """Return ``[N, K]`` logits of face crops; with ``flip`` the log of the mean softmax with the mirror image."""
+    """Return ``[N, K]`` logits / ``temperature`` of face crops.
+
+    With ``flip`` it is the log of the mean softmax with the mirror image.
+    """
     parts = []
     for start in range(0, len(crops), BATCH_SIZE):
         batch = prepare_batch([crops[i] for i in range(start, min(start + BATCH_SIZE, len(crops)))], spec)
-        logits = session.run(batch)["logits"]
+        logits = session.run(batch)["logits"] / temperature
         if flip:
-            mirrored = session.run(np.ascontiguousarray(batch[..., ::-1]))["logits"]
+            mirrored = session.run(np.ascontiguousarray(batch[..., ::-1]))["logits"] / temperature
             logits = np.log((softmax(logits) + softmax(mirrored)) / 2)
         parts.append(logits)
         on_faces(len(batch))
@@ -103,7 +107,7 @@ def evaluate(
         no_face = len(found) - len(crops)
     chosen = precision or bundle.manifest.precision
     session = load_session(bundle, backend, chosen, options)
-    logits = session_logits(session, crops, spec, flip, on_faces)
+    logits = session_logits(session, crops, spec, flip, on_faces, bundle.manifest.temperature)
     session.close()
     metrics = compute_metrics(softmax(logits), targets, spec.class_names)
     return Evaluation(faces.name, backend.name, chosen, flip, metrics, left_out, no_face)

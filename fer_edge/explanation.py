@@ -83,12 +83,14 @@ class BundleExplainer:
         require_attention(bundle)
         self.spec = bundle.spec
         self.random_weights = bundle.manifest.timing_only
+        self._temperature = bundle.manifest.temperature
         self._session = load_session(bundle, backend, precision, SessionOptions(threads=threads))
 
     def explain(self, batch: np.ndarray, classes: Sequence[int] | None = None) -> Explained:
         """See :class:`Explainer`."""
         outputs = self._session.run(batch)
-        return Explained(outputs["logits"], min_max(outputs["attention"]), outputs.get("landmarks"))
+        logits = outputs["logits"] / self._temperature
+        return Explained(logits, min_max(outputs["attention"]), outputs.get("landmarks"))
 
     def close(self) -> None:
         """See :class:`Explainer`."""

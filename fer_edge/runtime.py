@@ -203,7 +203,7 @@ class Runtime:
         logits = np.concatenate([part["logits"] for part in parts])
         broken = ~np.isfinite(logits).all(axis=1)
         logits[broken] = 0
-        probabilities = softmax(logits)
+        probabilities = softmax(logits / self.bundle.manifest.temperature)
         probabilities[broken] = np.nan
         maps: list[np.ndarray | None] = [None] * len(logits)
         if self.options.attention:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import json
 from pathlib import Path
 
@@ -14,12 +16,14 @@ from fer_edge._files import sha256_of
 from fer_edge.backends import BACKENDS, load_session
 from fer_edge.builder import BuildOptions, build
 from fer_edge.bundle import open_bundle
+from fer_edge.calibration.temperature import fit_temperature
 from fer_edge.catalogue import CATALOGUE, SHIPPED, find_bundle, shipped_bundle, shipped_figures
 from fer_edge.datasets import load_dataset
 from fer_edge.errors import DataError, UsageError, WeightsError
 from fer_edge.evaluation import evaluate, session_logits
 from fer_edge.export.networks import NETWORKS
 from fer_edge.labels import FER2013
+from fer_edge.metrics import expected_calibration_error, softmax
 from fer_edge.synthetic_faces import generate_faces
 
 
@@ -109,6 +113,38 @@ def test_shipped_figures_are_reached(name: str, shared: Path) -> None:
     found = evaluate(open_bundle(shipped_bundle(name)), BACKENDS["onnxruntime"], faces).metrics.accuracy
     published = shipped_figures(name)["accuracy"]["fp32"]
     assert abs(found - published) < 3 * (published * (1 - published) / 600) ** 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_temperature_is_fitted_on_labelled_faces_and_used(
+    precision: str, shared: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "fer2013.csv"
+    with gzip.open(shared / "data" / "fer2013" / "fer2013.csv.gz", "rt") as rows:
+        data.write_text("".join(itertools.islice(rows, 401)))
+    options = BuildOptions(
+        weights="conv-attention-fer2013",
+        precision=precision,
+        backend="onnxruntime",
+        eval_data=data,
+        output=tmp_path / "a.fer",
+    )
+    bundle = build(options).bundle
+    faces, session = load_dataset(data), load_session(bundle, BACKENDS["onnxruntime"])
+    assert bundle.spec.class_names == faces.class_names
+    logits = session_logits(session, faces, bundle.spec)
+    session.close()
+    temperature = bundle.manifest.temperature
+    assert temperature == pytest.approx(fit_temperature(logits, faces.targets), rel=1e-4)
+    fitted = bundle.manifest.metrics["temperature"]
+    assert fitted["faces"] == 400
+    assert fitted["ece_before"] == pytest.approx(
+        expected_calibration_error(softmax(logits), faces.targets), abs=1e-6
+    )
+    used = evaluate(bundle, BACKENDS["onnxruntime"], faces).metrics
+    expected = expected_calibration_error(softmax(logits / temperature), faces.targets)
+    assert used.ece == pytest.approx(expected, abs=1e-6)
 
 
 def test_shipped_names_build_and_are_checked_against_the_network(tmp_path: Path) -> None:

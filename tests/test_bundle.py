@@ -52,6 +52,19 @@ def test_round_trip(bundle: Path) -> None:
     assert opened.model_path("fp32", "cpu") == bundle / FP32_MODEL
 
 
+def test_the_temperature_is_kept_and_is_one_where_the_manifest_has_none(bundle: Path, tmp_path: Path) -> None:
+    assert open_bundle(make(tmp_path / "b.fer", temperature=1.5)).manifest.temperature == 1.5
+    edit(bundle, lambda m: m.pop("temperature"))
+    assert open_bundle(bundle).manifest.temperature == 1
+
+
+@pytest.mark.parametrize("bad", [0, -1.0, float("nan"), float("inf"), "2", None])
+def test_a_temperature_that_is_none_is_refused(bundle: Path, bad: object) -> None:
+    edit(bundle, lambda m: m.update(temperature=bad))
+    with pytest.raises(BundleError, match="the temperature must be a number above 0"):
+        open_bundle(bundle)
+
+
 def test_random_weights_are_for_timing_only(tmp_path: Path) -> None:
     assert open_bundle(make(tmp_path / "a.fer", provenance={"weights": "random"})).manifest.timing_only
 

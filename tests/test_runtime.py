@@ -16,8 +16,8 @@ import fer_edge
 from fer_edge import DetectorOptions, Runtime, RuntimeOptions
 from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.builder import BuildOptions, build
-from fer_edge.bundle import Bundle
-from fer_edge.catalogue import MODELS_FOLDER
+from fer_edge.bundle import Bundle, open_bundle
+from fer_edge.catalogue import MODELS_FOLDER, shipped_bundle
 from fer_edge.errors import BundleError, DataError, FerEdgeError
 from fer_edge.metrics import softmax
 from fer_edge.preprocess import crop_face, prepare_batch
@@ -51,6 +51,17 @@ def test_probabilities_are_those_of_the_parts(runtime: Runtime, astronaut: np.nd
     session = BACKENDS["onnxruntime"].open(runtime.bundle.path / "model.onnx", SessionOptions())
     expected = softmax(session.run(prepare_batch([crop], runtime.spec))["logits"])[0]
     assert list(face.probabilities.values()) == pytest.approx(expected, abs=1e-5)
+
+
+def test_logits_are_divided_by_the_temperature_of_the_bundle(astronaut: np.ndarray) -> None:
+    bundle = open_bundle(shipped_bundle())
+    found = []
+    for temperature in (1.0, 2.0):
+        manifest = dataclasses.replace(bundle.manifest, temperature=temperature)
+        with Runtime(Bundle(bundle.path, manifest), RuntimeOptions(backend="onnxruntime")) as runtime:
+            found.append(np.array([*runtime(astronaut).faces[0].probabilities.values()]))
+    root = np.sqrt(found[0])
+    np.testing.assert_allclose(found[1], root / root.sum(), atol=1e-6)
 
 
 def test_all_faces_of_a_frame_go_in_one_batch(runtime: Runtime, astronaut: np.ndarray) -> None:

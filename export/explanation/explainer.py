@@ -25,10 +25,16 @@ class NetworkExplainer:
         What the maps are.
     options : AttentionOptions, optional
         Which attention.
+    temperature : float
+        What logits are divided by, as in the bundle of these weights.
     """
 
     def __init__(
-        self, trained: TrainedNetwork, method: str = "gradcam", options: AttentionOptions | None = None
+        self,
+        trained: TrainedNetwork,
+        method: str = "gradcam",
+        options: AttentionOptions | None = None,
+        temperature: float = 1.0,
     ) -> None:
         lookup(METHODS, method, "method")
         self.spec = trained.spec
@@ -36,6 +42,7 @@ class NetworkExplainer:
         self.random_weights = trained.provenance.get("weights") == "random"
         self._module = trained.module.eval()
         self._options = options
+        self._temperature = temperature
 
     def explain(self, batch: np.ndarray, classes: Sequence[int] | None = None) -> Explained:
         """See :class:`fer_edge.explanation.Explainer`."""
@@ -55,7 +62,9 @@ class NetworkExplainer:
             maps = attention_maps(self._module, tensor, self._options)
         landmarks = named.get("landmarks")
         return Explained(
-            named["logits"].numpy(), maps.numpy(), None if landmarks is None else landmarks.numpy()
+            named["logits"].numpy() / self._temperature,
+            maps.numpy(),
+            None if landmarks is None else landmarks.numpy(),
         )
 
     def close(self) -> None:

@@ -101,6 +101,12 @@ def _tables(report: BuildReport) -> list[Table | str]:
             f"Same class on {percent(comparison.agreement)} of {comparison.faces} faces, mean logit cosine "
             f"{comparison.logit_cosine:.5f}, INT8 {comparison.speedup:.2f}× faster."
         )
+    fitted = report.bundle.manifest.metrics.get("temperature")
+    if fitted is not None:
+        lines.append(
+            f"Temperature {fitted['value']:.3f}: calibration error {percent(fitted['ece_before'])} before, "
+            f"{percent(fitted['ece_after'])} after, on faces it was not fitted on."
+        )
     if report.calibration != "none":
         lines.append(f"Ranges: {report.calibration}.")
     if report.bundle.manifest.timing_only:

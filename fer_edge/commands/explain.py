@@ -108,7 +108,7 @@ def _open(args: argparse.Namespace) -> Explainer:
     if path.is_file():
         if args.weights is not None:
             raise UsageError(f"{path} is a weights file already: leave --weights out")
-        weights, model = path, args.model
+        weights, model, temperature = path, args.model, 1.0
     else:
         bundle = open_bundle(find_bundle(args.bundle))
         if args.model not in (None, bundle.spec.network):
@@ -118,7 +118,7 @@ def _open(args: argparse.Namespace) -> Explainer:
         if args.method == "attention" and not own_map and "attention" in bundle.spec.outputs:
             return BundleExplainer(bundle, choose_backend())
         weights = weights_of(bundle) if args.weights is None else check_weights(bundle, args.weights)
-        model = bundle.spec.network
+        model, temperature = bundle.spec.network, bundle.manifest.temperature
     if importlib.util.find_spec("torch") is None:
         raise UsageError(
             f"{args.method} of {path} needs PyTorch (gradients are not in a bundle): run pip install 'fer-edge[export]'"
@@ -128,7 +128,7 @@ def _open(args: argparse.Namespace) -> Explainer:
 
     row, column = args.location or (None, None)
     options = AttentionOptions(args.map, args.stage, row, column)
-    return NetworkExplainer(_load(weights, model), args.method, options)
+    return NetworkExplainer(_load(weights, model), args.method, options, temperature)
 
 
 def _load(weights: Path, model: str | None) -> TrainedNetwork:
