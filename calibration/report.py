@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from fer_edge.backends import Backend, Session, SessionOptions
-from fer_edge.calibration.temperature import Temperature, measure_temperature
 from fer_edge.datasets import FaceDataset
 from fer_edge.errors import CalibrationError
 from fer_edge.evaluation import session_logits
@@ -19,6 +18,7 @@ from fer_edge.labels import index_map
 from fer_edge.metrics import Metrics, compute_metrics, softmax
 from fer_edge.spec import ModelSpec
 from fer_edge.statistics import LatencySummary, summarise
+from fer_edge.temperature import Temperature, measure_temperature
 
 _LATENCY_RUNS = 30
 #: A large network is timed fewer times: the report says how many.

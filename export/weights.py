@@ -32,6 +32,13 @@ class TrainedNetwork:
     options: Mapping[str, Any]
     provenance: Mapping[str, Any]  # licence, data, recipe, metrics; weights_sha256 if it comes from a file
 
+    @property
+    def temperature(self) -> float:
+        """What makes the confidences honest, as fitted on the images held out in training; 1 if none was."""
+        validation = self.provenance.get("validation")
+        fitted = validation.get("temperature") if isinstance(validation, Mapping) else None
+        return fitted if isinstance(fitted, float) else 1.0
+
 
 def save_weights(path: Path, trained: TrainedNetwork) -> None:
     """Write the weights whole or not at all.

@@ -29,7 +29,7 @@ from fer_edge.synthetic_faces import generate_faces
 if TYPE_CHECKING:
     from fer_edge.calibration.ranges import Ranges
     from fer_edge.calibration.report import Comparison
-    from fer_edge.calibration.temperature import Temperature
+    from fer_edge.temperature import Temperature
 
 REPORT = "report.json"
 CALIBRATION_BATCH = 8
@@ -64,6 +64,8 @@ class BuildOptions:
         Labelled faces for the comparison, and for the temperature that the bundle's confidences are divided by.
     eval_split : str or None
         ``Usage`` of FER2013 for the comparison.
+    eval_labels : {"auto", "ferplus", "fer2013"}
+        Whose labels of FER2013; ``auto`` takes FER+ where its file lies beside the CSV.
     output : Path or None
         Folder of the bundle; ``None`` is ``NAME-PRECISION.fer`` in the working directory.
     attention : bool
@@ -83,6 +85,7 @@ class BuildOptions:
     method: str = "minmax"
     eval_data: Path | None = None
     eval_split: str | None = None
+    eval_labels: str = "auto"
     output: Path | None = None
     attention: bool = False
     canonical_shape: Path | None = None
@@ -211,6 +214,7 @@ def _fp32_model(options: BuildOptions, work: Path, on_progress: Progress) -> Man
         precision="fp32",
         provenance={"options": dict(trained.options), **origin, **trained.provenance},
         metrics={"export": dataclasses.asdict(report)},
+        temperature=trained.temperature,
     )
 
 
@@ -275,7 +279,7 @@ def _fp32_temperature(
     options: BuildOptions, spec: ModelSpec, backend: Backend, work: Path, on_progress: Progress
 ) -> Temperature | None:
     from fer_edge.calibration.report import known_targets
-    from fer_edge.calibration.temperature import measure_temperature
+    from fer_edge.temperature import measure_temperature
 
     faces = _comparison_faces(options)
     targets = known_targets(faces, spec)
@@ -301,7 +305,7 @@ def _batches(faces: FaceDataset, spec: ModelSpec) -> Iterator[np.ndarray]:
 
 def _comparison_faces(options: BuildOptions) -> FaceDataset:
     if options.eval_data is not None:
-        faces = load_dataset(options.eval_data, options.eval_split)
+        faces = load_dataset(options.eval_data, options.eval_split, options.eval_labels)
         if not faces.are_crops:
             raise DataError(
                 f"{options.eval_data} holds photographs, not face crops: give crops to --eval-data"

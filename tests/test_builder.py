@@ -16,7 +16,6 @@ from fer_edge._files import sha256_of
 from fer_edge.backends import BACKENDS, load_session
 from fer_edge.builder import BuildOptions, build
 from fer_edge.bundle import open_bundle
-from fer_edge.calibration.temperature import fit_temperature
 from fer_edge.catalogue import CATALOGUE, SHIPPED, find_bundle, shipped_bundle, shipped_figures
 from fer_edge.datasets import load_dataset
 from fer_edge.errors import DataError, UsageError, WeightsError
@@ -25,6 +24,7 @@ from fer_edge.export.networks import NETWORKS
 from fer_edge.labels import FER2013
 from fer_edge.metrics import expected_calibration_error, softmax
 from fer_edge.synthetic_faces import generate_faces
+from fer_edge.temperature import fit_temperature
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ class EpochMetrics:
     """One line of ``metrics.csv``. Validation uses the averaged weights where there are such.
 
     Accuracy and macro-F1 are ``None`` where the objective classifies nothing; ``parts`` are the parts of
-    the validation loss.
+    the validation loss. ``temperature`` is fitted on the held-out images, where they are enough.
     """
 
     epoch: int
@@ -40,10 +40,12 @@ class EpochMetrics:
     learning_rate: float
     seconds: float
     parts: Mapping[str, float] = field(default_factory=dict)
+    temperature: float | None = None
 
     def to_row(self) -> dict[str, Any]:
         """Return flat columns."""
         row = dataclasses.asdict(self)
+        del row["temperature"]
         return row | {f"validation_{name}": value for name, value in row.pop("parts").items()}
 
 

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from fer_edge.export.training.sampling import balanced_indices
 from fer_edge.export.training.state import CHECKPOINT, Progress, RunState
 from fer_edge.export.weights import TrainedNetwork, save_weights
 from fer_edge.metrics import compute_metrics, softmax
+from fer_edge.temperature import measure_temperature
 
 WEIGHTS = "weights.safetensors"
 BEST = "best.safetensors"
@@ -213,25 +215,22 @@ class _Run:
 
     def _close_epoch(self, phase: Phase, rate: float, seconds: float) -> EpochMetrics:
         """Validate; count the epoch as done unless it ended at the limit of steps."""
-        loss, accuracy, macro_f1, parts = self._validate(phase)
         metrics = EpochMetrics(
             epoch=len(self.progress.history) + 1,
             train_loss=float(np.mean(self.progress.losses)),
-            validation_loss=loss,
-            validation_accuracy=accuracy,
-            validation_macro_f1=macro_f1,
             learning_rate=rate,
             seconds=seconds,
-            parts=parts,
+            **self._validate(phase),
         )
-        best = self.progress.best_accuracy
+        accuracy, best = metrics.validation_accuracy, self.progress.best_accuracy
         if self.recipe.keep == "best" and (best is None or (accuracy is not None and accuracy > best)):
             self._save(self.output / BEST, self.network, metrics)
         self.progress.close_epoch(metrics, len(self.progress.losses) == self.epoch_steps)
         return metrics
 
     @torch.no_grad()
-    def _validate(self, phase: Phase) -> tuple[float, float | None, float | None, dict[str, float]]:
+    def _validate(self, phase: Phase) -> dict[str, Any]:
+        """Return what :class:`EpochMetrics` says of the held-out images."""
         network = self.network if self.average is None else self.average.module
         network.eval()
         losses, logits, targets, weights = [], [], [], []
@@ -246,13 +245,19 @@ class _Run:
             if outcome.logits is not None:
                 logits.append(outcome.logits.float())
                 targets.append(batch.labels.argmax(1))
-        means = {name: float(np.average(values, weights=weights)) for name, values in parts.items()}
-        loss = float(np.average(losses, weights=weights))
-        if not logits:
-            return loss, None, None, means
-        probabilities = softmax(torch.cat(logits).numpy())
-        metrics = compute_metrics(probabilities, torch.cat(targets).numpy(), self.recipe.spec.class_names)
-        return loss, metrics.accuracy, metrics.macro_f1, means
+        found: dict[str, Any] = {
+            "validation_loss": float(np.average(losses, weights=weights)),
+            "validation_accuracy": None,
+            "validation_macro_f1": None,
+            "parts": {name: float(np.average(values, weights=weights)) for name, values in parts.items()},
+        }
+        if logits:
+            values, classes = torch.cat(logits).numpy(), torch.cat(targets).numpy()
+            metrics = compute_metrics(softmax(values), classes, self.recipe.spec.class_names)
+            fitted = measure_temperature(values, classes)
+            found["validation_accuracy"], found["validation_macro_f1"] = metrics.accuracy, metrics.macro_f1
+            found["temperature"] = None if fitted is None else fitted.value
+        return found
 
     def finish(self) -> Path:
         """Write the weights that the recipe keeps."""

@@ -51,6 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", default="minmax", help="entropy, minmax, mse or percentile")
     parser.add_argument("--eval-data", type=Path, metavar="PATH", help="labelled faces for the comparison")
     parser.add_argument("--eval-split", metavar="NAME", help="Usage of FER2013, such as PublicTest")
+    parser.add_argument("--eval-labels", default="auto", choices=("auto", "ferplus", "fer2013"))
     parser.add_argument(
         "--attention", action="store_true", help="give the network's built-in attention as an output"
     )

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fer_edge.calibration.temperature import fit_temperature, measure_temperature
 from fer_edge.errors import DataError
 from fer_edge.metrics import softmax
+from fer_edge.temperature import fit_temperature, measure_temperature
 
 
 def drawn(count: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:
