@@ -24,7 +24,7 @@ from fer_edge.export.networks.conv_attention import ConvAttention
 from fer_edge.export.networks.emotionaldan import EmotionalDan
 from fer_edge.export.training.data import DataOptions, LandmarkCrops, TrainingData, load_training_data
 from fer_edge.export.training.logs import EpochMetrics, RunLog
-from fer_edge.export.training.norms import add_norms, fold_norms, match_norms
+from fer_edge.export.training.norms import add_norms, fold_norms, match_norms, reestimate_norms
 from fer_edge.export.training.objectives import OBJECTIVES, Outcome
 from fer_edge.export.training.optimizers import Position, apply_rate, make_optimizer
 from fer_edge.export.training.recipes import Phase, Recipe
@@ -37,6 +37,7 @@ from fer_edge.temperature import measure_temperature
 WEIGHTS = "weights.safetensors"
 BEST = "best.safetensors"
 VALIDATION_BATCH = 64
+PRECISE_NORMS_IMAGES = 6400
 KEPT = ("average", "best", "last")
 
 
@@ -266,7 +267,12 @@ class _Run:
             shutil.copyfile(self.output / BEST, path)
         else:
             network = self.network if self.average is None else self.average.module
-            self._save(path, network, self.progress.last_metrics)
+            metrics = self.progress.last_metrics
+            if self.recipe.precise_norms:
+                images = self._order(0)[:PRECISE_NORMS_IMAGES]
+                reestimate_norms(network, (self.data.plain(i).images for i in torch.split(images, 128)))
+                metrics = dataclasses.replace(metrics, **self._validate(self.recipe.phases[-1]))
+            self._save(path, network, metrics)
         return path
 
     def _save(self, path: Path, network: nn.Module, metrics: EpochMetrics) -> None:

@@ -8,6 +8,7 @@ do the parameter counts of what is saved.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,27 @@ def match_norms(network: nn.Module, batch: Tensor) -> None:
     network.eval()(batch)
     for handle in handles:
         handle.remove()
+
+
+@torch.no_grad()
+def reestimate_norms(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Take the statistics of every batch normalisation again, as means over ``batches`` of ``[B, C, H, W]``.
+
+    Running averages come from changed images and from weights that still moved; what the network will see
+    are images as they are (precise batch normalisation, Wu & Johnson, 2021, Section 3).
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    network.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean
+        norm.train()
+    for batch in batches:
+        network(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.eval()
 
 
 def fold_norms(network: nn.Module) -> None:

@@ -79,6 +79,8 @@ class Recipe:
         Where the data names its subjects, hold out one of so many folds of them instead; 0: never.
     training_norms : bool
         See :mod:`fer_edge.export.training.norms`.
+    precise_norms : bool
+        At the end, take the statistics of batch normalisation again on images as they are.
     side_schedule : tuple of (float, float)
         Share of the epochs from which → share of the input's sides: small images first are cheap steps.
     notes : str
@@ -103,6 +105,7 @@ class Recipe:
     fold: int = 0
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
     training_norms: bool = False
+    precise_norms: bool = False
     side_schedule: tuple[tuple[float, float], ...] = ((0.0, 1.0),)
     bfloat16: bool = False
     seed: int = 0
@@ -165,6 +168,7 @@ def _shipped(labels: str, class_names: tuple[str, ...], *phases: Phase, **change
         phases=phases,
         augmentation=AugmentationOptions(mixup_alpha=0.1),
         training_norms=True,
+        precise_norms=True,
         ema_decay=0.995,
         bfloat16=True,
     )

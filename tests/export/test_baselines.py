@@ -244,8 +244,8 @@ def test_the_ensemble_exports_as_one_graph(golden_filler: ModuleType, tmp_path: 
 
 
 @pytest.mark.slow
-def test_the_draws_of_an_ensemble_are_part_of_its_graph(shared: Path, tmp_path: Path) -> None:
-    module = ResmaskingEnsemble({"resnet18": filled("resnet18", shared)}, draw_views(2, 1234)).eval()
+def test_the_draws_of_an_ensemble_are_part_of_its_graph(golden_filler: ModuleType, tmp_path: Path) -> None:
+    module = ResmaskingEnsemble({"resnet18": filled("resnet18", golden_filler)}, draw_views(2, 1234)).eval()
     check_export(module, tmp_path / "model.onnx")
     operators = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
     assert operators.count("GridSample") == 2

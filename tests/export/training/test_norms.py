@@ -8,7 +8,13 @@ from torch import nn
 
 from fer_edge.errors import UsageError
 from fer_edge.export.networks import build_network
-from fer_edge.export.training.norms import NormalisedConv, add_norms, fold_norms, match_norms
+from fer_edge.export.training.norms import (
+    NormalisedConv,
+    add_norms,
+    fold_norms,
+    match_norms,
+    reestimate_norms,
+)
 
 NETWORKS = {
     "conv-attention": ({"in_channels": 1, "c2_widths": (8, 16), "c3_widths": (16, 16, 16)}, (1, 48, 48), 3),
@@ -62,6 +68,22 @@ def test_matched_norms_keep_the_outputs_and_see_a_standardised_batch(name: str) 
             assert (variance > 0).any()
             torch.testing.assert_close(module.norm.weight, (variance + module.norm.eps).sqrt())
             assert not module.conv._forward_hooks
+
+
+def test_statistics_taken_again_are_the_means_over_the_batches() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3, momentum=0.2), nn.ReLU(), nn.Dropout(0.9))
+    batches = [torch.randn(5, 1, 4, 4) + shift for shift in (0, 1, 5)]
+    network(batches[0])
+    reestimate_norms(network, batches)
+    with torch.no_grad():
+        outputs = [network[0](batch) for batch in batches]
+    mean = torch.stack([o.mean((0, 2, 3)) for o in outputs]).mean(0)
+    variance = torch.stack([o.var((0, 2, 3)) for o in outputs]).mean(0)
+    torch.testing.assert_close(network[1].running_mean, mean)
+    torch.testing.assert_close(network[1].running_var, variance)
+    assert network[1].momentum == 0.2
+    assert not any(module.training for module in network.modules())
 
 
 def test_convolutions_without_bias_are_refused() -> None:
