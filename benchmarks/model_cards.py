@@ -103,6 +103,8 @@ def recipe_section(model: ShippedModel, provenance: Mapping[str, Any]) -> str:
     changes = ", ".join(f"{k} {v}" for k, v in recipe["augmentation"].items() if v)
     initial = provenance.get("initial")
     start = f"Started from the weights trained on {initial['data']}. " if initial else ""
+    precise = recipe.get("precise_norms")
+    norms = ", statistics of batch normalisation taken again on unchanged images" if precise else ""
     planned = sum(p["epochs"] for p in recipe["phases"])
     if provenance["epochs"] < planned:
         start += f"Stopped after {provenance['epochs']} of {planned} epochs. "
@@ -110,7 +112,8 @@ def recipe_section(model: ShippedModel, provenance: Mapping[str, Any]) -> str:
         f"Trained on {provenance['data']} by the recipe `{model.recipe}`; held out to watch the run: "
         f"{provenance['held_out']}. {start}"
         f"Network options: {options}. Batch {recipe['batch_size']}; {phases}. Augmentation: {changes}. "
-        f"Kept: {recipe['keep']} weights. On the held-out images: {percent(validation['validation_accuracy'])}. "
+        f"Kept: {recipe['keep']} weights{norms}. On the held-out images: {percent(validation['validation_accuracy'])}. "
+        f"Logits are divided by {validation['temperature']:.3f}, fitted on the same images. "
         "No epoch and no weights were chosen on `PublicTest`.\n"
     )
 

@@ -162,6 +162,16 @@ def test_a_phase_may_change_images_in_its_own_way(faces: Path, tmp_path: Path) -
     assert not identical(results[0], results[1])
 
 
+def test_precise_norms_change_statistics_alone(faces: Path, tmp_path: Path) -> None:
+    plain = dataclasses.replace(SMALL, phases=(Phase(epochs=1),), training_norms=False, precise_norms=False)
+    precise = dataclasses.replace(plain, precise_norms=True)
+    first, second = (tensors(run(r, faces, tmp_path / str(i))) for i, r in enumerate((plain, precise)))
+    changed = {
+        name.rpartition(".")[2] for name, value in first.items() if not torch.equal(value, second[name])
+    }
+    assert changed == {"running_mean", "running_var", "num_batches_tracked"}
+
+
 def test_trained_weights_go_on_where_they_stood(faces: Path, tmp_path: Path) -> None:
     """The first loss after the norms were folded and added again is that of the weights, not of fresh ones."""
     recipe = dataclasses.replace(
@@ -354,7 +364,7 @@ def test_phases_train_what_they_name_and_resume_between(faces: Path, tmp_path: P
         Phase(epochs=1, trained=("head",), optimizer="sgd", rate="constant", learning_rate=0.1),
         Phase(epochs=1, trained=("c1", "attention"), optimizer="adam", rate="constant", weight_decay=0.0),
     )
-    recipe = dataclasses.replace(SMALL, phases=phases, keep="last", training_norms=False)
+    recipe = dataclasses.replace(SMALL, phases=phases, keep="last", training_norms=False, precise_norms=False)
     whole = tensors(run(recipe, faces, tmp_path / "whole"))
     steps = 48 // recipe.batch_size
     half = tensors(run(recipe, faces, tmp_path / "half", max_steps=steps))
