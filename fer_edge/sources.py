@@ -69,7 +69,7 @@ class ImageSource:
     def __iter__(self) -> Iterator[Frame]:
         for index, path in enumerate(self.paths):
             image = read_image(path)
-            yield Frame(image, index, time.monotonic(), name=path.name)
+            yield Frame(image, self._index, time.monotonic(), name=path.name)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -126,12 +126,13 @@ class LiveSource:
         self._fresh = threading.Condition()
         self._slot: Frame | None = None
         self._dropped = 0
+        self._index = 0
         self._ended = False
+        self._closed = False
         self._thread = threading.Thread(target=self._grab, name="fer-edge-grabber", daemon=True)
         self._thread.start()
 
     def _grab(self) -> None:
-        index = 0
         while not self._ended:
             try:
                 ok, image = self._capture.read()
@@ -144,7 +145,7 @@ class LiveSource:
                     if self._slot is not None:
                         self._dropped += 1
                     self._slot = Frame(image, index, time.monotonic(), self._dropped, self._what)
-                    index += 1
+                    self._index += 1
                 self._fresh.notify()
 
     def __iter__(self) -> Iterator[Frame]:
@@ -157,7 +158,7 @@ class LiveSource:
                     )
                 frame, self._slot = self._slot, None
             if frame is None:
-                if timeout_s == _FIRST_FRAME_TIMEOUT_S:
+                if self._index == 0 and not self._closed:
                     raise SourceError(f"{self._what} gave no frame: check the connection")
                 return
             timeout_s = _STALL_TIMEOUT_S
@@ -165,7 +166,7 @@ class LiveSource:
 
     def close(self) -> None:
         """Stop the thread and release the device."""
-        self._ended = True
+        self._ended = self._closed = True
         self._thread.join(timeout=_STALL_TIMEOUT_S)
         if not self._thread.is_alive():
             self._capture.release()

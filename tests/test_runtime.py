@@ -49,7 +49,8 @@ def test_probabilities_are_those_of_the_parts(runtime: Runtime, astronaut: np.nd
     (face,) = runtime(astronaut).faces
     crop = crop_face(astronaut, face.box_xyxy, runtime.spec.crop)
     session = BACKENDS["onnxruntime"].open(runtime.bundle.path / "model.onnx", SessionOptions())
-    expected = softmax(session.run(prepare_batch([crop], runtime.spec))["logits"])[0]
+    logits = session.run(prepare_batch([crop], runtime.spec))["logits"]
+    expected = softmax(logits / runtime.bundle.manifest.temperature)[0]
     assert list(face.probabilities.values()) == pytest.approx(expected, abs=1e-5)
 
 

@@ -189,6 +189,7 @@ def test_closing_a_live_source_ends_it(tmp_path: Path) -> None:
     source.close()
     assert not source._thread.is_alive()
     assert len(list(source)) <= 1
+    assert list(source) == []
     source.close()
 
 

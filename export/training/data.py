@@ -242,6 +242,8 @@ class LandmarkCrops(Crops):
     """Face crops with 68 landmarks each; where the data has none, pseudo-labels of a free predictor."""
 
     def __init__(self, dataset: FaceDataset, split: Split, recipe: Recipe, options: DataOptions) -> None:
+        if any(c.moves or c.mixup_alpha for c in recipe.augmentations):
+            raise UsageError("landmarks do not follow moved or mixed pixels: use changes of light alone")
         super().__init__(dataset, split, recipe, options)
         points, source = dataset.landmarks, dataset.landmark_source
         if points is None:
@@ -257,8 +259,6 @@ class LandmarkCrops(Crops):
         self, indices: Tensor, generator: Generator, size: tuple[int, int], changes: AugmentationOptions
     ) -> Batch:
         """Return images in changed light, with their landmarks."""
-        if changes.moves or changes.mixup_alpha:
-            raise UsageError("landmarks do not follow moved or mixed pixels: use changes of light alone")
         batch = super().draw(indices, generator, size, changes)
         return dataclasses.replace(batch, landmarks=self._landmarks[indices])
 

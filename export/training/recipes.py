@@ -80,7 +80,8 @@ class Recipe:
     training_norms : bool
         See :mod:`fer_edge.export.training.norms`.
     precise_norms : bool
-        At the end, take the statistics of batch normalisation again on images as they are.
+        At the end, take the statistics of batch normalisation again on images as they are, unless ``keep``
+        is ``best``.
     side_schedule : tuple of (float, float)
         Share of the epochs from which → share of the input's sides: small images first are cheap steps.
     notes : str
@@ -115,6 +116,11 @@ class Recipe:
     def epochs(self) -> int:
         """Epochs of all phases."""
         return sum(phase.epochs for phase in self.phases)
+
+    @property
+    def augmentations(self) -> tuple[AugmentationOptions, ...]:
+        """Those that the phases use."""
+        return tuple(phase.augmentation or self.augmentation for phase in self.phases)
 
     def with_epochs(self, epochs: int) -> Recipe:
         """Return the recipe with ``epochs`` epochs in every phase."""
