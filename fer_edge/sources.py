@@ -69,7 +69,7 @@ class ImageSource:
     def __iter__(self) -> Iterator[Frame]:
         for index, path in enumerate(self.paths):
             image = read_image(path)
-            yield Frame(image, self._index, time.monotonic(), name=path.name)
+            yield Frame(image, index, time.monotonic(), name=path.name)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -144,7 +144,7 @@ class LiveSource:
                 else:
                     if self._slot is not None:
                         self._dropped += 1
-                    self._slot = Frame(image, index, time.monotonic(), self._dropped, self._what)
+                    self._slot = Frame(image, self._index, time.monotonic(), self._dropped, self._what)
                     self._index += 1
                 self._fresh.notify()
 
