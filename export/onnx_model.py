@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import itertools
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +37,10 @@ IR_VERSION = 9
 _LARGEST_FILE_BYTES = 2**31 - 1
 _GRAPH_BYTES = 16 << 20
 _CHECKED_FACES = 8
-#: Faces are generated anew this often where too many cannot be compared (see :func:`_comparable`).
-_ATTEMPTS = 4
+#: More faces are drawn this often where too many cannot be compared (see :func:`_comparable`).
+_ATTEMPTS = 8
+#: How many faces the check may look at: callers that draw from a data set need give no more.
+FACES_TO_CHECK = _CHECKED_FACES * _ATTEMPTS
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class ExportReport:
 
 
 def export_onnx(
-    trained: TrainedNetwork, path: Path, faces: Sequence[np.ndarray] | None = None
+    trained: TrainedNetwork, path: Path, faces: Iterable[np.ndarray] | None = None
 ) -> ExportReport:
     """Write ``trained`` as ONNX to ``path``.
 
@@ -104,8 +107,9 @@ def export_onnx(
         Network, weights and spec.
     path : Path
         Where the file goes; it appears only if the check passes.
-    faces : sequence of np.ndarray, optional
-        Face crops for the check, uint8 BGR or gray. Generated ones are used if there are none.
+    faces : iterable of np.ndarray, optional
+        Face crops for the check, uint8 BGR or gray, of which the first 8 are taken, and more where those cannot
+        be compared. Generated ones are used if there are none.
 
     Raises
     ------
@@ -155,18 +159,22 @@ def _check_size(module: nn.Module) -> None:
 
 
 def _faces_to_compare(
-    module: nn.Module, spec: ModelSpec, faces: Sequence[np.ndarray] | None
+    module: nn.Module, spec: ModelSpec, faces: Iterable[np.ndarray] | None
 ) -> tuple[np.ndarray, int]:
     """Return the batch to compare on, and how many faces were left out of it."""
+    generated = (face for attempt in range(_ATTEMPTS) for face in generate_faces(_CHECKED_FACES, seed=attempt))
+    crops = iter(generated if faces is None else faces)
     kept: list[np.ndarray] = []
     seen = 0
-    for attempt in range(_ATTEMPTS if faces is None else 1):
-        crops = list(generate_faces(_CHECKED_FACES, seed=attempt) if faces is None else faces)
-        batch = prepare_batch(crops, spec)
+    while 2 * len(kept) < _CHECKED_FACES and seen < FACES_TO_CHECK:
+        drawn = list(itertools.islice(crops, _CHECKED_FACES))
+        if not drawn:
+            break
+        batch = prepare_batch(drawn, spec)
         kept += list(batch[_comparable(module, batch)])
         seen += len(batch)
-        if 2 * len(kept) >= _CHECKED_FACES:
-            break
+    if not seen:
+        raise ExportError("there are no faces to check the export on: give other faces, or none")
     if not kept:
         raise ExportError(
             f"all {seen} faces lie where the network jumps, so that rounding decides its outputs: check on other faces"

@@ -189,7 +189,7 @@ def _fp32_model(options: BuildOptions, work: Path, on_progress: Progress) -> Man
     if importlib.util.find_spec("torch") is None:
         raise UsageError("exporting weights needs PyTorch: run pip install 'fer-edge[export]'")
     from fer_edge.export.checkpoints import AuthorInputs, load_any, random_network
-    from fer_edge.export.onnx_model import export_onnx
+    from fer_edge.export.onnx_model import FACES_TO_CHECK, export_onnx
 
     on_progress("exporting", 0, 1)
     origin: dict[str, str] = {}
@@ -206,8 +206,8 @@ def _fp32_model(options: BuildOptions, work: Path, on_progress: Progress) -> Man
         trained = with_attention(trained)
     faces = None
     if options.calibration_data is not None:
-        faces = load_dataset(options.calibration_data, options.calibration_split).sample(8)
-    report = export_onnx(trained, work / FP32_MODEL, None if faces is None else list(faces))
+        faces = load_dataset(options.calibration_data, options.calibration_split).sample(FACES_TO_CHECK)
+    report = export_onnx(trained, work / FP32_MODEL, faces)
     on_progress("exporting", 1, 1)
     return Manifest(
         spec=trained.spec,
@@ -278,7 +278,7 @@ def _compare(
 def _fp32_temperature(
     options: BuildOptions, spec: ModelSpec, backend: Backend, work: Path, on_progress: Progress
 ) -> Temperature | None:
-    from fer_edge.calibration.report import known_targets
+    from fer_edge.evaluation import known_targets
     from fer_edge.temperature import measure_temperature
 
     faces = _comparison_faces(options)

@@ -62,7 +62,7 @@ def execute(args: argparse.Namespace) -> int:
     if importlib.util.find_spec("torch") is None:
         raise UsageError("exporting weights needs PyTorch: run pip install 'fer-edge[export]'")
     from fer_edge.export.checkpoints import AuthorInputs, load_any, random_network
-    from fer_edge.export.onnx_model import export_onnx
+    from fer_edge.export.onnx_model import FACES_TO_CHECK, export_onnx
 
     inputs = AuthorInputs(args.canonical_shape, args.image_statistics)
     if args.weights == "random":
@@ -77,7 +77,7 @@ def execute(args: argparse.Namespace) -> int:
         from fer_edge.export.explanation.attention import with_attention
 
         trained = with_attention(trained)
-    faces = list(load_dataset(args.check_data).sample(16)) if args.check_data else None
+    faces = load_dataset(args.check_data).sample(FACES_TO_CHECK) if args.check_data else None
     report = export_onnx(trained, args.output, faces)
     recognised = {
         "layout": trained.provenance.get("layout", "none"),
