@@ -162,7 +162,9 @@ def _faces_to_compare(
     module: nn.Module, spec: ModelSpec, faces: Iterable[np.ndarray] | None
 ) -> tuple[np.ndarray, int]:
     """Return the batch to compare on, and how many faces were left out of it."""
-    generated = (face for attempt in range(_ATTEMPTS) for face in generate_faces(_CHECKED_FACES, seed=attempt))
+    generated = (
+        face for attempt in range(_ATTEMPTS) for face in generate_faces(_CHECKED_FACES, seed=attempt)
+    )
     crops = iter(generated if faces is None else faces)
     kept: list[np.ndarray] = []
     seen = 0
