@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from fer_edge.backends import Backend, Session, SessionOptions
+from fer_edge.calibration.fidelity import measure_fidelity
+from fer_edge.calibration.paired import PairedComparison, compare_paired
+from fer_edge.calibration.peak_memory import peak_memory_bytes
 from fer_edge.datasets import FaceDataset
-from fer_edge.errors import CalibrationError
-from fer_edge.evaluation import session_logits
-from fer_edge.labels import index_map
+from fer_edge.evaluation import known_targets, session_logits
 from fer_edge.metrics import Metrics, compute_metrics, softmax
 from fer_edge.spec import ModelSpec
 from fer_edge.statistics import LatencySummary, summarise
@@ -29,21 +30,43 @@ _LEAST_RUNS, _LATENCY_BUDGET_S = 5, 3.0
 class Comparison:
     """How INT8 differs from FP32 on one backend.
 
-    ``agreement`` is the share of faces with the same class, ``logit_cosine`` the mean cosine of the
-    centred logits. Metrics, of uncorrected confidences, and the temperature that corrects those of INT8 are
-    ``None`` where the faces have no labels.
+    Attributes
+    ----------
+    backend : str
+        Where both were run.
+    faces : int
+        How many faces, with and without a label.
+    agreement, logit_cosine, snr_db
+        As in :class:`fer_edge.calibration.fidelity.Fidelity`.
+    fp32_bytes, int8_bytes : int
+        Size of the ONNX files.
+    fp32_peak_bytes, int8_peak_bytes : int or None
+        Memory, as :func:`fer_edge.calibration.peak_memory.peak_memory_bytes` measures it.
+    fp32_latency, int8_latency : LatencySummary
+        Of one face, taken in turn.
+    fp32_metrics, int8_metrics : Metrics or None
+        Of uncorrected confidences, on the faces with a label that the network knows; ``None`` without any.
+    paired : PairedComparison or None
+        What changes on those faces, overall and by class, and how certain that is.
+    fp32_temperature, temperature : Temperature or None
+        What corrects the confidences of FP32 and of INT8; ``None`` for too few labelled faces.
     """
 
     backend: str
     faces: int
     agreement: float
     logit_cosine: float
+    snr_db: float | None
     fp32_bytes: int
     int8_bytes: int
+    fp32_peak_bytes: int | None
+    int8_peak_bytes: int | None
     fp32_latency: LatencySummary
     int8_latency: LatencySummary
     fp32_metrics: Metrics | None
     int8_metrics: Metrics | None
+    paired: PairedComparison | None
+    fp32_temperature: Temperature | None
     temperature: Temperature | None
 
     @property
@@ -65,42 +88,48 @@ def compare(
     options: SessionOptions | None = None,
     on_faces: Callable[[int], None] = lambda faces: None,
 ) -> Comparison:
-    """Run both models over ``faces`` and time them in turn, batch 1.
+    """Run both models over ``faces``, time them in turn, batch 1, and measure the memory of each.
 
     Raises
     ------
     CalibrationError
-        If INT8 gives values that are not finite.
+        If there are no faces, or a model gives values that are not finite.
     """
     settings = options or SessionOptions()
     sessions = [backend.open(path, settings) for path in (fp32, int8)]
     logits = [session_logits(session, faces, spec, on_faces=on_faces) for session in sessions]
-    if not np.isfinite(logits[1]).all():
-        raise CalibrationError(f"INT8 logits are not finite on {backend.name}: calibrate with other faces")
+    fidelity = measure_fidelity(*logits)
     latencies = _alternate(sessions, np.zeros((1, *spec.input_shape), np.float32))
     for session in sessions:
         session.close()
     targets = known_targets(faces, spec)
     known = targets >= 0
     metrics: list[Metrics | None] = [None, None]
-    temperature = None
+    temperatures: list[Temperature | None] = [None, None]
+    paired = None
     if known.any():
-        metrics = [compute_metrics(softmax(v[known]), targets[known], spec.class_names) for v in logits]
-        temperature = measure_temperature(logits[1][known], targets[known])
-    centred = [values - values.mean(axis=1, keepdims=True) for values in logits]
-    norms = np.linalg.norm(centred[0], axis=1) * np.linalg.norm(centred[1], axis=1)
+        labelled, targets = [values[known] for values in logits], targets[known]
+        metrics = [compute_metrics(softmax(values), targets, spec.class_names) for values in labelled]
+        temperatures = [measure_temperature(values, targets) for values in labelled]
+        fp32_predicted, int8_predicted = (values.argmax(axis=1) for values in labelled)
+        paired = compare_paired(fp32_predicted, int8_predicted, targets, spec.class_names)
     return Comparison(
         backend=backend.name,
         faces=len(faces),
-        agreement=float((logits[0].argmax(1) == logits[1].argmax(1)).mean()),
-        logit_cosine=float(((centred[0] * centred[1]).sum(axis=1) / np.maximum(norms, 1e-12)).mean()),
+        agreement=fidelity.agreement,
+        logit_cosine=fidelity.logit_cosine,
+        snr_db=fidelity.snr_db,
         fp32_bytes=fp32.stat().st_size,
         int8_bytes=int8.stat().st_size,
+        fp32_peak_bytes=peak_memory_bytes(fp32, backend, spec, settings),
+        int8_peak_bytes=peak_memory_bytes(int8, backend, spec, settings),
         fp32_latency=latencies[0],
         int8_latency=latencies[1],
         fp32_metrics=metrics[0],
         int8_metrics=metrics[1],
-        temperature=temperature,
+        paired=paired,
+        fp32_temperature=temperatures[0],
+        temperature=temperatures[1],
     )
 
 
@@ -119,10 +148,3 @@ def _alternate(sessions: list[Session], batch: np.ndarray) -> list[LatencySummar
             session.run(batch)
             times.append((time.perf_counter() - started) * 1e3)
     return [summarise(times) for times in taken]
-
-
-def known_targets(faces: FaceDataset, spec: ModelSpec) -> np.ndarray:
-    """Return ``[N]`` class indices of ``spec``; -1 where a face has no label, or one that the network lacks."""
-    if faces.labels is None:
-        return np.full(len(faces), -1)
-    return index_map(faces.class_names, spec.class_names)[faces.targets]

@@ -66,6 +66,44 @@ def session_logits(
     return np.concatenate(parts) if parts else np.zeros((0, len(spec.class_names)), np.float32)
 
 
+def known_targets(faces: FaceDataset, spec: ModelSpec) -> np.ndarray:
+    """Return ``[N]`` class indices of ``spec``; -1 where a face has no label, or one that the network lacks."""
+    if faces.labels is None:
+        return np.full(len(faces), -1)
+    return index_map(faces.class_names, spec.class_names)[faces.targets]
+
+
+def labelled_logits(
+    session: Session,
+    faces: FaceDataset,
+    spec: ModelSpec,
+    flip: bool = False,
+    detector: Detector | None = None,
+    on_faces: Callable[[int], None] = lambda faces: None,
+    temperature: float = 1.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Run the faces whose label the network knows; return ``[N, K]`` logits and their ``[N]`` true classes.
+
+    Where the images are photographs, ``detector`` finds the largest face of each; those without are left out.
+    The rest is as in :func:`session_logits`.
+
+    Raises
+    ------
+    DataError
+        If there are photographs and no detector.
+    """
+    targets = known_targets(faces, spec)
+    faces, targets = faces.subset(np.flatnonzero(targets >= 0)), targets[targets >= 0]
+    crops: FaceDataset | list[np.ndarray] = faces
+    if not faces.are_crops:
+        if detector is None:
+            raise DataError(f"{faces.name} holds photographs, not face crops: give a detector")
+        found = [_largest_face(image, detector, spec) for image in faces]
+        targets = targets[[crop is not None for crop in found]]
+        crops = [crop for crop in found if crop is not None]
+    return session_logits(session, crops, spec, flip, on_faces, temperature), targets
+
+
 def evaluate(
     bundle: Bundle,
     backend: Backend,
@@ -92,25 +130,25 @@ def evaluate(
         If there are no labels, or no image can be used.
     """
     spec = bundle.spec
-    targets = index_map(faces.class_names, spec.class_names)[faces.targets]
-    usable = np.flatnonzero(targets >= 0)
-    left_out = len(faces) - len(usable)
-    faces, targets = faces.subset(usable), targets[usable]
-    crops: FaceDataset | list[np.ndarray] = faces
-    no_face = 0
-    if not faces.are_crops:
-        if detector is None:
-            raise DataError(f"{faces.name} holds photographs, not face crops: give a detector")
-        found = [_largest_face(image, detector, spec) for image in faces]
-        targets = targets[[crop is not None for crop in found]]
-        crops = [crop for crop in found if crop is not None]
-        no_face = len(found) - len(crops)
+    usable = int((known_targets(faces, spec) >= 0).sum())
+    if usable == 0:
+        raise DataError(f"no face of {faces.name} has a label that the network knows: give other data")
     chosen = precision or bundle.manifest.precision
     session = load_session(bundle, backend, chosen, options)
-    logits = session_logits(session, crops, spec, flip, on_faces, bundle.manifest.temperature)
+    logits, targets = labelled_logits(
+        session, faces, spec, flip, detector, on_faces, bundle.manifest.temperature
+    )
     session.close()
     metrics = compute_metrics(softmax(logits), targets, spec.class_names)
-    return Evaluation(faces.name, backend.name, chosen, flip, metrics, left_out, no_face)
+    return Evaluation(
+        data=faces.name,
+        backend=backend.name,
+        precision=chosen,
+        flip=flip,
+        metrics=metrics,
+        left_out=len(faces) - usable,
+        no_face=usable - len(targets),
+    )
 
 
 def _largest_face(image: np.ndarray, detector: Detector, spec: ModelSpec) -> np.ndarray | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,18 +18,47 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
 
 
-def expected_calibration_error(probabilities: np.ndarray, targets: np.ndarray, bins: int = 15) -> float:
-    """Return Σ_b |accuracy_b − confidence_b| · n_b / n over equal-width bins (Guo et al., 2017)."""
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Faces of similar confidence: how many, their mean confidence, and the share that is right."""
+
+    count: int
+    confidence: float
+    accuracy: float
+
+
+def reliability_bins(
+    probabilities: np.ndarray, targets: np.ndarray, bins: int = 15
+) -> tuple[ReliabilityBin, ...]:
+    """Return those of ``bins`` equal-width bins of confidence that hold a face, least confident first."""
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == targets
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gap = np.bincount(index, weights=correct - confidence, minlength=bins)
-    return float(np.abs(gap).sum() / len(targets))
+    counts = np.bincount(index, minlength=bins)
+    sums = (np.bincount(index, weights=values, minlength=bins) for values in (confidence, correct))
+    return tuple(
+        ReliabilityBin(int(count), float(confident / count), float(right / count))
+        for count, confident, right in zip(counts, *sums, strict=True)
+        if count
+    )
+
+
+def expected_calibration_error(probabilities: np.ndarray, targets: np.ndarray, bins: int = 15) -> float:
+    """Return Σ_b |accuracy_b − confidence_b| · n_b / n over equal-width bins (Guo et al., 2017)."""
+    return _calibration_error(reliability_bins(probabilities, targets, bins))
+
+
+def _calibration_error(bins: Sequence[ReliabilityBin]) -> float:
+    return sum(abs(b.accuracy - b.confidence) * b.count for b in bins) / sum(b.count for b in bins)
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Figures of one evaluation; rows of ``confusion`` are true classes, columns predictions."""
+    """Figures of one evaluation.
+
+    Rows of ``confusion`` are true classes, columns predictions. ``reliability`` are the bins from which ``ece``
+    is computed.
+    """
 
     class_names: tuple[str, ...]
     count: int
@@ -40,6 +69,7 @@ class Metrics:
     f1: tuple[float, ...]
     recall: tuple[float, ...]
     confusion: tuple[tuple[int, ...], ...]
+    reliability: tuple[ReliabilityBin, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types, per-class figures keyed by class name."""
@@ -53,6 +83,7 @@ class Metrics:
             "recall": dict(zip(self.class_names, self.recall, strict=True)),
             "class_names": list(self.class_names),
             "confusion": [list(row) for row in self.confusion],
+            "reliability": [asdict(b) for b in self.reliability],
         }
 
 
@@ -83,14 +114,16 @@ def compute_metrics(probabilities: np.ndarray, targets: np.ndarray, class_names:
     recall = hits / np.maximum(true, 1)
     f1 = 2 * hits / np.maximum(true + guessed, 1)
     present = true > 0
+    reliability = reliability_bins(probabilities, targets)
     return Metrics(
         class_names=tuple(class_names),
         count=count,
         accuracy=float(hits.sum() / count),
         balanced_accuracy=float(recall[present].mean()),
         macro_f1=float(f1[present].mean()),
-        ece=expected_calibration_error(probabilities, targets),
+        ece=_calibration_error(reliability),
         f1=tuple(map(float, f1)),
         recall=tuple(map(float, recall)),
         confusion=tuple(tuple(map(int, row)) for row in confusion),
+        reliability=reliability,
     )

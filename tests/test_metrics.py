@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fer_edge.errors import DataError
-from fer_edge.metrics import compute_metrics, expected_calibration_error, softmax
+from fer_edge.metrics import compute_metrics, expected_calibration_error, reliability_bins, softmax
 
 
 def loop_ece(probabilities: np.ndarray, targets: np.ndarray, bins: int) -> float:
@@ -75,6 +75,23 @@ def test_ece_of_full_confidence(target: int, expected: float) -> None:
     assert expected_calibration_error(np.array([[1.0, 0.0]]), np.array([target])) == expected
 
 
+@pytest.mark.parametrize("bins", [1, 15])
+def test_reliability_bins_are_those_of_a_loop(bins: int) -> None:
+    probabilities, targets = random_case(4)
+    found = iter(reliability_bins(probabilities, targets, bins))
+    for b in range(bins):
+        inside = [
+            (p.max(), float(p.argmax() == t))
+            for p, t in zip(probabilities, targets, strict=True)
+            if b / bins < p.max() <= (b + 1) / bins
+        ]
+        if inside:
+            expected = next(found)
+            assert expected.count == len(inside)
+            assert (expected.confidence, expected.accuracy) == pytest.approx(np.mean(inside, axis=0))
+    assert next(found, None) is None
+
+
 def test_classes_that_do_not_occur_are_not_averaged() -> None:
     probabilities = np.eye(3)[[0, 0, 2]]
     metrics = compute_metrics(probabilities, np.array([0, 0, 0]), ("a", "b", "c"))
@@ -88,6 +105,7 @@ def test_to_dict_is_json() -> None:
     value = json.loads(json.dumps(compute_metrics(probabilities, targets, tuple("abcde")).to_dict()))
     assert sum(map(sum, value["confusion"])) == value["count"] == 300
     assert list(value["f1"]) == list("abcde")
+    assert sum(b["count"] for b in value["reliability"]) == 300
 
 
 @pytest.mark.parametrize(
