@@ -1,0 +1,54 @@
+"""Kernels compiled for the CPU, once per session."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Werror", "-Wno-unknown-pragmas"]
+SANITIZERS = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+
+Build = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def build_driver(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Return ``build(name, *defines, sanitize=False)``, which compiles ``NAME.cpp`` of this folder for the CPU."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("needs g++ to run kernels on the CPU")
+    if platform.machine() not in ("x86_64", "aarch64"):
+        pytest.skip(f"the emulation knows x86-64 and aarch64, not {platform.machine()}")
+    version = subprocess.run([compiler, "-dumpversion"], capture_output=True, text=True, check=True).stdout
+    if int(version.split(".")[0]) < 12:
+        pytest.skip(f"needs g++ 12 or newer (half precision in C++), found {version.strip()}")
+    folder = tmp_path_factory.mktemp("drivers")
+    built: dict[tuple, Path] = {}
+
+    def build(name: str, *defines: str, sanitize: bool = False) -> Path:
+        key = (name, defines, sanitize)
+        if key not in built:
+            output = folder / f"{name}-{len(built)}"
+            source = Path(__file__).with_name(f"{name}.cpp")
+            command = [compiler, "-std=c++20", "-O2", "-march=native", "-pthread", *WARNINGS]
+            command += ["-DFER_EDGE_EMULATION", *(f"-D{define}" for define in defines)]
+            command += [*(SANITIZERS if sanitize else []), "-I", str(ROOT / "kernels"), "-o", str(output)]
+            result = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
+            assert result.returncode == 0, result.stderr
+            built[key] = output
+        return built[key]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def processors() -> int:
+    """How many OS threads a driver may use."""
+    return len(os.sched_getaffinity(0))
