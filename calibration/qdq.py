@@ -21,20 +21,19 @@ import onnx
 from onnx import helper, numpy_helper
 
 from fer_edge._onnx import remove_unused_initializers
+from fer_edge.calibration.checks import check_qdq
+from fer_edge.calibration.graph import WEIGHTED, Graph
 from fer_edge.calibration.observers import TensorRange
 from fer_edge.calibration.placement import (
-    WEIGHTED,
-    Graph,
+    Placement,
     passes_integers,
     quantised_nodes,
     quantised_tensors,
 )
 from fer_edge.calibration.ranges import Ranges
 from fer_edge.calibration.transposed import expand_transposed
+from fer_edge.calibration.weights import SMALLEST_SCALE, output_axis, round_weight, shift_biases
 from fer_edge.errors import CalibrationError, lookup
-
-_INT32_BOUND = 2.0**30
-_SMALLEST_SCALE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,9 @@ class Dialect:
         """Return the scale and zero point of a range; zero is always represented exactly."""
         if self.signed:
             scale = max(abs(low), abs(high)) / 127
-            return np.float32(max(scale, _SMALLEST_SCALE)), np.array(0, np.int8)
+            return np.float32(max(scale, SMALLEST_SCALE)), np.array(0, np.int8)
         low, high = min(low, 0.0), max(high, 0.0)
-        scale = max((high - low) / 255, _SMALLEST_SCALE)
+        scale = max((high - low) / 255, SMALLEST_SCALE)
         return np.float32(scale), np.array(round(-low / scale), np.uint8)
 
 
@@ -75,20 +74,23 @@ def quantise(model: onnx.ModelProto, ranges: Ranges, dialect_name: str) -> onnx.
         If a tensor has no range, or the model has nothing that could run in integers.
     """
     dialect = lookup(DIALECTS, dialect_name, "dialect")
-    if dialect.expand_transposed:
-        model, ranges = expand_transposed(model, ranges)
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    writer = _Writer(result, dialect, _group_ranges(model, ranges))
+    kept = ranges.placement.float_layers
+    shift_biases(result, {layer: shift for layer, shift in ranges.bias_shifts.items() if layer not in kept})
+    if dialect.expand_transposed:
+        ranges = expand_transposed(result, ranges)
+    writer = _Writer(result, dialect, _group_ranges(result, ranges), ranges.placement)
     if writer.integer_nodes == 0:
         raise CalibrationError("the model has no convolution or hidden dense layer that could run in INT8")
     writer.write()
+    check_qdq(result, dialect.signed)
     return result
 
 
 def _group_ranges(model: onnx.ModelProto, ranges: Ranges) -> dict[str, TensorRange]:
     """Give every member of a group the union of the group's ranges."""
-    groups = quantised_tensors(model)
+    groups = quantised_tensors(model, ranges.placement)
     missing = [name for name in groups if name not in ranges.tensors]
     if missing:
         raise CalibrationError(
@@ -109,12 +111,18 @@ def _group_ranges(model: onnx.ModelProto, ranges: Ranges) -> dict[str, TensorRan
 class _Writer:
     """Rewrites one model in place."""
 
-    def __init__(self, model: onnx.ModelProto, dialect: Dialect, ranges: Mapping[str, TensorRange]) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        dialect: Dialect,
+        ranges: Mapping[str, TensorRange],
+        placement: Placement,
+    ) -> None:
         self.model = model
         self.dialect = dialect
         self.ranges = ranges
         self.graph = Graph(model)
-        self.nodes = [n for n in quantised_nodes(self.graph) if n.op_type in dialect.integer_ops]
+        self.nodes = [n for n in quantised_nodes(self.graph, placement) if n.op_type in dialect.integer_ops]
         self.integer_nodes = len(self.nodes)
         self.readers = {id(n) for n in self.nodes} | {id(n) for n in self.graph.nodes if passes_integers(n)}
         self.inserted: dict[str, list[onnx.NodeProto]] = {}  # tensor → nodes behind its producer
@@ -168,23 +176,16 @@ class _Writer:
                         node.input[i] = f"{name}.dq"
 
     def _quantise_weight(self, node: onnx.NodeProto) -> None:
-        source = node.input[0].removesuffix(".dq")
-        name = node.input[1]
-        weight = numpy_helper.to_array(self.graph.constants[name]).astype(np.float64)
+        source_scale = float(self.scales[node.input[0].removesuffix(".dq")])
+        weight = numpy_helper.to_array(self.graph.constants[node.input[1]])
         axis = output_axis(node)
-        others = tuple(i for i in range(weight.ndim) if i != axis)
-        scale = np.abs(weight).max(axis=others) / 127
         bias = None
         if len(node.input) > 2 and node.input[2]:
             bias = numpy_helper.to_array(self.graph.constants[node.input[2]]).astype(np.float64)
-            # A channel of tiny weights must not push its bias out of int32.
-            scale = np.maximum(scale, np.abs(bias) / (_INT32_BOUND * float(self.scales[source])))
-        scale = np.maximum(scale, _SMALLEST_SCALE).astype(np.float32)
-        shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-        integers = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
+        integers, scale = round_weight(weight, axis, bias, source_scale)
         node.input[1] = self._dequantised(f"{node.name}.weight", integers, scale, axis)
         if bias is not None and self.dialect.integer_bias:
-            bias_scale = scale * self.scales[source]
+            bias_scale = scale * np.float32(source_scale)
             node.input[2] = self._dequantised(
                 f"{node.name}.bias", np.rint(bias / bias_scale).astype(np.int32), bias_scale, 0
             )
@@ -201,11 +202,3 @@ class _Writer:
 
     def _constant(self, name: str, value: np.ndarray | np.float32) -> None:
         self.model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
-
-
-def output_axis(node: onnx.NodeProto) -> int:
-    """Return the axis of the output channels in the weight of a Conv, ConvTranspose or Gemm."""
-    if node.op_type == "Gemm":
-        transposed = any(a.name == "transB" and a.i for a in node.attribute)
-        return 0 if transposed else 1
-    return 1 if node.op_type == "ConvTranspose" else 0

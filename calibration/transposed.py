@@ -15,16 +15,18 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from fer_edge.calibration.graph import Graph
 from fer_edge.calibration.observers import TensorRange
-from fer_edge.calibration.placement import Graph, stored_output
+from fer_edge.calibration.placement import stored_output
 from fer_edge.calibration.ranges import Ranges
 
 
-def expand_transposed(model: onnx.ModelProto, ranges: Ranges) -> tuple[onnx.ModelProto, Ranges]:
-    """Return copies in which every 2×2, stride-2 ConvTranspose is a Conv, its ReLU, and DepthToSpace."""
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph = Graph(result)
+def expand_transposed(model: onnx.ModelProto, ranges: Ranges) -> Ranges:
+    """Make every 2×2, stride-2 ConvTranspose of ``model`` a Conv, its ReLU, and DepthToSpace, in place.
+
+    Returns the ranges with those of the new tensors.
+    """
+    graph = Graph(model)
     tensors: dict[str, TensorRange] = dict(ranges.tensors)
     replacements: dict[int, list[onnx.NodeProto]] = {}
     for node in graph.nodes:
@@ -34,11 +36,11 @@ def expand_transposed(model: onnx.ModelProto, ranges: Ranges) -> tuple[onnx.Mode
         weight = numpy_helper.to_array(graph.constants[node.input[1]])
         names = [f"{node.name}.blocks.weight"]
         blocks = weight.transpose(1, 2, 3, 0).reshape(-1, weight.shape[0], 1, 1)
-        result.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(blocks), names[0]))
+        model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(blocks), names[0]))
         if len(node.input) > 2:
             names.append(f"{node.name}.blocks.bias")
             bias = np.repeat(numpy_helper.to_array(graph.constants[node.input[2]]), 4)
-            result.graph.initializer.append(numpy_helper.from_array(bias, names[1]))
+            model.graph.initializer.append(numpy_helper.from_array(bias, names[1]))
         moved = f"{final}.blocks"
         chain = [helper.make_node("Conv", [node.input[0], *names], [moved], node.name, kernel_shape=[1, 1])]
         if final != node.output[0]:
@@ -53,9 +55,9 @@ def expand_transposed(model: onnx.ModelProto, ranges: Ranges) -> tuple[onnx.Mode
         if final in tensors:
             tensors[moved] = tensors[final]
     ordered = [item for node in graph.nodes for item in replacements.get(id(node), [node])]
-    del result.graph.node[:]
-    result.graph.node.extend(ordered)
-    return result, dataclasses.replace(ranges, tensors=tensors)
+    del model.graph.node[:]
+    model.graph.node.extend(ordered)
+    return dataclasses.replace(ranges, tensors=tensors)
 
 
 def _is_block_write(graph: Graph, node: onnx.NodeProto) -> bool:

@@ -11,7 +11,8 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from fer_edge.calibration.placement import Graph, quantised_nodes, quantised_tensors
+from fer_edge.calibration.graph import Graph
+from fer_edge.calibration.placement import quantised_nodes, quantised_tensors
 from fer_edge.calibration.qdq import DIALECTS, quantise
 from fer_edge.calibration.ranges import collect_ranges
 

@@ -154,7 +154,9 @@ def test_tensorrt_dialect_is_signed_symmetric_with_float_biases(
 def test_transposed_convolutions_become_convolutions_with_the_same_numbers(
     model: onnx.ModelProto, ranges: Ranges
 ) -> None:
-    expanded, more = expand_transposed(model, ranges)
+    expanded = onnx.ModelProto()
+    expanded.CopyFrom(model)
+    more = expand_transposed(expanded, ranges)
     onnx.checker.check_model(expanded, full_check=True)
     assert [n.op_type for n in expanded.graph.node].count("DepthToSpace") == 1
     assert np.abs(run(expanded) - run(model)).max() < 1e-5
