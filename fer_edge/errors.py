@@ -52,6 +52,10 @@ class CalibrationError(FerEdgeError):
     """Activation ranges are missing, not finite, or do not fit the network."""
 
 
+class EngineError(FerEdgeError):
+    """An engine cannot be built: the model, the target device, or the memory does not allow it."""
+
+
 class GateError(FerEdgeError):
     """A measured result missed the bound that the user asked for."""
 
