@@ -1,0 +1,50 @@
+"""What a camera does to a scene: exposure, contrast, sharpening, grain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+
+SIDE = 96
+#: Share of crops that are almost black or almost white: a lamp behind the head, a flash too near.
+_EXTREMES = 0.06
+
+
+def images_of(
+    painters: Sequence[Callable[[np.random.Generator], np.ndarray]], count: int, seed: int, side: int
+) -> np.ndarray:
+    """Return ``[count, side, side, 3]`` BGR uint8 from painters that take turns.
+
+    A painter returns ``[SIDE, SIDE, 3]`` in any unit; :func:`expose` makes pixels of it.
+    """
+    rng = np.random.default_rng(seed)
+    images = np.zeros((count, side, side, 3), np.uint8)
+    for i, image in enumerate(images):
+        painted = expose(painters[i % len(painters)](rng), rng)
+        interpolation = cv2.INTER_AREA if side < SIDE else cv2.INTER_LINEAR
+        image[:] = cv2.resize(painted, (side, side), interpolation=interpolation)
+    return images
+
+
+def expose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return ``[H, W, 3]`` uint8 with a drawn mean and contrast, grain, and clipped lights and shadows.
+
+    Automatic exposure puts the mean near the middle gray; face crops fill the range from black to white, so
+    their deviation is about a quarter of it.
+    """
+    if rng.random() < _EXTREMES:
+        mean, deviation = rng.choice([rng.uniform(10, 45), rng.uniform(205, 240)]), rng.uniform(8, 30)
+    else:
+        mean, deviation = np.clip(rng.normal(128, 35), 30, 225), np.clip(rng.normal(60, 15), 20, 110)
+    grain = rng.normal(0, rng.uniform(0, 6), image.shape)
+    light = image.mean(axis=2)
+    pixels = (image - light.mean()) * (deviation / max(float(light.std()), 1e-6)) + mean + grain
+    return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
+def sharpen(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Add up to three times what a blur takes away, as cameras and the scaling of pictures do."""
+    blurred = cv2.GaussianBlur(image, (0, 0), rng.uniform(1, 3))
+    return image + rng.uniform(0, 3) * (image - blurred)
