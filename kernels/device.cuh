@@ -1,7 +1,8 @@
 // What a kernel may use beyond plain CUDA C++, once for nvcc and once for the CPU (emulation/).
 //
 // Every access to global memory goes through load_global, store_global or copy_async_16, so that the
-// emulation counts the bytes; every multiply-add of an inner loop through multiply_add or mma_m16n8k16.
+// emulation counts the bytes; every multiplication of an inner loop through multiply, multiply_add or
+// mma_m16n8k16.
 #pragma once
 
 #ifdef FER_EDGE_EMULATION
@@ -26,6 +27,8 @@ __device__ __forceinline__ void store_global(T* address, T value) {
 }
 
 __device__ __forceinline__ float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
+
+__device__ __forceinline__ float multiply(float a, float b) { return __fmul_rn(a, b); }
 
 // 2^x to 2 ulp; results below the normal range are zero.
 __device__ __forceinline__ float exp2_approximate(float x) {

@@ -41,22 +41,42 @@ enum class Order { kForward, kReverse, kRandom };
 struct Options {
   Order order = Order::kForward;
   std::uint64_t seed = 0;
-  unsigned os_threads = 1;  // how many blocks run at once
+  unsigned os_threads = 1;       // how many blocks run at once
+  int skipped_barrier_line = 0;  // a __syncthreads() in this line does nothing: would the tests notice?
 };
 
 struct Counters {
-  std::uint64_t loaded_bytes = 0, stored_bytes = 0;                     // global memory
-  std::uint64_t wide_loads = 0, narrow_loads = 0;                       // 16 bytes at once, and fewer
-  std::uint64_t wide_stores = 0, narrow_stores = 0;                     //
-  std::uint64_t tensor_multiply_adds = 0, scalar_multiply_adds = 0;     //
-  std::uint64_t block_barriers = 0, warp_operations = 0;                //
-  std::uint64_t bank_conflicts = 0;                                     // extra cycles of ldmatrix
+  std::uint64_t loaded_bytes = 0, stored_bytes = 0;    // global memory
+  std::uint64_t wide_loads = 0, narrow_loads = 0;      // accesses of 16 bytes, and of fewer
+  std::uint64_t wide_stores = 0, narrow_stores = 0;    //
+  std::uint64_t tensor_multiply_adds = 0;              // padding included
+  std::uint64_t scalar_multiply_adds = 0;              // plain multiplications included
+  std::uint64_t block_barriers = 0, warp_operations = 0;
+  std::uint64_t bank_conflicts = 0;                    // extra cycles of ldmatrix
 
-  void operator+=(const Counters& other) {
-    static_assert(sizeof(Counters) % sizeof(std::uint64_t) == 0);
-    auto* mine = reinterpret_cast<std::uint64_t*>(this);
-    const auto* theirs = reinterpret_cast<const std::uint64_t*>(&other);
-    for (std::size_t i = 0; i < sizeof(Counters) / sizeof(std::uint64_t); ++i) mine[i] += theirs[i];
+  template <typename Visit>
+  void each(Visit visit) {
+    visit("loaded_bytes", loaded_bytes), visit("stored_bytes", stored_bytes);
+    visit("wide_loads", wide_loads), visit("narrow_loads", narrow_loads);
+    visit("wide_stores", wide_stores), visit("narrow_stores", narrow_stores);
+    visit("tensor_multiply_adds", tensor_multiply_adds), visit("scalar_multiply_adds", scalar_multiply_adds);
+    visit("block_barriers", block_barriers), visit("warp_operations", warp_operations);
+    visit("bank_conflicts", bank_conflicts);
+  }
+
+  void operator+=(Counters other) {
+    std::vector<std::uint64_t> values;
+    other.each([&](const char*, std::uint64_t value) { values.push_back(value); });
+    std::size_t i = 0;
+    each([&](const char*, std::uint64_t& value) { value += values[i++]; });
+  }
+
+  std::string json() {
+    std::string text;
+    each([&](const char* name, std::uint64_t value) {
+      text += (text.empty() ? "{\"" : ", \"") + std::string(name) + "\": " + std::to_string(value);
+    });
+    return text + "}";
   }
 };
 

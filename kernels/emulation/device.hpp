@@ -10,6 +10,13 @@
 
 #include "block.hpp"
 
+namespace emulation {
+
+inline Options options;  // of the next launches
+inline Counters totals;  // since the program set them to {}
+
+}  // namespace emulation
+
 #define __global__
 #define __device__
 #define __host__
@@ -67,7 +74,9 @@ inline float __high2float(__half2 h) { return __half2float(h.y); }
 
 #define FER_EDGE_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
-inline void __syncthreads(FER_EDGE_HERE) { emulation::block->block_barrier({file, line}); }
+inline void __syncthreads(FER_EDGE_HERE) {
+  if (line != emulation::options.skipped_barrier_line) emulation::block->block_barrier({file, line});
+}
 
 inline void __syncwarp(unsigned mask = 0xFFFFFFFFu, FER_EDGE_HERE) {
   emulation::block->warp_operation(mask, nullptr, [](void* const*, unsigned) {}, {file, line});
@@ -189,6 +198,11 @@ inline float multiply_add(float a, float b, float c) {
   return std::fma(a, b, c);
 }
 
+inline float multiply(float a, float b) {
+  ++emulation::block->counters.scalar_multiply_adds;
+  return a * b;
+}
+
 inline float exp2_approximate(float x) { return std::exp2(x); }
 
 // The target is NaN from here to the wait: the device may write it at any moment in between.
@@ -289,13 +303,6 @@ inline void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], const unsigned (
 }  // namespace fer_edge
 
 // ---- launch
-
-namespace emulation {
-
-inline Options options;  // of the next launches
-inline Counters totals;  // since the program set them to {}
-
-}  // namespace emulation
 
 namespace fer_edge {
 

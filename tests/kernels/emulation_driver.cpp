@@ -162,14 +162,7 @@ void print(const std::vector<float>& values) {
   std::printf("\n");
 }
 
-void print_counters() {
-  const emulation::Counters& c = emulation::totals;
-  const std::uint64_t values[] = {c.loaded_bytes, c.stored_bytes, c.wide_loads, c.narrow_loads, c.wide_stores,
-                                  c.narrow_stores, c.tensor_multiply_adds, c.scalar_multiply_adds,
-                                  c.block_barriers, c.warp_operations, c.bank_conflicts};
-  for (const std::uint64_t value : values) std::printf("%llu ", static_cast<unsigned long long>(value));
-  std::printf("\n");
-}
+void print_counters() { std::printf("%s\n", emulation::totals.json().c_str()); }
 
 int main(int argc, char** argv) {
   const std::string command = argc > 1 ? argv[1] : "", order = argc > 2 ? argv[2] : "forward";

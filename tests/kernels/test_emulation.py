@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-COUNTERS = (
-    "loaded_bytes",
-    "stored_bytes",
-    "wide_loads",
-    "narrow_loads",
-    "wide_stores",
-    "narrow_stores",
-    "tensor_multiply_adds",
-    "scalar_multiply_adds",
-    "block_barriers",
-    "warp_operations",
-    "bank_conflicts",
-)
 SCHEDULES = [("forward",), ("reverse",), ("random", "1"), ("random", "2")]
 
 
@@ -33,28 +21,32 @@ def run(driver: Path, *arguments: str, stdin: bytes = b"") -> subprocess.Complet
     return subprocess.run([driver, *arguments], input=stdin, capture_output=True, check=False, timeout=60)
 
 
-def lines(driver: Path, *arguments: str) -> list[np.ndarray]:
+def output(driver: Path, *arguments: str) -> list[str]:
     result = run(driver, *arguments)
     assert result.returncode == 0, result.stderr.decode()
-    return [np.array(line.split(), dtype=np.float64) for line in result.stdout.decode().splitlines()]
+    return result.stdout.decode().splitlines()
 
 
-def counters(values: np.ndarray) -> dict[str, int]:
-    return dict(zip(COUNTERS, values.astype(int).tolist(), strict=True))
+def numbers(driver: Path, *arguments: str) -> np.ndarray:
+    return np.array(output(driver, *arguments)[0].split(), dtype=np.float64)
+
+
+def counters(driver: Path, *arguments: str) -> dict[str, int]:
+    return json.loads(output(driver, *arguments)[1])
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=" ".join)
 def test_a_kernel_with_its_barriers_gives_one_result(driver: Path, schedule: tuple[str, ...]) -> None:
-    (reversed_,) = lines(driver, "reverse", *schedule)
+    reversed_ = numbers(driver, "reverse", *schedule)
     np.testing.assert_array_equal(reversed_, np.arange(128)[::-1])
-    (sums,) = lines(driver, "overtaken", *schedule)
+    sums = numbers(driver, "overtaken", *schedule)
     np.testing.assert_array_equal(sums, 6000 + 4 * ((np.arange(128) + 32) % 128))
 
 
 @pytest.mark.parametrize(("command", "expected"), [("reverse", 127), ("overtaken", 6000 + 4 * 32)])
 def test_a_missing_barrier_shows(build_driver, command: str, expected: float) -> None:
     broken = build_driver("emulation_driver", "INJECT_MISSING_BARRIER")
-    results = [lines(broken, command, *schedule)[0] for schedule in SCHEDULES]
+    results = [numbers(broken, command, *schedule) for schedule in SCHEDULES]
     assert any(not np.array_equal(result, results[0], equal_nan=True) for result in results[1:])
     assert any(result[0] != expected for result in results)
 
@@ -77,7 +69,7 @@ def test_a_mistake_stops_the_launch(driver: Path, command: str, message: str) ->
 
 
 def test_unwritten_shared_memory_is_not_a_number(driver: Path) -> None:
-    (values,) = lines(driver, "unwritten")
+    values = numbers(driver, "unwritten")
     assert np.isnan(values).all()
 
 
@@ -89,16 +81,16 @@ def test_shared_memory_out_of_bounds_is_caught_by_the_sanitizer(build_driver) ->
 
 
 def test_an_asynchronous_copy_arrives_at_the_wait(driver: Path) -> None:
-    values, counted = lines(driver, "copy")
+    values, counted = numbers(driver, "copy"), counters(driver, "copy")
     np.testing.assert_array_equal(values[:16].reshape(2, 8), [[0, 1, 2, 3, 4, 5, 0, 0]] * 2)
-    assert counters(counted)["loaded_bytes"] == 2 * (16 + 8)
-    assert counters(counted)["wide_loads"] == 4
-    (early,) = lines(driver, "copy_too_early")
+    assert counted["loaded_bytes"] == 2 * (16 + 8)
+    assert counted["wide_loads"] == 4
+    early = numbers(driver, "copy_too_early")
     np.testing.assert_array_equal(early[:8], [0, 1, 2, 3, *[np.nan] * 4])
 
 
 def test_warp_operations(driver: Path) -> None:
-    (values,) = lines(driver, "warp")
+    values = numbers(driver, "warp")
     lane, first = np.arange(64) % 32, np.arange(64) // 32 * 32
     source, from_xor, down, up, ballot, votes, half_warp = values.reshape(64, 7).T
     np.testing.assert_array_equal(source, first + 5)
@@ -114,26 +106,28 @@ def test_warp_operations(driver: Path) -> None:
 def test_tensor_cores(driver: Path, command: str, conflicts: int) -> None:
     a = (np.arange(256) * 7 % 17 - 8).reshape(16, 16)
     b = (np.arange(128) * 7 % 13 - 8).reshape(16, 8)
-    (by_element,) = lines(driver, "mma")
+    by_element = numbers(driver, "mma")
     np.testing.assert_array_equal(by_element.reshape(16, 8), a @ b)
-    from_shared, counted = lines(driver, command)
+    from_shared, counted = numbers(driver, command), counters(driver, command)
     np.testing.assert_array_equal(from_shared.reshape(16, 8), a @ b)
-    assert counters(counted)["tensor_multiply_adds"] == 16 * 16 * 8
-    assert counters(counted)["bank_conflicts"] == conflicts
+    assert counted["tensor_multiply_adds"] == 16 * 16 * 8
+    assert counted["bank_conflicts"] == conflicts
 
 
 def test_blocks_and_threads_have_their_indices(driver: Path) -> None:
-    values, counted = lines(driver, "index")
+    values, counted = numbers(driver, "index"), counters(driver, "index")
     np.testing.assert_array_equal(
         values.reshape(24, 12), 5 + np.add.outer(1000 * np.arange(24), np.arange(12))
     )
-    expected = dict.fromkeys(COUNTERS, 0)
-    expected.update(stored_bytes=4 * 288, narrow_stores=288, scalar_multiply_adds=288)
-    assert counters(counted) == expected
+    assert {name: count for name, count in counted.items() if count} == {
+        "stored_bytes": 4 * 288,
+        "narrow_stores": 288,
+        "scalar_multiply_adds": 288,
+    }
 
 
 def test_an_empty_grid_is_an_error_as_in_cuda(driver: Path) -> None:
-    (values,) = lines(driver, "empty_grid")
+    values = numbers(driver, "empty_grid")
     assert values[0] == 1
 
 

@@ -1,0 +1,557 @@
+#pragma once
+
+#include <climits>
+#include <cstddef>
+#include <cstdint>
+
+#include "device.cuh"
+#include "status.hpp"
+
+namespace fer_edge {
+
+// ---------------------------------------------------------------------------------------------------
+// Tile sizes
+// ---------------------------------------------------------------------------------------------------
+
+// For up to kChannelsPerWarp · kChannelWarps channels. A warp owns 16 queries and kChannelsPerWarp channels.
+template <typename T, int kChannelsPerWarp_, int kChannelWarps_>
+struct Tiling {
+  static constexpr int kChannelsPerWarp = kChannelsPerWarp_;
+  static constexpr int kChannelWarps = kChannelWarps_;
+  static constexpr int kChannels = kChannelsPerWarp * kChannelWarps;
+  static constexpr int kDepth = sizeof(T) == 2 && kChannels < 128 ? 16 : kChannels / 8;  // mma needs 16
+  static constexpr int kKeys = 64 / static_cast<int>(sizeof(T));                         // a row of 64 bytes
+  static constexpr int kQueries = (kChannels <= 256 ? 128 : 64) / static_cast<int>(sizeof(T));
+  static constexpr int kRowWarps = kQueries / 16;
+  static constexpr int kThreads = 32 * kRowWarps * kChannelWarps;
+  static constexpr int kStages = kChannels <= 256 ? 2 : 1;  // 2: the next tile arrives while this one is used
+  static constexpr int kBlocks = kChannels <= 128 ? 4 : 2;  // that share a multiprocessor: bounds the registers
+  static constexpr int kStageElements = (kDepth + kChannels) * kKeys;
+  static constexpr int kQueryElements = kDepth * kQueries;
+  static constexpr int kSharedBytes = (kQueryElements + kStages * kStageElements) * static_cast<int>(sizeof(T));
+  static_assert(kChannels * kQueries <= kStages * kStageElements, "the output tile takes the place of the stages");
+  static_assert(kSharedBytes <= 48 * 1024, "more shared memory would have to be asked for before each launch");
+};
+
+template <typename T>
+struct SelfAttentionArguments {
+  const T* query;          // [batch, channels / 8, positions]
+  const T* key;            // [batch, channels / 8, positions]
+  const T* value;          // [batch, channels, positions]
+  const T* residual;       // [batch, channels, positions]
+  const T* gamma;          // scalar on the device
+  T* out;                  // [batch, channels, positions]
+  T* received;             // [batch, positions], or null: mean over i of the weight that i gives to j
+  float* row_statistics;   // [batch, 2, positions] of working memory, if received is asked for
+  int batch;
+  int channels;
+  int positions;
+};
+
+// ---------------------------------------------------------------------------------------------------
+// 1. Device functions
+// ---------------------------------------------------------------------------------------------------
+
+// How 16 × 8 numbers lie in a warp, four per lane: as mma.m16n8k16 leaves them for halves; for floats in
+// blocks of 4 × 1, so that a value read from shared memory serves four rows.
+template <typename T>
+struct Layout;
+
+template <>
+struct Layout<__half> {
+  static constexpr int kRows = 2;         // in which a lane has numbers
+  static constexpr int kLanesPerRow = 4;  // neighbours, which share the row
+  static __device__ constexpr int slot(int element) { return element / 2; }
+  static __device__ int row(int lane, int element) { return lane / 4 + element / 2 * 8; }
+  static __device__ int column(int lane, int element) { return lane % 4 * 2 + element % 2; }
+};
+
+template <>
+struct Layout<float> {
+  static constexpr int kRows = 4;
+  static constexpr int kLanesPerRow = 8;
+  static __device__ constexpr int slot(int element) { return element; }
+  static __device__ int row(int lane, int element) { return lane / 8 * 4 + element; }
+  static __device__ int column(int lane, int) { return lane % 8; }
+};
+
+__device__ __forceinline__ float to_float(float value) { return value; }
+__device__ __forceinline__ float to_float(__half value) { return __half2float(value); }
+template <typename T>
+__device__ __forceinline__ T from_float(float value) {
+  if constexpr (sizeof(T) == 2)
+    return __float2half_rn(value);
+  else
+    return value;
+}
+
+// Rows of 64 or 128 bytes in shared memory. Their 16-byte pieces are permuted so that eight rows, read at
+// one column, touch all banks once.
+template <typename T, int kColumns>
+struct Tile {
+  static constexpr int kPerPiece = 16 / static_cast<int>(sizeof(T));
+  static constexpr int kPieces = kColumns / kPerPiece;
+  static_assert(kPieces == 4 || kPieces == 8);
+  T* data;
+
+  __device__ __forceinline__ T* at(int row, int column) const {
+    const int swizzle = kPieces == 8 ? row & 7 : row >> 1 & 3;
+    return data + row * kColumns + (column / kPerPiece ^ swizzle) * kPerPiece + column % kPerPiece;
+  }
+};
+
+// Rows first_row … of the tile become columns first_column … of a [rows, row_length] matrix; zeros beyond.
+template <int kThreads, typename T, int kColumns>
+__device__ __forceinline__ void load_tile(Tile<T, kColumns> tile, int first_row, const T* matrix, int rows,
+                                          int row_length, int first_column, bool wide) {
+  using Shape = Tile<T, kColumns>;
+  const int thread = static_cast<int>(threadIdx.x);
+  if (wide) {
+    const int piece = thread % Shape::kPieces * Shape::kPerPiece;
+    const int column = first_column + piece;
+    const int bytes = column < row_length ? 16 : 0;
+    const T* source = matrix + (bytes ? column : 0);
+    for (int row = thread / Shape::kPieces; row < rows; row += kThreads / Shape::kPieces)
+      copy_async_16(tile.at(first_row + row, piece), source + row * row_length, bytes);
+  } else {
+    const int column = thread % kColumns;
+    for (int row = thread / kColumns; row < rows; row += kThreads / kColumns)
+      *tile.at(first_row + row, column) = first_column + column < row_length
+                                              ? load_global(matrix + row * row_length + first_column + column)
+                                              : from_float<T>(0.0f);
+  }
+}
+
+template <int kThreads, typename T, int kColumns>
+__device__ __forceinline__ void store_tile(Tile<T, kColumns> tile, T* matrix, int rows, int row_length,
+                                           int first_column, bool wide) {
+  using Shape = Tile<T, kColumns>;
+  const int thread = static_cast<int>(threadIdx.x);
+  if (wide) {
+    const int piece = thread % Shape::kPieces * Shape::kPerPiece;
+    if (first_column + piece >= row_length) return;
+    for (int row = thread / Shape::kPieces; row < rows; row += kThreads / Shape::kPieces)
+      store_global(reinterpret_cast<uint4*>(matrix + row * row_length + first_column + piece),
+                   *reinterpret_cast<const uint4*>(tile.at(row, piece)));
+  } else {
+    const int column = thread % kColumns;
+    if (first_column + column >= row_length) return;
+    for (int row = thread / kColumns; row < rows; row += kThreads / kColumns)
+      store_global(matrix + row * row_length + first_column + column, *tile.at(row, column));
+  }
+}
+
+// Zeros in rows [first_row, end_row): channels that the tile has and the tensor has not.
+template <int kThreads, typename T, int kColumns>
+__device__ __forceinline__ void clear_rows(Tile<T, kColumns> tile, int first_row, int end_row) {
+  for (int i = first_row * kColumns + static_cast<int>(threadIdx.x); i < end_row * kColumns; i += kThreads)
+    tile.data[i] = from_float<T>(0.0f);
+}
+
+// scores[n] = 16 × 8 products of a row (a column of `rows`, from first_row) with column 8n … of `columns`.
+template <int kDepth, int kRowColumns, int kColumns>
+__device__ __forceinline__ void multiply_scores(float (&scores)[kColumns / 8][4], Tile<__half, kRowColumns> rows,
+                                                int first_row, Tile<__half, kColumns> columns) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int matrix = lane / 8, line = lane % 8;
+#pragma unroll
+  for (int tile = 0; tile < kColumns / 8; ++tile)
+#pragma unroll
+    for (int element = 0; element < 4; ++element) scores[tile][element] = 0.0f;
+#pragma unroll
+  for (int depth = 0; depth < kDepth; depth += 16) {
+    unsigned a[4];
+    ldmatrix_x4<true>(a, rows.at(depth + matrix / 2 * 8 + line, first_row + matrix % 2 * 8));
+#pragma unroll
+    for (int tile = 0; tile < kColumns / 8; tile += 2) {
+      unsigned b[4];
+      ldmatrix_x4<true>(b, columns.at(depth + matrix % 2 * 8 + line, (tile + matrix / 2) * 8));
+      mma_m16n8k16(scores[tile], a, {b[0], b[1]});
+      mma_m16n8k16(scores[tile + 1], a, {b[2], b[3]});
+    }
+  }
+}
+
+template <int kDepth, int kRowColumns, int kColumns>
+__device__ __forceinline__ void multiply_scores(float (&scores)[kColumns / 8][4], Tile<float, kRowColumns> rows,
+                                                int first_row, Tile<float, kColumns> columns) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+#pragma unroll
+  for (int tile = 0; tile < kColumns / 8; ++tile)
+#pragma unroll
+    for (int element = 0; element < 4; ++element) scores[tile][element] = 0.0f;
+#pragma unroll
+  for (int depth = 0; depth < kDepth; ++depth) {
+    const float4 a = *reinterpret_cast<const float4*>(rows.at(depth, first_row + lane / 8 * 4));
+#pragma unroll
+    for (int tile = 0; tile < kColumns / 8; ++tile) {
+      const float b = *columns.at(depth, tile * 8 + lane % 8);
+      scores[tile][0] = multiply_add(a.x, b, scores[tile][0]);
+      scores[tile][1] = multiply_add(a.y, b, scores[tile][1]);
+      scores[tile][2] = multiply_add(a.z, b, scores[tile][2]);
+      scores[tile][3] = multiply_add(a.w, b, scores[tile][3]);
+    }
+  }
+}
+
+// sums [16, channels] += weights [16, keys] · values [channels, keys]ᵀ, from channel first_channel on.
+template <int kChannelTiles, int kKeys>
+__device__ __forceinline__ void accumulate(float (&sums)[kChannelTiles][4], const float (&weights)[kKeys / 8][4],
+                                           Tile<__half, kKeys> values, int first_channel) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int matrix = lane / 8, line = lane % 8;
+#pragma unroll
+  for (int key = 0; key < kKeys; key += 16) {
+    unsigned a[4];  // what mma leaves is what the next mma takes, two tiles side by side
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float* pair = weights[key / 8 + i / 2] + i % 2 * 2;
+      const __half2 halves = __floats2half2_rn(pair[0], pair[1]);
+      memcpy(&a[i], &halves, sizeof halves);
+    }
+#pragma unroll
+    for (int tile = 0; tile < kChannelTiles; tile += 2) {
+      unsigned b[4];
+      ldmatrix_x4<false>(b, values.at(first_channel + (tile + matrix / 2) * 8 + line, key + matrix % 2 * 8));
+      mma_m16n8k16(sums[tile], a, {b[0], b[1]});
+      mma_m16n8k16(sums[tile + 1], a, {b[2], b[3]});
+    }
+  }
+}
+
+template <int kChannelTiles, int kKeys>
+__device__ __forceinline__ void accumulate(float (&sums)[kChannelTiles][4], const float (&weights)[kKeys / 8][4],
+                                           Tile<float, kKeys> values, int first_channel) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+#pragma unroll
+  for (int key = 0; key < kKeys; key += 4) {
+    float a[4][4];  // the weights of four keys, from the lanes that hold them
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+#pragma unroll
+      for (int element = 0; element < 4; ++element)
+        a[i][element] = __shfl_sync(~0u, weights[key / 8][element], lane / 8 * 8 + key % 8 + i);
+#pragma unroll
+    for (int tile = 0; tile < kChannelTiles; ++tile) {
+      const float4 b = *reinterpret_cast<const float4*>(values.at(first_channel + tile * 8 + lane % 8, key));
+#pragma unroll
+      for (int element = 0; element < 4; ++element) {
+        sums[tile][element] = multiply_add(a[0][element], b.x, sums[tile][element]);
+        sums[tile][element] = multiply_add(a[1][element], b.y, sums[tile][element]);
+        sums[tile][element] = multiply_add(a[2][element], b.z, sums[tile][element]);
+        sums[tile][element] = multiply_add(a[3][element], b.w, sums[tile][element]);
+      }
+    }
+  }
+}
+
+// e^(score - largest). The difference is taken first: it is exact where it matters, while
+// score · log2(e) - largest · log2(e) as one multiply-add would be off by powers of two for large scores.
+__device__ __forceinline__ float weight(float score, float largest) {
+  constexpr float kLog2E = 1.4426950408889634f;
+  return exp2_approximate(multiply(score - largest, kLog2E));
+}
+
+// What is subtracted: 0 where all scores so far are -inf, so that a later finite one still counts.
+__device__ __forceinline__ float finite_or_zero(float largest) { return largest == -INFINITY ? 0.0f : largest; }
+
+// ---------------------------------------------------------------------------------------------------
+// 2. Kernels
+// ---------------------------------------------------------------------------------------------------
+
+// One block: kQueries queries of one sample. Grid: (ceil(positions / kQueries), batch).
+template <typename T, typename Shape>
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) self_attention_kernel(SelfAttentionArguments<T> arguments,
+                                                                         bool wide) {
+  using Rows = Layout<T>;
+  constexpr int kThreads = Shape::kThreads, kKeys = Shape::kKeys, kQueries = Shape::kQueries;
+  constexpr int kScoreTiles = kKeys / 8, kChannelTiles = Shape::kChannelsPerWarp / 8;
+  FER_EDGE_DYNAMIC_SHARED(shared);
+  const Tile<T, kQueries> queries{reinterpret_cast<T*>(shared)};
+  T* const stages = queries.data + Shape::kQueryElements;
+
+  const int channels = arguments.channels, positions = arguments.positions, depth = channels / 8;
+  const auto sample = static_cast<size_t>(blockIdx.y) * positions;
+  const T* const key = arguments.key + sample * depth;
+  const T* const value = arguments.value + sample * channels;
+  const int first_query = static_cast<int>(blockIdx.x) * kQueries;
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
+  const int warp_row = warp % Shape::kRowWarps * 16;
+  const int warp_channel = warp / Shape::kRowWarps * Shape::kChannelsPerWarp;
+
+  // A stage: kDepth rows of keys, then kChannels rows of values.
+  const auto keys_of = [&](int tile) {
+    return Tile<T, kKeys>{stages + tile % Shape::kStages * Shape::kStageElements};
+  };
+  const auto values_of = [&](int tile) { return Tile<T, kKeys>{keys_of(tile).data + Shape::kDepth * kKeys}; };
+  const auto load_stage = [&](int tile) {
+    load_tile<kThreads>(keys_of(tile), 0, key, depth, positions, tile * kKeys, wide);
+    load_tile<kThreads>(values_of(tile), 0, value, channels, positions, tile * kKeys, wide);
+    copy_async_commit();
+  };
+
+  clear_rows<kThreads>(queries, depth, Shape::kDepth);
+#pragma unroll
+  for (int stage = 0; stage < Shape::kStages; ++stage) {
+    clear_rows<kThreads>(keys_of(stage), depth, Shape::kDepth);
+    clear_rows<kThreads>(values_of(stage), channels, Shape::kChannels);
+  }
+  load_tile<kThreads>(queries, 0, arguments.query + sample * depth, depth, positions, first_query, wide);
+  load_stage(0);
+
+  float sums[kChannelTiles][4] = {};
+  float row_max[Rows::kRows], row_sum[Rows::kRows];  // row_sum: of this lane's columns
+#pragma unroll
+  for (int row = 0; row < Rows::kRows; ++row) row_max[row] = -INFINITY, row_sum[row] = 0.0f;
+
+  const int tiles = (positions + kKeys - 1) / kKeys;
+  for (int tile = 0; tile < tiles; ++tile) {
+    copy_async_wait<0>();
+    __syncthreads();  // this tile is there for all, and all are done with the one before
+    if (Shape::kStages == 2 && tile + 1 < tiles) load_stage(tile + 1);
+
+    float scores[kScoreTiles][4];
+    multiply_scores<Shape::kDepth>(scores, queries, warp_row, keys_of(tile));
+
+    if ((tile + 1) * kKeys > positions) {
+#pragma unroll
+      for (int i = 0; i < kScoreTiles; ++i)
+#pragma unroll
+        for (int element = 0; element < 4; ++element)
+          if (tile * kKeys + i * 8 + Rows::column(lane, element) >= positions) scores[i][element] = -INFINITY;
+    }
+
+    float largest[Rows::kRows], shrink[Rows::kRows];
+    bool shrinks = false;
+#pragma unroll
+    for (int row = 0; row < Rows::kRows; ++row) largest[row] = row_max[row];
+#pragma unroll
+    for (int i = 0; i < kScoreTiles; ++i)
+#pragma unroll
+      for (int element = 0; element < 4; ++element)
+        largest[Rows::slot(element)] = fmaxf(largest[Rows::slot(element)], scores[i][element]);
+#pragma unroll
+    for (int row = 0; row < Rows::kRows; ++row) {
+#pragma unroll
+      for (int lanes = 1; lanes < Rows::kLanesPerRow; lanes *= 2)
+        largest[row] = fmaxf(largest[row], __shfl_xor_sync(~0u, largest[row], lanes));
+      const float subtracted = finite_or_zero(largest[row]);
+      shrink[row] = weight(row_max[row], subtracted);
+      shrinks |= shrink[row] != 1.0f;
+      row_max[row] = largest[row];
+      largest[row] = subtracted;
+      row_sum[row] = multiply(row_sum[row], shrink[row]);
+    }
+#pragma unroll
+    for (int i = 0; i < kScoreTiles; ++i)
+#pragma unroll
+      for (int element = 0; element < 4; ++element) {
+        scores[i][element] = weight(scores[i][element], largest[Rows::slot(element)]);
+        row_sum[Rows::slot(element)] += scores[i][element];
+      }
+    // After the first tiles the largest score seldom grows.
+    if (__any_sync(~0u, shrinks)) {
+#pragma unroll
+      for (int i = 0; i < kChannelTiles; ++i)
+#pragma unroll
+        for (int element = 0; element < 4; ++element)
+          sums[i][element] = multiply(sums[i][element], shrink[Rows::slot(element)]);
+    }
+    accumulate(sums, scores, values_of(tile), warp_channel);
+
+    if (Shape::kStages == 1 && tile + 1 < tiles) {
+      __syncthreads();  // all are done with the only stage
+      load_stage(tile + 1);
+    }
+  }
+
+  // The epilogue: γ / Σ · sums + residual, through shared memory so that global memory sees whole rows.
+  const float gamma = to_float(load_global(arguments.gamma));
+  float factor[Rows::kRows];
+#pragma unroll
+  for (int row = 0; row < Rows::kRows; ++row) {
+#pragma unroll
+    for (int lanes = 1; lanes < Rows::kLanesPerRow; lanes *= 2)
+      row_sum[row] += __shfl_xor_sync(~0u, row_sum[row], lanes);
+    factor[row] = gamma / row_sum[row];
+  }
+  if (arguments.row_statistics && warp_channel == 0 && lane % Rows::kLanesPerRow == 0) {
+    float* const statistics = arguments.row_statistics + 2 * sample;
+#pragma unroll
+    for (int element = 0; element < 4; ++element) {
+      const int query = first_query + warp_row + Rows::row(lane, element);
+      if ((Rows::kRows == 4 || element % 2 == 0) && query < positions) {
+        store_global(statistics + query, row_max[Rows::slot(element)]);
+        store_global(statistics + positions + query, 1.0f / row_sum[Rows::slot(element)]);
+      }
+    }
+  }
+  __syncthreads();  // all are done with the last stage
+  const Tile<T, kQueries> outputs{stages};
+  load_tile<kThreads>(outputs, 0, arguments.residual + sample * channels, channels, positions, first_query, wide);
+  copy_async_commit();
+  copy_async_wait<0>();
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < kChannelTiles; ++i) {
+    if (warp_channel + i * 8 >= channels) break;
+#pragma unroll
+    for (int element = 0; element < 4; ++element) {
+      T* const cell = outputs.at(warp_channel + i * 8 + Rows::column(lane, element),
+                                 warp_row + Rows::row(lane, element));
+      *cell = from_float<T>(multiply_add(factor[Rows::slot(element)], sums[i][element], to_float(*cell)));
+    }
+  }
+  __syncthreads();
+  store_tile<kThreads>(outputs, arguments.out + sample * channels, channels, positions, first_query, wide);
+}
+
+// received[j] = mean over i of the weight that i gives to j, with the row statistics of the first pass: the
+// same products with the roles of query and key exchanged. One block: kQueries keys of one sample.
+template <typename T, typename Shape>
+__global__ void __launch_bounds__(2 * Shape::kQueries) received_kernel(SelfAttentionArguments<T> arguments,
+                                                                       bool wide) {
+  using Rows = Layout<T>;
+  constexpr int kThreads = 2 * Shape::kQueries, kColumns = Shape::kKeys, kRowColumns = Shape::kQueries;
+  FER_EDGE_DYNAMIC_SHARED(shared);
+  const Tile<T, kRowColumns> keys{reinterpret_cast<T*>(shared)};
+  const Tile<T, kColumns> queries{keys.data + Shape::kQueryElements};
+  auto* const statistics = reinterpret_cast<float*>(queries.data + Shape::kDepth * kColumns);  // [2, kColumns]
+
+  const int positions = arguments.positions, depth = arguments.channels / 8;
+  const auto sample = static_cast<size_t>(blockIdx.y) * positions;
+  const float* const row_statistics = arguments.row_statistics + 2 * sample;
+  const int first_key = static_cast<int>(blockIdx.x) * kRowColumns;
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp_row = thread / 32 * 16;
+
+  clear_rows<kThreads>(keys, depth, Shape::kDepth);
+  clear_rows<kThreads>(queries, depth, Shape::kDepth);
+  load_tile<kThreads>(keys, 0, arguments.key + sample * depth, depth, positions, first_key, wide);
+
+  float sums[Rows::kRows] = {};
+  for (int first_query = 0; first_query < positions; first_query += kColumns) {
+    load_tile<kThreads>(queries, 0, arguments.query + sample * depth, depth, positions, first_query, wide);
+    copy_async_commit();
+    if (thread < kColumns) {
+      const int query = first_query + thread;
+      const bool exists = query < positions;
+      statistics[thread] = exists ? load_global(row_statistics + query) : 0.0f;
+      statistics[kColumns + thread] = exists ? load_global(row_statistics + positions + query) : 0.0f;
+    }
+    copy_async_wait<0>();
+    __syncthreads();
+    float scores[kColumns / 8][4];
+    multiply_scores<Shape::kDepth>(scores, keys, warp_row, queries);
+#pragma unroll
+    for (int i = 0; i < kColumns / 8; ++i)
+#pragma unroll
+      for (int element = 0; element < 4; ++element) {
+        const int column = i * 8 + Rows::column(lane, element);
+        sums[Rows::slot(element)] = multiply_add(weight(scores[i][element], statistics[column]),
+                                                 statistics[kColumns + column], sums[Rows::slot(element)]);
+      }
+    __syncthreads();  // all are done with these queries
+  }
+
+#pragma unroll
+  for (int row = 0; row < Rows::kRows; ++row)
+#pragma unroll
+    for (int lanes = 1; lanes < Rows::kLanesPerRow; lanes *= 2)
+      sums[row] += __shfl_xor_sync(~0u, sums[row], lanes);
+  if (lane % Rows::kLanesPerRow) return;
+#pragma unroll
+  for (int element = 0; element < 4; ++element) {
+    const int key = first_key + warp_row + Rows::row(lane, element);
+    if ((Rows::kRows == 4 || element % 2 == 0) && key < positions)
+      store_global(arguments.received + sample + key,
+                   from_float<T>(sums[Rows::slot(element)] / static_cast<float>(positions)));
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------
+// 3. Checked launcher
+// ---------------------------------------------------------------------------------------------------
+
+// Bytes of row_statistics that `received` needs; 0 for an empty batch.
+inline size_t row_statistics_bytes(int batch, int positions) {
+  return batch > 0 && positions > 0 ? sizeof(float) * 2 * static_cast<size_t>(batch) * positions : 0;
+}
+
+template <typename T>
+Status check_self_attention(const SelfAttentionArguments<T>& a) {
+  if (a.batch < 0 || a.batch > 65535)
+    return failed(StatusCode::kBadShape, "batch must be 0 to 65535, found %d", a.batch);
+  if (a.channels < 8 || a.channels > 512 || a.channels % 8)
+    return failed(StatusCode::kBadShape, "channels must be a multiple of 8 from 8 to 512, found %d", a.channels);
+  if (a.positions < 0 || a.positions > INT_MAX / 512 - 64)
+    return failed(StatusCode::kBadShape, "positions must be 0 to %d, found %d", INT_MAX / 512 - 64, a.positions);
+  if (a.batch == 0 || a.positions == 0) return {};
+
+  const size_t row = sizeof(T) * static_cast<size_t>(a.batch) * a.positions;
+  const struct {
+    const char* name;
+    const void* pointer;
+    size_t bytes;
+    bool written, optional;
+    size_t alignment;
+  } tensors[] = {
+      {"query", a.query, row * (a.channels / 8), false, false, sizeof(T)},
+      {"key", a.key, row * (a.channels / 8), false, false, sizeof(T)},
+      {"value", a.value, row * a.channels, false, false, sizeof(T)},
+      {"residual", a.residual, row * a.channels, false, false, sizeof(T)},
+      {"gamma", a.gamma, sizeof(T), false, false, sizeof(T)},
+      {"out", a.out, row * a.channels, true, false, sizeof(T)},
+      {"received", a.received, row, true, true, sizeof(T)},
+      {"row_statistics", a.row_statistics, row_statistics_bytes(a.batch, a.positions), true, !a.received, sizeof(float)},
+  };
+  for (const auto& tensor : tensors) {
+    const auto begin = reinterpret_cast<uintptr_t>(tensor.pointer);
+    if (!begin && !tensor.optional) return failed(StatusCode::kBadPointer, "%s is a null pointer", tensor.name);
+    if (begin % tensor.alignment)
+      return failed(StatusCode::kBadPointer, "%s must be aligned to %zu bytes", tensor.name, tensor.alignment);
+    for (const auto& other : tensors) {
+      const auto other_begin = reinterpret_cast<uintptr_t>(other.pointer);
+      if (tensor.written && begin && other_begin && &other != &tensor && begin < other_begin + other.bytes &&
+          other_begin < begin + tensor.bytes)
+        return failed(StatusCode::kBadPointer, "%s overlaps %s: it must have memory of its own", tensor.name,
+                      other.name);
+    }
+  }
+  return {};
+}
+
+template <typename Shape, typename T>
+Status launch_tiling(const SelfAttentionArguments<T>& a, cudaStream_t stream) {
+  // 16 bytes at once need every row of every tensor to start at a multiple of 16 bytes.
+  uintptr_t bits = a.positions * sizeof(T);
+  for (const void* pointer : {a.query, a.key, a.value, a.residual, static_cast<const T*>(a.out)})
+    bits |= reinterpret_cast<uintptr_t>(pointer);
+  const bool wide = bits % 16 == 0;
+
+  const dim3 grid(static_cast<unsigned>((a.positions + Shape::kQueries - 1) / Shape::kQueries),
+                  static_cast<unsigned>(a.batch));
+  cudaError_t error =
+      launch(self_attention_kernel<T, Shape>, grid, Shape::kThreads, Shape::kSharedBytes, stream, a, wide);
+  if (error == cudaSuccess && a.received) {
+    constexpr size_t kBytes = sizeof(T) * (Shape::kQueryElements + Shape::kDepth * Shape::kKeys) +
+                              sizeof(float) * 2 * Shape::kKeys;
+    error = launch(received_kernel<T, Shape>, grid, 2 * Shape::kQueries, kBytes, stream, a, wide);
+  }
+  if (error != cudaSuccess)
+    return failed(StatusCode::kLaunchFailed, "the launch of self_attention failed: %s", cudaGetErrorString(error));
+  return {};
+}
+
+// Enqueues out = γ · V softmax(QᵀK)ᵀ + residual on the stream, and returns at once. Allocates nothing.
+template <typename T>
+Status launch_self_attention(const SelfAttentionArguments<T>& arguments, cudaStream_t stream) {
+  const Status status = check_self_attention(arguments);
+  if (!status.ok() || arguments.batch == 0 || arguments.positions == 0) return status;
+  if (arguments.channels <= 32) return launch_tiling<Tiling<T, 32, 1>>(arguments, stream);
+  if (arguments.channels <= 64) return launch_tiling<Tiling<T, 64, 1>>(arguments, stream);
+  if (arguments.channels <= 128) return launch_tiling<Tiling<T, 128, 1>>(arguments, stream);
+  if (arguments.channels <= 256) return launch_tiling<Tiling<T, 256, 1>>(arguments, stream);
+  return launch_tiling<Tiling<T, 256, 2>>(arguments, stream);
+}
+
+}  // namespace fer_edge
