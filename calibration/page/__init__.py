@@ -1,0 +1,1 @@
+"""Parts of the build's report page: markup that escapes, plots in SVG, and the sections."""
