@@ -20,14 +20,14 @@ import numpy as np
 import onnx
 from rich.console import Console
 
-from fer_edge._files import sha256_of, write_json
+from fer_edge._files import write_json
 from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.bundle import FP32_MODEL, open_bundle
 from fer_edge.calibration.methods import METHODS
-from fer_edge.calibration.observers import Observer, TensorRange
-from fer_edge.calibration.placement import quantised_tensors
+from fer_edge.calibration.observers import TensorRange
+from fer_edge.calibration.paired import compare_paired
 from fer_edge.calibration.qdq import DIALECTS, quantise
-from fer_edge.calibration.ranges import Ranges, activations
+from fer_edge.calibration.ranges import observe
 from fer_edge.calibration.report import known_targets
 from fer_edge.catalogue import SHIPPED, shipped_bundle
 from fer_edge.commands.base import make_table
@@ -49,7 +49,8 @@ TOO_SMALL, TOO_LARGE = 0.8, 2.0
 class Row:
     """One quantised network against FP32 on the same real faces.
 
-    ``drop_points`` is FP32's accuracy minus INT8's, in points. Ratios are ``None`` in the row of real faces.
+    ``change_pp`` is INT8's accuracy less FP32's, in points, ``low_pp`` to ``high_pp`` its 95 % interval. Ratios are
+    ``None`` in the row of real faces.
     """
 
     model: str
@@ -57,7 +58,9 @@ class Row:
     method: str
     dialect: str
     fp32_accuracy: float
-    drop_points: float
+    change_pp: float
+    low_pp: float
+    high_pp: float
     agreement: float
     logit_cosine: float
     tensors: int
@@ -87,16 +90,6 @@ def sources(data: Path, count: int, generators: Sequence[str]) -> Iterator[tuple
     yield f"{REAL}, others", list(training.sample(count, seed=1))
     for generator in generators:
         yield generator, list(GENERATORS[generator](count, 0))
-
-
-def observe(model: Path, images: Sequence[np.ndarray], spec: ModelSpec) -> dict[str, Observer]:
-    """Run the images once; return an observer of every tensor that INT8 stores."""
-    observers = {name: Observer(name) for name in quantised_tensors(onnx.load(model))}
-    batches = (prepare_batch(images[i : i + BATCH], spec) for i in range(0, len(images), BATCH))
-    for batch, values in activations(model, sorted(observers), batches):
-        for name, observer in observers.items():
-            observer.update(values.get(name, batch))
-    return observers
 
 
 def ratios(found: Mapping[str, TensorRange], real: Mapping[str, TensorRange]) -> np.ndarray:
@@ -132,30 +125,31 @@ def measure(
         targets = known_targets(faces, spec)
         fp32 = logits_of(model, faces, spec)
         fp32_accuracy = float((fp32.argmax(1) == targets).mean())
-        proto, sha256 = onnx.load(model), sha256_of(model)
-        int8 = Path(folder) / "int8.onnx"
+        proto, int8 = onnx.load(model), Path(folder) / "int8.onnx"
         reference: dict[str, Mapping[str, TensorRange]] = {}
         for source, images in calibration:
-            observers = observe(model, images, spec)
+            batches = (prepare_batch(images[i : i + BATCH], spec) for i in range(0, len(images), BATCH))
+            observations = observe(model, batches, {"name": source})
             for method in methods:
-                tensors = {tensor: METHODS[method](observer) for tensor, observer in observers.items()}
-                real = reference.setdefault(method, tensors)
-                ratio = None if real is tensors else ratios(tensors, real)
-                ranges = Ranges(method, len(images), {"name": source}, sha256, tensors)
+                ranges = observations.ranges(method)
+                real = reference.setdefault(method, ranges.tensors)
+                ratio = None if source == REAL else ratios(ranges.tensors, real)
                 for dialect in dialects:
                     onnx.save(quantise(proto, ranges, dialect), int8)
                     found = logits_of(int8, faces, spec)
-                    accuracy = float((found.argmax(1) == targets).mean())
+                    paired = compare_paired(fp32.argmax(1), found.argmax(1), targets, spec.class_names)
                     yield Row(
                         model=name.partition(":")[0],
                         images=source,
                         method=method,
                         dialect=dialect,
                         fp32_accuracy=fp32_accuracy,
-                        drop_points=100 * (fp32_accuracy - accuracy),
+                        change_pp=paired.change_pp,
+                        low_pp=paired.low_pp,
+                        high_pp=paired.high_pp,
                         agreement=float((fp32.argmax(1) == found.argmax(1)).mean()),
                         logit_cosine=centred_cosine(fp32, found),
-                        tensors=len(tensors),
+                        tensors=len(ranges.tensors),
                         too_small=None if ratio is None else int((ratio < TOO_SMALL).sum()),
                         too_large=None if ratio is None else int((ratio > TOO_LARGE).sum()),
                         median_ratio=None if ratio is None else float(np.median(ratio)),
@@ -165,9 +159,8 @@ def measure(
 def centred_cosine(a: np.ndarray, b: np.ndarray) -> float:
     """Return the mean cosine of the logits of each face, their mean taken off."""
     a, b = (v - v.mean(axis=1, keepdims=True) for v in (a, b))
-    return float(
-        ((a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12)).mean()
-    )
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(((a * b).sum(axis=1) / np.maximum(norms, 1e-12)).mean())
 
 
 def main() -> None:
@@ -194,7 +187,7 @@ def main() -> None:
             f"{own[0].model}, {args.images} images, {args.evaluated} faces, FP32 {own[0].fp32_accuracy:.1%}"
         )
         columns = (
-            "images", "method", "dialect", "drop, points", "same class", "cosine",
+            "images", "method", "dialect", "accuracy, points", "same class", "cosine",
             f"ratio < {TOO_SMALL}", f"ratio > {TOO_LARGE}", "median ratio",
         )  # fmt: skip
         console.print(make_table(title, columns, [shown(row) for row in own]))
@@ -207,12 +200,12 @@ def main() -> None:
 
 def shown(row: Row) -> tuple[str, ...]:
     """Return the cells of a row."""
-    share = ("–", "–") if row.too_small is None else (row.too_small, row.too_large)
-    return (
-        row.images, row.method, row.dialect, f"{row.drop_points:+.2f}", f"{row.agreement:.1%}", f"{row.logit_cosine:.5f}",
-        *(f"{part} of {row.tensors}" if row.too_small is not None else "–" for part in share),
-        "–" if row.median_ratio is None else f"{row.median_ratio:.2f}",
-    )  # fmt: skip
+    accuracy = f"{row.change_pp:+.2f} ({row.low_pp:+.2f} to {row.high_pp:+.2f})"
+    cells = (row.images, row.method, row.dialect, accuracy, f"{row.agreement:.1%}", f"{row.logit_cosine:.5f}")
+    if row.median_ratio is None:
+        return (*cells, "–", "–", "–")
+    counts = (f"{count} of {row.tensors}" for count in (row.too_small, row.too_large))
+    return (*cells, *counts, f"{row.median_ratio:.2f}")
 
 
 if __name__ == "__main__":
