@@ -39,17 +39,31 @@ def crop_bounds(box_xyxy: Box, rule: CropRule) -> tuple[int, int, int, int]:
     return int(centre_x - half), int(centre_y - half), int(centre_x + half), int(centre_y + half)
 
 
+def crop_rectangle(
+    box_xyxy: Box, rule: CropRule, frame_height: int, frame_width: int
+) -> tuple[int, int, int, int] | None:
+    """Return the pixels that become a crop (left, top, right, bottom); ``None`` if the crop is too small.
+
+    With ``replicate`` they may reach beyond the frame, and stand there for its border pixels.
+    ``min_side_px`` counts the pixels inside.
+    """
+    left, top, right, bottom = bounds = crop_bounds(box_xyxy, rule)
+    inside = max(left, 0), max(top, 0), min(right, frame_width), min(bottom, frame_height)
+    if min(inside[2] - inside[0], inside[3] - inside[1]) < max(rule.min_side_px, 1):
+        return None
+    return bounds if rule.edge == "replicate" else inside
+
+
 def crop_face(frame_bgr: np.ndarray, box_xyxy: Box, rule: CropRule) -> np.ndarray | None:
     """Cut one face out of ``[H, W, 3]`` or ``[H, W]``; ``None`` if a side is under ``min_side_px``."""
     height, width = frame_bgr.shape[:2]
-    left, top, right, bottom = crop_bounds(box_xyxy, rule)
-    inside = frame_bgr[max(top, 0) : max(min(bottom, height), 0), max(left, 0) : max(min(right, width), 0)]
-    if min(inside.shape[:2]) < max(rule.min_side_px, 1):
+    rectangle = crop_rectangle(box_xyxy, rule, height, width)
+    if rectangle is None:
         return None
-    if rule.edge == "replicate" and inside.shape[:2] != (bottom - top, right - left):
-        borders = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
-        return cv2.copyMakeBorder(inside, *borders, cv2.BORDER_REPLICATE)
-    return inside
+    left, top, right, bottom = rectangle
+    inside = frame_bgr[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
+    borders = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
+    return cv2.copyMakeBorder(inside, *borders, cv2.BORDER_REPLICATE) if any(borders) else inside
 
 
 def covered_box(box_xyxy: Box, rule: CropRule, frame_height: int, frame_width: int) -> Box:
@@ -80,10 +94,15 @@ def resize_image(image: np.ndarray, spec: ModelSpec) -> np.ndarray:
     return image
 
 
+def gain_and_offset(spec: ModelSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Return float32 values per channel: input = pixel · gain + offset, with pixels from 0 to 255."""
+    mean, std = np.asarray(spec.mean, np.float64), np.asarray(spec.std, np.float64)
+    return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+
+
 def normalise(images: np.ndarray, spec: ModelSpec) -> np.ndarray:
     """Scale ``[B, H, W, C]`` uint8 to the network's input ``[B, C, H, W]`` float32, contiguous."""
-    gain = (1 / (255 * np.asarray(spec.std, np.float64))).astype(np.float32)
-    offset = (-np.asarray(spec.mean, np.float64) / np.asarray(spec.std, np.float64)).astype(np.float32)
+    gain, offset = gain_and_offset(spec)
     batch = images.transpose(0, 3, 1, 2).astype(np.float32, order="C")
     batch *= gain[:, None, None]
     batch += offset[:, None, None]
