@@ -10,7 +10,8 @@ TensorRT 7 to 10 in public hold: a header with the version, then a line per tens
 where 8 hexadecimal digits are the bits of the 32-bit float ``max(|low|, |high|) / 127``, highest byte
 first. TensorRT takes the scales instead of calibrating, and calibrates again if the header is of another
 version. TensorRT 11 and TensorRT-RTX have no such calibrators: they, and TensorRT 10 on the GPU, take the
-Q/DQ model. The cache belongs to the FP32 model::
+Q/DQ model. The cache belongs to the FP32 model, so bias corrections, which the Q/DQ model holds, are not
+in what it makes::
 
     trtexec --onnx=model.onnx --int8 --fp16 --calib=FILE --useDLACore=0 --allowGPUFallback
 """
@@ -24,7 +25,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
-from fer_edge.calibration.placement import Graph
+from fer_edge.calibration.graph import Graph
 from fer_edge.calibration.qdq import DIALECTS, _group_ranges
 from fer_edge.calibration.ranges import Ranges
 from fer_edge.errors import CalibrationError
