@@ -32,7 +32,6 @@ from fer_edge.calibration.report import known_targets
 from fer_edge.catalogue import SHIPPED, shipped_bundle
 from fer_edge.commands.base import make_table
 from fer_edge.datasets import FaceDataset, load_dataset
-from fer_edge.evaluation import session_logits
 from fer_edge.generated import GENERATORS
 from fer_edge.preprocess import prepare_batch
 from fer_edge.spec import ModelSpec
@@ -40,7 +39,8 @@ from fer_edge.statistics import measurement_record
 
 BACKEND = "onnxruntime"
 REAL = "real"
-BATCH = 8
+#: Small: all tensors of a batch are in memory while ranges are observed.
+BATCH = 4
 #: Relative to real faces: below, values of real faces are clipped; above, more than one of the 8 bits is lost.
 TOO_SMALL, TOO_LARGE = 0.8, 2.0
 
@@ -101,10 +101,16 @@ def ratios(found: Mapping[str, TensorRange], real: Mapping[str, TensorRange]) ->
     return np.array([width(found[name]) / width(r) for name, r in real.items() if width(r) > 0])
 
 
+def batches(images: Sequence[np.ndarray] | FaceDataset, spec: ModelSpec) -> Iterator[np.ndarray]:
+    """Yield ``[B, C, H, W]`` float32."""
+    for start in range(0, len(images), BATCH):
+        yield prepare_batch([images[i] for i in range(start, min(start + BATCH, len(images)))], spec)
+
+
 def logits_of(model: Path, faces: FaceDataset, spec: ModelSpec) -> np.ndarray:
     """Return ``[N, K]``."""
     session = BACKENDS[BACKEND].open(model, SessionOptions())
-    logits = session_logits(session, faces, spec)
+    logits = np.concatenate([session.run(batch)["logits"] for batch in batches(faces, spec)])
     session.close()
     return logits
 
@@ -128,8 +134,7 @@ def measure(
         proto, int8 = onnx.load(model), Path(folder) / "int8.onnx"
         reference: dict[str, Mapping[str, TensorRange]] = {}
         for source, images in calibration:
-            batches = (prepare_batch(images[i : i + BATCH], spec) for i in range(0, len(images), BATCH))
-            observations = observe(model, batches, {"name": source})
+            observations = observe(model, batches(images, spec), {"name": source})
             for method in methods:
                 ranges = observations.ranges(method)
                 real = reference.setdefault(method, ranges.tensors)
