@@ -20,8 +20,8 @@ def coloured_noise(rng: np.random.Generator, slope: float, channels: int = 1) ->
 def paint_noise(rng: np.random.Generator) -> np.ndarray:
     """Return one image, ``[SIDE, SIDE, 3]`` float32.
 
-    Photographs have slopes around 1.2 (Field, 1987); crops of faces, which are smoother, up to 1.8. The channels
-    differ little, as most of what varies in photographs is the light.
+    Photographs have slopes a little above 1 (Field, 1987); crops of faces, which are smoother, up to 1.8. The
+    channels differ little, as most of what varies in photographs is the light.
     """
     slope = rng.uniform(1.1, 1.8)
     tint = rng.normal(0, 0.1, 3) + rng.uniform(0.02, 0.2) * coloured_noise(rng, slope, 3)
