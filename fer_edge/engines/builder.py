@@ -36,8 +36,8 @@ class EngineOptions:
     flavour : str
         A key of :data:`fer_edge.engines.flavours.FLAVOURS`.
     precision : {"fp32", "fp16", "int8"}
-        What the ONNX file is, for the record. The network is strongly typed: the file decides. A file with
-        Q/DQ that is not called int8, or the reverse, is refused.
+        What the ONNX file is, for the record: the network is strongly typed, so the file decides. A file of
+        another precision is refused; one with Q/DQ is int8, whatever the rest computes in.
     min_batch, opt_batch, max_batch : int
         Batch sizes that the engine accepts, and the one that it is fast at.
     compute_capability : (int, int) or None

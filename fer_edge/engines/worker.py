@@ -142,11 +142,15 @@ def _parse(trt: Any, network: Any, log: Any, path: str) -> None:
 
 
 def _require_precision(trt: Any, network: Any, precision: str) -> None:
-    types = {network.get_layer(i).type for i in range(network.num_layers)}
-    if (trt.LayerType.QUANTIZE in types) != (precision == "int8"):
-        found = "no Q/DQ" if precision == "int8" else "Q/DQ"
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    types = {layer.get_output(i).dtype for layer in layers for i in range(layer.num_outputs)}
+    if any(layer.type == trt.LayerType.QUANTIZE for layer in layers):
+        found = "int8"
+    else:
+        found = "fp16" if trt.DataType.HALF in types else "fp32"
+    if found != precision:
         raise EngineError(
-            f"the model has {found}, and {precision} was asked for: give the model of {precision}"
+            f"the model is {found}, and {precision} was asked for: give the model of {precision}"
         )
 
 

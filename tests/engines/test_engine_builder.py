@@ -59,17 +59,19 @@ def q_dq(fp32: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str]
     return write
 
 
-def save_small(path: Path, operator: str = "Relu", domain: str = "", batch: str | int = "n") -> Path:
+def save_small(
+    path: Path, operator: str = "Relu", domain: str = "", batch: str | int = "n", kind: type = np.float32
+) -> Path:
     """A dense layer behind one operator, over 4 values."""
-    weight = numpy_helper.from_array(np.eye(4, dtype=np.float32), "weight")
+    weight = numpy_helper.from_array(np.eye(4, dtype=kind), "weight")
     graph = helper.make_graph(
         [
             helper.make_node(operator, ["input"], ["hidden"], "first", domain=domain),
             helper.make_node("MatMul", ["hidden", "weight"], ["logits"], "second"),
         ],
         "small",
-        [helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, [batch, 4])],
-        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [batch, 4])],
+        [helper.make_tensor_value_info("input", weight.data_type, [batch, 4])],
+        [helper.make_tensor_value_info("logits", weight.data_type, [batch, 4])],
         [weight],
     )
     imports = [helper.make_opsetid("", 18), *([helper.make_opsetid(domain, 1)] if domain else [])]
@@ -134,9 +136,16 @@ def test_int8_is_stored_in_int8(fp32: Path, q_dq: Callable[[str], Path], tmp_pat
 def test_the_name_of_the_precision_must_be_true(
     fp32: Path, q_dq: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    assert "has no Q/DQ, and int8 was asked for" in build_and_fail(fp32, tmp_path, options(precision="int8"))
-    message = build_and_fail(q_dq("tensorrt"), tmp_path, options(precision="fp32"))
-    assert "has Q/DQ, and fp32 was asked for" in message
+    wrong = {"fp32": ("int8", "fp16"), "int8": ("fp32", "fp16"), "fp16": ("fp32", "int8")}
+    models = {
+        "fp32": fp32,
+        "int8": q_dq("tensorrt"),
+        "fp16": save_small(tmp_path / "half.onnx", kind=np.float16),
+    }
+    for true, names in wrong.items():
+        for name in names:
+            message = build_and_fail(models[true], tmp_path, options(precision=name))
+            assert f"the model is {true}, and {name} was asked for" in message
 
 
 @needs_rtx
@@ -189,6 +198,13 @@ def test_turing_takes_fp16_only(fp32: Path, q_dq: Callable[[str], Path], tmp_pat
         message = build_and_fail(model, tmp_path, chosen)
         assert "compute capability 7.5 takes FP16 networks only" in message
         assert "FP32 GEMM is not supported" in message
+
+
+@needs_rtx
+def test_fp16_builds_for_turing_too(tmp_path: Path) -> None:
+    model = save_small(tmp_path / "a.onnx", kind=np.float16)
+    chosen = options(compute_capability=(7, 5), precision="fp16")
+    assert build_engine(model, tmp_path / "net.engine", chosen).size_bytes
 
 
 @needs_rtx
