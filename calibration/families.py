@@ -33,6 +33,7 @@ class Family:
 
 
 _CLASSIFIER = "the dense layer that gives the logits"
+_ILLUMINATION = "faces divided by their illumination: 1.2 points of accuracy were lost in this layer alone"
 
 FAMILIES: Mapping[str, Family] = {
     "residual masking": Family(
@@ -92,13 +93,15 @@ FAMILIES: Mapping[str, Family] = {
     "visual attention": Family(
         ("visual-attention", "visual-attention-symmetric"),
         {
+            "stem": _ILLUMINATION,
             "head": _CLASSIFIER,
             "score": "the map's logits, bounded by tanh",
             "softmax": "the map B over 63 positions",
         },
     ),
     "visual attention, baselines": Family(
-        ("visual-attention-baseline", "visual-attention-average"), {"head": _CLASSIFIER}
+        ("visual-attention-baseline", "visual-attention-average"),
+        {"stem": _ILLUMINATION, "head": _CLASSIFIER},
     ),
 }
 

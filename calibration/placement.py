@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx
 
 from fer_edge.calibration.graph import WEIGHTED, Graph, is_residual
-from fer_edge.calibration.rules import FLOAT_RULES
+from fer_edge.calibration.rules import DEFAULT_RULES, FLOAT_RULES
 
 #: Operators that pass integers through, with one scale for inputs and output; see :func:`passes_integers`.
 _PASSING = frozenset({"MaxPool", "Concat", "DepthToSpace"})
@@ -31,7 +31,7 @@ class Placement:
         Single layers, by the name of their node, that mixed precision leaves so.
     """
 
-    rules: tuple[str, ...] = tuple(FLOAT_RULES)
+    rules: tuple[str, ...] = DEFAULT_RULES
     float_layers: frozenset[str] = frozenset()
 
 

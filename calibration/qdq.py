@@ -31,7 +31,7 @@ from fer_edge.calibration.placement import (
     quantised_tensors,
 )
 from fer_edge.calibration.ranges import Ranges
-from fer_edge.calibration.transposed import expand_transposed
+from fer_edge.calibration.transposed import expand_transposed, is_block_write
 from fer_edge.calibration.weights import SMALLEST_SCALE, output_axis, round_weight, shift_biases
 from fer_edge.errors import CalibrationError, lookup
 
@@ -63,6 +63,17 @@ DIALECTS: Mapping[str, Dialect] = {
         "tensorrt", True, False, False, frozenset({"Conv", "ConvTranspose", "Gemm", "Add"}), False
     ),
 }
+
+
+def integer_layers(model: onnx.ModelProto, placement: Placement, dialect_name: str) -> list[onnx.NodeProto]:
+    """Return the nodes of the FP32 ``model`` that compute in integers in a dialect, in the order of the graph."""
+    dialect = lookup(DIALECTS, dialect_name, "dialect")
+    graph = Graph(model)
+    return [
+        node
+        for node in quantised_nodes(graph, placement)
+        if node.op_type in dialect.integer_ops or (dialect.expand_transposed and is_block_write(graph, node))
+    ]
 
 
 def quantise(model: onnx.ModelProto, ranges: Ranges, dialect_name: str) -> onnx.ModelProto:

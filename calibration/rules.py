@@ -98,6 +98,18 @@ def _is_silu(graph: Graph, node: onnx.NodeProto) -> bool:
     return bool(readers) and all(n.op_type == "Mul" and node.input[0] in n.input for n in readers)
 
 
+def _stems(graph: Graph) -> list[onnx.NodeProto]:
+    """Weighted nodes that read the input, with whatever normalises it between."""
+    return [
+        node
+        for node in graph.nodes
+        if node.op_type in WEIGHTED
+        and not any(
+            n.op_type in WEIGHTED for n in upstream(graph, node.input[:1], lambda n: n.op_type in WEIGHTED)
+        )
+    ]
+
+
 _RULES: tuple[FloatRule, ...] = (
     FloatRule(
         "head", "makes an output: decides the confidence, or moves landmarks by parts of a pixel", _heads
@@ -139,4 +151,12 @@ _RULES: tuple[FloatRule, ...] = (
     ),
 )
 
-FLOAT_RULES: Mapping[str, FloatRule] = {rule.name: rule for rule in _RULES}
+#: By measurement, in families whose table names it: 8 bits suffice for pixels as they come.
+STEM = FloatRule(
+    "stem",
+    "the first layer reads an image whose range is not that of pixels, and few of the multiply-adds are there",
+    _stems,
+)
+FLOAT_RULES: Mapping[str, FloatRule] = {rule.name: rule for rule in (*_RULES, STEM)}
+#: What follows from the shape of a graph alone.
+DEFAULT_RULES = tuple(rule.name for rule in _RULES)

@@ -30,7 +30,7 @@ def expand_transposed(model: onnx.ModelProto, ranges: Ranges) -> Ranges:
     tensors: dict[str, TensorRange] = dict(ranges.tensors)
     replacements: dict[int, list[onnx.NodeProto]] = {}
     for node in graph.nodes:
-        if not _is_block_write(graph, node):
+        if not is_block_write(graph, node):
             continue
         final = stored_output(graph, node)
         weight = numpy_helper.to_array(graph.constants[node.input[1]])
@@ -60,7 +60,8 @@ def expand_transposed(model: onnx.ModelProto, ranges: Ranges) -> Ranges:
     return dataclasses.replace(ranges, tensors=tensors)
 
 
-def _is_block_write(graph: Graph, node: onnx.NodeProto) -> bool:
+def is_block_write(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether ``node`` is a transposed convolution that :func:`expand_transposed` rewrites."""
     if node.op_type != "ConvTranspose" or any(n not in graph.constants for n in node.input[1:]):
         return False
     attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}

@@ -1,0 +1,148 @@
+"""Which calibration is best for this network: every candidate is measured, none is believed.
+
+On faces that no range was taken from, the logits of each candidate's Q/DQ model are compared with those of
+FP32. The methods come first; then bias correction and equalisation, each kept if it lowers the noise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from fer_edge.calibration.bias_correction import measure_bias_shifts
+from fer_edge.calibration.equalisation import channel_maxima, equalise, find_pairs
+from fer_edge.calibration.fidelity import Fidelity
+from fer_edge.calibration.graph import Graph
+from fer_edge.calibration.placement import Placement
+from fer_edge.calibration.ranges import Observations, Ranges, observe
+
+#: What is more work must lower the noise by this much; less is chance.
+_WORTHWHILE_DB = 0.2
+
+#: Quantises a model with ranges, runs it, and compares it with the FP32 model.
+Measure = Callable[[onnx.ModelProto, Ranges], Fidelity]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to calibrate and what it gave; see :class:`fer_edge.calibration.fidelity.Fidelity`."""
+
+    name: str
+    agreement: float
+    logit_cosine: float
+    snr_db: float | None
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The best candidate's ranges, and all that were measured, in order."""
+
+    ranges: Ranges
+    candidates: tuple[Candidate, ...]
+
+
+def choose_calibration(
+    model: Path,
+    observe_all: Callable[[Path], Observations],
+    methods: Sequence[str],
+    correction_batches: Callable[[], Iterable[np.ndarray]],
+    measure: Measure,
+    on_candidate: Callable[[int, int], None] = lambda done, total: None,
+) -> Choice:
+    """Measure every method, bias correction and equalisation on ``model`` and keep what is best.
+
+    Parameters
+    ----------
+    model : Path
+        FP32 ONNX file; replaced by its equalised form where that is best.
+    observe_all : callable
+        Runs the calibration faces through a model.
+    methods : sequence of str
+        Keys of :data:`fer_edge.calibration.methods.METHODS`.
+    correction_batches : callable
+        Gives batches of calibration faces, once for each pass of a correction; some dozens of faces suffice.
+    measure : callable
+        See :data:`Measure`; its faces should not be among the calibration faces.
+    on_candidate : callable
+        Called with (done, total).
+    """
+    observations = observe_all(model)
+    search = _Search(measure, len(methods) + 2, on_candidate)
+    proto = onnx.load(model)
+    best = search.best(proto, [(method, observations.ranges(method)) for method in methods])
+    method = best[0]
+    shifts = measure_bias_shifts(model, correction_batches(), observations.placement)
+    best = search.improve(
+        proto, best, f"{method} + bias correction", dataclasses.replace(best[1], bias_shifts=shifts)
+    )
+    if not find_pairs(Graph(proto), observations.placement):
+        return search.choice(best)
+    equalised = model.with_name(f"{model.stem}.equalised.onnx")
+    onnx.save(_equalised(proto, model, observations.placement, correction_batches), equalised)
+    ranges = observe(
+        equalised, correction_batches(), observations.data, placement=observations.placement
+    ).ranges(method)
+    if best[1].bias_shifts:
+        shifts = measure_bias_shifts(equalised, correction_batches(), observations.placement)
+        ranges = dataclasses.replace(ranges, bias_shifts=shifts)
+    kept = search.improve(onnx.load(equalised), best, f"{best[0]} + equalisation", ranges)
+    if kept is best:
+        equalised.unlink()
+        return search.choice(best)
+    equalised.replace(model)
+    final = dataclasses.replace(observe_all(model).ranges(method), bias_shifts=ranges.bias_shifts)
+    return search.choice((kept[0], final))
+
+
+def _equalised(
+    model: onnx.ModelProto,
+    path: Path,
+    placement: Placement,
+    batches: Callable[[], Iterable[np.ndarray]],
+) -> onnx.ModelProto:
+    tensors = [pair.tensor for pair in find_pairs(Graph(model), placement)]
+    maxima = channel_maxima(path, tensors, batches())
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    equalise(copy, placement, maxima)
+    return copy
+
+
+Named = tuple[str, Ranges]
+
+
+class _Search:
+    """What has been measured so far."""
+
+    def __init__(self, measure: Measure, total: int, on_candidate: Callable[[int, int], None]) -> None:
+        self._measure, self._total, self._on_candidate = measure, total, on_candidate
+        self._found: list[Candidate] = []
+
+    def best(self, model: onnx.ModelProto, named: Sequence[Named]) -> Named:
+        """Measure all and return the one with the least noise, the first of equals."""
+        noise = [self._snr(model, *pair) for pair in named]
+        return named[int(np.argmax(noise))]
+
+    def improve(self, model: onnx.ModelProto, best: Named, name: str, ranges: Ranges) -> Named:
+        """Measure one more and return it if it is worth its work, else ``best``."""
+        before = next(c.snr_db for c in self._found if c.name == best[0])
+        found = self._snr(model, name, ranges)
+        better = before is not None and found >= before + _WORTHWHILE_DB
+        return (name, ranges) if better else best
+
+    def choice(self, best: Named) -> Choice:
+        """Return the result; the method's name says what was chosen."""
+        candidates = tuple(dataclasses.replace(c, chosen=c.name == best[0]) for c in self._found)
+        return Choice(dataclasses.replace(best[1], method=best[0]), candidates)
+
+    def _snr(self, model: onnx.ModelProto, name: str, ranges: Ranges) -> float:
+        fidelity = self._measure(model, ranges)
+        self._found.append(Candidate(name, **fidelity.to_dict()))
+        self._on_candidate(len(self._found), self._total)
+        return np.inf if fidelity.snr_db is None else fidelity.snr_db

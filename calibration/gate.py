@@ -1,0 +1,170 @@
+"""The gate: bounds that INT8 must meet, and the smallest set of layers left in floating point that meets them.
+
+``--int8`` never gives a floating-point model: at least half of the multiply-adds stay in integers, or the
+bounds cannot be met and the build fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fer_edge.calibration.fidelity import Fidelity, measure_fidelity
+from fer_edge.errors import GateError, UsageError
+
+LEAST_INTEGER_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What INT8 may lose.
+
+    Attributes
+    ----------
+    max_drop_pp : float or None
+        Accuracy in percentage points. Without labels the share of faces whose class changes is taken,
+        which the loss of accuracy cannot exceed.
+    min_cosine : float or None
+        Mean cosine of the centred logits.
+    """
+
+    max_drop_pp: float | None = None
+    min_cosine: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_drop_pp is not None and not 0 <= self.max_drop_pp <= 100:
+            raise UsageError(f"max_drop_pp must be from 0 to 100 points, found {self.max_drop_pp}")
+        if self.min_cosine is not None and not -1 <= self.min_cosine < 1:
+            raise UsageError(f"min_cosine must be from -1 to below 1, found {self.min_cosine}")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one model loses against FP32; ``labelled`` says what ``drop_pp`` is (see :class:`Bounds`)."""
+
+    drop_pp: float
+    labelled: bool
+    fidelity: Fidelity
+
+    def misses(self, bounds: Bounds) -> float:
+        """Return by how much the worst bound is missed, as a share of what it allows; 0 where all are met."""
+        worst = 0.0
+        if bounds.max_drop_pp is not None:
+            worst = max(worst, (self.drop_pp - bounds.max_drop_pp) / max(bounds.max_drop_pp, 0.1))
+        if bounds.min_cosine is not None:
+            worst = max(worst, (bounds.min_cosine - self.fidelity.logit_cosine) / (1 - bounds.min_cosine))
+        return worst
+
+
+def judge(fp32: np.ndarray, int8: np.ndarray, targets: np.ndarray) -> Outcome:
+    """Compare ``[N, K]`` logits on faces with ``[N]`` classes, -1 where unknown."""
+    fidelity = measure_fidelity(fp32, int8)
+    known = targets >= 0
+    if not known.any():
+        return Outcome(100 * (1 - fidelity.agreement), False, fidelity)
+    right = [float((values[known].argmax(axis=1) == targets[known]).mean()) for values in (fp32, int8)]
+    return Outcome(100 * (right[0] - right[1]), True, fidelity)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One model that was tried."""
+
+    float_layers: tuple[str, ...]
+    drop_pp: float
+    logit_cosine: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class MixedPrecision:
+    """The smallest set found of layers in floating point that meets the bounds, and all that was tried."""
+
+    float_layers: tuple[str, ...]
+    steps: tuple[Step, ...]
+
+
+def mix_precision(
+    order: Sequence[str],
+    evaluate: Callable[[frozenset[str]], Outcome],
+    integer_share: Callable[[frozenset[str]], float],
+    bounds: Bounds,
+    on_step: Callable[[int], None] = lambda tried: None,
+) -> MixedPrecision:
+    """Find the smallest set of layers to leave in floating point.
+
+    The k most harmful layers are left out of INT8 for k = 1, 2, 4, …; the smallest k that meets the bounds is
+    then found by halving, and each of its layers is put back where the bounds hold without.
+
+    Parameters
+    ----------
+    order : sequence of str
+        Layers, the most harmful first.
+    evaluate : callable
+        Measures the model with these layers in floating point.
+    integer_share : callable
+        Share of the multiply-adds that then compute in integers.
+    bounds : Bounds
+        What must be met.
+    on_step : callable
+        Called with the number of models tried.
+
+    Raises
+    ------
+    GateError
+        If the bounds are not met while at least half of the multiply-adds compute in integers.
+    """
+    tried: dict[frozenset[str], Step] = {}
+
+    def passes(layers: frozenset[str]) -> bool:
+        if layers not in tried:
+            outcome = evaluate(layers)
+            tried[layers] = Step(
+                tuple(name for name in order if name in layers),
+                outcome.drop_pp,
+                outcome.fidelity.logit_cosine,
+                outcome.misses(bounds) == 0,
+            )
+            on_step(len(tried))
+        return tried[layers].passed
+
+    most = max((k for k in range(len(order) + 1) if _allowed(order, k, integer_share)), default=0)
+    low, high = 0, 1
+    if not passes(frozenset()):
+        while not passes(frozenset(order[: min(high, most)])):
+            if high >= most:
+                raise GateError(_cannot(tried, bounds, most))
+            low, high = high, 2 * high
+        high = min(high, most)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if passes(frozenset(order[:middle])) else (middle, high)
+        kept = frozenset(order[:high])
+        for name in reversed(order[:high]):
+            if len(kept) > 1 and passes(kept - {name}):
+                kept -= {name}
+    else:
+        kept = frozenset()
+    return MixedPrecision(tuple(name for name in order if name in kept), tuple(tried.values()))
+
+
+def _allowed(order: Sequence[str], count: int, integer_share: Callable[[frozenset[str]], float]) -> bool:
+    return integer_share(frozenset(order[:count])) >= LEAST_INTEGER_SHARE
+
+
+def _cannot(tried: dict[frozenset[str], Step], bounds: Bounds, most: int) -> str:
+    asked = []
+    if bounds.max_drop_pp is not None:
+        asked.append(f"a drop of at most {bounds.max_drop_pp} points")
+    if bounds.min_cosine is not None:
+        asked.append(f"a logit cosine of at least {bounds.min_cosine}")
+    table = "; ".join(
+        f"{len(step.float_layers)} layers in floating point: {step.drop_pp:+.2f} points, cosine {step.logit_cosine:.5f}"
+        for step in tried.values()
+    )
+    return (
+        f"INT8 cannot meet {' and '.join(asked)} with {LEAST_INTEGER_SHARE:.0%} of the multiply-adds in integers "
+        f"(at most {most} layers in floating point; tried {table}): allow more, calibrate on other faces, or build --fp32"
+    )
