@@ -13,6 +13,13 @@ namespace fer_edge {
 // Tile sizes
 // ---------------------------------------------------------------------------------------------------
 
+// How many blocks of 20 KiB the shared memory of a multiprocessor holds: 64 KiB on sm_75, 100 KiB and more since.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int kMostBlocks = 3;
+#else
+constexpr int kMostBlocks = 4;
+#endif
+
 // For up to kChannelsPerWarp · kChannelWarps channels. A warp owns 16 queries and kChannelsPerWarp channels.
 template <typename T, int kChannelsPerWarp_, int kChannelWarps_>
 struct Tiling {
@@ -25,7 +32,7 @@ struct Tiling {
   static constexpr int kRowWarps = kQueries / 16;
   static constexpr int kThreads = 32 * kRowWarps * kChannelWarps;
   static constexpr int kStages = kChannels <= 256 ? 2 : 1;  // 2: the next tile arrives while this one is used
-  static constexpr int kBlocks = kChannels <= 128 ? 4 : 2;  // that share a multiprocessor: bounds the registers
+  static constexpr int kBlocks = kChannels > 128 ? 2 : sizeof(T) == 4 ? 4 : kMostBlocks;  // bounds the registers
   static constexpr int kStageElements = (kDepth + kChannels) * kKeys;
   static constexpr int kQueryElements = kDepth * kQueries;
   static constexpr int kSharedBytes = (kQueryElements + kStages * kStageElements) * static_cast<int>(sizeof(T));
@@ -86,11 +93,13 @@ __device__ __forceinline__ T from_float(float value) {
 }
 
 // Rows of 64 or 128 bytes in shared memory. Their 16-byte pieces are permuted so that eight rows, read at
-// one column, touch all banks once.
+// one column, touch all banks once. The permutation repeats after eight rows: a multiple of kEightRows further
+// on lies the same column, which lets addresses be one register and a constant.
 template <typename T, int kColumns>
 struct Tile {
   static constexpr int kPerPiece = 16 / static_cast<int>(sizeof(T));
   static constexpr int kPieces = kColumns / kPerPiece;
+  static constexpr int kEightRows = 8 * kColumns;
   static_assert(kPieces == 4 || kPieces == 8);
   T* data;
 
@@ -100,25 +109,30 @@ struct Tile {
   }
 };
 
-// Rows first_row … of the tile become columns first_column … of a [rows, row_length] matrix; zeros beyond.
+// Rows 0 … of the tile become columns first_column … of a [rows, row_length] matrix; zeros beyond its end.
 template <int kThreads, typename T, int kColumns>
-__device__ __forceinline__ void load_tile(Tile<T, kColumns> tile, int first_row, const T* matrix, int rows,
-                                          int row_length, int first_column, bool wide) {
+__device__ __forceinline__ void load_tile(Tile<T, kColumns> tile, const T* matrix, int rows, int row_length,
+                                          int first_column, bool wide) {
   using Shape = Tile<T, kColumns>;
+  constexpr int kStep = kThreads / Shape::kPieces;
+  static_assert(kStep % 8 == 0);
   const int thread = static_cast<int>(threadIdx.x);
   if (wide) {
-    const int piece = thread % Shape::kPieces * Shape::kPerPiece;
-    const int column = first_column + piece;
+    const int piece = thread % Shape::kPieces * Shape::kPerPiece, column = first_column + piece;
     const int bytes = column < row_length ? 16 : 0;
-    const T* source = matrix + (bytes ? column : 0);
-    for (int row = thread / Shape::kPieces; row < rows; row += kThreads / Shape::kPieces)
-      copy_async_16(tile.at(first_row + row, piece), source + row * row_length, bytes);
+    int row = thread / Shape::kPieces;
+    T* target = tile.at(row, piece);
+    const T* source = matrix + row * row_length + (bytes ? column : 0);
+#pragma unroll 1
+    for (; row < rows; row += kStep, target += kStep * kColumns, source += kStep * row_length)
+      copy_async_16(target, source, bytes);
   } else {
     const int column = thread % kColumns;
+    const bool exists = first_column + column < row_length;
+#pragma unroll 1
     for (int row = thread / kColumns; row < rows; row += kThreads / kColumns)
-      *tile.at(first_row + row, column) = first_column + column < row_length
-                                              ? load_global(matrix + row * row_length + first_column + column)
-                                              : from_float<T>(0.0f);
+      *tile.at(row, column) =
+          exists ? load_global(matrix + row * row_length + first_column + column) : from_float<T>(0.0f);
   }
 }
 
@@ -126,16 +140,21 @@ template <int kThreads, typename T, int kColumns>
 __device__ __forceinline__ void store_tile(Tile<T, kColumns> tile, T* matrix, int rows, int row_length,
                                            int first_column, bool wide) {
   using Shape = Tile<T, kColumns>;
+  constexpr int kStep = kThreads / Shape::kPieces;
   const int thread = static_cast<int>(threadIdx.x);
   if (wide) {
-    const int piece = thread % Shape::kPieces * Shape::kPerPiece;
-    if (first_column + piece >= row_length) return;
-    for (int row = thread / Shape::kPieces; row < rows; row += kThreads / Shape::kPieces)
-      store_global(reinterpret_cast<uint4*>(matrix + row * row_length + first_column + piece),
-                   *reinterpret_cast<const uint4*>(tile.at(row, piece)));
+    const int piece = thread % Shape::kPieces * Shape::kPerPiece, column = first_column + piece;
+    if (column >= row_length) return;
+    int row = thread / Shape::kPieces;
+    const T* source = tile.at(row, piece);
+    T* target = matrix + row * row_length + column;
+#pragma unroll 4
+    for (; row < rows; row += kStep, source += kStep * kColumns, target += kStep * row_length)
+      store_global(reinterpret_cast<uint4*>(target), *reinterpret_cast<const uint4*>(source));
   } else {
     const int column = thread % kColumns;
     if (first_column + column >= row_length) return;
+#pragma unroll 1
     for (int row = thread / kColumns; row < rows; row += kThreads / kColumns)
       store_global(matrix + row * row_length + first_column + column, *tile.at(row, column));
   }
@@ -144,6 +163,7 @@ __device__ __forceinline__ void store_tile(Tile<T, kColumns> tile, T* matrix, in
 // Zeros in rows [first_row, end_row): channels that the tile has and the tensor has not.
 template <int kThreads, typename T, int kColumns>
 __device__ __forceinline__ void clear_rows(Tile<T, kColumns> tile, int first_row, int end_row) {
+#pragma unroll 1
   for (int i = first_row * kColumns + static_cast<int>(threadIdx.x); i < end_row * kColumns; i += kThreads)
     tile.data[i] = from_float<T>(0.0f);
 }
@@ -158,14 +178,18 @@ __device__ __forceinline__ void multiply_scores(float (&scores)[kColumns / 8][4]
   for (int tile = 0; tile < kColumns / 8; ++tile)
 #pragma unroll
     for (int element = 0; element < 4; ++element) scores[tile][element] = 0.0f;
+  const __half* const left = rows.at(matrix / 2 * 8 + line, first_row + matrix % 2 * 8);
+  const __half* right[kColumns / 16];
+#pragma unroll
+  for (int i = 0; i < kColumns / 16; ++i) right[i] = columns.at(matrix % 2 * 8 + line, i * 16 + matrix / 2 * 8);
 #pragma unroll
   for (int depth = 0; depth < kDepth; depth += 16) {
     unsigned a[4];
-    ldmatrix_x4<true>(a, rows.at(depth + matrix / 2 * 8 + line, first_row + matrix % 2 * 8));
+    ldmatrix_x4<true>(a, left + depth * kRowColumns);
 #pragma unroll
     for (int tile = 0; tile < kColumns / 8; tile += 2) {
       unsigned b[4];
-      ldmatrix_x4<true>(b, columns.at(depth + matrix % 2 * 8 + line, (tile + matrix / 2) * 8));
+      ldmatrix_x4<true>(b, right[tile / 2] + depth * kColumns);
       mma_m16n8k16(scores[tile], a, {b[0], b[1]});
       mma_m16n8k16(scores[tile + 1], a, {b[2], b[3]});
     }
@@ -209,10 +233,11 @@ __device__ __forceinline__ void accumulate(float (&sums)[kChannelTiles][4], cons
       const __half2 halves = __floats2half2_rn(pair[0], pair[1]);
       memcpy(&a[i], &halves, sizeof halves);
     }
+    const __half* const right = values.at(first_channel + matrix / 2 * 8 + line, key + matrix % 2 * 8);
 #pragma unroll
     for (int tile = 0; tile < kChannelTiles; tile += 2) {
       unsigned b[4];
-      ldmatrix_x4<false>(b, values.at(first_channel + (tile + matrix / 2) * 8 + line, key + matrix % 2 * 8));
+      ldmatrix_x4<false>(b, right + tile * values.kEightRows);
       mma_m16n8k16(sums[tile], a, {b[0], b[1]});
       mma_m16n8k16(sums[tile + 1], a, {b[2], b[3]});
     }
@@ -231,9 +256,10 @@ __device__ __forceinline__ void accumulate(float (&sums)[kChannelTiles][4], cons
 #pragma unroll
       for (int element = 0; element < 4; ++element)
         a[i][element] = __shfl_sync(~0u, weights[key / 8][element], lane / 8 * 8 + key % 8 + i);
+    const float* const right = values.at(first_channel + lane % 8, key);
 #pragma unroll
     for (int tile = 0; tile < kChannelTiles; ++tile) {
-      const float4 b = *reinterpret_cast<const float4*>(values.at(first_channel + tile * 8 + lane % 8, key));
+      const float4 b = *reinterpret_cast<const float4*>(right + tile * values.kEightRows);
 #pragma unroll
       for (int element = 0; element < 4; ++element) {
         sums[tile][element] = multiply_add(a[0][element], b.x, sums[tile][element]);
@@ -285,8 +311,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) self_attentio
   };
   const auto values_of = [&](int tile) { return Tile<T, kKeys>{keys_of(tile).data + Shape::kDepth * kKeys}; };
   const auto load_stage = [&](int tile) {
-    load_tile<kThreads>(keys_of(tile), 0, key, depth, positions, tile * kKeys, wide);
-    load_tile<kThreads>(values_of(tile), 0, value, channels, positions, tile * kKeys, wide);
+    load_tile<kThreads>(keys_of(tile), key, depth, positions, tile * kKeys, wide);
+    load_tile<kThreads>(values_of(tile), value, channels, positions, tile * kKeys, wide);
     copy_async_commit();
   };
 
@@ -296,7 +322,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) self_attentio
     clear_rows<kThreads>(keys_of(stage), depth, Shape::kDepth);
     clear_rows<kThreads>(values_of(stage), channels, Shape::kChannels);
   }
-  load_tile<kThreads>(queries, 0, arguments.query + sample * depth, depth, positions, first_query, wide);
+  load_tile<kThreads>(queries, arguments.query + sample * depth, depth, positions, first_query, wide);
   load_stage(0);
 
   float sums[kChannelTiles][4] = {};
@@ -388,7 +414,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) self_attentio
   }
   __syncthreads();  // all are done with the last stage
   const Tile<T, kQueries> outputs{stages};
-  load_tile<kThreads>(outputs, 0, arguments.residual + sample * channels, channels, positions, first_query, wide);
+  load_tile<kThreads>(outputs, arguments.residual + sample * channels, channels, positions, first_query, wide);
   copy_async_commit();
   copy_async_wait<0>();
   __syncthreads();
@@ -409,8 +435,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) self_attentio
 // received[j] = mean over i of the weight that i gives to j, with the row statistics of the first pass: the
 // same products with the roles of query and key exchanged. One block: kQueries keys of one sample.
 template <typename T, typename Shape>
-__global__ void __launch_bounds__(2 * Shape::kQueries) received_kernel(SelfAttentionArguments<T> arguments,
-                                                                       bool wide) {
+__global__ void __launch_bounds__(2 * Shape::kQueries, 6) received_kernel(SelfAttentionArguments<T> arguments,
+                                                                          bool wide) {
   using Rows = Layout<T>;
   constexpr int kThreads = 2 * Shape::kQueries, kColumns = Shape::kKeys, kRowColumns = Shape::kQueries;
   FER_EDGE_DYNAMIC_SHARED(shared);
@@ -426,11 +452,11 @@ __global__ void __launch_bounds__(2 * Shape::kQueries) received_kernel(SelfAtten
 
   clear_rows<kThreads>(keys, depth, Shape::kDepth);
   clear_rows<kThreads>(queries, depth, Shape::kDepth);
-  load_tile<kThreads>(keys, 0, arguments.key + sample * depth, depth, positions, first_key, wide);
+  load_tile<kThreads>(keys, arguments.key + sample * depth, depth, positions, first_key, wide);
 
   float sums[Rows::kRows] = {};
   for (int first_query = 0; first_query < positions; first_query += kColumns) {
-    load_tile<kThreads>(queries, 0, arguments.query + sample * depth, depth, positions, first_query, wide);
+    load_tile<kThreads>(queries, arguments.query + sample * depth, depth, positions, first_query, wide);
     copy_async_commit();
     if (thread < kColumns) {
       const int query = first_query + thread;
