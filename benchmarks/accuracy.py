@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.inliner
-from peak import PEAK_RUNS, PEAK_SIZE, Peak, best_peaks, measure_peaks, multiply_adds, peak_table
+from peak import PEAK_RUNS, PEAK_SIZE, Peak, best_peaks, measure_peaks, peak_table
 from rich.console import Console
 from turns import take_turns
 
@@ -31,6 +31,7 @@ from fer_edge.backends.base import Session
 from fer_edge.builder import BuildOptions, build
 from fer_edge.bundle import FP32_MODEL, Bundle
 from fer_edge.calibration.report import known_targets
+from fer_edge.calibration.work import multiply_adds
 from fer_edge.catalogue import SHIPPED
 from fer_edge.commands.base import make_table
 from fer_edge.datasets import FaceDataset, load_dataset
@@ -104,7 +105,7 @@ def measure(name: str, args: argparse.Namespace, work: Path) -> dict[str, Any]:
     sessions = {key: choose_backend(key[1]).open(files[0], options) for key, files in models.items()}
     scores = _scores(sessions, faces, spec)
     peaks = measure_peaks(args.peak_size, args.peak_runs, args.threads)
-    macs = multiply_adds(onnx.load(fp32), spec.input_shape)
+    macs = sum(multiply_adds(onnx.load(fp32)).values())
     latencies = {size: _latencies(sessions, size, spec, args) for size in args.batch}
     for session in sessions.values():
         session.close()
@@ -230,7 +231,7 @@ def print_tables(console: Console, result: Mapping[str, Any], record: Mapping[st
     console.print(
         make_table(f"{result['name']}: latency", columns, latency),
         f"Speed: against FP32 in OpenVINO, of p50. Of peak: {result['multiply_adds'] / 1e6:.0f} million multiply-adds "
-        "per face at p50, against the best of the same precision below.\n",
+        "of layers per face at p50, against the best of the same precision below.\n",
     )
     console.print(peak_table([Peak(**peak) for peak in result["peaks"]]))
     console.print(f"{record['device']}, {record['cores']} cores, {record['date']}, commit {record['commit']}")

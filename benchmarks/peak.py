@@ -1,9 +1,9 @@
-"""The multiply-add rate that this machine reaches, and how many multiply-adds a network needs.
+"""The multiply-add rate that this machine reaches in INT8 and in FP32.
 
     python benchmarks/peak.py [--threads 2] [--size 2048] [--runs 20] [--json FILE]
 
 The peak is the best that any library here reaches on work without overhead, a large matrix product or a large
-convolution, in INT8 and in FP32: a measured figure, below what the processor's data sheet promises. One
+convolution: a measured figure, below what the processor's data sheet promises. One
 multiply-add is two operations.
 """
 
@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.inliner
 from onnx import helper, numpy_helper
 from rich.console import Console
 from turns import take_turns
@@ -28,7 +27,6 @@ from turns import take_turns
 from fer_edge._files import write_json
 from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.commands.base import make_table
-from fer_edge.errors import UsageError
 from fer_edge.statistics import measurement_record
 
 PEAK_SIZE, PEAK_RUNS = 2048, 20
@@ -112,57 +110,6 @@ def peak_table(peaks: Sequence[Peak]) -> Any:
     """Return a table of what every method reached."""
     rows = [(p.precision, p.method, p.n, f"{p.best_gops:.0f}", f"{p.p50_gops:.0f}") for p in peaks]
     return make_table("Peak of this machine", ("precision", "method", "n", "best GOPS", "p50 GOPS"), rows)
-
-
-def multiply_adds(model: onnx.ModelProto, input_shape: Sequence[int]) -> int:
-    """Return the multiply-adds of convolutions, dense layers and matrix products for one image.
-
-    Parameters
-    ----------
-    model : onnx.ModelProto
-        FP32 network with one input.
-    input_shape : sequence of int
-        ``(C, H, W)`` of the input.
-
-    Raises
-    ------
-    UsageError
-        If the shape of a tensor that is needed does not follow from the input's.
-    """
-    # Shapes do not follow through functions that a model carries, such as our attention.
-    model = onnx.inliner.inline_local_functions(model)
-    for dimension, length in zip(
-        model.graph.input[0].type.tensor_type.shape.dim, (1, *input_shape), strict=True
-    ):
-        dimension.dim_value = length
-    for output in model.graph.output:
-        output.type.tensor_type.ClearField("shape")
-    # Weights only slow the inference of shapes down, but small constants are sizes of a Reshape.
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    values = (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output)
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
-    shapes |= {tensor.name: list(tensor.dims) for tensor in inferred.graph.initializer}
-
-    def shape(name: str) -> list[int]:
-        found = shapes.get(name)
-        if not found or not all(found):
-            raise UsageError(
-                f"the shape of {name} does not follow from the input's: export the network again"
-            )
-        return found
-
-    total = 0
-    for node in inferred.graph.node:
-        if node.op_type == "Conv":
-            total += math.prod(shape(node.output[0])) * math.prod(shape(node.input[1])[1:])
-        elif node.op_type == "ConvTranspose":
-            total += math.prod(shape(node.input[0])) * math.prod(shape(node.input[1])[1:])
-        elif node.op_type == "Gemm":
-            transposed = any(a.name == "transA" and a.i for a in node.attribute)
-            total += math.prod(shape(node.output[0])) * shape(node.input[0])[0 if transposed else 1]
-        elif node.op_type == "MatMul":
-            total += math.prod(shape(node.output[0])) * shape(node.input[0])[-1]
-    return total
 
 
 def _products(
