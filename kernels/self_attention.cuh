@@ -20,7 +20,8 @@ constexpr int kMostBlocks = 3;
 constexpr int kMostBlocks = 4;
 #endif
 
-// For up to kChannelsPerWarp · kChannelWarps channels. A warp owns 16 queries and kChannelsPerWarp channels.
+// Of a block, for up to kChannelsPerWarp · kChannelWarps channels. A warp owns 16 queries and kChannelsPerWarp
+// channels of their output.
 template <typename T, int kChannelsPerWarp_, int kChannelWarps_>
 struct Tiling {
   static constexpr int kChannelsPerWarp = kChannelsPerWarp_;
@@ -38,6 +39,15 @@ struct Tiling {
   static constexpr int kSharedBytes = (kQueryElements + kStages * kStageElements) * static_cast<int>(sizeof(T));
   static_assert(kChannels * kQueries <= kStages * kStageElements, "the output tile takes the place of the stages");
   static_assert(kSharedBytes <= 48 * 1024, "more shared memory would have to be asked for before each launch");
+};
+
+// Of the second pass, which gives `received`.
+template <typename T, int kDepth>
+struct ReceivedTiling {
+  static constexpr int kKeys = 128 / static_cast<int>(sizeof(T));    // rows of 128 bytes; 16 keys per warp
+  static constexpr int kQueries = 64 / static_cast<int>(sizeof(T));  // rows of 64 bytes
+  static constexpr int kThreads = 2 * kKeys;
+  static constexpr int kSharedBytes = kDepth * (128 + 64) + 2 * kQueries * static_cast<int>(sizeof(float));
 };
 
 template <typename T>
@@ -281,6 +291,18 @@ __device__ __forceinline__ float weight(float score, float largest) {
 // What is subtracted: 0 where all scores so far are -inf, so that a later finite one still counts.
 __device__ __forceinline__ float finite_or_zero(float largest) { return largest == -INFINITY ? 0.0f : largest; }
 
+// Gives the columns from `count` on, which do not exist, no weight.
+template <typename T, int kTiles>
+__device__ __forceinline__ void leave_out_beyond(float (&scores)[kTiles][4], int count) {
+  if (count >= kTiles * 8) return;
+  const int lane = static_cast<int>(threadIdx.x % 32);
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile)
+#pragma unroll
+    for (int element = 0; element < 4; ++element)
+      if (tile * 8 + Layout<T>::column(lane, element) >= count) scores[tile][element] = -INFINITY;
+}
+
 // ---------------------------------------------------------------------------------------------------
 // 2. Kernels
 // ---------------------------------------------------------------------------------------------------
@@ -339,13 +361,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) self_attentio
     float scores[kScoreTiles][4];
     multiply_scores<Shape::kDepth>(scores, queries, warp_row, keys_of(tile));
 
-    if ((tile + 1) * kKeys > positions) {
-#pragma unroll
-      for (int i = 0; i < kScoreTiles; ++i)
-#pragma unroll
-        for (int element = 0; element < 4; ++element)
-          if (tile * kKeys + i * 8 + Rows::column(lane, element) >= positions) scores[i][element] = -INFINITY;
-    }
+    leave_out_beyond<T>(scores, positions - tile * kKeys);
 
     float largest[Rows::kRows], shrink[Rows::kRows];
     bool shrinks = false;
@@ -433,25 +449,26 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) self_attentio
 }
 
 // received[j] = mean over i of the weight that i gives to j, with the row statistics of the first pass: the
-// same products with the roles of query and key exchanged. One block: kQueries keys of one sample.
-template <typename T, typename Shape>
-__global__ void __launch_bounds__(2 * Shape::kQueries, 6) received_kernel(SelfAttentionArguments<T> arguments,
-                                                                          bool wide) {
+// same products with the roles of query and key exchanged. One block: a tile of keys of one sample.
+template <typename T, int kDepth>
+__global__ void __launch_bounds__(ReceivedTiling<T, kDepth>::kThreads, 6)
+    received_kernel(SelfAttentionArguments<T> arguments, bool wide) {
+  using Shape = ReceivedTiling<T, kDepth>;
   using Rows = Layout<T>;
-  constexpr int kThreads = 2 * Shape::kQueries, kColumns = Shape::kKeys, kRowColumns = Shape::kQueries;
+  constexpr int kThreads = Shape::kThreads, kColumns = Shape::kQueries;
   FER_EDGE_DYNAMIC_SHARED(shared);
-  const Tile<T, kRowColumns> keys{reinterpret_cast<T*>(shared)};
-  const Tile<T, kColumns> queries{keys.data + Shape::kQueryElements};
-  auto* const statistics = reinterpret_cast<float*>(queries.data + Shape::kDepth * kColumns);  // [2, kColumns]
+  const Tile<T, Shape::kKeys> keys{reinterpret_cast<T*>(shared)};
+  const Tile<T, kColumns> queries{keys.data + kDepth * Shape::kKeys};
+  auto* const statistics = reinterpret_cast<float*>(queries.data + kDepth * kColumns);  // [2, kColumns]
 
   const int positions = arguments.positions, depth = arguments.channels / 8;
   const auto sample = static_cast<size_t>(blockIdx.y) * positions;
   const float* const row_statistics = arguments.row_statistics + 2 * sample;
-  const int first_key = static_cast<int>(blockIdx.x) * kRowColumns;
+  const int first_key = static_cast<int>(blockIdx.x) * Shape::kKeys;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp_row = thread / 32 * 16;
 
-  clear_rows<kThreads>(keys, depth, Shape::kDepth);
-  clear_rows<kThreads>(queries, depth, Shape::kDepth);
+  clear_rows<kThreads>(keys, depth, kDepth);
+  clear_rows<kThreads>(queries, depth, kDepth);
   load_tile<kThreads>(keys, arguments.key + sample * depth, depth, positions, first_key, wide);
 
   float sums[Rows::kRows] = {};
@@ -467,7 +484,8 @@ __global__ void __launch_bounds__(2 * Shape::kQueries, 6) received_kernel(SelfAt
     copy_async_wait<0>();
     __syncthreads();
     float scores[kColumns / 8][4];
-    multiply_scores<Shape::kDepth>(scores, keys, warp_row, queries);
+    multiply_scores<kDepth>(scores, keys, warp_row, queries);
+    leave_out_beyond<T>(scores, positions - first_query);
 #pragma unroll
     for (int i = 0; i < kColumns / 8; ++i)
 #pragma unroll
@@ -554,14 +572,15 @@ Status launch_tiling(const SelfAttentionArguments<T>& a, cudaStream_t stream) {
     bits |= reinterpret_cast<uintptr_t>(pointer);
   const bool wide = bits % 16 == 0;
 
-  const dim3 grid(static_cast<unsigned>((a.positions + Shape::kQueries - 1) / Shape::kQueries),
-                  static_cast<unsigned>(a.batch));
-  cudaError_t error =
-      launch(self_attention_kernel<T, Shape>, grid, Shape::kThreads, Shape::kSharedBytes, stream, a, wide);
+  const auto grid = [&](int tile) {
+    return dim3(static_cast<unsigned>((a.positions + tile - 1) / tile), static_cast<unsigned>(a.batch));
+  };
+  cudaError_t error = launch(self_attention_kernel<T, Shape>, grid(Shape::kQueries), Shape::kThreads,
+                             Shape::kSharedBytes, stream, a, wide);
   if (error == cudaSuccess && a.received) {
-    constexpr size_t kBytes = sizeof(T) * (Shape::kQueryElements + Shape::kDepth * Shape::kKeys) +
-                              sizeof(float) * 2 * Shape::kKeys;
-    error = launch(received_kernel<T, Shape>, grid, 2 * Shape::kQueries, kBytes, stream, a, wide);
+    using Received = ReceivedTiling<T, Shape::kDepth>;
+    error = launch(received_kernel<T, Shape::kDepth>, grid(Received::kKeys), Received::kThreads,
+                   Received::kSharedBytes, stream, a, wide);
   }
   if (error != cudaSuccess)
     return failed(StatusCode::kLaunchFailed, "the launch of self_attention failed: %s", cudaGetErrorString(error));

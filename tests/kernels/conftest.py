@@ -37,7 +37,15 @@ def build_driver(tmp_path_factory: pytest.TempPathFactory) -> Build:
         if key not in built:
             output = folder / f"{name}-{len(built)}"
             source = Path(__file__).with_name(f"{name}.cpp")
-            command = [compiler, "-std=c++20", "-O2", "-march=native", "-pthread", *WARNINGS]
+            command = [
+                compiler,
+                "-std=c++20",
+                "-O1" if sanitize else "-O2",
+                "-march=native",
+                "-fno-strict-aliasing",
+                "-pthread",
+                *WARNINGS,
+            ]
             command += ["-DFER_EDGE_EMULATION", *(f"-D{define}" for define in defines)]
             command += [*(SANITIZERS if sanitize else []), "-I", str(ROOT / "kernels"), "-o", str(output)]
             result = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
