@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "device.cuh"
-#include "status.hpp"
+#include "self_attention.hpp"
 
 namespace fer_edge {
 
@@ -48,21 +48,6 @@ struct ReceivedTiling {
   static constexpr int kQueries = 64 / static_cast<int>(sizeof(T));  // rows of 64 bytes
   static constexpr int kThreads = 2 * kKeys;
   static constexpr int kSharedBytes = kDepth * (128 + 64) + 2 * kQueries * static_cast<int>(sizeof(float));
-};
-
-template <typename T>
-struct SelfAttentionArguments {
-  const T* query;          // [batch, channels / 8, positions]
-  const T* key;            // [batch, channels / 8, positions]
-  const T* value;          // [batch, channels, positions]
-  const T* residual;       // [batch, channels, positions]
-  const T* gamma;          // scalar on the device
-  T* out;                  // [batch, channels, positions]
-  T* received;             // [batch, positions], or null: mean over i of the weight that i gives to j
-  float* row_statistics;   // [batch, 2, positions] of working memory, if received is asked for
-  int batch;
-  int channels;
-  int positions;
 };
 
 // ---------------------------------------------------------------------------------------------------
@@ -568,7 +553,8 @@ template <typename Shape, typename T>
 Status launch_tiling(const SelfAttentionArguments<T>& a, cudaStream_t stream) {
   // 16 bytes at once need every row of every tensor to start at a multiple of 16 bytes.
   uintptr_t bits = a.positions * sizeof(T);
-  for (const void* pointer : {a.query, a.key, a.value, a.residual, static_cast<const T*>(a.out)})
+  const void* const pointers[] = {a.query, a.key, a.value, a.residual, a.out};
+  for (const void* pointer : pointers)
     bits |= reinterpret_cast<uintptr_t>(pointer);
   const bool wide = bits % 16 == 0;
 
