@@ -18,7 +18,7 @@ from rich.console import Console
 from fer_edge._files import write_json
 from fer_edge.calibration.qdq import quantise
 from fer_edge.calibration.ranges import collect_ranges
-from fer_edge.commands.base import make_table, megabytes
+from fer_edge.commands.base import make_table
 from fer_edge.engines.builder import EngineOptions, build_engine
 from fer_edge.engines.devices import dotted, parse_capability
 from fer_edge.export.checkpoints import random_network
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--compute-capability", nargs="+", type=parse_capability, default=[(8, 6)])
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=110)  # a pipe would get 80 columns, which cut the names
     rows = []
     for name in args.network:
         rows += measure(name, args.compute_capability)
@@ -87,11 +87,11 @@ def main() -> None:
     if args.json:
         write_json(args.json, {"record": record, "rows": rows})
     sizes = ("onnx_bytes", "weights_memory_bytes", "engine_bytes", "peak_memory_bytes")
-    columns = ("network", "precision", "device", "s", "ONNX", "weights", "engine", "peak memory")
+    columns = ("network", "precision", "device", "s", "ONNX MB", "weights MB", "engine MB", "peak memory MB")
     table = [
         (
             *(r[k] for k in ("network", "precision", "compute_capability", "seconds")),
-            *(megabytes(int(str(r[k]))) for k in sizes),
+            *(f"{int(str(r[k])) / 1e6:.1f}" for k in sizes),
         )
         for r in rows
     ]
