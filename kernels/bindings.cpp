@@ -99,22 +99,22 @@ void self_attention(const py::object& query, const py::object& key, const py::ob
   }
 
   const DeviceArray& features = described[2];
+  require_float(features);
   require_axes(features, 3, "[batch, channels, positions]");
   const py::ssize_t batch = features.shape[0], channels = features.shape[1], positions = features.shape[2];
   const std::vector<py::ssize_t> shallow{batch, channels / 8, positions}, deep{batch, channels, positions};
   const std::vector<py::ssize_t> scalar = described[4].shape.empty() ? std::vector<py::ssize_t>{} : std::vector<py::ssize_t>{1};
   const std::vector<py::ssize_t> shapes[] = {shallow, shallow, deep, deep, scalar, deep, {batch, positions}, {batch, 2, positions}};
-  const std::string type = features.type == "f2" ? "f2" : "f4";
   Arrays arrays;
   for (std::size_t i = 0; i < described.size(); ++i) {
     const bool written = i >= 5;
-    require_type(described[i], i == 7 ? "f4" : type);
+    require_type(described[i], i == 7 ? "f4" : features.type);
     require_shape(described[i], shapes[i]);
     require_contiguous(described[i]);
     if (written) require_writable(described[i]);
     arrays.push_back(&described[i]);
   }
-  if (type == "f2")
+  if (features.type == "f2")
     enqueue_self_attention<__half>(arrays, stream);
   else
     enqueue_self_attention<float>(arrays, stream);
@@ -193,7 +193,7 @@ void crop_resize_normalize(const py::object& frame, const std::vector<std::array
   const Frame checked = frame_of(pixels, colors ? &*colors : nullptr);
 
   const DeviceArray batch = describe("out", out, stream);
-  require_type(batch, batch.type == "f2" ? "f2" : "f4");
+  require_float(batch);
   require_shape(batch, {static_cast<py::ssize_t>(rectangles.size()), shape[0], shape[1], shape[2]});
   require_contiguous(batch);
   require_writable(batch);

@@ -4,6 +4,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
@@ -97,8 +98,9 @@ inline DeviceArray from_array_interface(DeviceArray array, const py::dict& inter
   }
   if (!entry("mask").is_none()) refuse(array.name + ": masked arrays cannot be used");
   if (array.producer == 0) refuse(array.name + ": stream 0 is not allowed in __cuda_array_interface__");
-  if (array.type.size() < 3 || array.type[0] == '>')
-    refuse(array.name + ": expected numbers in the byte order of this machine, found " + array.type);
+  if (array.type.size() < 3 || array.type.find_first_not_of("0123456789", 2) != std::string::npos || array.type.size() > 6)
+    refuse(array.name + ": expected a type such as <f4, found " + array.type);
+  if (array.type[0] == '>') refuse(array.name + ": expected numbers in the byte order of this machine, found " + array.type);
   array.type.erase(0, 1);
   return array;
 }
@@ -150,6 +152,12 @@ inline DeviceArray describe(const char* name, const py::object& source, std::uin
     refuse(array.name + ": expected a device array with __cuda_array_interface__ or __dlpack__, found " +
            py::str(py::type::of(source).attr("__name__")).cast<std::string>());
 
+  py::ssize_t bytes = std::stoi(array.type.substr(1));
+  for (const py::ssize_t side : array.shape) {
+    if (side < 0) refuse(array.name + ": a side is negative: " + text_of(array.shape));
+    if (__builtin_mul_overflow(bytes, std::max<py::ssize_t>(side, 1), &bytes))
+      refuse(array.name + ": is too large: " + text_of(array.shape));
+  }
   if (array.strides_bytes.empty()) {
     array.strides_bytes.resize(array.shape.size());
     py::ssize_t stride = std::stoi(array.type.substr(1));
@@ -165,11 +173,17 @@ inline DeviceArray describe(const char* name, const py::object& source, std::uin
 // Checks
 // ---------------------------------------------------------------------------------------------------
 
+inline std::string word_for(const std::string& type) {
+  return type == "u1" ? "uint8" : type == "f2" ? "float16" : type == "f4" ? "float32" : type;
+}
+
 inline void require_type(const DeviceArray& array, const std::string& type) {
-  const auto words = [](const std::string& short_name) -> std::string {
-    return short_name == "u1" ? "uint8" : short_name == "f2" ? "float16" : short_name == "f4" ? "float32" : short_name;
-  };
-  if (array.type != type) refuse(array.name + ": expected " + words(type) + ", found " + words(array.type));
+  if (array.type != type) refuse(array.name + ": expected " + word_for(type) + ", found " + word_for(array.type));
+}
+
+inline void require_float(const DeviceArray& array) {
+  if (array.type != "f2" && array.type != "f4")
+    refuse(array.name + ": expected float16 or float32, found " + word_for(array.type));
 }
 
 inline void require_shape(const DeviceArray& array, const std::vector<py::ssize_t>& shape) {
