@@ -26,7 +26,7 @@ import numpy as np
 import onnx
 
 from fer_edge.calibration.graph import Graph
-from fer_edge.calibration.qdq import DIALECTS, _group_ranges
+from fer_edge.calibration.qdq import DIALECTS, group_ranges
 from fer_edge.calibration.ranges import Ranges
 from fer_edge.errors import CalibrationError
 
@@ -66,7 +66,7 @@ def write_calibration_cache(
     dialect = DIALECTS["tensorrt"]
     scales = {
         name: dialect.scale_and_zero_point(r.low, r.high)[0]
-        for name, r in _group_ranges(model, ranges).items()
+        for name, r in group_ranges(model, ranges).items()
     }
     for node in Graph(model).nodes:
         # TensorRT wants a scale in front of a ReLU too; what the ReLU cuts needs no range of its own.

@@ -91,7 +91,7 @@ def quantise(model: onnx.ModelProto, ranges: Ranges, dialect_name: str) -> onnx.
     shift_biases(result, {layer: shift for layer, shift in ranges.bias_shifts.items() if layer not in kept})
     if dialect.expand_transposed:
         ranges = expand_transposed(result, ranges)
-    writer = _Writer(result, dialect, _group_ranges(result, ranges), ranges.placement)
+    writer = _Writer(result, dialect, group_ranges(result, ranges), ranges.placement)
     if writer.integer_nodes == 0:
         raise CalibrationError("the model has no convolution or hidden dense layer that could run in INT8")
     writer.write()
@@ -99,8 +99,14 @@ def quantise(model: onnx.ModelProto, ranges: Ranges, dialect_name: str) -> onnx.
     return result
 
 
-def _group_ranges(model: onnx.ModelProto, ranges: Ranges) -> dict[str, TensorRange]:
-    """Give every member of a group the union of the group's ranges."""
+def group_ranges(model: onnx.ModelProto, ranges: Ranges) -> dict[str, TensorRange]:
+    """Give every tensor that INT8 stores the union of its group's ranges.
+
+    Raises
+    ------
+    CalibrationError
+        If a tensor has no range.
+    """
     groups = quantised_tensors(model, ranges.placement)
     missing = [name for name in groups if name not in ranges.tensors]
     if missing:

@@ -35,7 +35,9 @@ def _heads(graph: Graph) -> list[onnx.NodeProto]:
     """Weighted nodes from which an output is reached without another layer, whatever is computed between."""
 
     def ends(node: onnx.NodeProto) -> bool:
-        return node.op_type in WEIGHTED | _ACTIVATIONS or is_residual(graph, node)
+        # Query, key and value make no output, though a network may show its attention map as one.
+        own_layer = node.op_type in WEIGHTED | _ACTIVATIONS or node.op_type == "SelfAttention"
+        return own_layer or is_residual(graph, node)
 
     return [node for node in upstream(graph, graph.outputs, ends) if node.op_type in WEIGHTED]
 

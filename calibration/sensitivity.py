@@ -77,16 +77,17 @@ class Quantised:
 
     def fp32_logits(self, faces: FaceDataset) -> np.ndarray:
         """Return ``[N, K]`` logits of the FP32 model."""
-        return self._logits(self._path, faces)
+        return self.file_logits(self._path, faces)
 
     def logits(self, ranges: Ranges, faces: FaceDataset, model: onnx.ModelProto | None = None) -> np.ndarray:
         """Return ``[N, K]`` logits of the model that ``ranges`` make; ``model`` is used instead of the own one."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "quantised.onnx"
             onnx.save(quantise(model or self.proto, ranges, self.backend.dialect), path)
-            return self._logits(path, faces)
+            return self.file_logits(path, faces)
 
-    def _logits(self, path: Path, faces: FaceDataset) -> np.ndarray:
+    def file_logits(self, path: Path, faces: FaceDataset) -> np.ndarray:
+        """Return ``[N, K]`` logits of a model that is a file already."""
         session = self.backend.open(path, SessionOptions())
         try:
             return session_logits(session, faces, self.spec)

@@ -6,7 +6,7 @@ import dataclasses
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,24 +15,30 @@ import numpy as np
 
 from fer_edge._files import sha256_of, write_json
 from fer_edge.backends import Backend, SessionOptions, choose_backend
-from fer_edge.bundle import FP32_MODEL, RANGES, Bundle, Manifest, int8_model, open_bundle, write_bundle
+from fer_edge.bundle import FP32_MODEL, RANGES, Bundle, Manifest, open_bundle, write_bundle
 from fer_edge.catalogue import CATALOGUE, SHIPPED, shipped_bundle
 from fer_edge.datasets import FaceDataset, load_dataset
 from fer_edge.errors import DataError, UsageError, lookup
-from fer_edge.evaluation import session_logits
+from fer_edge.evaluation import labelled_logits
 from fer_edge.explanation import require_attention
-from fer_edge.preprocess import prepare_batch
+from fer_edge.generated import DEFAULT_GENERATOR, GENERATORS
 from fer_edge.spec import ModelSpec
 from fer_edge.statistics import measurement_record, tool_versions
-from fer_edge.synthetic_faces import generate_faces
 
 if TYPE_CHECKING:
+    from fer_edge.calibration.candidates import Candidate
+    from fer_edge.calibration.pipeline import Int8
     from fer_edge.calibration.ranges import Ranges
     from fer_edge.calibration.report import Comparison
     from fer_edge.temperature import Temperature
 
 REPORT = "report.json"
-CALIBRATION_BATCH = 8
+REPORT_PAGE = "report.html"
+#: For TensorRT 10's users of DLA, who cannot take a Q/DQ model.
+CALIBRATION_CACHE = "calibration.tensorrt10.cache"
+AUTO_METHOD = "auto"
+#: Faces on which ``auto`` measures, beside those that calibrate.
+_HELD_OUT = 64
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,20 @@ class BuildOptions:
         How many faces are used at most.
     comparison_images : int
         How many faces FP32 and INT8 are compared on where there is no ``eval_data``.
+    generator : str
+        A key of :data:`fer_edge.generated.GENERATORS`: who makes those images.
     method : str
-        A key of :data:`fer_edge.calibration.methods.METHODS`.
+        A key of :data:`fer_edge.calibration.methods.METHODS`, or ``auto``, which measures them all, bias
+        correction and equalisation.
+    max_drop : float or None
+        Percentage points of accuracy that INT8 may lose, without labels the share of faces whose class changes:
+        layers stay in floating point until it holds, or the build fails.
+    min_cosine : float or None
+        Likewise the least mean cosine of the centred logits.
+    sensitivity : bool
+        Measure what each layer alone does in INT8.
+    sensitivity_images : int
+        On how many faces.
     eval_data : Path or None
         Labelled faces for the comparison, and for the temperature that the bundle's confidences are divided by.
     eval_split : str or None
@@ -82,7 +100,12 @@ class BuildOptions:
     calibration_split: str | None = None
     calibration_images: int = 512
     comparison_images: int = 128
-    method: str = "minmax"
+    generator: str = DEFAULT_GENERATOR
+    method: str = AUTO_METHOD
+    max_drop: float | None = None
+    min_cosine: float | None = None
+    sensitivity: bool = False
+    sensitivity_images: int = 64
     eval_data: Path | None = None
     eval_split: str | None = None
     eval_labels: str = "auto"
@@ -94,11 +117,17 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What :func:`build` made; ``comparison`` is ``None`` for FP32."""
+    """What :func:`build` made; ``int8`` is ``None`` and ``report`` empty for FP32."""
 
     bundle: Bundle
     calibration: str
-    comparison: Comparison | None
+    int8: Int8 | None
+    report: Mapping[str, Any]
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """FP32 against INT8."""
+        return None if self.int8 is None else self.int8.comparison
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -107,7 +136,8 @@ class BuildReport:
             "precision": self.bundle.manifest.precision,
             "timing_only": self.bundle.manifest.timing_only,
             "calibration": self.calibration,
-            "comparison": None if self.comparison is None else self.comparison.to_dict(),
+            "comparison": None,
+            **self.report,
         }
 
 
@@ -129,35 +159,25 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
     FerEdgeError
         If weights, data or backend are not what was asked for. Nothing is written then.
     """
-    lookup(CATALOGUE, options.model, "model")
-    if options.precision not in ("fp32", "int8"):
-        raise UsageError(f"unknown precision {options.precision!r}: choose fp32 or int8")
-    if options.comparison_images < 1:
-        raise UsageError(f"comparison_images must be at least 1, found {options.comparison_images}")
+    _check(options)
     backend = choose_backend(options.backend)
     output = options.output or Path(f"{options.model}-{options.precision}.fer")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         manifest = _fp32_model(options, work, on_progress)
-        names = [FP32_MODEL]
-        comparison = None
-        calibration = "none"
-        ranges = None
+        found = None
         if options.precision == "int8" or options.calibration_data is not None:
-            ranges, calibration = _ranges(options, manifest.spec, work, on_progress)
-        if (work / RANGES).is_file():
-            names.append(RANGES)
-        metrics = dict(manifest.metrics)
+            found = _ranges(options, manifest, backend, work, on_progress)
+        int8, report = None, {}
         temperature = None
-        if options.precision == "int8" and ranges is not None:
-            names += _quantise(work, ranges)
-            comparison = _compare(options, manifest.spec, backend, work, on_progress)
-            metrics["comparison"] = {**comparison.to_dict(), "record": measurement_record()}
-            write_json(work / REPORT, metrics["comparison"])
-            names.append(REPORT)
-            temperature = comparison.temperature
+        if options.precision == "int8" and found is not None:
+            int8, report = _int8(options, manifest, backend, work, found, on_progress)
+            temperature = int8.comparison.temperature
         elif options.eval_data is not None:
             temperature = _fp32_temperature(options, manifest.spec, backend, work, on_progress)
+        metrics = dict(manifest.metrics)
+        if int8 is not None:
+            metrics["comparison"] = int8.comparison.to_dict()
         if temperature is not None:
             metrics["temperature"] = temperature.to_dict()
         whole = dataclasses.replace(
@@ -167,8 +187,19 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
             metrics=metrics,
             temperature=manifest.temperature if temperature is None else temperature.value,
         )
-        bundle = write_bundle(output, whole, {name: work / name for name in names})
-        return BuildReport(bundle, calibration, comparison)
+        bundle = write_bundle(output, whole, {path.name: path for path in sorted(work.iterdir())})
+        return BuildReport(bundle, "none" if found is None else found.origin, int8, report)
+
+
+def _check(options: BuildOptions) -> None:
+    """Refuse what cannot be built before any work is done."""
+    lookup(CATALOGUE, options.model, "model")
+    lookup(GENERATORS, options.generator, "generator")
+    if options.precision not in ("fp32", "int8"):
+        raise UsageError(f"unknown precision {options.precision!r}: choose fp32 or int8")
+    for name in ("calibration_images", "comparison_images", "sensitivity_images"):
+        if getattr(options, name) < 1:
+            raise UsageError(f"{name} must be at least 1, found {getattr(options, name)}")
 
 
 def _fp32_model(options: BuildOptions, work: Path, on_progress: Progress) -> Manifest:
@@ -218,89 +249,121 @@ def _fp32_model(options: BuildOptions, work: Path, on_progress: Progress) -> Man
     )
 
 
-def _ranges(options: BuildOptions, spec: ModelSpec, work: Path, on_progress: Progress) -> tuple[Ranges, str]:
-    """Leave ``ranges.json`` in ``work``; return the ranges and where they come from."""
-    from fer_edge.calibration.ranges import collect_ranges, load_ranges
+@dataclass(frozen=True)
+class _Calibration:
+    """Ranges, where they come from, and what was tried."""
 
-    model = work / FP32_MODEL
+    ranges: Ranges
+    origin: str
+    candidates: tuple[Candidate, ...] = ()
+
+
+def _ranges(
+    options: BuildOptions, manifest: Manifest, backend: Backend, work: Path, on_progress: Progress
+) -> _Calibration:
+    """Leave ``ranges.json`` in ``work``; ``model.onnx`` may become its equalised form."""
+    from fer_edge.calibration.methods import METHODS
+    from fer_edge.calibration.pipeline import calibrate
+    from fer_edge.calibration.ranges import load_ranges
+
+    model, count = work / FP32_MODEL, options.calibration_images
+    if options.method != AUTO_METHOD:
+        lookup(METHODS, options.method, "calibration method")
     if options.calibration_data is None and (work / RANGES).is_file():
+        if options.method != AUTO_METHOD:
+            raise UsageError(
+                f"ranges ship with {options.model}, and --method {options.method} cannot change them: leave it out, or give --calibration-data"
+            )
         ranges = load_ranges(work / RANGES, model)
         shipped = f"{ranges.method} on {ranges.images} faces of {ranges.data['name']}"
-        return ranges, f"those that ship with the model ({shipped})"
+        return _Calibration(ranges, f"those that ship with the model ({shipped})")
     if options.calibration_data is None:
-        faces = generated_faces(options.calibration_images)
-        data = {"name": faces.name}
+        drawn = generated_faces(count + _HELD_OUT, options.generator)
+        data = {"name": drawn.name}
     else:
         dataset = load_dataset(options.calibration_data, options.calibration_split)
-        faces = dataset.sample(options.calibration_images)
-        data = {"name": faces.name, "fingerprint": faces.fingerprint()}
-    ranges = collect_ranges(
-        model,
-        _batches(faces, spec),
-        options.method,
-        data,
-        lambda done: on_progress("calibrating", done, len(faces)),
+        drawn = dataset.sample(count + _HELD_OUT)
+        data = {"name": drawn.name, "fingerprint": drawn.subset(range(min(count, len(drawn)))).fingerprint()}
+    faces = drawn.subset(range(min(count, len(drawn))))
+    # Of a small folder all faces calibrate, and the same ones must do for measuring.
+    held_out = drawn.subset(range(count, len(drawn))) if len(drawn) > count else faces
+    method = "minmax" if options.method == AUTO_METHOD and manifest.timing_only else options.method
+    choice = calibrate(
+        model, manifest.spec, backend, faces, held_out.sample(_HELD_OUT), method, data, on_progress
     )
-    ranges.save(work / RANGES)
-    return ranges, f"{ranges.method} on {ranges.images} faces of {faces.name}"
+    choice.ranges.save(work / RANGES)
+    origin = f"{choice.ranges.method} on {choice.ranges.images} faces of {faces.name}"
+    return _Calibration(choice.ranges, origin, choice.candidates)
 
 
-def _quantise(work: Path, ranges: Ranges) -> list[str]:
-    """Write the Q/DQ model of every dialect into ``work``; return their names."""
+def _int8(
+    options: BuildOptions,
+    manifest: Manifest,
+    backend: Backend,
+    work: Path,
+    calibration: _Calibration,
+    on_progress: Progress,
+) -> tuple[Int8, dict[str, Any]]:
+    """Leave the INT8 models, their calibration and the report in ``work``."""
     import onnx
 
-    from fer_edge.calibration.qdq import DIALECTS, quantise
+    from fer_edge.calibration.cache_text import write_calibration_cache
+    from fer_edge.calibration.gate import Bounds
+    from fer_edge.calibration.pipeline import Int8Options, make_int8, report_of
+    from fer_edge.calibration.report_page import write_report_page
 
-    proto = onnx.load(work / FP32_MODEL)
-    for dialect in DIALECTS:
-        path = work / int8_model(dialect)
-        onnx.save(quantise(proto, ranges, dialect), path)
-        onnx.checker.check_model(str(path), full_check=True)
-    return [int8_model(dialect) for dialect in DIALECTS]
-
-
-def _compare(
-    options: BuildOptions, spec: ModelSpec, backend: Backend, work: Path, on_progress: Progress
-) -> Comparison:
-    from fer_edge.calibration.report import compare
-
-    faces = _comparison_faces(options)
-    return compare(
-        work / FP32_MODEL,
-        work / int8_model(backend.dialect),
+    bounds = None
+    if options.max_drop is not None or options.min_cosine is not None or manifest.timing_only:
+        bounds = Bounds(options.max_drop, options.min_cosine)  # random weights may give anything
+    model, faces = work / FP32_MODEL, _comparison_faces(options)
+    int8 = make_int8(
+        work,
+        model,
+        manifest.spec,
         backend,
-        spec,
+        calibration.ranges,
         faces,
-        on_faces=_counter(on_progress, f"comparing on {faces.name}", 2 * len(faces)),
+        Int8Options(bounds, options.sensitivity, options.sensitivity_images),
+        on_progress,
     )
+    int8.ranges.save(work / RANGES)
+    (work / CALIBRATION_CACHE).write_text(
+        write_calibration_cache(int8.ranges, onnx.load(model)), encoding="utf-8"
+    )
+    report = {
+        "model": {
+            "network": manifest.spec.network,
+            "precision": "int8",
+            "weights": str(manifest.provenance.get("weights", options.weights)),
+            "licence": str(manifest.provenance.get("licence", "not stated")),
+            "data": faces.name,
+        },
+        "record": measurement_record(),
+        **report_of(int8, calibration.candidates, bounds),
+    }
+    write_json(work / REPORT, report)
+    write_report_page(work / REPORT_PAGE, report)
+    return int8, report
 
 
 def _fp32_temperature(
     options: BuildOptions, spec: ModelSpec, backend: Backend, work: Path, on_progress: Progress
 ) -> Temperature | None:
-    from fer_edge.evaluation import known_targets
     from fer_edge.temperature import measure_temperature
 
     faces = _comparison_faces(options)
-    targets = known_targets(faces, spec)
-    faces, targets = faces.subset(np.flatnonzero(targets >= 0)), targets[targets >= 0]
     session = backend.open(work / FP32_MODEL, SessionOptions())
     count = _counter(on_progress, f"fitting a temperature on {faces.name}", len(faces))
-    logits = session_logits(session, faces, spec, on_faces=count)
+    logits, targets = labelled_logits(session, faces, spec, on_faces=count)
     session.close()
     return measure_temperature(logits, targets)
 
 
-def generated_faces(count: int) -> FaceDataset:
+def generated_faces(count: int, generator: str = DEFAULT_GENERATOR, seed: int = 0) -> FaceDataset:
     """Return ``count`` generated face-like images without labels, as a data set."""
-    crops = generate_faces(count)[..., ::-1].mean(axis=3).astype(np.uint8)
-    return FaceDataset("generated images", crops, None, (), are_crops=True)
-
-
-def _batches(faces: FaceDataset, spec: ModelSpec) -> Iterator[np.ndarray]:
-    for start in range(0, len(faces), CALIBRATION_BATCH):
-        stop = min(start + CALIBRATION_BATCH, len(faces))
-        yield prepare_batch([faces[i] for i in range(start, stop)], spec)
+    colour = lookup(GENERATORS, generator, "generator")(count, seed)
+    crops = colour[..., ::-1].mean(axis=3).astype(np.uint8)
+    return FaceDataset(f"generated images ({generator})", crops, None, (), are_crops=True)
 
 
 def _comparison_faces(options: BuildOptions) -> FaceDataset:
@@ -315,7 +378,7 @@ def _comparison_faces(options: BuildOptions) -> FaceDataset:
         return load_dataset(options.calibration_data, options.calibration_split).sample(
             options.comparison_images, seed=1
         )
-    return generated_faces(options.comparison_images)
+    return generated_faces(options.comparison_images, options.generator, seed=1)
 
 
 def _counter(on_progress: Progress, stage: str, total: int) -> Callable[[int], None]:

@@ -39,12 +39,17 @@ def test_the_default_bundle_holds_both_dialects_and_a_report(int8_bundle: Path) 
     assert bundle.manifest.precision == "int8"
     assert set(bundle.manifest.files) == {
         "model.onnx", "ranges.json", "model.int8.cpu.onnx", "model.int8.tensorrt.onnx", "report.json",
+        "report.html", "calibration.tensorrt10.cache",
     }  # fmt: skip
     report = json.loads((int8_bundle / "report.json").read_text())
-    assert report["agreement"] > 0.97
-    assert report["int8_bytes"] < 0.4 * report["fp32_bytes"]
+    comparison = report["comparison"]
+    assert comparison["agreement"] > 0.97
+    assert comparison["int8_bytes"] < 0.4 * comparison["fp32_bytes"]
     assert report["record"]["versions"]["onnxruntime"]
-    assert {"n", "p50_ms", "p90_ms", "p99_ms"} <= set(report["int8_latency"])
+    assert {"n", "p50_ms", "p90_ms", "p99_ms"} <= set(comparison["int8_latency"])
+    assert report["gate"]["passed"]
+    assert report["simulated"]["tensorrt"]["logit_cosine"] > 0.999
+    assert "integer multiply-adds" in (int8_bundle / "report.html").read_text()
 
 
 @pytest.mark.parametrize("dialect", ["cpu", "tensorrt"])
@@ -198,7 +203,7 @@ def test_random_weights_calibrate_on_generated_images(tmp_path: Path) -> None:
         BuildOptions(weights="random", backend="onnxruntime", calibration_images=8, output=tmp_path / "r.fer")
     )
     assert report.bundle.manifest.timing_only
-    assert report.calibration == "minmax on 8 faces of generated images"
+    assert report.calibration == "minmax on 8 faces of generated images (rendered)"
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from fer_edge.builder import BuildOptions, BuildReport, build
+from fer_edge.builder import REPORT_PAGE, BuildOptions, BuildReport, build
 from fer_edge.catalogue import CATALOGUE, DEFAULT_MODEL
 from fer_edge.commands.base import make_table, megabytes, percent, print_result, progress_bars
 from fer_edge.commands.export import add_author_inputs
+from fer_edge.generated import DEFAULT_GENERATOR, GENERATORS
+
+if TYPE_CHECKING:
+    from fer_edge.calibration.report import Comparison
 
 name = "build"
 help = "make a bundle from weights: export, calibrate, quantise, compare"
+
+_LAYERS_SHOWN = 12
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +54,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="faces to compare on without --eval-data",
     )
-    parser.add_argument("--method", default="minmax", help="entropy, minmax, mse or percentile")
+    parser.add_argument(
+        "--method",
+        default="auto",
+        help="entropy, minmax, mse or percentile; auto measures them all and what can be corrected (default)",
+    )
+    parser.add_argument(
+        "--generator",
+        default=DEFAULT_GENERATOR,
+        help=f"who makes images where there is no --calibration-data: {', '.join(GENERATORS)}",
+    )
+    parser.add_argument(
+        "--max-drop",
+        type=float,
+        metavar="PP",
+        help="percentage points that INT8 may lose: layers stay in floating point until it holds, or the build fails",
+    )
+    parser.add_argument(
+        "--min-cosine",
+        type=float,
+        metavar="X",
+        help="likewise the least cosine of the logits with those of FP32",
+    )
+    parser.add_argument(
+        "--sensitivity", action="store_true", help="measure what every layer does in INT8 alone"
+    )
+    parser.add_argument("--sensitivity-images", type=int, default=64, metavar="N")
     parser.add_argument("--eval-data", type=Path, metavar="PATH", help="labelled faces for the comparison")
     parser.add_argument("--eval-split", metavar="NAME", help="Usage of FER2013, such as PublicTest")
     parser.add_argument("--eval-labels", default="auto", choices=("auto", "ferplus", "fer2013"))
@@ -77,31 +108,8 @@ def _tables(report: BuildReport) -> list[Table | str]:
     comparison = report.comparison
     lines: list[Table | str] = []
     if comparison is not None:
-        rows: list[tuple[str, ...]] = [
-            ("size", megabytes(comparison.fp32_bytes), megabytes(comparison.int8_bytes)),
-            (
-                "latency p50, batch 1",
-                f"{comparison.fp32_latency.p50_ms:.2f} ms",
-                f"{comparison.int8_latency.p50_ms:.2f} ms",
-            ),
-            (
-                "latency p99, batch 1",
-                f"{comparison.fp32_latency.p99_ms:.2f} ms",
-                f"{comparison.int8_latency.p99_ms:.2f} ms",
-            ),
-        ]
-        pair = [m for m in (comparison.fp32_metrics, comparison.int8_metrics) if m is not None]
-        if pair:
-            rows[:0] = [
-                ("accuracy", *(percent(m.accuracy) for m in pair)),
-                ("macro-F1", *(percent(m.macro_f1) for m in pair)),
-                ("calibration error", *(percent(m.ece) for m in pair)),
-            ]
-        lines.append(make_table(f"FP32 against INT8 on {comparison.backend}", ("", "FP32", "INT8"), rows))
-        lines.append(
-            f"Same class on {percent(comparison.agreement)} of {comparison.faces} faces, mean logit cosine "
-            f"{comparison.logit_cosine:.5f}, INT8 {comparison.speedup:.2f}× faster."
-        )
+        lines += _comparison_lines(comparison)
+    lines += _choices(report)
     fitted = report.bundle.manifest.metrics.get("temperature")
     if fitted is not None:
         lines.append(
@@ -114,4 +122,72 @@ def _tables(report: BuildReport) -> list[Table | str]:
         lines.append("Random weights: this bundle is for timing only.")
     lines.append(f"Licence of the weights: {report.bundle.manifest.provenance.get('licence', 'not stated')}.")
     lines.append(f"Bundle: {report.bundle.path}")
+    if report.int8 is not None:
+        lines.append(f"Report: {report.bundle.path / REPORT_PAGE}")
     return lines
+
+
+def _comparison_lines(comparison: Comparison) -> list[Table | str]:
+    rows: list[tuple[str, ...]] = [
+        ("size", megabytes(comparison.fp32_bytes), megabytes(comparison.int8_bytes)),
+        (
+            "latency p50, batch 1",
+            f"{comparison.fp32_latency.p50_ms:.2f} ms",
+            f"{comparison.int8_latency.p50_ms:.2f} ms",
+        ),
+        (
+            "latency p99, batch 1",
+            f"{comparison.fp32_latency.p99_ms:.2f} ms",
+            f"{comparison.int8_latency.p99_ms:.2f} ms",
+        ),
+    ]
+    if comparison.fp32_peak_bytes is not None and comparison.int8_peak_bytes is not None:
+        rows.append(
+            ("peak memory", megabytes(comparison.fp32_peak_bytes), megabytes(comparison.int8_peak_bytes))
+        )
+    pair = [m for m in (comparison.fp32_metrics, comparison.int8_metrics) if m is not None]
+    if pair:
+        rows[:0] = [
+            ("accuracy", *(percent(m.accuracy) for m in pair)),
+            ("macro-F1", *(percent(m.macro_f1) for m in pair)),
+            ("calibration error", *(percent(m.ece) for m in pair)),
+        ]
+    lines: list[Table | str] = [
+        make_table(f"FP32 against INT8 on {comparison.backend}", ("", "FP32", "INT8"), rows)
+    ]
+    if comparison.paired is not None:
+        paired = comparison.paired
+        lines.append(
+            f"INT8 changes accuracy by {paired.change_pp:+.2f} points on {paired.faces} faces "
+            f"(95 % interval {paired.low_pp:+.2f} to {paired.high_pp:+.2f})."
+        )
+    lines.append(
+        f"Same class on {percent(comparison.agreement)} of {comparison.faces} faces, mean logit cosine "
+        f"{comparison.logit_cosine:.5f}, INT8 {comparison.speedup:.2f}× faster."
+    )
+    return lines
+
+
+def _choices(report: BuildReport) -> list[Table | str]:
+    """What was tried and what was left in floating point."""
+    lines: list[Table | str] = []
+    if candidates := report.report.get("candidates"):
+        rows = [
+            (c["name"], _decibels(c["snr_db"]), f"{c['logit_cosine']:.5f}", "chosen" if c["chosen"] else "")
+            for c in candidates
+        ]
+        lines.append(make_table("Calibrations measured", ("", "signal to noise", "logit cosine", ""), rows))
+    if layers := report.report.get("sensitivity"):
+        rows = [(s["layer"], s["op"], _decibels(s["snr_db"]), s["precision"]) for s in layers[:_LAYERS_SHOWN]]
+        title = f"Most harmful of {len(layers)} layers, each alone in INT8"
+        lines.append(make_table(title, ("layer", "", "signal to noise", "left in"), rows))
+    if mixed := report.report.get("mixed_precision"):
+        lines.append(
+            f"Mixed precision: {len(mixed['float_layers'])} layers stay in floating point "
+            f"({', '.join(mixed['float_layers'])}); {mixed['int8_p50_ms']:.2f} ms become {mixed['mixed_p50_ms']:.2f} ms."
+        )
+    return lines
+
+
+def _decibels(value: float | None) -> str:
+    return "no noise" if value is None else f"{value:.1f} dB"

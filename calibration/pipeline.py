@@ -1,0 +1,369 @@
+"""From an FP32 model to INT8: calibrate, quantise for every dialect, measure, and meet the bounds or refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from fer_edge.backends import BACKENDS, Backend, SessionOptions
+from fer_edge.bundle import int8_model
+from fer_edge.calibration.candidates import Candidate, Choice, choose_calibration
+from fer_edge.calibration.families import PlacementRow, explain_placement, placement_of
+from fer_edge.calibration.fidelity import Fidelity, measure_fidelity
+from fer_edge.calibration.gate import Bounds, MixedPrecision, Outcome, judge, mix_precision
+from fer_edge.calibration.methods import METHODS
+from fer_edge.calibration.qdq import DIALECTS, integer_layers, quantise
+from fer_edge.calibration.ranges import Observations, Ranges, collect_ranges, observe
+from fer_edge.calibration.report import Comparison, compare, time_in_turn
+from fer_edge.calibration.sensitivity import LayerSensitivity, Quantised, measure_sensitivity
+from fer_edge.calibration.work import multiply_adds, share_of
+from fer_edge.datasets import FaceDataset
+from fer_edge.errors import GateError
+from fer_edge.evaluation import known_targets
+from fer_edge.preprocess import prepare_batch
+from fer_edge.spec import ModelSpec
+from fer_edge.statistics import LatencySummary
+
+#: Measures every method and correction; see :mod:`fer_edge.calibration.candidates`.
+AUTO = "auto"
+#: INT8 that falls below has collapsed; it is refused whether the user set bounds or not.
+COLLAPSED_COSINE = 0.99
+COLLAPSED = Bounds(min_cosine=COLLAPSED_COSINE)
+_CALIBRATION_BATCH = 8
+#: Faces for the means and maxima of corrections, and for what is too slow to run on all.
+_FEW_FACES = 64
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Int8Options:
+    """How INT8 is made and judged.
+
+    Attributes
+    ----------
+    bounds : Bounds or None
+        What INT8 must meet; the layers that do most harm stay in floating point until it does. ``None`` refuses
+        what has collapsed, and leaves no layer out.
+    sensitivity : bool
+        Measure every layer alone even where the bounds are met.
+    sensitivity_images : int
+        On how many faces.
+    """
+
+    bounds: Bounds | None = None
+    sensitivity: bool = False
+    sensitivity_images: int = _FEW_FACES
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What mixed precision left in floating point, and what that costs in time."""
+
+    found: MixedPrecision
+    int8_latency: LatencySummary
+    mixed_latency: LatencySummary
+
+
+@dataclass(frozen=True)
+class Int8:
+    """An INT8 model and all that was measured of it.
+
+    Attributes
+    ----------
+    ranges : Ranges
+        The calibration, with the layers that mixed precision left in floating point.
+    comparison : Comparison
+        Against FP32, on the backend.
+    simulated : mapping
+        Dialect of another backend → how close its model comes to FP32 in ONNX Runtime, on up to 64 faces.
+    integer_share : float
+        Share of the multiply-adds that compute in integers.
+    placement : tuple of PlacementRow
+        What stays in floating point, and why.
+    sensitivity : tuple of LayerSensitivity
+        The most harmful layer first; empty where it was not measured.
+    mixed : Mixed or None
+        ``None`` where all layers could stay in INT8.
+    """
+
+    ranges: Ranges
+    comparison: Comparison
+    simulated: Mapping[str, Fidelity]
+    integer_share: float
+    placement: tuple[PlacementRow, ...]
+    sensitivity: tuple[LayerSensitivity, ...]
+    mixed: Mixed | None
+
+
+def calibrate(
+    model: Path,
+    spec: ModelSpec,
+    backend: Backend,
+    faces: FaceDataset,
+    held_out: FaceDataset,
+    method: str,
+    data: Mapping[str, str],
+    on_progress: Progress,
+) -> Choice:
+    """Take ranges from ``faces``.
+
+    Parameters
+    ----------
+    model : Path
+        FP32 ONNX file; ``auto`` may replace it by its equalised form.
+    spec : ModelSpec
+        Pixels in, labels out.
+    backend : Backend
+        Where ``auto`` measures.
+    faces, held_out : FaceDataset
+        For the ranges, and for measuring what they give.
+    method : str
+        A key of :data:`fer_edge.calibration.methods.METHODS`, or ``auto``.
+    data : mapping
+        Where the faces come from, for the record.
+    on_progress : callable
+        Called with (stage, done, total).
+    """
+    placement = placement_of(spec.network)
+
+    def count(done: int) -> None:
+        on_progress("calibrating", done, len(faces))
+
+    if method != AUTO:
+        return Choice(collect_ranges(model, _batches(faces, spec), method, data, count, placement), ())
+
+    def observe_all(path: Path) -> Observations:
+        return observe(path, _batches(faces, spec), data, count, placement)
+
+    quantised = Quantised(model, backend, spec)
+    reference = quantised.fp32_logits(held_out)
+    few = faces.subset(np.arange(min(len(faces), _FEW_FACES)))
+    return choose_calibration(
+        model,
+        observe_all,
+        tuple(METHODS),
+        lambda: _batches(few, spec),
+        lambda proto, ranges: measure_fidelity(reference, quantised.logits(ranges, held_out, proto)),
+        lambda done, total: on_progress("choosing a calibration", done, total),
+    )
+
+
+def make_int8(
+    work: Path,
+    model: Path,
+    spec: ModelSpec,
+    backend: Backend,
+    ranges: Ranges,
+    faces: FaceDataset,
+    options: Int8Options,
+    on_progress: Progress,
+) -> Int8:
+    """Write the Q/DQ model of every dialect into ``work`` and measure it on ``faces``.
+
+    Raises
+    ------
+    GateError
+        If the bounds are missed: with bounds of the user's, after mixed precision was tried; without, at once.
+    """
+    quantised = Quantised(model, backend, spec)
+    bounds = options.bounds or COLLAPSED
+    _write(work, quantised.proto, ranges)
+    comparison = _compare(work, model, spec, backend, faces, on_progress)
+    outcome = outcome_of(comparison)
+    sensitivity: tuple[LayerSensitivity, ...] = ()
+    missed = outcome.misses(bounds) > 0
+    if missed and options.bounds is None:
+        raise GateError(_collapsed(comparison, faces))
+    if missed or options.sensitivity:
+        few = faces.subset(np.arange(min(len(faces), options.sensitivity_images)))
+        sensitivity = measure_sensitivity(
+            quantised, ranges, few, lambda done, total: on_progress("measuring every layer", done, total)
+        )
+    mixed = None
+    if missed:
+        found = _mix(quantised, ranges, sensitivity, faces, bounds, on_progress)
+        kept = dataclasses.replace(ranges.placement, float_layers=frozenset(found.float_layers))
+        ranges = dataclasses.replace(ranges, placement=kept)
+        before = (work / int8_model(backend.dialect)).replace(work / "all-int8.onnx")
+        _write(work, quantised.proto, ranges)
+        comparison = _compare(work, model, spec, backend, faces, on_progress)
+        mixed = Mixed(found, *_latencies(backend, spec, before, work / int8_model(backend.dialect)))
+        before.unlink()
+    simulated = _simulate(work, model, spec, backend, faces, bounds)
+    layers = [n.name for n in integer_layers(quantised.proto, ranges.placement, backend.dialect)]
+    return Int8(
+        ranges,
+        comparison,
+        simulated,
+        share_of(layers, multiply_adds(quantised.proto)),
+        explain_placement(quantised.proto, spec.network, ranges.placement),
+        sensitivity,
+        mixed,
+    )
+
+
+def outcome_of(comparison: Comparison) -> Outcome:
+    """Return what the bounds judge of a comparison."""
+    paired = comparison.paired
+    drop_pp = 100 * (1 - comparison.agreement) if paired is None else -paired.change_pp
+    fidelity = Fidelity(comparison.agreement, comparison.logit_cosine, comparison.snr_db)
+    return Outcome(drop_pp, paired is not None, fidelity)
+
+
+def report_of(int8: Int8, candidates: tuple[Candidate, ...], bounds: Bounds | None) -> dict[str, Any]:
+    """Return what ``report.json`` and ``report.html`` say of INT8, as plain JSON types."""
+    left = {name for row in int8.placement for name in row.layers}
+    value: dict[str, Any] = {
+        "gate": _gate_section(outcome_of(int8.comparison), bounds or COLLAPSED),
+        "comparison": int8.comparison.to_dict(),
+        "simulated": {name: fidelity.to_dict() for name, fidelity in int8.simulated.items()},
+        "placement": [dataclasses.asdict(row) for row in int8.placement],
+        "calibration": {
+            "method": int8.ranges.method,
+            "images": int8.ranges.images,
+            "data": int8.ranges.data["name"],
+            "integer multiply-adds": f"{100 * int8.integer_share:.2f} %",
+        },
+    }
+    if candidates:
+        value["candidates"] = [dataclasses.asdict(candidate) for candidate in candidates]
+    if int8.sensitivity:
+        value["sensitivity"] = [
+            {**dataclasses.asdict(layer), "precision": "float" if layer.layer in left else "int8"}
+            for layer in int8.sensitivity
+        ]
+    if int8.mixed is not None:
+        found = int8.mixed.found
+        value["mixed_precision"] = {
+            "bound": ", ".join(row["name"] for row in value["gate"]["bounds"]),
+            "float_layers": list(found.float_layers),
+            "steps": [
+                {**dataclasses.asdict(step), "float_layers": len(step.float_layers)} for step in found.steps
+            ],
+            "int8_p50_ms": int8.mixed.int8_latency.p50_ms,
+            "mixed_p50_ms": int8.mixed.mixed_latency.p50_ms,
+        }
+    return value
+
+
+def _gate_section(outcome: Outcome, bounds: Bounds) -> dict[str, Any]:
+    rows = []
+    if bounds.max_drop_pp is not None:
+        name = "drop of accuracy" if outcome.labelled else "faces whose class changes"
+        unit = "percentage points" if outcome.labelled else "%"
+        rows.append(
+            (
+                f"{name}, at most, {unit}",
+                bounds.max_drop_pp,
+                outcome.drop_pp,
+                outcome.drop_pp <= bounds.max_drop_pp,
+            )
+        )
+    if bounds.min_cosine is not None:
+        cosine = outcome.fidelity.logit_cosine
+        rows.append(
+            ("cosine of the centred logits, at least", bounds.min_cosine, cosine, cosine >= bounds.min_cosine)
+        )
+    keys = ("name", "bound", "measured", "passed")
+    return {
+        "passed": all(row[3] for row in rows),
+        "bounds": [dict(zip(keys, row, strict=True)) for row in rows],
+    }
+
+
+def _write(work: Path, proto: onnx.ModelProto, ranges: Ranges) -> None:
+    for dialect in DIALECTS:
+        path = work / int8_model(dialect)
+        onnx.save(quantise(proto, ranges, dialect), path)
+        onnx.checker.check_model(str(path), full_check=True)
+
+
+def _compare(
+    work: Path, model: Path, spec: ModelSpec, backend: Backend, faces: FaceDataset, on_progress: Progress
+) -> Comparison:
+    done = 0
+
+    def count(faces_done: int) -> None:
+        nonlocal done
+        done += faces_done
+        on_progress(f"comparing on {faces.name}", done, 2 * len(faces))
+
+    return compare(model, work / int8_model(backend.dialect), backend, spec, faces, on_faces=count)
+
+
+def _mix(
+    quantised: Quantised,
+    ranges: Ranges,
+    sensitivity: tuple[LayerSensitivity, ...],
+    faces: FaceDataset,
+    bounds: Bounds,
+    on_progress: Progress,
+) -> MixedPrecision:
+    reference = quantised.fp32_logits(faces)
+    targets = known_targets(faces, quantised.spec)
+    work = multiply_adds(quantised.proto)
+    order = [layer.layer for layer in sensitivity]
+
+    def evaluate(float_layers: frozenset[str]) -> Outcome:
+        kept = dataclasses.replace(ranges.placement, float_layers=float_layers)
+        logits = quantised.logits(dataclasses.replace(ranges, placement=kept), faces)
+        return judge(reference, logits, targets)
+
+    return mix_precision(
+        order,
+        evaluate,
+        lambda float_layers: share_of((name for name in order if name not in float_layers), work),
+        bounds,
+        lambda tried: on_progress("leaving layers in floating point", tried, 0),
+    )
+
+
+def _latencies(backend: Backend, spec: ModelSpec, *models: Path) -> list[LatencySummary]:
+    sessions = [backend.open(model, SessionOptions()) for model in models]
+    found = time_in_turn(sessions, np.zeros((1, *spec.input_shape), np.float32))
+    for session in sessions:
+        session.close()
+    return found
+
+
+def _simulate(
+    work: Path, model: Path, spec: ModelSpec, backend: Backend, faces: FaceDataset, bounds: Bounds
+) -> dict[str, Fidelity]:
+    """Run the models of the other dialects in ONNX Runtime, which computes what any Q/DQ model says."""
+    runtime = Quantised(model, BACKENDS["onnxruntime"], spec)
+    few = faces.subset(np.arange(min(len(faces), _FEW_FACES)))
+    reference = runtime.fp32_logits(few)
+    least = -1.0 if bounds == Bounds() else min(bounds.min_cosine or 1.0, COLLAPSED_COSINE)
+    found = {}
+    for dialect in DIALECTS:
+        if dialect == backend.dialect:
+            continue
+        found[dialect] = measure_fidelity(reference, runtime.file_logits(work / int8_model(dialect), few))
+        if found[dialect].logit_cosine < least:
+            raise GateError(
+                f"the {dialect} model has collapsed: its logits have a cosine of "
+                f"{found[dialect].logit_cosine:.4f} with those of FP32 on {len(few)} faces, expected at least "
+                f"{least}: calibrate on other faces or by another --method"
+            )
+    return found
+
+
+def _collapsed(comparison: Comparison, faces: FaceDataset) -> str:
+    return (
+        f"INT8 has collapsed on {faces.name}: the cosine of its logits with those of FP32 is {comparison.logit_cosine:.4f}, "
+        f"expected at least {COLLAPSED_COSINE}, and {comparison.agreement:.1%} of the faces keep their class: calibrate on "
+        "other faces, or leave the most harmful layers in floating point with --max-drop PP or --min-cosine X"
+    )
+
+
+def _batches(faces: FaceDataset, spec: ModelSpec) -> Iterator[np.ndarray]:
+    for start in range(0, len(faces), _CALIBRATION_BATCH):
+        stop = min(start + _CALIBRATION_BATCH, len(faces))
+        yield prepare_batch([faces[i] for i in range(start, stop)], spec)
