@@ -1,3 +1,35 @@
+// Self-attention of Jalal et al., fused: out = γ · V softmax(QᵀK)ᵀ + residual, softmax over the keys, no scaling.
+//
+// Q, K [batch, d, N] with d = C / 8; V, residual, out [batch, C, N]; N = H · W. One pass with an online softmax:
+// the N × N weights exist only as tiles in registers. Reference: export/attention_op.py.
+//
+// Tile sizes, derived for halves, N = 784, C = 128 (d = 16), the paper's map on a Jetson Orin:
+//
+//   Queries per block M = 64. A block reads K and V once, so that L2 delivers 2 · M / sizeof(T) = 64 FLOP per
+//     byte: 160 GB/s at the 10.2 TFLOP/s of an Orin Nano. More queries per block would halve that, and leave
+//     multiprocessors idle: 64 make 13 blocks, for 8 to 20 multiprocessors, at batch 1.
+//   A warp owns 16 queries (the height of mma.m16n8k16) and all their channels, 64 sums per lane: then nothing
+//     is computed twice, and a weight goes from the first product to the second without leaving its lane.
+//   Keys per tile 64 / sizeof(T) = 32: rows of 64 bytes, two sectors. A stage is (d + C) · 64 bytes = 9 KiB; two
+//     stages, and d · 128 bytes of queries: 20 KiB. The residual and the outputs later lie where the stages were.
+//     Up to C = 256 two stages fit the 48 KiB that need no opt-in; beyond, there is one, with half the queries.
+//   Registers: 64 sums, 16 scores, 8 packed weights, fragments, addresses: 128. Four blocks of 128 threads take
+//     all 65,536 registers and 84 of 100 KiB (sm_86, 89, 120): 16 warps, 33 % of 48 or 25 % of 64. That is
+//     enough: between two barriers a warp issues 36 mma on 16 independent sums, while the next tile is on its
+//     way; more warps would need fewer sums each, and more bytes. sm_75 has 64 KiB: three blocks.
+//
+// The least bytes, each input once per query tile and each output once, with n = ⌈N / M⌉ query tiles:
+//   sizeof(T) · batch · (n · (d + C) · N + d · N + 2 · C · N + n)    keys and values; queries; residual, out; γ
+//   = 3,361,818 at this size; 3,365,120 are counted, since every thread reads γ.
+// From DRAM, where L2 holds K and V: (2 · d + 3 · C) · N · 2 bytes = 0.65 MB for 2 · N² · (d + C) = 177 MFLOP:
+//   271 FLOP per byte, above the 150 of an Orin Nano (68 GB/s): bound by arithmetic.
+// Off the tensor cores: one multiplication per weight, and C / 32 where the largest score of a row grew: 2.7 %.
+//
+// Single precision uses FFMA, with the same bytes per row: half the queries, half the keys. For four keys a lane
+// reads C / 8 pieces of 16 bytes and shuffles 16 weights, for 2 · C multiply-adds: about balanced with shared
+// memory. More than 128 sums per lane would spill, so two warps share the queries from C = 256 on, four at 512,
+// and each computes the scores. N must be a multiple of 16 / sizeof(T), and every tensor aligned, for accesses of
+// 16 bytes; otherwise they are of one element.
 #pragma once
 
 #include <climits>
@@ -20,13 +52,13 @@ constexpr int kMostBlocks = 3;
 constexpr int kMostBlocks = 4;
 #endif
 
-// Of a block, for up to kChannelsPerWarp · kChannelWarps channels. A warp owns 16 queries and kChannelsPerWarp
-// channels of their output.
-template <typename T, int kChannelsPerWarp_, int kChannelWarps_>
+// Of a block, for up to kChannels channels. A warp owns 16 queries and kChannelsPerWarp channels of their output.
+template <typename T, int kChannels_>
 struct Tiling {
-  static constexpr int kChannelsPerWarp = kChannelsPerWarp_;
-  static constexpr int kChannelWarps = kChannelWarps_;
-  static constexpr int kChannels = kChannelsPerWarp * kChannelWarps;
+  static constexpr int kChannels = kChannels_;
+  static constexpr int kMostPerWarp = sizeof(T) == 2 ? 256 : 128;
+  static constexpr int kChannelsPerWarp = kChannels < kMostPerWarp ? kChannels : kMostPerWarp;
+  static constexpr int kChannelWarps = kChannels / kChannelsPerWarp;
   static constexpr int kDepth = sizeof(T) == 2 && kChannels < 128 ? 16 : kChannels / 8;  // mma needs 16
   static constexpr int kKeys = 64 / static_cast<int>(sizeof(T));                         // a row of 64 bytes
   static constexpr int kQueries = (kChannels <= 256 ? 128 : 64) / static_cast<int>(sizeof(T));
@@ -578,11 +610,11 @@ template <typename T>
 Status launch_self_attention(const SelfAttentionArguments<T>& arguments, cudaStream_t stream) {
   const Status status = check_self_attention(arguments);
   if (!status.ok() || arguments.batch == 0 || arguments.positions == 0) return status;
-  if (arguments.channels <= 32) return launch_tiling<Tiling<T, 32, 1>>(arguments, stream);
-  if (arguments.channels <= 64) return launch_tiling<Tiling<T, 64, 1>>(arguments, stream);
-  if (arguments.channels <= 128) return launch_tiling<Tiling<T, 128, 1>>(arguments, stream);
-  if (arguments.channels <= 256) return launch_tiling<Tiling<T, 256, 1>>(arguments, stream);
-  return launch_tiling<Tiling<T, 256, 2>>(arguments, stream);
+  if (arguments.channels <= 32) return launch_tiling<Tiling<T, 32>>(arguments, stream);
+  if (arguments.channels <= 64) return launch_tiling<Tiling<T, 64>>(arguments, stream);
+  if (arguments.channels <= 128) return launch_tiling<Tiling<T, 128>>(arguments, stream);
+  if (arguments.channels <= 256) return launch_tiling<Tiling<T, 256>>(arguments, stream);
+  return launch_tiling<Tiling<T, 512>>(arguments, stream);
 }
 
 }  // namespace fer_edge

@@ -40,7 +40,7 @@ def build_driver(tmp_path_factory: pytest.TempPathFactory) -> Build:
             command = [
                 compiler,
                 "-std=c++20",
-                "-O1" if sanitize else "-O2",
+                "-O0" if sanitize else "-O2",
                 "-march=native",
                 "-fno-strict-aliasing",
                 "-pthread",
