@@ -41,14 +41,14 @@ __device__ __forceinline__ unsigned shared_address(const void* pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
 
-// Copies 16 bytes to shared memory without a register, the first `bytes` of them from global memory, the
-// rest zeros. Before sm_80 the copy is done at once.
-__device__ __forceinline__ void copy_async_16(void* shared, const void* global, int bytes) {
+// Copies 16 bytes to shared memory without a register; zeros if they do not `exist`. Before sm_80 the copy is
+// done at once.
+__device__ __forceinline__ void copy_async_16(void* shared, const void* global, bool exist) {
 #if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(exist ? 16 : 0)
                : "memory");
 #else
-  *static_cast<uint4*>(shared) = bytes ? __ldg(static_cast<const uint4*>(global)) : make_uint4(0, 0, 0, 0);
+  *static_cast<uint4*>(shared) = exist ? __ldg(static_cast<const uint4*>(global)) : make_uint4(0, 0, 0, 0);
 #endif
 }
 

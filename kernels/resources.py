@@ -108,12 +108,20 @@ def parse_report(report: str) -> dict[str, Resources]:
     pattern = r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers([^\n]*)"
     for name, stores, loads, registers, rest in re.findall(pattern, report, re.DOTALL):
         shared = re.search(r"(\d+) bytes smem", rest)
-        found[_short_name(name)] = Resources(
+        found[short_name(name)] = Resources(
             registers=int(registers),
             spilled_bytes=int(stores) + int(loads),
             static_shared_bytes=int(shared[1]) if shared else 0,
         )
     return found
+
+
+def short_name(mangled: str) -> str:
+    """Return ``self_attention<half,128>`` for the mangled name of a kernel with a type and a size."""
+    base = re.search(r"\d+([a-z_]+)_kernel", mangled)
+    kind = "half" if "6__half" in mangled else "float"
+    size = re.search(r"Li(\d+)E", mangled)
+    return f"{base[1]}<{kind},{size[1]}>" if base and size else mangled
 
 
 def launch_sizes(folder: Path) -> dict[str, LaunchSize]:
@@ -170,14 +178,6 @@ def markdown_table(limits: dict) -> str:
         ]
         rows.append([f"`{name}`", str(kernel["threads"]), str(kernel["shared_bytes"]), *cells])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def _short_name(mangled: str) -> str:
-    """``self_attention<half,128>`` for the mangled name of a kernel with its type and sizes."""
-    base = re.search(r"\d+([a-z_]+)_kernel", mangled)
-    kind = "half" if "6__half" in mangled else "float"
-    size = re.search(r"Li(\d+)E", mangled)
-    return f"{base[1]}<{kind},{size[1]}>" if base and size else mangled
 
 
 def _run(command: Sequence[str]) -> str:

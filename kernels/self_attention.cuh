@@ -146,13 +146,13 @@ __device__ __forceinline__ void load_tile(Tile<T, kColumns> tile, const T* matri
   const int thread = static_cast<int>(threadIdx.x);
   if (wide) {
     const int piece = thread % Shape::kPieces * Shape::kPerPiece, column = first_column + piece;
-    const int bytes = column < row_length ? 16 : 0;
+    const bool exists = column < row_length;
     int row = thread / Shape::kPieces;
     T* target = tile.at(row, piece);
-    const T* source = matrix + row * row_length + (bytes ? column : 0);
+    const T* source = matrix + row * row_length + (exists ? column : 0);
 #pragma unroll 1
     for (; row < rows; row += kStep, target += kStep * kColumns, source += kStep * row_length)
-      copy_async_16(target, source, bytes);
+      copy_async_16(target, source, exists);
   } else {
     const int column = thread % kColumns;
     const bool exists = first_column + column < row_length;

@@ -95,12 +95,10 @@ struct Site {
 // Carries out one warp operation for all lanes of the mask at once; each lane passed its own arguments.
 using WarpOperation = void (*)(void* const* lane_arguments, unsigned mask);
 
-// A copy to shared memory that is under way, as cp.async leaves it.
+// 16 bytes on their way to shared memory, as cp.async leaves them; zeros if there is no source.
 struct Copy {
   void* target;
   const void* source;
-  int bytes;       // copied
-  int fill_bytes;  // then zeros
 };
 
 struct Thread {

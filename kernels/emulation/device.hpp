@@ -206,14 +206,14 @@ inline float multiply(float a, float b) {
 inline float exp2_approximate(float x) { return std::exp2(x); }
 
 // The target is NaN from here to the wait: the device may write it at any moment in between.
-inline void copy_async_16(void* shared, const void* global, int bytes) {
+inline void copy_async_16(void* shared, const void* global, bool exist) {
   require_aligned(shared, 16, "asynchronous copy to shared memory");
   require_aligned(global, 16, "asynchronous copy from global memory");
   auto& counters = emulation::block->counters;
-  counters.loaded_bytes += static_cast<unsigned>(bytes);
-  if (bytes > 0) ++counters.wide_loads;
+  counters.loaded_bytes += exist ? 16 : 0;
+  counters.wide_loads += exist;
   std::memset(shared, 0xFF, 16);
-  emulation::block->current_thread().copies.back().push_back({shared, global, bytes, 16 - bytes});
+  emulation::block->current_thread().copies.back().push_back({shared, exist ? global : nullptr});
 }
 
 inline void copy_async_commit() { emulation::block->current_thread().copies.emplace_back(); }
@@ -224,8 +224,10 @@ void copy_async_wait() {
   auto& groups = emulation::block->current_thread().copies;
   while (static_cast<int>(groups.size()) > kPending + 1) {
     for (const emulation::Copy& copy : groups.front()) {
-      std::memcpy(copy.target, copy.source, static_cast<std::size_t>(copy.bytes));
-      std::memset(static_cast<unsigned char*>(copy.target) + copy.bytes, 0, static_cast<std::size_t>(copy.fill_bytes));
+      if (copy.source)
+        std::memcpy(copy.target, copy.source, 16);
+      else
+        std::memset(copy.target, 0, 16);
     }
     groups.pop_front();
   }

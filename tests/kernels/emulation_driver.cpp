@@ -77,13 +77,13 @@ __global__ void misaligned_kernel(const float* in, float* out) {
   store_global(out, static_cast<float>(value.x));
 }
 
-// 24 bytes arrive as 16 and as 8 with zeros; `wait` false reads them too early.
+// 16 bytes, and 16 that do not exist; `wait` false reads the latter too early.
 __global__ void copy_kernel(const float* in, float* out, bool wait) {
   FER_EDGE_DYNAMIC_SHARED(raw);
   auto* shared = reinterpret_cast<float*>(raw);
-  copy_async_16(shared + 8 * threadIdx.x, in, 16);
+  copy_async_16(shared + 8 * threadIdx.x, in, true);
   copy_async_commit();
-  copy_async_16(shared + 8 * threadIdx.x + 4, in + 4, 8);
+  copy_async_16(shared + 8 * threadIdx.x + 4, in, false);
   copy_async_commit();
   if (wait)
     copy_async_wait<0>();

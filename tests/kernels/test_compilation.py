@@ -131,7 +131,7 @@ def ptx_of(target: str, folder: Path) -> dict[str, str]:
     command = ["nvcc", "-std=c++17", "-O3", f"-arch=compute_{target}", "-ptx", "-I", KERNELS, "-o", output]
     subprocess.run([*command, KERNELS / "self_attention.cu"], check=True, capture_output=True)
     parts = re.split(r"^\.visible \.entry ", output.read_text(), flags=re.MULTILINE)[1:]
-    return {resources._short_name(part.split("(")[0]): part for part in parts}
+    return {resources.short_name(part.split("(")[0]): part for part in parts}
 
 
 @needs_nvcc
@@ -171,7 +171,7 @@ def test_machine_code_has_the_instructions_it_should(compiled: dict, folder: Pat
     cubin = folder / f"self_attention.sm_{target}.cubin"
     output = subprocess.run([cuobjdump, "-sass", cubin], capture_output=True, text=True, check=True).stdout
     parts = re.split(r"^\s*Function : ", output, flags=re.MULTILINE)[1:]
-    kernels = {resources._short_name(part.split()[0]): part for part in parts}
+    kernels = {resources.short_name(part.split()[0]): part for part in parts}
     assert kernels.keys() == LIMITS.keys()
     for name, text in kernels.items():
         half = "half" in name
