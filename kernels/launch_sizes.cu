@@ -1,6 +1,7 @@
 // Prints what each kernel is launched with, one line each: NAME THREADS SHARED_BYTES. No GPU is touched.
 #include <cstdio>
 
+#include "crop_resize_normalize.cuh"
 #include "self_attention.cuh"
 
 namespace {
@@ -19,6 +20,13 @@ void print_received(const char* type) {
   std::printf("received<%s,%d> %d %d\n", type, kDepth, Shape::kThreads, Shape::kSharedBytes);
 }
 
+// As the template arguments are counted: formats BGR and NV12, colour and gray.
+void print_crops(const char* type) {
+  for (int format = 0; format < 2; ++format)
+    for (int gray = 0; gray < 2; ++gray)
+      std::printf("crop_resize_normalize<%s,%d,%d> %d 0\n", type, format, gray, kCropThreads);
+}
+
 template <typename T>
 void print_all(const char* type) {
   print_self_attention<T, 32>(type);
@@ -29,6 +37,7 @@ void print_all(const char* type) {
   print_received<T, 16>(type);
   print_received<T, 32>(type);
   print_received<T, 64>(type);
+  print_crops(type);
 }
 
 }  // namespace

@@ -21,8 +21,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 LIMITS = FOLDER / "resources.json"
-SOURCES = ("self_attention.cu",)
-REGISTERS_PER_THREAD_MAX = 255
+SOURCES = ("self_attention.cu", "crop_resize_normalize.cu")
 
 
 @dataclass(frozen=True)
@@ -117,11 +116,11 @@ def parse_report(report: str) -> dict[str, Resources]:
 
 
 def short_name(mangled: str) -> str:
-    """Return ``self_attention<half,128>`` for the mangled name of a kernel with a type and a size."""
+    """Return ``self_attention<half,128>`` for the mangled name of a kernel with a type and constants."""
     base = re.search(r"\d+([a-z_]+)_kernel", mangled)
     kind = "half" if "6__half" in mangled else "float"
-    size = re.search(r"Li(\d+)E", mangled)
-    return f"{base[1]}<{kind},{size[1]}>" if base and size else mangled
+    constants = re.findall(r"L(?:[a-z]|NS_\d+[A-Za-z]+E)(\d+)E", mangled)
+    return f"{base[1]}<{','.join([kind, *constants])}>" if base else mangled
 
 
 def launch_sizes(folder: Path) -> dict[str, LaunchSize]:

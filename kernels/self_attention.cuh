@@ -326,8 +326,8 @@ __device__ __forceinline__ void leave_out_beyond(float (&scores)[kTiles][4], int
 
 // One block: kQueries queries of one sample. Grid: (ceil(positions / kQueries), batch).
 template <typename T, typename Shape>
-__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) self_attention_kernel(SelfAttentionArguments<T> arguments,
-                                                                         bool wide) {
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
+    self_attention_kernel(SelfAttentionArguments<T> arguments, bool wide) {
   using Rows = Layout<T>;
   constexpr int kThreads = Shape::kThreads, kKeys = Shape::kKeys, kQueries = Shape::kQueries;
   constexpr int kScoreTiles = kKeys / 8, kChannelTiles = Shape::kChannelsPerWarp / 8;
@@ -377,7 +377,6 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) self_attentio
 
     float scores[kScoreTiles][4];
     multiply_scores<Shape::kDepth>(scores, queries, warp_row, keys_of(tile));
-
     leave_out_beyond<T>(scores, positions - tile * kKeys);
 
     float largest[Rows::kRows], shrink[Rows::kRows];
