@@ -13,6 +13,7 @@ Weights are int8, symmetric, one scale per output channel, in both.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -82,13 +83,14 @@ def quantise(model: onnx.ModelProto, ranges: Ranges, dialect_name: str) -> onnx.
     Raises
     ------
     CalibrationError
-        If a tensor has no range, or the model has nothing that could run in integers.
+        If a tensor has no range, a layer of the ranges is not in the model, or the model has nothing that could
+        run in integers.
     """
     dialect = lookup(DIALECTS, dialect_name, "dialect")
+    ranges = _for_dialect(model, ranges, dialect)
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    kept = ranges.placement.float_layers
-    shift_biases(result, {layer: shift for layer, shift in ranges.bias_shifts.items() if layer not in kept})
+    shift_biases(result, ranges.bias_shifts)
     if dialect.expand_transposed:
         ranges = expand_transposed(result, ranges)
     writer = _Writer(result, dialect, group_ranges(result, ranges), ranges.placement)
@@ -97,6 +99,23 @@ def quantise(model: onnx.ModelProto, ranges: Ranges, dialect_name: str) -> onnx.
     writer.write()
     check_qdq(result, dialect.signed)
     return result
+
+
+def _for_dialect(model: onnx.ModelProto, ranges: Ranges, dialect: Dialect) -> Ranges:
+    """Leave in floating point what has no integer operator in ``dialect``; a bias there takes no correction."""
+    unknown = ranges.placement.float_layers - {node.name for node in model.graph.node}
+    if unknown:
+        raise CalibrationError(
+            f"the ranges leave {min(unknown)} in floating point, the model has no such layer: calibrate again"
+        )
+    integer = {node.name for node in integer_layers(model, ranges.placement, dialect.name)}
+    without = {node.name for node in model.graph.node if node.op_type in WEIGHTED} - integer
+    kept = ranges.placement.float_layers | without
+    return dataclasses.replace(
+        ranges,
+        placement=dataclasses.replace(ranges.placement, float_layers=kept),
+        bias_shifts={layer: shift for layer, shift in ranges.bias_shifts.items() if layer not in kept},
+    )
 
 
 def group_ranges(model: onnx.ModelProto, ranges: Ranges) -> dict[str, TensorRange]:
