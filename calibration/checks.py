@@ -77,7 +77,9 @@ def _check_weight(graph: Graph, node: onnx.NodeProto) -> None:
     dequantise = graph.producer.get(node.input[1])
     if dequantise is None or dequantise.op_type != "DequantizeLinear":
         return
-    weight = graph.constants[dequantise.input[0]]
+    weight = graph.constants.get(dequantise.input[0])
+    if weight is None:  # a product of two activations
+        return
     if weight.data_type != TensorProto.INT8:
         raise _error(
             dequantise, f"stores weights as {TensorProto.DataType.Name(weight.data_type)}, expected INT8"
