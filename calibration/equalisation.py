@@ -54,7 +54,10 @@ def find_pairs(graph: Graph, placement: Placement) -> list[Pair]:
             source = node.input[0]
         if node is None or node.op_type not in ("Conv", "ConvTranspose") or not _read_once(graph, source):
             continue
-        if node.input[1] in graph.constants and _attribute(node, "group", 1) == 1:
+        # A constant that another layer reads too cannot be scaled for one of them.
+        constants = [name for name in (*node.input[1:], back.input[1]) if name]
+        own = all(name in graph.constants and _read_once(graph, name) for name in constants)
+        if own and _attribute(node, "group", 1) == 1:
             pairs.append(Pair(node, back))
     return pairs
 
