@@ -122,12 +122,17 @@ def load_ranges(path: Path, model: Path) -> Ranges:
     if ranges.model_sha256 != sha256_of(model):
         raise CalibrationError(f"{path} was measured on another model than {model.name}: calibrate again")
     for name, r in ranges.tensors.items():
-        if not np.isfinite([r.min, r.max, r.low, r.high]).all() or r.low > r.high:
+        if not _are_float32((r.min, r.max, r.low, r.high)) or r.low > r.high:
             raise CalibrationError(f"{path}: the range of {name} is not finite and ordered: calibrate again")
     for layer, shift in ranges.bias_shifts.items():
-        if not np.isfinite(shift).all():
+        if not _are_float32(shift):
             raise CalibrationError(f"{path}: the bias correction of {layer} is not finite: calibrate again")
     return ranges
+
+
+def _are_float32(values: Sequence[float]) -> bool:
+    """Whether all are finite, as float32 too."""
+    return bool((np.abs(values) <= np.finfo(np.float32).max).all())
 
 
 def _placement(value: Any) -> Placement:
