@@ -15,6 +15,8 @@ from fer_edge.calibration.fidelity import Fidelity, measure_fidelity
 from fer_edge.errors import GateError, UsageError
 
 LEAST_INTEGER_SHARE = 0.5
+#: In the error; the report of a build with looser bounds shows all.
+_LAYERS_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,19 @@ class Outcome:
         return worst
 
 
+def lost_pp(before: float, after: float) -> float:
+    """Return the loss between two shares in percentage points, without the rounding of their difference."""
+    return round(100 * (before - after), 9)
+
+
 def judge(fp32: np.ndarray, int8: np.ndarray, targets: np.ndarray) -> Outcome:
     """Compare ``[N, K]`` logits on faces with ``[N]`` classes, -1 where unknown."""
     fidelity = measure_fidelity(fp32, int8)
     known = targets >= 0
     if not known.any():
-        return Outcome(100 * (1 - fidelity.agreement), False, fidelity)
+        return Outcome(lost_pp(1, fidelity.agreement), False, fidelity)
     right = [float((values[known].argmax(axis=1) == targets[known]).mean()) for values in (fp32, int8)]
-    return Outcome(100 * (right[0] - right[1]), True, fidelity)
+    return Outcome(lost_pp(*right), True, fidelity)
 
 
 @dataclass(frozen=True)
@@ -95,8 +102,9 @@ def mix_precision(
 ) -> MixedPrecision:
     """Find the smallest set of layers to leave in floating point.
 
-    The k most harmful layers are left out of INT8 for k = 1, 2, 4, …; the smallest k that meets the bounds is
-    then found by halving, and each of its layers is put back where the bounds hold without.
+    A layer whose loss would leave too little in integers is passed over. Of the others the k most harmful are
+    left out of INT8 for k = 1, 2, 4, …; the smallest k that meets the bounds is then found by halving, and each
+    of its layers is put back where the bounds hold without.
 
     Parameters
     ----------
@@ -117,6 +125,8 @@ def mix_precision(
         If the bounds are not met while at least half of the multiply-adds compute in integers.
     """
     tried: dict[frozenset[str], Step] = {}
+    order = _affordable(order, integer_share)
+    most = len(order)
 
     def passes(layers: frozenset[str]) -> bool:
         if layers not in tried:
@@ -130,12 +140,11 @@ def mix_precision(
             on_step(len(tried))
         return tried[layers].passed
 
-    most = max((k for k in range(len(order) + 1) if _allowed(order, k, integer_share)), default=0)
     low, high = 0, 1
     if not passes(frozenset()):
         while not passes(frozenset(order[: min(high, most)])):
             if high >= most:
-                raise GateError(_cannot(tried, bounds, most))
+                raise GateError(_cannot(tried, bounds))
             low, high = high, 2 * high
         high = min(high, most)
         while high - low > 1:
@@ -150,11 +159,16 @@ def mix_precision(
     return MixedPrecision(tuple(name for name in order if name in kept), tuple(tried.values()))
 
 
-def _allowed(order: Sequence[str], count: int, integer_share: Callable[[frozenset[str]], float]) -> bool:
-    return integer_share(frozenset(order[:count])) >= LEAST_INTEGER_SHARE
+def _affordable(order: Sequence[str], integer_share: Callable[[frozenset[str]], float]) -> list[str]:
+    """Return the layers that can all be left out while enough computes in integers, the most harmful first."""
+    kept: list[str] = []
+    for name in order:
+        if integer_share(frozenset([*kept, name])) >= LEAST_INTEGER_SHARE:
+            kept.append(name)
+    return kept
 
 
-def _cannot(tried: dict[frozenset[str], Step], bounds: Bounds, most: int) -> str:
+def _cannot(tried: dict[frozenset[str], Step], bounds: Bounds) -> str:
     asked = []
     if bounds.max_drop_pp is not None:
         asked.append(f"a drop of at most {bounds.max_drop_pp} points")
@@ -164,7 +178,9 @@ def _cannot(tried: dict[frozenset[str], Step], bounds: Bounds, most: int) -> str
         f"{len(step.float_layers)} layers in floating point: {step.drop_pp:+.2f} points, cosine {step.logit_cosine:.5f}"
         for step in tried.values()
     )
+    largest = max(tried.values(), key=lambda step: len(step.float_layers)).float_layers
+    harmful = f", the most harmful of them {', '.join(largest[:_LAYERS_NAMED])}" if largest else ""
     return (
         f"INT8 cannot meet {' and '.join(asked)} with {LEAST_INTEGER_SHARE:.0%} of the multiply-adds in integers "
-        f"(at most {most} layers in floating point; tried {table}): allow more, calibrate on other faces, or build --fp32"
+        f"(at most {len(largest)} layers in floating point{harmful}; tried {table}): allow more, calibrate on other faces, or build --fp32"
     )

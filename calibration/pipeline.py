@@ -16,7 +16,7 @@ from fer_edge.bundle import int8_model
 from fer_edge.calibration.candidates import Candidate, Choice, choose_calibration
 from fer_edge.calibration.families import PlacementRow, explain_placement, placement_of
 from fer_edge.calibration.fidelity import Fidelity, measure_fidelity
-from fer_edge.calibration.gate import Bounds, MixedPrecision, Outcome, judge, mix_precision
+from fer_edge.calibration.gate import Bounds, MixedPrecision, Outcome, judge, lost_pp, mix_precision
 from fer_edge.calibration.methods import METHODS
 from fer_edge.calibration.qdq import DIALECTS, integer_layers, quantise
 from fer_edge.calibration.ranges import Observations, Ranges, collect_ranges, observe
@@ -212,7 +212,7 @@ def make_int8(
 def outcome_of(comparison: Comparison) -> Outcome:
     """Return what the bounds judge of a comparison."""
     paired = comparison.paired
-    drop_pp = 100 * (1 - comparison.agreement) if paired is None else -paired.change_pp
+    drop_pp = lost_pp(1, comparison.agreement) if paired is None else lost_pp(0, paired.change_pp / 100)
     fidelity = Fidelity(comparison.agreement, comparison.logit_cosine, comparison.snr_db)
     return Outcome(drop_pp, paired is not None, fidelity)
 
@@ -340,7 +340,9 @@ def _simulate(
     runtime = Quantised(model, BACKENDS["onnxruntime"], spec)
     few = faces.subset(np.arange(min(len(faces), _FEW_FACES)))
     reference = runtime.fp32_logits(few)
-    least = -1.0 if bounds == Bounds() else min(bounds.min_cosine or 1.0, COLLAPSED_COSINE)
+    least = COLLAPSED_COSINE if bounds.min_cosine is None else min(bounds.min_cosine, COLLAPSED_COSINE)
+    if bounds == Bounds():  # random weights
+        least = -1.0
     found = {}
     for dialect in DIALECTS:
         if dialect == backend.dialect:
