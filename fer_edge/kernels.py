@@ -2,7 +2,9 @@
 
 An array is any object with ``__cuda_array_interface__`` or DLPack on a CUDA device (CuPy, PyTorch, pycuda). A
 stream is the integer handle of a CUDA stream, such as ``cupy_stream.ptr`` or ``torch_stream.cuda_stream``; 0 is
-the default stream. Calls return once the work is enqueued; arrays must live until the stream has done it.
+the default stream. Calls return once the work is enqueued; arrays must live until the stream has done it. Work
+that fills an array comes first if the array names its stream, as CuPy's do; PyTorch's name none: enqueue on the
+stream that fills them.
 
 The kernels are compiled where ``FER_EDGE_KERNELS=1`` is set while the package is installed from source.
 """

@@ -62,22 +62,20 @@ void enqueue(const Arrays& arrays, std::uintptr_t stream_handle, Launch launch) 
 
 template <typename T>
 void enqueue_self_attention(const Arrays& arrays, std::uintptr_t stream) {
-  const auto& [query, key, value, residual, gamma, out] = std::tie(*arrays[0], *arrays[1], *arrays[2], *arrays[3],
-                                                                   *arrays[4], *arrays[5]);
   SelfAttentionArguments<T> a{};
-  a.query = pointer_to<const T>(query);
-  a.key = pointer_to<const T>(key);
-  a.value = pointer_to<const T>(value);
-  a.residual = pointer_to<const T>(residual);
-  a.gamma = pointer_to<const T>(gamma);
-  a.out = pointer_to<T>(out);
+  a.query = pointer_to<const T>(*arrays[0]);
+  a.key = pointer_to<const T>(*arrays[1]);
+  a.value = pointer_to<const T>(*arrays[2]);
+  a.residual = pointer_to<const T>(*arrays[3]);
+  a.gamma = pointer_to<const T>(*arrays[4]);
+  a.out = pointer_to<T>(*arrays[5]);
   if (arrays.size() > 6) {
     a.received = pointer_to<T>(*arrays[6]);
     a.row_statistics = pointer_to<float>(*arrays[7]);
   }
-  a.batch = size_of(value, 0);
-  a.channels = size_of(value, 1);
-  a.positions = size_of(value, 2);
+  a.batch = size_of(*arrays[2], 0);
+  a.channels = size_of(*arrays[2], 1);
+  a.positions = size_of(*arrays[2], 2);
   enqueue(arrays, stream, [&](cudaStream_t s) { return launch_self_attention(a, s); });
 }
 
@@ -124,10 +122,15 @@ void self_attention(const py::object& query, const py::object& key, const py::ob
 // crop_resize_normalize
 // ---------------------------------------------------------------------------------------------------
 
+// Of uint8 [rows, …]. The stride of a single row says nothing: libraries may set it at will.
 size_t pitch_of(const DeviceArray& plane) {
-  if (!plane.contiguous_from(1) || plane.strides_bytes[0] < 0)
+  const bool many_rows = plane.shape[0] > 1;
+  if (!plane.contiguous_from(1) || (many_rows && plane.strides_bytes[0] < 0))
     refuse(plane.name + ": the pixels of a row must lie together, and rows follow each other from the top");
-  return static_cast<size_t>(plane.strides_bytes[0]);
+  if (many_rows) return static_cast<size_t>(plane.strides_bytes[0]);
+  size_t row_bytes = 1;
+  for (std::size_t axis = 1; axis < plane.shape.size(); ++axis) row_bytes *= static_cast<size_t>(plane.shape[axis]);
+  return row_bytes;
 }
 
 Frame frame_of(const DeviceArray& pixels, const DeviceArray* chroma) {

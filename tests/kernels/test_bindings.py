@@ -142,6 +142,18 @@ def test_crops_of_a_part_of_nv12(
     np.testing.assert_array_equal(arrays[2].array, expected)
 
 
+@pytest.mark.parametrize("stride", [1, -60, 0])
+def test_the_stride_of_a_single_row_says_nothing(emulation: Emulation, stride: int) -> None:
+    row = uint8(1, 20, 3)
+    frame, out = (
+        InterfaceArray(row, strides=(stride, 3, 1)),
+        InterfaceArray(np.zeros((1, 3, 24, 20), np.float32)),
+    )
+    emulation.place(frame, out)
+    kernels.crop_resize_normalize(frame, [(0, 0, 20, 1)], make_spec(), out, stream=0)
+    np.testing.assert_array_equal(out.array, prepare_batch([row], make_spec()))
+
+
 def test_nothing_to_do(emulation: Emulation) -> None:
     frame = InterfaceArray(uint8(16, 20, 3))
     emulation.place(frame)

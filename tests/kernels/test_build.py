@@ -195,3 +195,22 @@ def test_the_architectures_that_the_compiler_knows(
     last = expected.split()[-1]
     assert f"arch=compute_{last},code=[compute_{last},sm_{last}]" in rules
     assert rules.count("code=[compute_") == rules.count(f"code=[compute_{last},")
+
+
+def test_the_arithmetic_that_rounds_as_opencv_does(nvcc: str, tmp_path: Path) -> None:
+    """Exact division, a product that is rounded before it is added to, and nothing through local memory."""
+    source = ROOT / "kernels" / "crop_resize_normalize.cu"
+    command = [
+        nvcc,
+        "-std=c++17",
+        "-O3",
+        "-arch=compute_87",
+        "-ptx",
+        "-o",
+        str(tmp_path / "ptx"),
+        str(source),
+    ]
+    subprocess.run(command, capture_output=True, check=True)
+    instructions = (tmp_path / "ptx").read_text()
+    assert {"div.rn.f32", "mul.rn.f32", "ld.global.nc.u8", "cvt.rn.f16x2.f32"} <= set(instructions.split())
+    assert not re.search(r"\bfma\.|\bdiv\.(approx|full)|\.local\b", instructions)
