@@ -32,7 +32,6 @@
 // 16 bytes; otherwise they are of one element.
 #pragma once
 
-#include <climits>
 #include <cstddef>
 #include <cstdint>
 
@@ -532,20 +531,10 @@ __global__ void __launch_bounds__(ReceivedTiling<T, kDepth>::kThreads, 6)
 // 3. Checked launcher
 // ---------------------------------------------------------------------------------------------------
 
-// Bytes of row_statistics that `received` needs; 0 for an empty batch.
-inline size_t row_statistics_bytes(int batch, int positions) {
-  return batch > 0 && positions > 0 ? sizeof(float) * 2 * static_cast<size_t>(batch) * positions : 0;
-}
-
 template <typename T>
 Status check_self_attention(const SelfAttentionArguments<T>& a) {
-  if (a.batch < 0 || a.batch > 65535)
-    return failed(StatusCode::kBadShape, "batch must be 0 to 65535, found %d", a.batch);
-  if (a.channels < 8 || a.channels > 512 || a.channels % 8)
-    return failed(StatusCode::kBadShape, "channels must be a multiple of 8 from 8 to 512, found %d", a.channels);
-  if (a.positions < 0 || a.positions > INT_MAX / 512 - 64)
-    return failed(StatusCode::kBadShape, "positions must be 0 to %d, found %d", INT_MAX / 512 - 64, a.positions);
-  if (a.batch == 0 || a.positions == 0) return {};
+  const Status shape = check_self_attention_shape(a.batch, a.channels, a.positions);
+  if (!shape.ok() || a.batch == 0 || a.positions == 0) return shape;
 
   const size_t row = sizeof(T) * static_cast<size_t>(a.batch) * a.positions;
   const struct {
