@@ -56,6 +56,10 @@ class EngineError(FerEdgeError):
     """An engine cannot be built: the model, the target device, or the memory does not allow it."""
 
 
+class PluginMissingError(EngineError):
+    """The library with the TensorRT plugin is not installed."""
+
+
 class GateError(FerEdgeError):
     """A measured result missed the bound that the user asked for."""
 

@@ -16,6 +16,8 @@ from typing import Any
 from fer_edge._files import whole_file
 from fer_edge.engines.devices import ComputeCapability
 from fer_edge.engines.flavours import FLAVOURS, require_module, worker_environment
+from fer_edge.engines.plugin import PLUGIN_CHOICES, REPORT_PREFIX
+from fer_edge.engines.plugin_nodes import choose_model
 from fer_edge.errors import EngineError, UsageError, lookup
 from fer_edge.statistics import tool_versions
 
@@ -48,6 +50,9 @@ class EngineOptions:
         Read where it exists, written after the build; for compilers that measure kernels.
     builder_level : int or None
         How long the compiler searches, 0 to 5, where it has such a level.
+    plugin : {"auto", "required", "none"}
+        Whether self-attention is the project's kernel: where its library is installed, always or with an error,
+        or never; else it is computed with the standard operators of its function body. The report says which.
     time_limit_s : float
         After this long the build is stopped.
     log : Path or None
@@ -63,12 +68,14 @@ class EngineOptions:
     workspace_bytes: int | None = None
     timing_cache: Path | None = None
     builder_level: int | None = None
+    plugin: str = "auto"
     time_limit_s: float = 3600.0
     log: Path | None = None
 
     def __post_init__(self) -> None:
         flavour = lookup(FLAVOURS, self.flavour, "flavour")
         lookup(dict.fromkeys(PRECISIONS), self.precision, "precision")
+        lookup(dict.fromkeys(PLUGIN_CHOICES), self.plugin, "choice for the plugin")
         if not 1 <= self.min_batch <= self.opt_batch <= self.max_batch:
             raise UsageError(
                 f"expected batches 1 ≤ min ≤ opt ≤ max, found {self.min_batch}, {self.opt_batch}, {self.max_batch}"
@@ -107,6 +114,10 @@ class EngineReport:
         From the start of the compiler to the written file.
     layers : int
         Of the network as parsed; the engine fuses them.
+    plugin : Path or None
+        The library that computes self-attention, which has to be loaded before the engine.
+    plugin_layers : int
+        How many layers it computes.
     log_tail : tuple of str
         Last lines of the compiler's log.
     versions : mapping
@@ -120,6 +131,8 @@ class EngineReport:
     peak_memory_bytes: int
     seconds: float
     layers: int
+    plugin: Path | None
+    plugin_layers: int
     log_tail: tuple[str, ...]
     versions: Mapping[str, str]
 
@@ -132,17 +145,17 @@ Progress = Callable[[str, int, int], None]
 
 
 def build_engine(
-    onnx: Path,
+    model: Path,
     output: Path,
     options: EngineOptions,
     on_progress: Progress = lambda stage, done, total: None,
 ) -> EngineReport:
-    """Compile ``onnx`` to ``output``, which appears whole or not at all.
+    """Compile ``model`` to ``output``, which appears whole or not at all.
 
     Parameters
     ----------
-    onnx : Path
-        One file: a batch that is free, all other sizes fixed.
+    model : Path
+        One ONNX file: a batch that is free, all other sizes fixed.
     output : Path
         The engine.
     options : EngineOptions
@@ -152,22 +165,27 @@ def build_engine(
 
     Raises
     ------
+    PluginMissingError
+        If the plugin is required and its library is not there.
     EngineError
         If the compiler is missing, refuses the model or the device, ends unexpectedly, or there is too little
         memory or time.
     """
     flavour = FLAVOURS[options.flavour]
     require_module(flavour)
-    if not onnx.is_file():
-        raise EngineError(f"{onnx} does not exist: give the ONNX file of a bundle")
+    if not model.is_file():
+        raise EngineError(f"{model} does not exist: give the ONNX file of a bundle")
     if output.is_dir():
         raise EngineError(f"{output} is a folder, expected the name of a file for the engine")
-    _require_memory(onnx.stat().st_size)
+    _require_memory(model.stat().st_size)
     with tempfile.TemporaryDirectory() as folder, whole_file(output.resolve()) as part:
+        parsed, plugin, plugin_layers = choose_model(model, options.plugin, Path(folder))
         request = {
             "flavour": flavour.name,
             "precision": options.precision,
-            "onnx": str(onnx.resolve()),
+            "onnx": str(parsed.resolve()),
+            "plugin": plugin and str(plugin),
+            "plugin_layers": plugin_layers,
             "engine": str(part),
             "batches": (options.min_batch, options.opt_batch, options.max_batch),
             "compute_capability": options.compute_capability,
@@ -183,6 +201,8 @@ def build_engine(
         return EngineReport(
             path=output,
             options=options,
+            plugin=plugin,
+            plugin_layers=plugin_layers,
             size_bytes=part.stat().st_size,
             log_tail=_tail(log, _TAIL_LINES),
             versions={**tool_versions(), flavour.module: version},
@@ -237,7 +257,7 @@ def _run_worker(
     if event == "done" and status == 0:
         return last
     if event == "error":
-        raise EngineError(last["message"])
+        raise EngineError("; ".join([last["message"], *_plugin_reports(log)]))
     tail = " | ".join(_tail(log, _LINES_IN_MESSAGE)) or "nothing"
     if expired.is_set():
         raise EngineError(
@@ -252,6 +272,12 @@ def _describe_end(status: int) -> str:
     if status < 0:
         return f"crashed ({signal.Signals(-status).name})"
     return f"ended without a result (exit code {status})"
+
+
+def _plugin_reports(log: Path) -> list[str]:
+    """What the plugin has refused: TensorRT says only that it did."""
+    found = (line.partition(REPORT_PREFIX)[2].strip() for line in _tail(log, _TAIL_LINES))
+    return list(dict.fromkeys(REPORT_PREFIX + line for line in found if line))
 
 
 def _tail(log: Path, lines: int) -> tuple[str, ...]:

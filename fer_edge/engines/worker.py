@@ -21,6 +21,7 @@ from typing import Any
 from fer_edge._files import whole_file
 from fer_edge.engines.devices import ComputeCapability, require_capability, require_gpu
 from fer_edge.engines.flavours import FLAVOURS
+from fer_edge.engines.plugin import load_plugin
 from fer_edge.errors import EngineError
 
 Send = Callable[[Mapping[str, Any]], None]
@@ -60,8 +61,11 @@ def _build(request: Mapping[str, Any], send: Send) -> dict[str, Any]:
         require_capability(capability, _capabilities(trt))
     log = _make_log(trt)
     builder = trt.Builder(log)
+    if request["plugin"]:
+        load_plugin(trt, Path(request["plugin"]))
     network = builder.create_network(_network_flags(trt))
     _parse(trt, network, log, request["onnx"])
+    _require_plugin_layers(trt, network, request["plugin_layers"])
     _require_precision(trt, network, request["precision"])
     config = builder.create_builder_config()
     if capability is not None:
@@ -139,6 +143,15 @@ def _parse(trt: Any, network: Any, log: Any, path: str) -> None:
             ": the operator is unknown to this version; export with standard operators, or a function body"
         )
     raise EngineError(text)
+
+
+def _require_plugin_layers(trt: Any, network: Any, expected: int) -> None:
+    layers = (network.get_layer(i) for i in range(network.num_layers))
+    found = sum(layer.type == trt.LayerType.PLUGIN_V3 for layer in layers) if expected else 0
+    if found != expected:
+        raise EngineError(
+            f"the plugin shall compute {expected} layers, and {trt.__name__} took it for {found}: build without the plugin"
+        )
 
 
 def _require_precision(trt: Any, network: Any, precision: str) -> None:
