@@ -37,7 +37,9 @@ def choose_model(path: Path, choice: str, folder: Path) -> tuple[Path, Path | No
     EngineError
         If it is required and the file has nothing that it computes.
     """
-    plugin = {"auto": find_plugin, "required": require_plugin, "none": lambda: None}[choice]()
+    plugin = None
+    if choice != "none":
+        plugin = require_plugin() if choice == "required" else find_plugin()
     model = _load_if_needed(path) if plugin else None
     count = name_plugin(model) if model else 0
     if model and count:
