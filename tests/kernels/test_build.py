@@ -82,11 +82,12 @@ def library(unpacked: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def module(library: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fer_edge._kernels", library)
+    spec = importlib.util.spec_from_file_location("compiled._kernels", library)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    assert module.architectures == f"sm {ARCHITECTURE}"
     return module
 
 
