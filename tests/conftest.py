@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
 from pathlib import Path
 from types import ModuleType
 
@@ -11,7 +16,11 @@ import cv2
 import numpy as np
 import pytest
 
+from fer_edge._files import cache_folder, whole_folder
+
 ROOT = Path(__file__).resolve().parent.parent
+#: TensorRT's C++ headers, version 10.14 (Apache-2.0), which no package of NVIDIA's brings.
+HEADERS = "kernel-lens==2.0.1 --hash=sha256:07cc714e8b5e7f34b672f7c7fad93febe7c747be5837ba276b1527370134ffe0"
 
 
 def pytest_configure() -> None:
@@ -55,3 +64,53 @@ def astronaut_file() -> Path:
 def astronaut(astronaut_file: Path) -> np.ndarray:
     """The astronaut as ``[512, 512, 3]`` BGR uint8."""
     return cv2.imread(str(astronaut_file))
+
+
+@pytest.fixture(scope="session")
+def tensorrt_headers() -> Path:
+    """The folder with NvInferRuntime.h: ``TENSORRT_INCLUDE_DIR``, else version 10.14 from PyPI, kept in the cache folder."""
+    if named := os.environ.get("TENSORRT_INCLUDE_DIR"):
+        return Path(named)
+    folder = cache_folder() / "tests" / "tensorrt-headers-10.14"
+    if not folder.is_dir():
+        with tempfile.TemporaryDirectory() as download, whole_folder(folder) as part:
+            requirements = Path(download) / "requirements.txt"
+            requirements.write_text(HEADERS + "\n")
+            command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--quiet"]
+            command += [
+                "--disable-pip-version-check",
+                "--retries=1",
+                "--dest",
+                download,
+                "-r",
+                str(requirements),
+            ]
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert "DO NOT MATCH THE HASHES" not in result.stderr, result.stderr
+            if result.returncode != 0:
+                pytest.skip(
+                    f"needs TensorRT's headers, and pip cannot download them: {result.stderr.strip()[-200:]}"
+                )
+            with zipfile.ZipFile(next(Path(download).glob("*.whl"))) as wheel:
+                for name in wheel.namelist():
+                    if name.startswith("kernel_lens/include/tensorrt/") and name.endswith(".h"):
+                        (part / Path(name).name).write_bytes(wheel.read(name))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def compiled_plugin(tensorrt_headers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The TensorRT plugin as nvcc makes it, for one architecture, with warnings as errors."""
+    compiler = shutil.which("nvcc")
+    if compiler is None:
+        pytest.skip("needs nvcc to compile the TensorRT plugin")
+    output = tmp_path_factory.mktemp("plugin") / "libfer_edge_plugin.so"
+    command = [compiler, "-std=c++17", "-O3", "-arch=sm_86", "-shared", "-Werror=all-warnings"]
+    command += ["-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wconversion,-Werror"]
+    command += ["-isystem", str(tensorrt_headers), "-o", str(output)]
+    command += [
+        str(ROOT / "kernels" / name) for name in ("plugin/self_attention_plugin.cpp", "self_attention.cu")
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return output

@@ -20,7 +20,7 @@ Build = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def build_driver(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """Return ``build(name, *defines, sanitize=False)``, which compiles ``NAME.cpp`` of this folder for the CPU."""
+    """Return ``build(name, *defines, sanitize=False, headers=())``, which compiles ``NAME.cpp`` of this folder for the CPU."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("needs g++ to run kernels on the CPU")
@@ -32,8 +32,8 @@ def build_driver(tmp_path_factory: pytest.TempPathFactory) -> Build:
     folder = tmp_path_factory.mktemp("drivers")
     built: dict[tuple, Path] = {}
 
-    def build(name: str, *defines: str, sanitize: bool = False) -> Path:
-        key = (name, defines, sanitize)
+    def build(name: str, *defines: str, sanitize: bool = False, headers: tuple[Path, ...] = ()) -> Path:
+        key = (name, defines, sanitize, headers)
         if key not in built:
             output = folder / f"{name}-{len(built)}"
             source = Path(__file__).with_name(f"{name}.cpp")
@@ -47,6 +47,8 @@ def build_driver(tmp_path_factory: pytest.TempPathFactory) -> Build:
                 *WARNINGS,
             ]
             command += ["-DFER_EDGE_EMULATION", *(f"-D{define}" for define in defines)]
+            for folder_of_headers in headers:
+                command += ["-isystem", str(folder_of_headers)]
             command += [*(SANITIZERS if sanitize else []), "-I", str(ROOT / "kernels"), "-o", str(output)]
             result = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
             assert result.returncode == 0, result.stderr
