@@ -1,0 +1,186 @@
+"""Arrays that lie on a GPU, whichever library made them: CuPy, PyTorch, pycuda, or plain memory."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fer_edge.errors import BackendError
+
+# https://dmlc.github.io/dlpack: devices whose memory a CUDA device reads at the address given.
+_DLPACK_DEVICES = {2: "CUDA", 3: "CUDA host", 13: "CUDA managed"}
+_DLPACK_KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}
+_LEGACY_STREAM, _PER_THREAD_STREAM = 1, 2  # in both protocols
+
+
+@dataclass(frozen=True)
+class DeviceArray:
+    """A C-contiguous array in device memory that somebody else owns.
+
+    Attributes
+    ----------
+    address : int
+        Of the first element.
+    shape : tuple of int
+        Sides.
+    dtype : numpy.dtype
+        Of the elements.
+    producer : int or None
+        Stream whose work must be done before the array is used; ``None`` where it is ready.
+    read_only : bool
+        Whether it must not be written.
+    owner : object
+        Whatever keeps the memory alive.
+    """
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    producer: int | None = None
+    read_only: bool = False
+    owner: object = field(default=None, repr=False, compare=False)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "version": 3,
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.address, self.read_only),
+            "strides": None,
+            "stream": self.producer,
+        }
+
+
+def is_device_array(value: object) -> bool:
+    """Return whether ``value`` offers its memory as an array on a device."""
+    if isinstance(value, np.ndarray):
+        return False
+    return _interface(value) is not None or hasattr(value, "__dlpack_device__")
+
+
+def describe(name: str, value: Any, stream: int) -> DeviceArray:
+    """Return the memory of a device array; nothing is copied.
+
+    Must be called by the thread that made the array: a library's current stream belongs to a thread.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    value : object
+        With ``__cuda_array_interface__`` or DLPack.
+    stream : int
+        Handle of the stream that will use the array.
+
+    Raises
+    ------
+    BackendError
+        If it is no array on a device, not contiguous, or of a type that has no NumPy equal.
+    """
+    interface = _interface(value)
+    # Before its version 3 the interface told no stream, so PyTorch's arrays may not be ready; DLPack orders them.
+    if interface is not None and (interface.get("version", 0) >= 3 or not hasattr(value, "__dlpack__")):
+        return _from_interface(name, value, interface)
+    if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
+        return _from_dlpack(name, value, stream)
+    raise BackendError(
+        f"{name}: expected an array with __cuda_array_interface__ or DLPack, found {type(value).__name__}"
+    )
+
+
+def _interface(value: object) -> dict[str, Any] | None:
+    # PyTorch raises AttributeError for tensors on the CPU, and RuntimeError for those that carry gradients.
+    try:
+        interface = getattr(value, "__cuda_array_interface__", None)
+    except RuntimeError as error:
+        raise BackendError(f"{type(value).__name__} gives no device memory: {error}") from error
+    return interface if isinstance(interface, dict) else None
+
+
+def _from_interface(name: str, value: object, interface: dict[str, Any]) -> DeviceArray:
+    try:
+        address, read_only = interface["data"]
+        shape = tuple(int(side) for side in interface["shape"])
+        dtype = np.dtype(interface["typestr"])
+        strides = interface.get("strides")
+        producer = interface.get("stream")
+        masked = interface.get("mask") is not None
+        array = DeviceArray(int(address or 0), shape, dtype, producer, bool(read_only), value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BackendError(f"{name}: __cuda_array_interface__ is not what its specification says") from error
+    if masked:
+        raise BackendError(f"{name}: masked arrays cannot be used")
+    if producer == 0:
+        raise BackendError(f"{name}: stream 0 is not allowed in __cuda_array_interface__")
+    if producer == _PER_THREAD_STREAM:
+        raise BackendError(
+            f"{name}: it is made on the per-thread default stream, which no other thread can wait for: "
+            "use a stream of its own, or synchronise and give stream None"
+        )
+    _require_contiguous(name, array, strides)
+    return array
+
+
+class _DlTensor(ctypes.Structure):
+    """How a capsule "dltensor" begins."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+_capsule_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+
+
+def _from_dlpack(name: str, value: Any, stream: int) -> DeviceArray:
+    device = int(value.__dlpack_device__()[0])
+    if device not in _DLPACK_DEVICES:
+        where = " (the CPU)" if device == 1 else ""
+        raise BackendError(
+            f"{name}: expected an array on a CUDA device, found one on DLPack device {device}{where}: "
+            "give it as a NumPy array, or copy it to the device first"
+        )
+    try:
+        capsule = value.__dlpack__(stream=stream or _LEGACY_STREAM)  # the library lets this stream wait
+        tensor = _DlTensor.from_address(_capsule_pointer(capsule, b"dltensor"))
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise BackendError(f"{name}: {type(value).__name__} does not give its memory: {error}") from error
+    if tensor.lanes != 1 or tensor.bits % 8 or tensor.code not in _DLPACK_KINDS:
+        raise BackendError(f"{name}: its element type has no NumPy equal (DLPack code {tensor.code})")
+    dtype = np.dtype(f"{_DLPACK_KINDS[tensor.code]}{tensor.bits // 8}")
+    shape = tuple(tensor.shape[: tensor.ndim])
+    strides = tuple(s * dtype.itemsize for s in tensor.strides[: tensor.ndim]) if tensor.strides else None
+    # The capsule is not consumed: it gives the memory back when it goes.
+    array = DeviceArray((tensor.data or 0) + tensor.byte_offset, shape, dtype, owner=(capsule, value))
+    _require_contiguous(name, array, strides)
+    return array
+
+
+def _require_contiguous(name: str, array: DeviceArray, strides: tuple[int, ...] | None) -> None:
+    if any(side < 0 for side in array.shape):
+        raise BackendError(f"{name}: a side is negative: {array.shape}")
+    expected = array.dtype.itemsize
+    if strides is not None and 0 not in array.shape:
+        if len(strides) != len(array.shape):
+            raise BackendError(f"{name}: has {len(array.shape)} axes and {len(strides)} strides")
+        for side, stride in zip(reversed(array.shape), reversed(strides), strict=True):
+            if side > 1 and stride != expected:
+                raise BackendError(f"{name}: must be C-contiguous, found strides {strides}: copy it first")
+            expected *= side
+    if 0 not in array.shape and not array.address:
+        raise BackendError(f"{name}: is a null pointer")

@@ -1,0 +1,195 @@
+"""An engine in the runtime of TensorRT or TensorRT-RTX: one code for both, and for versions 10.3 to 11.
+
+What an installed version can do is asked of its objects, never of its version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_edge.engines.device import TensorInfo
+from fer_edge.errors import BackendError
+
+#: Every name of TensorRT that this module uses, by class; the tests compare it with the code and with real bindings.
+TENSORRT_NAMES: Mapping[str, tuple[str, ...]] = {
+    "": ("DataType", "ExecutionContextAllocationStrategy", "ILogger", "Runtime", "TensorIOMode"),
+    "DataType": ("BOOL", "FLOAT", "HALF", "INT32", "INT64", "INT8", "UINT8"),
+    "ExecutionContextAllocationStrategy": ("USER_MANAGED",),
+    "ICudaEngine": (
+        "create_execution_context",
+        "device_memory_size_v2",
+        "get_tensor_dtype",
+        "get_tensor_mode",
+        "get_tensor_name",
+        "get_tensor_profile_shape",
+        "get_tensor_shape",
+        "num_io_tensors",
+    ),
+    "IExecutionContext": (
+        "execute_async_v3",
+        "get_tensor_shape",
+        "infer_shapes",
+        "set_device_memory",
+        "set_input_shape",
+        "set_tensor_address",
+    ),
+    "ILogger": ("log",),
+    "Runtime": ("deserialize_cuda_engine",),
+    "TensorIOMode": ("INPUT",),
+}
+#: Names that TensorRT-RTX alone has.
+TENSORRT_RTX_NAMES: Mapping[str, tuple[str, ...]] = {
+    "": ("DynamicShapesKernelSpecializationStrategy",),
+    "DynamicShapesKernelSpecializationStrategy": ("EAGER",),
+    "ICudaEngine": ("create_runtime_config",),
+    "IRuntimeConfig": (
+        "dynamic_shapes_kernel_specialization_strategy",
+        "set_execution_context_allocation_strategy",
+    ),
+}
+
+_WARNING = 2  # severities: internal error 0, error 1, warning 2, info 3, verbose 4
+_KEPT_MESSAGES = 5
+
+
+class TensorRtContext:
+    """See :class:`fer_edge.engines.device.Context`."""
+
+    def __init__(self, context: Any, messages: list[str]) -> None:
+        self._context, self._messages = context, messages
+
+    def enqueue(self, stream: int) -> None:
+        """See :class:`fer_edge.engines.device.Context`."""
+        if not self._context.execute_async_v3(stream):
+            raise BackendError(f"TensorRT cannot run the engine: {_last(self._messages)}")
+
+    def close(self) -> None:
+        """See :class:`fer_edge.engines.device.Context`."""
+        self._context = None
+
+
+class TensorRtEngine:
+    """See :class:`fer_edge.engines.device.Engine`.
+
+    Parameters
+    ----------
+    trt : module
+        ``tensorrt`` or ``tensorrt_rtx``. A device must be current: some bindings crash without one.
+    path : Path
+        The engine.
+
+    Raises
+    ------
+    BackendError
+        If TensorRT refuses the file, or the engine has not one input and a free batch.
+    """
+
+    def __init__(self, trt: Any, path: Path) -> None:
+        self._trt = trt
+        self._messages: list[str] = []
+        self._runtime = trt.Runtime(_make_log(trt, self._messages))
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise BackendError(f"{path} cannot be read: {error.strerror}") from error
+        self._engine = self._runtime.deserialize_cuda_engine(content)
+        if self._engine is None:
+            raise BackendError(
+                f"{path} is no engine of this {trt.__name__} {trt.__version__} and device: "
+                f"{_last(self._messages)}; delete it, it is built again"
+            )
+        self.scratch_bytes = int(self._engine.device_memory_size_v2)
+        self._read_tensors(path)
+
+    def _read_tensors(self, path: Path) -> None:
+        trt, engine = self._trt, self._engine
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        if len(inputs) != 1:
+            raise BackendError(f"tensorrt cannot load {path}: it has {len(inputs)} inputs, not one")
+        self.input = self._tensor(inputs[0])
+        self.outputs = tuple(self._tensor(name) for name in names if name not in inputs)
+        least, _, most = engine.get_tensor_profile_shape(inputs[0], 0)
+        self.min_batch, self.max_batch = int(least[0]), int(most[0])
+
+    def _tensor(self, name: str) -> TensorInfo:
+        types = self._trt.DataType
+        known = {
+            types.FLOAT: np.float32,
+            types.HALF: np.float16,
+            types.INT64: np.int64,
+            types.INT32: np.int32,
+            types.INT8: np.int8,
+            types.UINT8: np.uint8,
+            types.BOOL: np.bool_,
+        }
+        found = self._engine.get_tensor_dtype(name)
+        if found not in known:
+            raise BackendError(f"the tensor {name} of the engine is {found}, which NumPy does not have")
+        batch, *rest = tuple(self._engine.get_tensor_shape(name))
+        if batch != -1 or -1 in rest:
+            raise BackendError(
+                f"the tensor {name} of the engine has the shape {(batch, *rest)}, expected a batch that is free (-1) and all else fixed"
+            )
+        return TensorInfo(name, np.dtype(known[found]), tuple(int(side) for side in rest))
+
+    def create_context(self, batch: int, addresses: Mapping[str, int], scratch: int) -> TensorRtContext:
+        """See :class:`fer_edge.engines.device.Engine`."""
+        context = self._new_context()
+        if context is None:
+            raise BackendError(f"TensorRT makes no context for the engine: {_last(self._messages)}")
+        if self.scratch_bytes:
+            context.set_device_memory(scratch, self.scratch_bytes)
+        if not context.set_input_shape(self.input.name, (batch, *self.input.row_shape)):
+            raise BackendError(f"the engine refuses a batch of {batch}: {_last(self._messages)}")
+        if missing := context.infer_shapes():
+            raise BackendError(f"the engine wants more inputs: {', '.join(missing)}")
+        for output in self.outputs:
+            found = tuple(context.get_tensor_shape(output.name))
+            if found != (batch, *output.row_shape):
+                raise BackendError(
+                    f"the output {output.name} has the shape {found}, expected {(batch, *output.row_shape)}"
+                )
+        for name, address in addresses.items():
+            if not context.set_tensor_address(name, address):
+                raise BackendError(f"the engine refuses the address of {name}: {_last(self._messages)}")
+        return TensorRtContext(context, self._messages)
+
+    def _new_context(self) -> Any:
+        managed = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if not hasattr(self._trt, "DynamicShapesKernelSpecializationStrategy"):
+            return self._engine.create_execution_context(managed)
+        # TensorRT-RTX compiles kernels for the shape while others run already; a graph would keep those others.
+        config = self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(managed)
+        eager = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        config.dynamic_shapes_kernel_specialization_strategy = eager
+        return self._engine.create_execution_context(config)
+
+    def close(self) -> None:
+        """See :class:`fer_edge.engines.device.Engine`."""
+        self._engine = None
+        self._runtime = None
+
+
+def _make_log(trt: Any, messages: list[str]) -> Any:
+    class Log(trt.ILogger):  # type: ignore[misc]
+        """Keeps the last warnings and errors."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, msg: str) -> None:
+            if int(severity) <= _WARNING:
+                messages.append(" ".join(msg.split()))
+                del messages[:-_KEPT_MESSAGES]
+
+    return Log()
+
+
+def _last(messages: list[str]) -> str:
+    return messages[-1] if messages else "it gives no reason"
