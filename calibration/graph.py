@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import onnx
+from onnx import shape_inference
 
 #: Operators with integer kernels; their second input is the weight.
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm"})
+#: Constants of up to this many numbers may be shapes, axes or sizes, whose values inference needs.
+_LARGEST_ARGUMENT = 64
 
 
 class Graph:
@@ -51,3 +55,25 @@ def is_residual(graph: Graph, node: onnx.NodeProto) -> bool:
     return any(
         (source := graph.producer.get(name)) is not None and source.op_type in WEIGHTED for name in node.input
     )
+
+
+def infer_values(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Return type and shape of every tensor for one image; inference gets weights as inputs, not their values."""
+    lean = onnx.ModelProto(ir_version=model.ir_version)
+    lean.opset_import.extend(model.opset_import)
+    lean.functions.extend(model.functions)
+    graph = lean.graph
+    graph.node.extend(model.graph.node)
+    graph.output.extend(model.graph.output)
+    for value in model.graph.input:
+        dims = [d.dim_value for d in value.type.tensor_type.shape.dim]
+        image = onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, [1, *dims[1:]])
+        graph.input.append(image)
+    for tensor in model.graph.initializer:
+        if np.prod(tensor.dims) <= _LARGEST_ARGUMENT:
+            graph.initializer.append(tensor)
+        else:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    inferred = shape_inference.infer_shapes(lean, data_prop=True).graph
+    small = [onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in graph.initializer]
+    return [*inferred.input, *inferred.value_info, *inferred.output, *small]

@@ -32,14 +32,14 @@ class FloatRule:
 
 
 def _heads(graph: Graph) -> list[onnx.NodeProto]:
-    """Weighted nodes from which an output is reached without another layer, whatever is computed between."""
+    """Weighted nodes from which an output is reached without another layer, and what is computed between."""
 
     def ends(node: onnx.NodeProto) -> bool:
         # Query, key and value make no output, though a network may show its attention map as one.
         own_layer = node.op_type in WEIGHTED | _ACTIVATIONS or node.op_type == "SelfAttention"
         return own_layer or is_residual(graph, node)
 
-    return [node for node in upstream(graph, graph.outputs, ends) if node.op_type in WEIGHTED]
+    return [n for n in upstream(graph, graph.outputs, ends) if n.op_type in WEIGHTED or not ends(n)]
 
 
 def _gates(graph: Graph) -> list[onnx.NodeProto]:

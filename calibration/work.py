@@ -6,10 +6,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
-from onnx import shape_inference
 
-#: Constants of up to this many numbers may be shapes, axes or sizes, whose values inference needs.
-_LARGEST_ARGUMENT = 64
+from fer_edge.calibration.graph import infer_values
 
 
 def multiply_adds(model: onnx.ModelProto) -> Mapping[str, int]:
@@ -33,30 +31,10 @@ Shapes = Mapping[str, list[int]]
 
 
 def _shapes(model: onnx.ModelProto) -> Shapes:
-    """Return the shape of every tensor for one image; inference gets weights as inputs, not their values."""
-    lean = onnx.ModelProto(ir_version=model.ir_version)
-    lean.opset_import.extend(model.opset_import)
-    lean.functions.extend(model.functions)
-    graph = lean.graph
-    graph.node.extend(model.graph.node)
-    graph.output.extend(model.graph.output)
-    for value in model.graph.input:
-        dims = [d.dim_value for d in value.type.tensor_type.shape.dim]
-        graph.input.append(
-            onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, [1, *dims[1:]])
-        )
-    for tensor in model.graph.initializer:
-        if np.prod(tensor.dims) <= _LARGEST_ARGUMENT:
-            graph.initializer.append(tensor)
-        else:
-            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    inferred = shape_inference.infer_shapes(lean, data_prop=True).graph
-    shapes = {
-        value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
-        for value in (*inferred.input, *inferred.value_info, *inferred.output)
+    """Return the shape of every tensor for one image."""
+    return {
+        value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in infer_values(model)
     }
-    shapes.update({tensor.name: list(tensor.dims) for tensor in model.graph.initializer})
-    return shapes
 
 
 def _conv(node: onnx.NodeProto, shapes: Shapes) -> int:

@@ -11,11 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fer_edge._files import sha256_of, write_json
 from fer_edge.backends import Backend, SessionOptions, choose_backend
-from fer_edge.bundle import FP32_MODEL, RANGES, Bundle, Manifest, open_bundle, write_bundle
+from fer_edge.bundle import (
+    FP16_MODEL,
+    FP32_MODEL,
+    PRECISIONS,
+    RANGES,
+    Bundle,
+    Manifest,
+    open_bundle,
+    write_bundle,
+)
 from fer_edge.catalogue import CATALOGUE, SHIPPED, shipped_bundle
 from fer_edge.datasets import FaceDataset, load_dataset
 from fer_edge.errors import DataError, UsageError, lookup
@@ -51,8 +58,8 @@ class BuildOptions:
         A key of :data:`fer_edge.catalogue.CATALOGUE`.
     weights : str
         ``auto`` (what ships), a key of :data:`fer_edge.catalogue.SHIPPED`, ``random`` (timing only) or a file.
-    precision : {"fp32", "int8"}
-        What the bundle is for; an INT8 bundle holds the FP32 model too. An FP32 bundle holds ranges if
+    precision : {"fp32", "fp16", "int8"}
+        What the bundle is for; every bundle holds the FP32 model. A bundle that is not INT8 holds ranges if
         there is ``calibration_data``, so that it can be quantised later without data.
     backend : str
         Where FP32 and INT8 are compared.
@@ -168,14 +175,18 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
         found = None
         if options.precision == "int8" or options.calibration_data is not None:
             found = _ranges(options, manifest, backend, work, on_progress)
-        int8, report = None, {}
+        int8: Int8 | None = None
+        report: dict[str, Any] = {}
         temperature = None
         if options.precision == "int8" and found is not None:
             int8, report = _int8(options, manifest, backend, work, found, on_progress)
             temperature = int8.comparison.temperature
         elif options.eval_data is not None:
+            # FP16 differs from FP32 by less than a temperature can be fitted to.
             temperature = _fp32_temperature(options, manifest.spec, backend, work, on_progress)
         metrics = dict(manifest.metrics)
+        if options.precision == "fp16":
+            metrics["fp16"] = _half(options, manifest, work, on_progress)
         if int8 is not None:
             metrics["comparison"] = int8.comparison.to_dict()
         if temperature is not None:
@@ -195,8 +206,7 @@ def _check(options: BuildOptions) -> None:
     """Refuse what cannot be built before any work is done."""
     lookup(CATALOGUE, options.model, "model")
     lookup(GENERATORS, options.generator, "generator")
-    if options.precision not in ("fp32", "int8"):
-        raise UsageError(f"unknown precision {options.precision!r}: choose fp32 or int8")
+    lookup(dict.fromkeys(PRECISIONS), options.precision, "precision")
     for name in ("calibration_images", "comparison_images", "sensitivity_images"):
         if getattr(options, name) < 1:
             raise UsageError(f"{name} must be at least 1, found {getattr(options, name)}")
@@ -346,6 +356,23 @@ def _int8(
     return int8, report
 
 
+def _half(options: BuildOptions, manifest: Manifest, work: Path, on_progress: Progress) -> dict[str, Any]:
+    """Leave the FP16 model in ``work``; return what was measured of it."""
+    from fer_edge.calibration.half import LEAST_COSINE, make_half
+
+    faces = _comparison_faces(options)
+    few = faces.subset(range(min(len(faces), _HELD_OUT)))
+    report = make_half(
+        work / FP32_MODEL,
+        work / FP16_MODEL,
+        manifest.spec,
+        few,
+        -1.0 if manifest.timing_only else LEAST_COSINE,
+        lambda attempts: on_progress("converting to FP16", attempts, 0),
+    )
+    return report.to_dict()
+
+
 def _fp32_temperature(
     options: BuildOptions, spec: ModelSpec, backend: Backend, work: Path, on_progress: Progress
 ) -> Temperature | None:
@@ -361,8 +388,7 @@ def _fp32_temperature(
 
 def generated_faces(count: int, generator: str = DEFAULT_GENERATOR, seed: int = 0) -> FaceDataset:
     """Return ``count`` generated face-like images without labels, as a data set."""
-    colour = lookup(GENERATORS, generator, "generator")(count, seed)
-    crops = colour[..., ::-1].mean(axis=3).astype(np.uint8)
+    crops = lookup(GENERATORS, generator, "generator")(count, seed)
     return FaceDataset(f"generated images ({generator})", crops, None, (), are_crops=True)
 
 

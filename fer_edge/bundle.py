@@ -22,8 +22,9 @@ from fer_edge.spec import ModelSpec
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 FP32_MODEL = "model.onnx"
+FP16_MODEL = "model.fp16.onnx"
 RANGES = "ranges.json"
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "fp16", "int8")
 _MANIFEST_LIMIT_BYTES = 4 << 20
 
 
@@ -48,7 +49,7 @@ class Manifest:
     ----------
     spec : ModelSpec
         Pixels in, labels out.
-    precision : {"fp32", "int8"}
+    precision : {"fp32", "fp16", "int8"}
         What the bundle was built for, and what is loaded unless another is asked for.
     provenance : mapping
         Network, options, paper, weights sha256, licence, training data. ``weights`` is ``"random"``
@@ -104,7 +105,7 @@ class Bundle:
         """
         if precision not in PRECISIONS:
             raise BundleError(f"unknown precision {precision!r}: choose from {', '.join(PRECISIONS)}")
-        name = FP32_MODEL if precision == "fp32" else int8_model(dialect)
+        name = {"fp32": FP32_MODEL, "fp16": FP16_MODEL, "int8": int8_model(dialect)}[precision]
         if name not in self.manifest.files:
             raise BundleError(
                 f"{self.path} holds no {precision} model ({name}): "

@@ -40,6 +40,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--fp32", dest="precision", action="store_const", const="fp32", help="floating point only"
     )
     precision.add_argument(
+        "--fp16",
+        dest="precision",
+        action="store_const",
+        const="fp16",
+        help="half precision beside FP32, for GPUs",
+    )
+    precision.add_argument(
         "--int8", dest="precision", action="store_const", const="int8", help="INT8 beside FP32 (default)"
     )
     parser.set_defaults(precision="int8")
@@ -110,6 +117,12 @@ def _tables(report: BuildReport) -> list[Table | str]:
     if comparison is not None:
         lines += _comparison_lines(comparison)
     lines += _choices(report)
+    if half := report.bundle.manifest.metrics.get("fp16"):
+        kept = [*half["float_rules"], *half["overflowing"]]
+        lines.append(
+            f"FP16: same class on {percent(half['fidelity']['agreement'])} of {half['faces']} faces, signal to noise "
+            f"{_decibels(half['fidelity']['snr_db'])}; computed in FP32: {', '.join(kept)}."
+        )
     fitted = report.bundle.manifest.metrics.get("temperature")
     if fitted is not None:
         lines.append(

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from fer_edge._files import write_json
 from fer_edge.backends import choose_backend
-from fer_edge.bundle import open_bundle
+from fer_edge.bundle import PRECISIONS, open_bundle
 from fer_edge.catalogue import find_bundle
 from fer_edge.commands.base import make_table, percent, print_result, progress_bars
 from fer_edge.datasets import load_dataset
@@ -38,9 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--labels", default="auto", choices=("auto", "ferplus", "fer2013"))
     parser.add_argument("--backend", default="auto")
-    parser.add_argument(
-        "--precision", choices=("fp32", "int8"), help="what the bundle was built for, if left out"
-    )
+    parser.add_argument("--precision", choices=PRECISIONS, help="what the bundle was built for, if left out")
     parser.add_argument("--flip", action="store_true", help="average with the mirror image")
     parser.add_argument("--detector", default="mtcnn", help="for photographs that are not face crops")
     parser.add_argument("--detector-model", type=Path, metavar="FILE", help="weights of the detector (yunet)")

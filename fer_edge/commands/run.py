@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.table import Table
 
+from fer_edge.bundle import PRECISIONS
 from fer_edge.commands.base import make_table, print_result, progress_bars
 from fer_edge.detection import DETECTORS, DetectorOptions
 from fer_edge.errors import UsageError
@@ -34,9 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="annotated image, video (.mp4) or folder")
     parser.add_argument("--jsonl", metavar="FILE|-", help="one JSON object per frame")
     parser.add_argument("--backend", default="auto")
-    parser.add_argument(
-        "--precision", choices=("fp32", "int8"), help="what the bundle was built for, if left out"
-    )
+    parser.add_argument("--precision", choices=PRECISIONS, help="what the bundle was built for, if left out")
     parser.add_argument("--detector", default="mtcnn", help=f"one of {', '.join(DETECTORS)}")
     parser.add_argument("--detector-model", type=Path, metavar="FILE", help="weights of the detector (yunet)")
     parser.add_argument(

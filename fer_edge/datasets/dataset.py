@@ -26,7 +26,7 @@ class FaceDataset:
     name : str
         What the data is, for reports.
     images : np.ndarray or tuple of Path
-        ``[N, H, W]`` uint8 gray, or paths that are decoded on access.
+        ``[N, H, W]`` uint8 gray, ``[N, H, W, 3]`` BGR, or paths that are decoded on access.
     labels : np.ndarray or None
         ``[N, K]`` float32, rows sum to 1; ``None`` where there are no labels.
     class_names : tuple of str
