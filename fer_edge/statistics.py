@@ -24,6 +24,8 @@ _PACKAGES = (
     "openvino",
     "torch",
     "tensorrt",
+    "tensorrt-rtx-cu13",
+    "nncf",
 )
 
 

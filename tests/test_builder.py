@@ -43,7 +43,8 @@ def test_the_default_bundle_holds_both_dialects_and_a_report(int8_bundle: Path) 
     }  # fmt: skip
     report = json.loads((int8_bundle / "report.json").read_text())
     comparison = report["comparison"]
-    assert comparison["agreement"] > 0.97
+    assert comparison["agreement"] > 0.95  # generated faces look less sure than real ones, of which 99 % agree
+    assert comparison["logit_cosine"] > 0.999
     assert comparison["int8_bytes"] < 0.4 * comparison["fp32_bytes"]
     assert report["record"]["versions"]["onnxruntime"]
     assert {"n", "p50_ms", "p90_ms", "p99_ms"} <= set(comparison["int8_latency"])

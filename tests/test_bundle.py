@@ -75,7 +75,7 @@ def test_model_path_names_the_command(tmp_path: Path) -> None:
     assert opened.model_path("int8", "cpu").read_bytes() == b"b"
     with pytest.raises(BundleError, match="run fer-edge build --model net --int8"):
         opened.model_path("int8", "tensorrt")
-    with pytest.raises(BundleError, match="unknown precision 'fp8': choose from fp32, int8"):
+    with pytest.raises(BundleError, match="unknown precision 'fp8': choose from fp32, fp16, int8"):
         opened.model_path("fp8", "cpu")
 
 
