@@ -49,7 +49,9 @@ def measure_bias_shifts(
     layers = _add_error_layers(proto, placement)
     sums = {layer: np.zeros(1) for layer in layers}
     images = 0
-    for batch, values in run_model(proto, batches):
+    runs = run_model(proto, batches)
+    del proto  # twice the weights, which the runs hold already
+    for batch, values in runs:
         for layer, output in layers.items():
             sums[layer] = sums[layer] + values[output].astype(np.float64) * len(batch)
         images += len(batch)

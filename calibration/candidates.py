@@ -24,8 +24,8 @@ from fer_edge.calibration.ranges import Observations, Ranges, observe
 #: What is more work must lower the noise by this much; less is chance.
 _WORTHWHILE_DB = 0.2
 
-#: Quantises a model with ranges, runs it, and compares it with the FP32 model.
-Measure = Callable[[onnx.ModelProto, Ranges], Fidelity]
+#: Quantises an FP32 file with ranges, runs it, and compares it with the FP32 model.
+Measure = Callable[[Path, Ranges], Fidelity]
 
 
 @dataclass(frozen=True)
@@ -73,25 +73,25 @@ def choose_calibration(
         Called with (done, total).
     """
     observations = observe_all(model)
-    search = _Search(measure, len(methods) + 2, on_candidate)
-    proto = onnx.load(model)
-    best = search.best(proto, [(method, observations.ranges(method)) for method in methods])
+    has_pairs = bool(find_pairs(Graph(onnx.load(model)), observations.placement))
+    search = _Search(measure, len(methods) + 1 + has_pairs, on_candidate)
+    best = search.best(model, [(method, observations.ranges(method)) for method in methods])
     method = best[0]
     shifts = measure_bias_shifts(model, correction_batches(), observations.placement)
     best = search.improve(
-        proto, best, f"{method} + bias correction", dataclasses.replace(best[1], bias_shifts=shifts)
+        model, best, f"{method} + bias correction", dataclasses.replace(best[1], bias_shifts=shifts)
     )
-    if not find_pairs(Graph(proto), observations.placement):
+    if not has_pairs:
         return search.choice(best)
     equalised = model.with_name(f"{model.stem}.equalised.onnx")
-    onnx.save(_equalised(proto, model, observations.placement, correction_batches), equalised)
+    onnx.save(_equalised(model, observations.placement, correction_batches), equalised)
     ranges = observe(
         equalised, correction_batches(), observations.data, placement=observations.placement
     ).ranges(method)
     if best[1].bias_shifts:
         shifts = measure_bias_shifts(equalised, correction_batches(), observations.placement)
         ranges = dataclasses.replace(ranges, bias_shifts=shifts)
-    kept = search.improve(onnx.load(equalised), best, f"{best[0]} + equalisation", ranges)
+    kept = search.improve(equalised, best, f"{best[0]} + equalisation", ranges)
     if kept is best:
         equalised.unlink()
         return search.choice(best)
@@ -101,17 +101,13 @@ def choose_calibration(
 
 
 def _equalised(
-    model: onnx.ModelProto,
-    path: Path,
-    placement: Placement,
-    batches: Callable[[], Iterable[np.ndarray]],
+    model: Path, placement: Placement, batches: Callable[[], Iterable[np.ndarray]]
 ) -> onnx.ModelProto:
-    tensors = [pair.tensor for pair in find_pairs(Graph(model), placement)]
-    maxima = channel_maxima(path, tensors, batches())
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    equalise(copy, placement, maxima)
-    return copy
+    tensors = [pair.tensor for pair in find_pairs(Graph(onnx.load(model)), placement)]
+    maxima = channel_maxima(model, tensors, batches())
+    proto = onnx.load(model)
+    equalise(proto, placement, maxima)
+    return proto
 
 
 Named = tuple[str, Ranges]
@@ -124,12 +120,12 @@ class _Search:
         self._measure, self._total, self._on_candidate = measure, total, on_candidate
         self._found: list[Candidate] = []
 
-    def best(self, model: onnx.ModelProto, named: Sequence[Named]) -> Named:
+    def best(self, model: Path, named: Sequence[Named]) -> Named:
         """Measure all and return the one with the least noise, the first of equals."""
         noise = [self._snr(model, *pair) for pair in named]
         return named[int(np.argmax(noise))]
 
-    def improve(self, model: onnx.ModelProto, best: Named, name: str, ranges: Ranges) -> Named:
+    def improve(self, model: Path, best: Named, name: str, ranges: Ranges) -> Named:
         """Measure one more and return it if it is worth its work, else ``best``."""
         before = next(c.snr_db for c in self._found if c.name == best[0])
         found = self._snr(model, name, ranges)
@@ -141,7 +137,7 @@ class _Search:
         candidates = tuple(dataclasses.replace(c, chosen=c.name == best[0]) for c in self._found)
         return Choice(dataclasses.replace(best[1], method=best[0]), candidates)
 
-    def _snr(self, model: onnx.ModelProto, name: str, ranges: Ranges) -> float:
+    def _snr(self, model: Path, name: str, ranges: Ranges) -> float:
         fidelity = self._measure(model, ranges)
         self._found.append(Candidate(name, **fidelity.to_dict()))
         self._on_candidate(len(self._found), self._total)

@@ -14,7 +14,9 @@ import numpy as np
 import onnx
 
 from fer_edge._files import sha256_of, write_json
+from fer_edge._onnx import save_with_external_data
 from fer_edge.backends import BACKENDS, SessionOptions
+from fer_edge.calibration.memory import return_free_memory
 from fer_edge.calibration.methods import METHODS
 from fer_edge.calibration.observers import Observer, TensorRange
 from fer_edge.calibration.placement import DEFAULT_PLACEMENT, Placement, quantised_tensors
@@ -213,8 +215,11 @@ def run_model(
     """Yield each batch with every output of a model that exists in memory only."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tapped.onnx"
-        onnx.save(model, path)
+        save_with_external_data(model, path)
+        del model  # the caller may need it no longer, and the session holds the weights again
+        return_free_memory()
         session = BACKENDS["onnxruntime"].open(path, SessionOptions())
         for batch in batches:
             yield batch, session.run(batch)
         session.close()
+        return_free_memory()

@@ -18,6 +18,7 @@ import onnx
 
 from fer_edge.backends import Backend, SessionOptions
 from fer_edge.calibration.fidelity import measure_fidelity
+from fer_edge.calibration.memory import return_free_memory
 from fer_edge.calibration.qdq import integer_layers, quantise
 from fer_edge.calibration.ranges import Ranges
 from fer_edge.calibration.work import multiply_adds
@@ -58,7 +59,7 @@ class LayerSensitivity:
 
 
 class Quantised:
-    """The Q/DQ models of one FP32 model on one backend: makes, runs and forgets them.
+    """The Q/DQ models of one FP32 model on one backend: makes, runs and forgets them, and holds no weights.
 
     Parameters
     ----------
@@ -71,28 +72,33 @@ class Quantised:
     """
 
     def __init__(self, model: Path, backend: Backend, spec: ModelSpec) -> None:
-        self.proto = onnx.load(model)
         self.backend, self.spec = backend, spec
         self._path = model
+
+    def load(self) -> onnx.ModelProto:
+        """Return the FP32 model."""
+        return onnx.load(self._path)
 
     def fp32_logits(self, faces: FaceDataset) -> np.ndarray:
         """Return ``[N, K]`` logits of the FP32 model."""
         return self.file_logits(self._path, faces)
 
-    def logits(self, ranges: Ranges, faces: FaceDataset, model: onnx.ModelProto | None = None) -> np.ndarray:
+    def logits(self, ranges: Ranges, faces: FaceDataset, model: Path | None = None) -> np.ndarray:
         """Return ``[N, K]`` logits of the model that ``ranges`` make; ``model`` is used instead of the own one."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "quantised.onnx"
-            onnx.save(quantise(model or self.proto, ranges, self.backend.dialect), path)
+            onnx.save(quantise(onnx.load(model or self._path), ranges, self.backend.dialect), path)
             return self.file_logits(path, faces)
 
     def file_logits(self, path: Path, faces: FaceDataset) -> np.ndarray:
         """Return ``[N, K]`` logits of a model that is a file already."""
+        return_free_memory()
         session = self.backend.open(path, SessionOptions())
         try:
             return session_logits(session, faces, self.spec)
         finally:
             session.close()
+            return_free_memory()
 
 
 def measure_sensitivity(
@@ -114,20 +120,22 @@ def measure_sensitivity(
     on_layer : callable
         Called with (done, total).
     """
-    layers = integer_layers(quantised.proto, ranges.placement, quantised.backend.dialect)
-    names = {node.name for node in layers} | ranges.placement.float_layers
-    work = multiply_adds(quantised.proto)
+    proto = quantised.load()
+    layers = {n.name: n.op_type for n in integer_layers(proto, ranges.placement, quantised.backend.dialect)}
+    work = multiply_adds(proto)
+    del proto
     reference = quantised.fp32_logits(faces)
     targets = known_targets(faces, quantised.spec)
     found = []
-    for done, node in enumerate(layers):
-        alone = dataclasses.replace(ranges.placement, float_layers=frozenset(names - {node.name}))
+    for done, (layer, op) in enumerate(layers.items()):
+        others = (layers.keys() | ranges.placement.float_layers) - {layer}
+        alone = dataclasses.replace(ranges.placement, float_layers=frozenset(others))
         logits = quantised.logits(dataclasses.replace(ranges, placement=alone), faces)
         found.append(
             LayerSensitivity(
-                node.name,
-                node.op_type,
-                work.get(node.name, 0),
+                layer,
+                op,
+                work.get(layer, 0),
                 measure_fidelity(reference, logits).snr_db,
                 _drop_pp(reference, logits, targets),
             )
