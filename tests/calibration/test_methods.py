@@ -7,21 +7,15 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 from onnxruntime.quantization import calibrate
+from small_graphs import observe
 
 from fer_edge.bundle import open_bundle
 from fer_edge.calibration.methods import METHODS, entropy_range, minmax_range, mse_range, percentile_range
-from fer_edge.calibration.observers import BINS, Observer
+from fer_edge.calibration.observers import BINS
 from fer_edge.calibration.ranges import activations
 from fer_edge.catalogue import shipped_bundle
 from fer_edge.preprocess import prepare_batch
 from fer_edge.synthetic_faces import generate_faces
-
-
-def observe(*batches: np.ndarray) -> Observer:
-    observer = Observer("tensor")
-    for batch in batches:
-        observer.update(batch)
-    return observer
 
 
 @pytest.fixture(scope="module")

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from small_graphs import observe
 
-from fer_edge.calibration.observers import BINS, Observer
+from fer_edge.calibration.observers import BINS
 from fer_edge.errors import CalibrationError
-
-
-def observe(*batches: np.ndarray) -> Observer:
-    observer = Observer("tensor")
-    for batch in batches:
-        observer.update(batch)
-    return observer
 
 
 def test_minimum_and_maximum_are_exact() -> None:

@@ -9,62 +9,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import helper, numpy_helper
+from small_graphs import Builder, random_faces, run
 
 from fer_edge.calibration.graph import Graph
 from fer_edge.calibration.placement import quantised_nodes, quantised_tensors
 from fer_edge.calibration.qdq import DIALECTS, quantise
 from fer_edge.calibration.ranges import collect_ranges
 
-FACES = np.random.default_rng(1).random((4, 3, 16, 16)).astype(np.float32)
-
-
-class Builder:
-    """Nodes one after the other; each is named after its output."""
-
-    def __init__(self) -> None:
-        self.rng = np.random.default_rng(0)
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-
-    def add(self, op: str, inputs: list[str], output: str, **attributes: object) -> str:
-        self.nodes.append(helper.make_node(op, inputs, [output], output, **attributes))
-        return output
-
-    def constant(self, name: str, value: np.ndarray) -> str:
-        self.constants.append(numpy_helper.from_array(value, name))
-        return name
-
-    def weight(self, name: str, *shape: int) -> str:
-        values = self.rng.normal(size=shape) * np.sqrt(2 / np.prod(shape[1:]))
-        return self.constant(name, values.astype(np.float32))
-
-    def conv(self, source: str, output: str, inputs: int, outputs: int, kernel: int = 1) -> str:
-        weights = [
-            self.weight(f"{output}.w", outputs, inputs, kernel, kernel),
-            self.weight(f"{output}.b", outputs),
-        ]
-        return self.add("Conv", [source, *weights], output, kernel_shape=[kernel] * 2, pads=[kernel // 2] * 4)
-
-    def gemm(self, source: str, output: str, inputs: int, outputs: int) -> str:
-        weights = [self.weight(f"{output}.w", outputs, inputs), self.weight(f"{output}.b", outputs)]
-        return self.add("Gemm", [source, *weights], output, transB=1)
-
-    def silu(self, source: str, output: str) -> str:
-        return self.add("Mul", [source, self.add("Sigmoid", [source], f"{output}.sigmoid")], output)
-
-    def model(self, *outputs: str, **shapes: list[object]) -> onnx.ModelProto:
-        value = helper.make_tensor_value_info
-        graph = helper.make_graph(
-            self.nodes,
-            "graph",
-            [value("input", onnx.TensorProto.FLOAT, ["n", 3, 16, 16])],
-            [value(name, onnx.TensorProto.FLOAT, shapes.get(name, ["n", None])) for name in outputs],
-            self.constants,
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-        onnx.checker.check_model(model, full_check=True)
-        return model
+FACES = random_faces(4)
 
 
 def integer_nodes(model: onnx.ModelProto) -> set[str]:
@@ -79,13 +31,9 @@ def check_dialects(model: onnx.ModelProto, folder: Path, tolerance: float = 0.05
     for dialect in DIALECTS:
         quantised = quantise(model, ranges, dialect)
         onnx.checker.check_model(quantised, full_check=True)
-        for expected, found in zip(run(model), run(quantised), strict=True):
-            assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max(), dialect
-
-
-def run(model: onnx.ModelProto) -> list[np.ndarray]:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, {"input": FACES})
+        found = run(quantised, FACES)
+        for name, expected in run(model, FACES).items():
+            assert np.abs(found[name] - expected).max() <= tolerance * np.abs(expected).max(), dialect
 
 
 def test_a_classifying_convolution_is_a_head(tmp_path: Path) -> None:

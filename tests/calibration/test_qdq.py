@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
+from small_graphs import constants_of, make_every_kind, nodes_of, random_faces, run, tapped
 
 from fer_edge.calibration.placement import quantised_tensors
 from fer_edge.calibration.qdq import DIALECTS, quantise
@@ -18,64 +18,12 @@ from fer_edge.calibration.ranges import Ranges, collect_ranges, load_ranges
 from fer_edge.calibration.transposed import expand_transposed
 from fer_edge.errors import CalibrationError, UsageError
 
-
-def make_model() -> onnx.ModelProto:
-    """Conv-ReLU-pool, ConvTranspose, concat, residual add, softmax mask, hidden Gemm (both layouts), head."""
-    rng = np.random.default_rng(0)
-
-    def constant(name: str, *shape: int, scale: float = 0.3) -> onnx.TensorProto:
-        return numpy_helper.from_array((rng.normal(size=shape) * scale).astype(np.float32), name)
-
-    node = helper.make_node
-    nodes = [
-        node("Conv", ["input", "w1", "b1"], ["conv1"], "conv1", kernel_shape=[3, 3], pads=[1] * 4),
-        node("Relu", ["conv1"], ["relu1"], "relu1"),
-        node("MaxPool", ["relu1"], ["pool"], "pool", kernel_shape=[2, 2], strides=[2, 2]),
-        node("Conv", ["pool", "w2", "b2"], ["conv2"], "conv2", kernel_shape=[3, 3], pads=[1] * 4),
-        node("Add", ["conv2", "pool"], ["sum"], "add"),
-        node("Relu", ["sum"], ["relu2"], "relu2"),
-        node("ConvTranspose", ["relu2", "wt", "bt"], ["up"], "up", kernel_shape=[2, 2], strides=[2, 2]),
-        node("Concat", ["up", "relu1"], ["cat"], "cat", axis=1),
-        node("Conv", ["cat", "w3", "b3"], ["conv3"], "conv3", kernel_shape=[1, 1]),
-        node("Softmax", ["conv3"], ["mask"], "mask", axis=1),
-        node("Add", ["mask", "one"], ["gain"], "one_plus_mask"),
-        node("Mul", ["relu1", "gain"], ["masked"], "product"),
-        node("Conv", ["masked", "w4"], ["conv4"], "conv4", kernel_shape=[3, 3]),
-        node("GlobalAveragePool", ["conv4"], ["mean"], "mean"),
-        node("Flatten", ["mean"], ["flat"], "flat"),
-        node("Gemm", ["flat", "g1", "gb1"], ["hidden1"], "hidden1", transB=1),
-        node("Relu", ["hidden1"], ["hidden1r"], "hidden1r"),
-        node("Gemm", ["hidden1r", "g2", "gb2"], ["hidden2"], "hidden2"),
-        node("Gemm", ["hidden2", "g3", "gb3"], ["logits"], "head", transB=1),
-    ]
-    constants = [
-        constant("w1", 8, 3, 3, 3), constant("b1", 8), constant("w2", 8, 8, 3, 3, scale=0.1), constant("b2", 8),
-        constant("wt", 8, 4, 2, 2), constant("bt", 4), constant("w3", 8, 12, 1, 1), constant("b3", 8),
-        numpy_helper.from_array(np.ones(1, np.float32), "one"), constant("w4", 6, 8, 3, 3, scale=0.1),
-        constant("g1", 10, 6), constant("gb1", 10), constant("g2", 10, 7), constant("gb2", 7),
-        constant("g3", 5, 7), constant("gb3", 5),
-    ]  # fmt: skip
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, ["n", 3, 12, 12])],
-        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["n", 5])],
-        constants,
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-
-
-FACES = np.random.default_rng(1).random((16, 3, 12, 12)).astype(np.float32)
-
-
-def run(model: onnx.ModelProto, batch: np.ndarray = FACES) -> np.ndarray:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, {"input": batch})[0]
+FACES = random_faces(16, 12)
 
 
 @pytest.fixture(scope="module")
 def model() -> onnx.ModelProto:
-    return make_model()
+    return make_every_kind()
 
 
 @pytest.fixture(scope="module")
@@ -90,29 +38,17 @@ def ranges(model_file: Path) -> Ranges:
     return collect_ranges(model_file, [FACES[:6], FACES[6:]], "minmax", {"name": "test"})
 
 
-def constants_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-
-
-def nodes_of(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
-    return {node.name: node for node in model.graph.node}
-
-
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_int8_is_near_fp32(model: onnx.ModelProto, ranges: Ranges, dialect: str) -> None:
     quantised = quantise(model, ranges, dialect)
     onnx.checker.check_model(quantised, full_check=True)
-    expected, found = run(model), run(quantised)
+    expected, found = (run(m, FACES)["logits"] for m in (model, quantised))
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
     assert not np.array_equal(found, expected)
 
 
 def test_ranges_are_those_of_the_activations(model: onnx.ModelProto, ranges: Ranges) -> None:
-    tapped = onnx.ModelProto()
-    tapped.CopyFrom(model)
-    tapped.graph.output.append(onnx.ValueInfoProto(name="relu2"))
-    session = onnxruntime.InferenceSession(tapped.SerializeToString(), providers=["CPUExecutionProvider"])
-    values = session.run(["relu2"], {"input": FACES})[0]
+    values = run(tapped(model, "relu2"), FACES)["relu2"]
     assert ranges.tensors["relu2"].max == pytest.approx(values.max(), rel=1e-6)
     assert ranges.tensors["input"].min == FACES.min()
     assert ranges.images == len(FACES)
@@ -159,7 +95,7 @@ def test_transposed_convolutions_become_convolutions_with_the_same_numbers(
     more = expand_transposed(expanded, ranges)
     onnx.checker.check_model(expanded, full_check=True)
     assert [n.op_type for n in expanded.graph.node].count("DepthToSpace") == 1
-    assert np.abs(run(expanded) - run(model)).max() < 1e-5
+    assert np.abs(run(expanded, FACES)["logits"] - run(model, FACES)["logits"]).max() < 1e-5
     assert more.tensors["up.blocks"] == ranges.tensors["up"]
 
 
@@ -192,7 +128,7 @@ def test_weights_have_one_scale_per_output_channel(
 
 
 def test_a_tiny_weight_channel_with_a_large_bias_does_not_overflow(ranges: Ranges) -> None:
-    model = make_model()
+    model = make_every_kind()
     weights = {t.name: t for t in model.graph.initializer}
     w1, b1 = numpy_helper.to_array(weights["w1"]).copy(), numpy_helper.to_array(weights["b1"]).copy()
     w1[0], b1[0] = 1e-12, 3.0
