@@ -1,6 +1,6 @@
 // What a kernel may use beyond plain CUDA C++, once for nvcc and once for the CPU (emulation/).
 //
-// Every access to global memory goes through load_global, store_global or copy_async_16, so that the
+// Every access to global memory goes through load_global, store_global or copy_async, so that the
 // emulation counts the bytes; every multiplication of an inner loop through multiply, multiply_add or
 // mma_m16n8k16.
 #pragma once
@@ -41,14 +41,26 @@ __device__ __forceinline__ unsigned shared_address(const void* pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
 
-// Copies 16 bytes to shared memory without a register; zeros if they do not `exist`. Before sm_80 the copy is
-// done at once.
-__device__ __forceinline__ void copy_async_16(void* shared, const void* global, bool exist) {
+// Copies 4, 8 or 16 bytes to shared memory without a register; zeros if they do not `exist`. Before sm_80 the
+// copy is done at once.
+template <int kBytes>
+__device__ __forceinline__ void copy_async(void* shared, const void* global, bool exist) {
 #if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(exist ? 16 : 0)
-               : "memory");
+  if constexpr (kBytes == 16)  // past L1, which keeps what is used once
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
+                 "r"(exist ? 16 : 0)
+                 : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(shared)), "l"(global),
+                 "n"(kBytes), "r"(exist ? kBytes : 0)
+                 : "memory");
 #else
-  *static_cast<uint4*>(shared) = exist ? __ldg(static_cast<const uint4*>(global)) : make_uint4(0, 0, 0, 0);
+  if constexpr (kBytes == 16)
+    *static_cast<uint4*>(shared) = exist ? __ldg(static_cast<const uint4*>(global)) : make_uint4(0, 0, 0, 0);
+  else if constexpr (kBytes == 8)
+    *static_cast<uint2*>(shared) = exist ? __ldg(static_cast<const uint2*>(global)) : make_uint2(0, 0);
+  else
+    *static_cast<unsigned*>(shared) = exist ? __ldg(static_cast<const unsigned*>(global)) : 0;
 #endif
 }
 

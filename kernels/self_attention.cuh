@@ -28,8 +28,11 @@
 // Single precision uses FFMA, with the same bytes per row: half the queries, half the keys. For four keys a lane
 // reads C / 8 pieces of 16 bytes and shuffles 16 weights, for 2 · C multiply-adds: about balanced with shared
 // memory. More than 128 sums per lane would spill, so two warps share the queries from C = 256 on, four at 512,
-// and each computes the scores. N must be a multiple of 16 / sizeof(T), and every tensor aligned, for accesses of
-// 16 bytes; otherwise they are of one element.
+// and each computes the scores.
+//
+// If N is a multiple of 16 / sizeof(T) and every tensor starts at a multiple of 16 bytes, so does every row, and
+// memory is accessed 16 bytes at a time. Else loads are of 4 bytes where rows allow it, which cp.async can carry
+// too, and of single halves where they do not (N odd, as at 7 × 7); stores are then of elements.
 #pragma once
 
 #include <cstddef>
@@ -44,11 +47,12 @@ namespace fer_edge {
 // Tile sizes
 // ---------------------------------------------------------------------------------------------------
 
-// How many blocks of 20 KiB the shared memory of a multiprocessor holds: 64 KiB on sm_75, 100 KiB and more since.
+// sm_75 has 64 KiB of shared memory per multiprocessor, for three blocks of 20 KiB; the others 100 KiB and more. It
+// waits for what it loads, and so must load several things at once, where the others have asynchronous copies.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-constexpr int kMostBlocks = 3;
+constexpr int kMostBlocks = 3, kCopiesAtOnce = 4;
 #else
-constexpr int kMostBlocks = 4;
+constexpr int kMostBlocks = 4, kCopiesAtOnce = 1;
 #endif
 
 // Of a block, for up to kChannels channels. A warp owns 16 queries and kChannelsPerWarp channels of their output.
@@ -135,40 +139,51 @@ struct Tile {
   }
 };
 
+// How many bytes may be moved at once: every row of every tensor starts at a multiple of them.
+enum class Width { kElement, kWord, kSixteen };
+
 // Rows 0 … of the tile become columns first_column … of a [rows, row_length] matrix; zeros beyond its end.
 template <int kThreads, typename T, int kColumns>
 __device__ __forceinline__ void load_tile(Tile<T, kColumns> tile, const T* matrix, int rows, int row_length,
-                                          int first_column, bool wide) {
+                                          int first_column, Width width) {
   using Shape = Tile<T, kColumns>;
-  constexpr int kStep = kThreads / Shape::kPieces;
-  static_assert(kStep % 8 == 0);
   const int thread = static_cast<int>(threadIdx.x);
-  if (wide) {
+  if (width == Width::kSixteen) {
+    constexpr int kStep = kThreads / Shape::kPieces;
+    static_assert(kStep % 8 == 0);
     const int piece = thread % Shape::kPieces * Shape::kPerPiece, column = first_column + piece;
     const bool exists = column < row_length;
     int row = thread / Shape::kPieces;
     T* target = tile.at(row, piece);
     const T* source = matrix + row * row_length + (exists ? column : 0);
-#pragma unroll 1
+#pragma unroll kCopiesAtOnce
     for (; row < rows; row += kStep, target += kStep * kColumns, source += kStep * row_length)
-      copy_async_16(target, source, exists);
+      copy_async<16>(target, source, exists);
+  } else if (sizeof(T) == 4 || width == Width::kWord) {
+    constexpr int kPerWord = 4 / static_cast<int>(sizeof(T)), kWords = kColumns / kPerWord;
+    const int word = thread % kWords * kPerWord, column = first_column + word;
+    const bool exists = column < row_length;
+    const T* source = matrix + (exists ? column : 0);
+#pragma unroll kCopiesAtOnce
+    for (int row = thread / kWords; row < rows; row += kThreads / kWords)
+      copy_async<4>(tile.at(row, word), source + row * row_length, exists);
   } else {
     const int column = thread % kColumns;
     const bool exists = first_column + column < row_length;
-#pragma unroll 1
+    const T* source = matrix + first_column + column;
+#pragma unroll 4
     for (int row = thread / kColumns; row < rows; row += kThreads / kColumns)
-      *tile.at(row, column) =
-          exists ? load_global(matrix + row * row_length + first_column + column) : from_float<T>(0.0f);
+      *tile.at(row, column) = exists ? load_global(source + row * row_length) : from_float<T>(0.0f);
   }
 }
 
 template <int kThreads, typename T, int kColumns>
 __device__ __forceinline__ void store_tile(Tile<T, kColumns> tile, T* matrix, int rows, int row_length,
-                                           int first_column, bool wide) {
+                                           int first_column, Width width) {
   using Shape = Tile<T, kColumns>;
-  constexpr int kStep = kThreads / Shape::kPieces;
   const int thread = static_cast<int>(threadIdx.x);
-  if (wide) {
+  if (width == Width::kSixteen) {
+    constexpr int kStep = kThreads / Shape::kPieces;
     const int piece = thread % Shape::kPieces * Shape::kPerPiece, column = first_column + piece;
     if (column >= row_length) return;
     int row = thread / Shape::kPieces;
@@ -180,9 +195,10 @@ __device__ __forceinline__ void store_tile(Tile<T, kColumns> tile, T* matrix, in
   } else {
     const int column = thread % kColumns;
     if (first_column + column >= row_length) return;
-#pragma unroll 1
+    T* target = matrix + first_column + column;
+#pragma unroll 4
     for (int row = thread / kColumns; row < rows; row += kThreads / kColumns)
-      store_global(matrix + row * row_length + first_column + column, *tile.at(row, column));
+      store_global(target + row * row_length, *tile.at(row, column));
   }
 }
 
@@ -326,7 +342,7 @@ __device__ __forceinline__ void leave_out_beyond(float (&scores)[kTiles][4], int
 // One block: kQueries queries of one sample. Grid: (ceil(positions / kQueries), batch).
 template <typename T, typename Shape>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
-    self_attention_kernel(SelfAttentionArguments<T> arguments, bool wide) {
+    self_attention_kernel(SelfAttentionArguments<T> arguments, Width width) {
   using Rows = Layout<T>;
   constexpr int kThreads = Shape::kThreads, kKeys = Shape::kKeys, kQueries = Shape::kQueries;
   constexpr int kScoreTiles = kKeys / 8, kChannelTiles = Shape::kChannelsPerWarp / 8;
@@ -349,8 +365,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   };
   const auto values_of = [&](int tile) { return Tile<T, kKeys>{keys_of(tile).data + Shape::kDepth * kKeys}; };
   const auto load_stage = [&](int tile) {
-    load_tile<kThreads>(keys_of(tile), key, depth, positions, tile * kKeys, wide);
-    load_tile<kThreads>(values_of(tile), value, channels, positions, tile * kKeys, wide);
+    load_tile<kThreads>(keys_of(tile), key, depth, positions, tile * kKeys, width);
+    load_tile<kThreads>(values_of(tile), value, channels, positions, tile * kKeys, width);
     copy_async_commit();
   };
 
@@ -360,7 +376,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     clear_rows<kThreads>(keys_of(stage), depth, Shape::kDepth);
     clear_rows<kThreads>(values_of(stage), channels, Shape::kChannels);
   }
-  load_tile<kThreads>(queries, arguments.query + sample * depth, depth, positions, first_query, wide);
+  load_tile<kThreads>(queries, arguments.query + sample * depth, depth, positions, first_query, width);
   load_stage(0);
 
   float sums[kChannelTiles][4] = {};
@@ -445,7 +461,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   }
   __syncthreads();  // all are done with the last stage
   const Tile<T, kQueries> outputs{stages};
-  load_tile<kThreads>(outputs, arguments.residual + sample * channels, channels, positions, first_query, wide);
+  load_tile<kThreads>(outputs, arguments.residual + sample * channels, channels, positions, first_query, width);
   copy_async_commit();
   copy_async_wait<0>();
   __syncthreads();
@@ -460,14 +476,14 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     }
   }
   __syncthreads();
-  store_tile<kThreads>(outputs, arguments.out + sample * channels, channels, positions, first_query, wide);
+  store_tile<kThreads>(outputs, arguments.out + sample * channels, channels, positions, first_query, width);
 }
 
 // received[j] = mean over i of the weight that i gives to j, with the row statistics of the first pass: the
 // same products with the roles of query and key exchanged. One block: a tile of keys of one sample.
 template <typename T, int kDepth>
 __global__ void __launch_bounds__(ReceivedTiling<T, kDepth>::kThreads, 6)
-    received_kernel(SelfAttentionArguments<T> arguments, bool wide) {
+    received_kernel(SelfAttentionArguments<T> arguments, Width width) {
   using Shape = ReceivedTiling<T, kDepth>;
   using Rows = Layout<T>;
   constexpr int kThreads = Shape::kThreads, kColumns = Shape::kQueries;
@@ -484,11 +500,11 @@ __global__ void __launch_bounds__(ReceivedTiling<T, kDepth>::kThreads, 6)
 
   clear_rows<kThreads>(keys, depth, kDepth);
   clear_rows<kThreads>(queries, depth, kDepth);
-  load_tile<kThreads>(keys, arguments.key + sample * depth, depth, positions, first_key, wide);
+  load_tile<kThreads>(keys, arguments.key + sample * depth, depth, positions, first_key, width);
 
   float sums[Rows::kRows] = {};
   for (int first_query = 0; first_query < positions; first_query += kColumns) {
-    load_tile<kThreads>(queries, arguments.query + sample * depth, depth, positions, first_query, wide);
+    load_tile<kThreads>(queries, arguments.query + sample * depth, depth, positions, first_query, width);
     copy_async_commit();
     if (thread < kColumns) {
       const int query = first_query + thread;
@@ -571,22 +587,22 @@ Status check_self_attention(const SelfAttentionArguments<T>& a) {
 
 template <typename Shape, typename T>
 Status launch_tiling(const SelfAttentionArguments<T>& a, cudaStream_t stream) {
-  // 16 bytes at once need every row of every tensor to start at a multiple of 16 bytes.
-  uintptr_t bits = a.positions * sizeof(T);
+  uintptr_t starts = a.positions * sizeof(T);
+  // A named array: what nvcc 13.0 hands to the host compiler for a braced list here does not compile.
   const void* const pointers[] = {a.query, a.key, a.value, a.residual, a.out};
   for (const void* pointer : pointers)
-    bits |= reinterpret_cast<uintptr_t>(pointer);
-  const bool wide = bits % 16 == 0;
+    starts |= reinterpret_cast<uintptr_t>(pointer);
+  const Width width = starts % 16 == 0 ? Width::kSixteen : starts % 4 == 0 ? Width::kWord : Width::kElement;
 
   const auto grid = [&](int tile) {
     return dim3(static_cast<unsigned>((a.positions + tile - 1) / tile), static_cast<unsigned>(a.batch));
   };
   cudaError_t error = launch(self_attention_kernel<T, Shape>, grid(Shape::kQueries), Shape::kThreads,
-                             Shape::kSharedBytes, stream, a, wide);
+                             Shape::kSharedBytes, stream, a, width);
   if (error == cudaSuccess && a.received) {
     using Received = ReceivedTiling<T, Shape::kDepth>;
     error = launch(received_kernel<T, Shape::kDepth>, grid(Received::kKeys), Received::kThreads,
-                   Received::kSharedBytes, stream, a, wide);
+                   Received::kSharedBytes, stream, a, width);
   }
   if (error != cudaSuccess)
     return failed(StatusCode::kLaunchFailed, "the launch of self_attention failed: %s", cudaGetErrorString(error));

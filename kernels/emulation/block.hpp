@@ -95,10 +95,11 @@ struct Site {
 // Carries out one warp operation for all lanes of the mask at once; each lane passed its own arguments.
 using WarpOperation = void (*)(void* const* lane_arguments, unsigned mask);
 
-// 16 bytes on their way to shared memory, as cp.async leaves them; zeros if there is no source.
+// Bytes on their way to shared memory, as cp.async leaves them; zeros if there is no source.
 struct Copy {
   void* target;
   const void* source;
+  std::size_t bytes;
 };
 
 struct Thread {

@@ -206,14 +206,18 @@ inline float multiply(float a, float b) {
 inline float exp2_approximate(float x) { return std::exp2(x); }
 
 // The target is NaN from here to the wait: the device may write it at any moment in between.
-inline void copy_async_16(void* shared, const void* global, bool exist) {
-  require_aligned(shared, 16, "asynchronous copy to shared memory");
-  require_aligned(global, 16, "asynchronous copy from global memory");
+template <int kBytes>
+void copy_async(void* shared, const void* global, bool exist) {
+  static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);
+  require_aligned(shared, kBytes, "asynchronous copy to shared memory");
+  require_aligned(global, kBytes, "asynchronous copy from global memory");
   auto& counters = emulation::block->counters;
-  counters.loaded_bytes += exist ? 16 : 0;
-  counters.wide_loads += exist;
-  std::memset(shared, 0xFF, 16);
-  emulation::block->current_thread().copies.back().push_back({shared, exist ? global : nullptr});
+  if (exist) {
+    counters.loaded_bytes += kBytes;
+    ++(kBytes == 16 ? counters.wide_loads : counters.narrow_loads);
+  }
+  std::memset(shared, 0xFF, kBytes);
+  emulation::block->current_thread().copies.back().push_back({shared, exist ? global : nullptr, kBytes});
 }
 
 inline void copy_async_commit() { emulation::block->current_thread().copies.emplace_back(); }
@@ -225,9 +229,9 @@ void copy_async_wait() {
   while (static_cast<int>(groups.size()) > kPending + 1) {
     for (const emulation::Copy& copy : groups.front()) {
       if (copy.source)
-        std::memcpy(copy.target, copy.source, 16);
+        std::memcpy(copy.target, copy.source, copy.bytes);
       else
-        std::memset(copy.target, 0, 16);
+        std::memset(copy.target, 0, copy.bytes);
     }
     groups.pop_front();
   }

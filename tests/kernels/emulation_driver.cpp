@@ -77,13 +77,15 @@ __global__ void misaligned_kernel(const float* in, float* out) {
   store_global(out, static_cast<float>(value.x));
 }
 
-// 16 bytes, and 16 that do not exist; `wait` false reads the latter too early.
+// 16 bytes; 8 and 4 and 4 that do not exist; `wait` false reads the latter too early.
 __global__ void copy_kernel(const float* in, float* out, bool wait) {
   FER_EDGE_DYNAMIC_SHARED(raw);
   auto* shared = reinterpret_cast<float*>(raw);
-  copy_async_16(shared + 8 * threadIdx.x, in, true);
+  copy_async<16>(shared + 8 * threadIdx.x, in, true);
   copy_async_commit();
-  copy_async_16(shared + 8 * threadIdx.x + 4, in, false);
+  copy_async<8>(shared + 8 * threadIdx.x + 4, in + 4, true);
+  copy_async<4>(shared + 8 * threadIdx.x + 6, in + 6, true);
+  copy_async<4>(shared + 8 * threadIdx.x + 7, in, false);
   copy_async_commit();
   if (wait)
     copy_async_wait<0>();

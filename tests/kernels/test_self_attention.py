@@ -126,14 +126,14 @@ def error(out: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
 
 
 def check(driver: Driver, tensors: Tensors, **options: object) -> Result:
-    """Run, and compare with float64: halves with twice the error of the unfused computation."""
+    """Run, and compare with float64: halves with the error of the unfused computation, the largest within twice."""
     result = driver(tensors, received=True, **options)
     out, received = reference(tensors)
     largest, rms = error(result.out, out)
     if tensors.value.dtype == np.float16:
         largest_unfused, rms_unfused = error(unfused_half(tensors), out)
         assert largest <= 2 * largest_unfused
-        assert rms <= 2 * rms_unfused
+        assert rms <= rms_unfused
         np.testing.assert_allclose(result.received, received, rtol=2e-3, atol=1e-7)
     else:
         assert largest <= 4e-6 * np.abs(out).max()
@@ -293,14 +293,39 @@ def test_not_a_number_stays_where_it_belongs(driver: Driver, dtype: str, where: 
     assert np.isnan(spoilt.received[1]).all() == (where in ("query", "key"))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "positions", "offset", "bytes_at_once"),
+    [
+        ("half", 80, 0, 16),
+        ("half", 80, 2, 4),
+        ("half", 82, 0, 4),
+        ("half", 80, 1, 2),
+        ("half", 81, 0, 2),
+        ("float", 80, 0, 16),
+        ("float", 80, 1, 4),
+        ("float", 81, 0, 4),
+    ],
+)
+def test_memory_is_read_as_wide_as_its_alignment_allows(
+    driver: Driver, dtype: str, positions: int, offset: int, bytes_at_once: int
+) -> None:
+    tensors = draw(dtype, 2, 64, positions)
+    counters = driver(tensors, offset=offset).counters
+    size, gammas = tensors.value.itemsize, 2 * 2 * (128 // tensors.value.itemsize)
+    gammas *= -(-positions // (128 // size))
+    wide, narrow = counters["wide_loads"], counters["narrow_loads"] - gammas
+    assert (wide == 0) == (bytes_at_once < 16)
+    assert 16 * wide + bytes_at_once % 16 * narrow == counters["loaded_bytes"] - size * gammas
+    assert (counters["wide_stores"] == 0) == (bytes_at_once < 16)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_misaligned_tensors_are_read_element_by_element(driver: Driver, dtype: str) -> None:
+@pytest.mark.parametrize("offset", [1, 2])
+def test_misaligned_tensors_give_the_same(driver: Driver, dtype: str, offset: int) -> None:
     tensors = draw(dtype, 2, 64, 80)
-    aligned, moved = driver(tensors, received=True), driver(tensors, received=True, offset=1)
+    aligned, moved = driver(tensors, received=True), driver(tensors, received=True, offset=offset)
     np.testing.assert_array_equal(moved.out, aligned.out)
     np.testing.assert_array_equal(moved.received, aligned.received)
-    assert aligned.counters["wide_loads"] > 0 == moved.counters["wide_loads"]
-    assert aligned.counters["wide_stores"] > 0 == moved.counters["wide_stores"]
     assert moved.counters["loaded_bytes"] == aligned.counters["loaded_bytes"]
 
 
@@ -309,8 +334,8 @@ SCHEDULES = [
     {"order": "reverse"},
     *({"order": "random", "seed": seed} for seed in (1, 2)),
 ]
-# Two stages and one; whole tiles and a rest; 16 bytes at once and element by element.
-SHAPES = [(128, 83), (128, 96), (264, 80)]
+# Two stages and one; whole tiles and a rest; 16 bytes at once, 4, and single halves.
+SHAPES = [(128, 83), (64, 90), (128, 96), (264, 80)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -388,7 +413,7 @@ def test_bad_shapes_are_refused(driver: Driver, shape: dict[str, int], message: 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("channels", "positions", "offset"),
-    [(8, 1, 0), (8, 49, 1), (24, 83, 0), (64, 80, 0), (128, 72, 0), (264, 33, 1), (512, 24, 0)],
+    [(8, 1, 0), (8, 49, 1), (24, 83, 0), (64, 80, 0), (128, 72, 0), (264, 33, 1), (72, 66, 2), (512, 24, 0)],
 )
 def test_under_the_sanitizers(
     sanitized: Driver, dtype: str, channels: int, positions: int, offset: int
