@@ -7,8 +7,10 @@ made by the thread that opened it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -33,10 +35,10 @@ class TensorInfo:
     dtype: np.dtype
     row_shape: tuple[int, ...]
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         """Bytes of one sample."""
-        return int(np.prod(self.row_shape, dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(self.row_shape) * self.dtype.itemsize
 
 
 class Context(Protocol):
