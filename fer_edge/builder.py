@@ -204,12 +204,22 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
 
 def _check(options: BuildOptions) -> None:
     """Refuse what cannot be built before any work is done."""
+    from fer_edge.calibration.gate import Bounds
+    from fer_edge.calibration.methods import METHODS
+
     lookup(CATALOGUE, options.model, "model")
     lookup(GENERATORS, options.generator, "generator")
     lookup(dict.fromkeys(PRECISIONS), options.precision, "precision")
     for name in ("calibration_images", "comparison_images", "sensitivity_images"):
         if getattr(options, name) < 1:
             raise UsageError(f"{name} must be at least 1, found {getattr(options, name)}")
+    if options.method != AUTO_METHOD:
+        lookup(METHODS, options.method, "calibration method")
+    judged = Bounds(options.max_drop, options.min_cosine) != Bounds() or options.sensitivity
+    if judged and options.precision != "int8":
+        raise UsageError(
+            f"max_drop, min_cosine and sensitivity are for INT8, the precision is {options.precision}: leave them out"
+        )
 
 
 def _fp32_model(options: BuildOptions, work: Path, on_progress: Progress) -> Manifest:
@@ -272,13 +282,10 @@ def _ranges(
     options: BuildOptions, manifest: Manifest, backend: Backend, work: Path, on_progress: Progress
 ) -> _Calibration:
     """Leave ``ranges.json`` in ``work``; ``model.onnx`` may become its equalised form."""
-    from fer_edge.calibration.methods import METHODS
     from fer_edge.calibration.pipeline import calibrate
     from fer_edge.calibration.ranges import load_ranges
 
     model, count = work / FP32_MODEL, options.calibration_images
-    if options.method != AUTO_METHOD:
-        lookup(METHODS, options.method, "calibration method")
     if options.calibration_data is None and (work / RANGES).is_file():
         if options.method != AUTO_METHOD:
             raise UsageError(
@@ -295,12 +302,10 @@ def _ranges(
         drawn = dataset.sample(count + _HELD_OUT)
         data = {"name": drawn.name, "fingerprint": drawn.subset(range(min(count, len(drawn)))).fingerprint()}
     faces = drawn.subset(range(min(count, len(drawn))))
-    # Of a small folder all faces calibrate, and the same ones must do for measuring.
-    held_out = drawn.subset(range(count, len(drawn))) if len(drawn) > count else faces
+    # Where there are few faces all of them calibrate, and some of the same must do for measuring.
+    held_out = drawn.subset(range(max(len(drawn) - _HELD_OUT, 0), len(drawn)))
     method = "minmax" if options.method == AUTO_METHOD and manifest.timing_only else options.method
-    choice = calibrate(
-        model, manifest.spec, backend, faces, held_out.sample(_HELD_OUT), method, data, on_progress
-    )
+    choice = calibrate(model, manifest.spec, backend, faces, held_out, method, data, on_progress)
     choice.ranges.save(work / RANGES)
     origin = f"{choice.ranges.method} on {choice.ranges.images} faces of {faces.name}"
     return _Calibration(choice.ranges, origin, choice.candidates)
