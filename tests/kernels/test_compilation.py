@@ -28,7 +28,8 @@ def load_resources() -> ModuleType:
 
 
 resources = load_resources()
-LIMITS = json.loads(resources.LIMITS.read_text())["kernels"]
+RECORD = json.loads(resources.LIMITS.read_text())
+LIMITS = RECORD["kernels"]
 ATTENTION = {name for name in LIMITS if not name.startswith("crop")}
 TARGETS = list(resources.MULTIPROCESSORS)
 needs_nvcc = pytest.mark.skipif(
@@ -51,6 +52,8 @@ def compiled(folder: Path) -> dict:
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_resources_are_within_their_limits(compiled: dict, target: str) -> None:
+    """The compiler of the record may not need more registers; another one may, within the occupancy."""
+    same_compiler = resources.compiler_version() == RECORD["compiler"]
     assert compiled[target].keys() == LIMITS.keys()
     for name, used in compiled[target].items():
         limit = LIMITS[name]
@@ -58,6 +61,7 @@ def test_resources_are_within_their_limits(compiled: dict, target: str) -> None:
         warps = resources.occupancy(target, used.registers, size, used.static_shared_bytes)
         assert used.spilled_bytes == 0, name
         assert warps >= limit["warps"][target], f"{name}: {used.registers} registers"
+        assert used.registers <= limit["registers"][target] or not same_compiler, name
 
 
 @needs_nvcc
