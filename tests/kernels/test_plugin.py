@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from fer_edge.engines.plugin import NAME, NAMESPACE, REPORT_PREFIX, VERSION
+from fer_edge.engines.plugin import LIBRARY, NAME, NAMESPACE, REPORT_PREFIX, VERSION
 from fer_edge.export.attention_op import self_attention_received
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -183,3 +185,33 @@ def test_the_plugin_has_one_source_for_all_versions() -> None:
     """No branch on a version of TensorRT; the one there is leaves CUDA's halves to the emulation."""
     conditions = [line for line in SOURCE.read_text().splitlines() if re.match(r"\s*#\s*(if|elif)", line)]
     assert conditions == ["#ifndef FER_EDGE_EMULATION"]
+
+
+def configure(folder: Path, include_dir: Path) -> subprocess.CompletedProcess:
+    cmake = shutil.which("cmake")
+    if cmake is None or shutil.which("nvcc") is None:
+        pytest.skip("needs cmake and nvcc")
+    pytest.importorskip("pybind11", reason="needs pybind11 to configure the build")
+    environment = {**os.environ, "TENSORRT_INCLUDE_DIR": str(include_dir), "CUDAARCHS": "86"}
+    command = [cmake, "-S", str(ROOT), "-B", str(folder), f"-DPython_EXECUTABLE={sys.executable}"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_cmake_builds_it_where_the_headers_are(tensorrt_headers: Path, tmp_path: Path) -> None:
+    configured = configure(tmp_path, tensorrt_headers)
+    assert configured.returncode == 0, configured.stderr
+    assert f"-- TensorRT plugin: with the headers of {tensorrt_headers}\n" in configured.stdout
+    command = ["cmake", "--build", str(tmp_path), "--target", "fer_edge_plugin"]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert "warning" not in built.stderr
+    assert hasattr(ctypes.CDLL(str(tmp_path / LIBRARY)), "getCreators")
+
+
+def test_a_folder_without_the_headers_is_an_error(tmp_path: Path) -> None:
+    configured = configure(tmp_path / "build", tmp_path)
+    assert configured.returncode != 0
+    assert f"TENSORRT_INCLUDE_DIR is {tmp_path}, where there is no NvInferRuntime.h" in " ".join(
+        configured.stderr.split()
+    )
