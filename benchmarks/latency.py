@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 
 from fer_edge._files import write_json
-from fer_edge.backends import BACKENDS, SessionOptions, load_session
+from fer_edge.backends import BACKENDS, SessionOptions, available_backends, load_session
 from fer_edge.bundle import PRECISIONS, open_bundle
 from fer_edge.commands.base import make_table
 from fer_edge.errors import BundleError
@@ -60,7 +60,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--backend", nargs="+", default=[n for n, b in BACKENDS.items() if b.available().ok])
+    parser.add_argument("--backend", nargs="+", default=available_backends())
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--threads", type=int)

@@ -109,7 +109,7 @@ class Runtime:
         if self.options.attention:
             require_attention(self.bundle)
         self.spec = self.bundle.spec
-        self.backend = choose_backend(self.options.backend)
+        self.backend = choose_backend(self.options.backend, self.bundle, self.options.precision)
         self.precision = self.options.precision or self.bundle.manifest.precision
         self._session = load_session(
             self.bundle, self.backend, self.precision, SessionOptions(threads=self.options.threads)

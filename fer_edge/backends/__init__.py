@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 from fer_edge.backends.base import Availability, Backend, Session, SessionOptions
-from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
+from fer_edge.backends.onnxruntime import OnnxRuntimeBackend, make_gpu_backends
 from fer_edge.backends.openvino import OpenVinoBackend
+from fer_edge.backends.tensorrt import TensorRtBackend
 from fer_edge.bundle import Bundle
-from fer_edge.errors import BackendError, lookup
+from fer_edge.errors import BackendError, BundleError, lookup
 
-#: In the order in which ``auto`` tries them.
-BACKENDS: Mapping[str, Backend] = {
-    backend.name: backend for backend in (OpenVinoBackend(), OnnxRuntimeBackend())
-}
+
+def _by_name(*backends: Backend) -> Mapping[str, Backend]:
+    return {backend.name: backend for backend in backends}
+
+
+#: In the order in which ``auto`` tries them; ONNX Runtime on the CPU always is, so those behind it are for who names them.
+BACKENDS: Mapping[str, Backend] = _by_name(
+    TensorRtBackend("tensorrt"),
+    TensorRtBackend("tensorrt-rtx"),
+    OpenVinoBackend(),
+    OnnxRuntimeBackend(),
+    *make_gpu_backends(),
+)
 
 __all__ = [
     "BACKENDS",
@@ -21,13 +32,23 @@ __all__ = [
     "Backend",
     "Session",
     "SessionOptions",
+    "available_backends",
     "choose_backend",
     "load_session",
 ]
 
 
-def choose_backend(name: str = "auto") -> Backend:
+def available_backends(dialect: str | None = None) -> list[str]:
+    """Return the names of those that can be used here, of one Q/DQ dialect if asked for."""
+    wanted = (name for name, backend in BACKENDS.items() if dialect in (None, backend.dialect))
+    return [name for name in wanted if BACKENDS[name].available().ok]
+
+
+def choose_backend(name: str = "auto", bundle: Bundle | None = None, precision: str | None = None) -> Backend:
     """Return backend ``name``; ``auto`` takes the first that is available.
+
+    With a bundle, ``auto`` takes the first that is available and whose model the bundle holds, at its own
+    precision unless another is asked for.
 
     Raises
     ------
@@ -37,7 +58,8 @@ def choose_backend(name: str = "auto") -> Backend:
         If it is not available here; the message names the command that fixes it.
     """
     if name == "auto":
-        return next(backend for backend in BACKENDS.values() if backend.available().ok)
+        fitting = (b for b in BACKENDS.values() if b.available().ok and _fits(b, bundle, precision))
+        return next(fitting, BACKENDS["onnxruntime"])  # whose loading says what the bundle lacks
     backend = lookup(BACKENDS, name, "backend")
     state = backend.available()
     if not state.ok:
@@ -52,5 +74,16 @@ def load_session(
     options: SessionOptions | None = None,
 ) -> Session:
     """Load a bundle on a backend, at the bundle's own precision unless another is asked for."""
-    path = bundle.model_path(precision or bundle.manifest.precision, backend.dialect)
-    return backend.open(path, options or SessionOptions())
+    chosen = precision or bundle.manifest.precision
+    path = bundle.model_path(chosen, backend.dialect)
+    return backend.open(path, dataclasses.replace(options or SessionOptions(), precision=chosen))
+
+
+def _fits(backend: Backend, bundle: Bundle | None, precision: str | None) -> bool:
+    if bundle is None:
+        return True
+    try:
+        bundle.model_path(precision or bundle.manifest.precision, backend.dialect)
+    except BundleError:
+        return False
+    return True

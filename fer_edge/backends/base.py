@@ -12,6 +12,8 @@ import numpy as np
 from fer_edge.errors import BackendError, UsageError
 
 _MAX_THREADS = 1024
+#: Why a backend of a GPU is not available where none can be used.
+NO_GPU = "there is no NVIDIA GPU here, or its driver is not installed"
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,12 @@ class SessionOptions:
     ----------
     threads : int or None
         CPU threads; ``None`` leaves the choice to the backend.
+    precision : str or None
+        What the file is, for backends that compile it; ``None`` has them look.
     """
 
     threads: int | None = None
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         if self.threads is not None and not 1 <= self.threads <= _MAX_THREADS:
@@ -54,7 +59,8 @@ class Session(Protocol):
 class Backend(Protocol):
     """What turns an ONNX file into a :class:`Session`.
 
-    ``dialect`` names the Q/DQ form that it turns into integer kernels: ``cpu`` or ``tensorrt``.
+    ``dialect`` names the Q/DQ form that it turns into integer kernels: ``cpu`` or ``tensorrt``. With the latter, all
+    sizes of the input but the batch must be fixed.
     """
 
     name: str

@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from fer_edge.engines.devices import ComputeCapability
 from fer_edge.engines.flavours import FLAVOURS
+from fer_edge.engines.plugin import load_plugin
 from fer_edge.engines.tensorrt_engine import TensorRtEngine
 from fer_edge.errors import BackendError, EngineError, lookup
 
-INSTALL_CUDA_PYTHON = "pip install cuda-python (on a Jetson with JetPack 6: 'cuda-python<13')"
+#: With JetPack 6, whose CUDA is 12.6, ``cuda-python<13``.
+INSTALL_CUDA_PYTHON = "pip install cuda-python"
 
 
 class CudaDevice:
@@ -26,6 +29,8 @@ class CudaDevice:
         Key of :data:`fer_edge.engines.flavours.FLAVOURS`: whose engines it loads.
     index : int
         Which GPU, as CUDA counts them.
+    plugin : Path or None
+        The plugin library, for engines that need it.
 
     Raises
     ------
@@ -33,16 +38,9 @@ class CudaDevice:
         If cuda-python is not installed, or CUDA finds no such GPU; the message names what to do.
     """
 
-    def __init__(self, flavour: str = "tensorrt", index: int = 0) -> None:
-        self._flavour = lookup(FLAVOURS, flavour, "flavour")
-        self._cuda = _import_runtime()
-        status, count = self._cuda.cudaGetDeviceCount()
-        if status or not count:
-            raise BackendError(
-                f"CUDA finds no GPU ({_describe(self._cuda, status)}): install NVIDIA's driver, then run nvidia-smi"
-            )
-        if not 0 <= index < count:
-            raise BackendError(f"there is no GPU {index}: CUDA finds {count}, counted from 0")
+    def __init__(self, flavour: str = "tensorrt", index: int = 0, plugin: Path | None = None) -> None:
+        self._flavour, self._plugin = lookup(FLAVOURS, flavour, "flavour"), plugin
+        self._cuda = _import_runtime(index)
         self._check(self._cuda.cudaSetDevice(index))
         self._check(self._cuda.cudaFree(0))  # makes the primary context, so that its errors are told here
 
@@ -118,6 +116,8 @@ class CudaDevice:
             raise EngineError(
                 f"{self._flavour.name} cannot be imported ({error}): {self._flavour.fix}"
             ) from error
+        if self._plugin is not None:
+            load_plugin(trt, self._plugin)
         return TensorRtEngine(trt, path)
 
     def capture(self, stream: int, enqueue: Callable[[], None]) -> int:
@@ -155,23 +155,52 @@ class CudaDevice:
         """See :class:`fer_edge.engines.device.Device`; the primary context stays, since others may use it."""
 
     def _check(self, answer: tuple[Any, ...]) -> Any:
-        """Return the value beside a status that is success."""
-        if answer[0]:
-            raise BackendError(f"CUDA failed: {_describe(self._cuda, answer[0])}")
-        return answer[1] if len(answer) > 1 else None
+        return _value(self._cuda, answer)
 
 
-def _import_runtime() -> Any:
+def identify_gpu(index: int = 0) -> tuple[ComputeCapability, str]:
+    """Return the compute capability of a GPU, and the newest CUDA that its driver serves, such as ``CUDA 12.6``.
+
+    Raises
+    ------
+    BackendError
+        As :class:`CudaDevice`.
+    """
+    cuda = _import_runtime(index)
+    names = cuda.cudaDeviceAttr
+    parts = names.cudaDevAttrComputeCapabilityMajor, names.cudaDevAttrComputeCapabilityMinor
+    major, minor = (int(_value(cuda, cuda.cudaDeviceGetAttribute(part, index))) for part in parts)
+    version = int(_value(cuda, cuda.cudaDriverGetVersion()))
+    return (major, minor), f"CUDA {version // 1000}.{version % 1000 // 10}"
+
+
+def _import_runtime(index: int) -> Any:
+    """Return cuda-python's runtime, or raise where it finds no GPU ``index``."""
     try:
-        return importlib.import_module("cuda.bindings.runtime")
+        cuda = importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
-        raise BackendError(f"cuda-python is not installed ({error}): {INSTALL_CUDA_PYTHON}") from error
+        raise BackendError(f"cuda-python is not installed ({error}); run: {INSTALL_CUDA_PYTHON}") from error
+    status, count = cuda.cudaGetDeviceCount()
+    if status or not count:
+        raise BackendError(
+            f"CUDA finds no GPU ({_describe(cuda, status)}): install NVIDIA's driver, then run: nvidia-smi"
+        )
+    if not 0 <= index < count:
+        raise BackendError(f"there is no GPU {index}: CUDA finds {count}, counted from 0; run: nvidia-smi")
+    return cuda
+
+
+def _value(cuda: Any, answer: tuple[Any, ...]) -> Any:
+    """Return what lies beside a status that is success."""
+    if answer[0]:
+        raise BackendError(f"CUDA failed: {_describe(cuda, answer[0])}")
+    return answer[1] if len(answer) > 1 else None
 
 
 def _describe(cuda: Any, status: Any) -> str:
     """Name and meaning of an error, such as ``cudaErrorNoDevice: no CUDA-capable device is detected``."""
     if not status:
-        return "no CUDA device"
+        return "it counts none"
     _, name = cuda.cudaGetErrorName(status)
     _, text = cuda.cudaGetErrorString(status)
     return f"{name.decode()}: {text.decode()}"

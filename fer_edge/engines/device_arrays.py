@@ -18,7 +18,7 @@ _LEGACY_STREAM, _PER_THREAD_STREAM = 1, 2  # in both protocols
 
 @dataclass(frozen=True)
 class DeviceArray:
-    """A C-contiguous array in device memory that somebody else owns.
+    """An array in device memory that somebody else owns.
 
     Attributes
     ----------
@@ -32,6 +32,8 @@ class DeviceArray:
         Stream whose work must be done before the array is used; ``None`` where it is ready.
     read_only : bool
         Whether it must not be written.
+    strides : tuple of int or None
+        Bytes from one element to the next; ``None``: C-contiguous.
     owner : object
         Whatever keeps the memory alive.
     """
@@ -41,6 +43,7 @@ class DeviceArray:
     dtype: np.dtype
     producer: int | None = None
     read_only: bool = False
+    strides: tuple[int, ...] | None = None
     owner: object = field(default=None, repr=False, compare=False)
 
     @property
@@ -50,7 +53,7 @@ class DeviceArray:
             "shape": self.shape,
             "typestr": self.dtype.str,
             "data": (self.address, self.read_only),
-            "strides": None,
+            "strides": self.strides,
             "stream": self.producer,
         }
 
@@ -62,7 +65,7 @@ def is_device_array(value: object) -> bool:
     return _interface(value) is not None or hasattr(value, "__dlpack_device__")
 
 
-def describe(name: str, value: Any, stream: int) -> DeviceArray:
+def describe(name: str, value: Any, stream: int, contiguous: bool = True) -> DeviceArray:
     """Return the memory of a device array; nothing is copied.
 
     Must be called by the thread that made the array: a library's current stream belongs to a thread.
@@ -75,6 +78,8 @@ def describe(name: str, value: Any, stream: int) -> DeviceArray:
         With ``__cuda_array_interface__`` or DLPack.
     stream : int
         Handle of the stream that will use the array.
+    contiguous : bool
+        Whether it must be C-contiguous.
 
     Raises
     ------
@@ -84,12 +89,18 @@ def describe(name: str, value: Any, stream: int) -> DeviceArray:
     interface = _interface(value)
     # Before its version 3 the interface told no stream, so PyTorch's arrays may not be ready; DLPack orders them.
     if interface is not None and (interface.get("version", 0) >= 3 or not hasattr(value, "__dlpack__")):
-        return _from_interface(name, value, interface)
-    if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
-        return _from_dlpack(name, value, stream)
-    raise BackendError(
-        f"{name}: expected an array with __cuda_array_interface__ or DLPack, found {type(value).__name__}"
-    )
+        array = _from_interface(name, value, interface)
+    elif hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
+        array = _from_dlpack(name, value, stream)
+    else:
+        raise BackendError(
+            f"{name}: expected an array with __cuda_array_interface__ or DLPack, found {type(value).__name__}"
+        )
+    if contiguous and not _is_contiguous(array):
+        raise BackendError(f"{name}: must be C-contiguous, found strides {array.strides}: copy it first")
+    if 0 not in array.shape and not array.address:
+        raise BackendError(f"{name}: is a null pointer")
+    return array
 
 
 def _interface(value: object) -> dict[str, Any] | None:
@@ -106,10 +117,12 @@ def _from_interface(name: str, value: object, interface: dict[str, Any]) -> Devi
         address, read_only = interface["data"]
         shape = tuple(int(side) for side in interface["shape"])
         dtype = np.dtype(interface["typestr"])
-        strides = interface.get("strides")
+        strides = interface.get("strides") and tuple(int(stride) for stride in interface["strides"])
         producer = interface.get("stream")
         masked = interface.get("mask") is not None
-        array = DeviceArray(int(address or 0), shape, dtype, producer, bool(read_only), value)
+        if min(shape, default=0) < 0 or (strides and len(strides) != len(shape)):
+            raise ValueError("sides and strides")
+        array = DeviceArray(int(address or 0), shape, dtype, producer, bool(read_only), strides, value)
     except (KeyError, TypeError, ValueError) as error:
         raise BackendError(f"{name}: __cuda_array_interface__ is not what its specification says") from error
     if masked:
@@ -121,7 +134,6 @@ def _from_interface(name: str, value: object, interface: dict[str, Any]) -> Devi
             f"{name}: it is made on the per-thread default stream, which no other thread can wait for: "
             "use a stream of its own, or synchronise and give stream None"
         )
-    _require_contiguous(name, array, strides)
     return array
 
 
@@ -166,21 +178,16 @@ def _from_dlpack(name: str, value: Any, stream: int) -> DeviceArray:
     shape = tuple(tensor.shape[: tensor.ndim])
     strides = tuple(s * dtype.itemsize for s in tensor.strides[: tensor.ndim]) if tensor.strides else None
     # The capsule is not consumed: it gives the memory back when it goes.
-    array = DeviceArray((tensor.data or 0) + tensor.byte_offset, shape, dtype, owner=(capsule, value))
-    _require_contiguous(name, array, strides)
-    return array
+    address = (tensor.data or 0) + tensor.byte_offset
+    return DeviceArray(address, shape, dtype, strides=strides, owner=(capsule, value))
 
 
-def _require_contiguous(name: str, array: DeviceArray, strides: tuple[int, ...] | None) -> None:
-    if any(side < 0 for side in array.shape):
-        raise BackendError(f"{name}: a side is negative: {array.shape}")
+def _is_contiguous(array: DeviceArray) -> bool:
+    if array.strides is None or 0 in array.shape:
+        return True
     expected = array.dtype.itemsize
-    if strides is not None and 0 not in array.shape:
-        if len(strides) != len(array.shape):
-            raise BackendError(f"{name}: has {len(array.shape)} axes and {len(strides)} strides")
-        for side, stride in zip(reversed(array.shape), reversed(strides), strict=True):
-            if side > 1 and stride != expected:
-                raise BackendError(f"{name}: must be C-contiguous, found strides {strides}: copy it first")
-            expected *= side
-    if 0 not in array.shape and not array.address:
-        raise BackendError(f"{name}: is a null pointer")
+    for side, stride in zip(reversed(array.shape), reversed(array.strides), strict=True):
+        if side > 1 and stride != expected:
+            return False
+        expected *= side
+    return True

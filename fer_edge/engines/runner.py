@@ -62,6 +62,11 @@ class EngineRunner:
         """Whether it takes batches."""
         return self._owner.state
 
+    @property
+    def input_stream(self) -> int:
+        """Handle of the stream that fills the input; for :func:`fer_edge.engines.device_arrays.describe`."""
+        return self._owner.streams.copy_in
+
     def run(self, batch: Any, out: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Run a batch of any size and return its outputs by name.
 
@@ -81,10 +86,9 @@ class EngineRunner:
             If the arrays do not fit, the device fails, the batch hangs, or a value is not finite and
             ``check_finite`` is set. After a failure of the device the runner is ``FAILED``.
         """
-        streams = self._owner.streams
         source: Source
         if is_device_array(batch):
-            source = describe("batch", batch, streams.copy_in)
+            source = describe("batch", batch, self.input_stream)
             fits = source.dtype == self.input.dtype
         elif isinstance(batch, np.ndarray):
             source = batch

@@ -14,44 +14,6 @@ import numpy as np
 from fer_edge.engines.device import TensorInfo
 from fer_edge.errors import BackendError
 
-#: Every name of TensorRT that this module uses, by class; the tests compare it with the code and with real bindings.
-TENSORRT_NAMES: Mapping[str, tuple[str, ...]] = {
-    "": ("DataType", "ExecutionContextAllocationStrategy", "ILogger", "Runtime", "TensorIOMode"),
-    "DataType": ("BOOL", "FLOAT", "HALF", "INT32", "INT64", "INT8", "UINT8"),
-    "ExecutionContextAllocationStrategy": ("USER_MANAGED",),
-    "ICudaEngine": (
-        "create_execution_context",
-        "device_memory_size_v2",
-        "get_tensor_dtype",
-        "get_tensor_mode",
-        "get_tensor_name",
-        "get_tensor_profile_shape",
-        "get_tensor_shape",
-        "num_io_tensors",
-    ),
-    "IExecutionContext": (
-        "execute_async_v3",
-        "get_tensor_shape",
-        "infer_shapes",
-        "set_device_memory",
-        "set_input_shape",
-        "set_tensor_address",
-    ),
-    "ILogger": ("log",),
-    "Runtime": ("deserialize_cuda_engine",),
-    "TensorIOMode": ("INPUT",),
-}
-#: Names that TensorRT-RTX alone has.
-TENSORRT_RTX_NAMES: Mapping[str, tuple[str, ...]] = {
-    "": ("DynamicShapesKernelSpecializationStrategy",),
-    "DynamicShapesKernelSpecializationStrategy": ("EAGER",),
-    "ICudaEngine": ("create_runtime_config",),
-    "IRuntimeConfig": (
-        "dynamic_shapes_kernel_specialization_strategy",
-        "set_execution_context_allocation_strategy",
-    ),
-}
-
 _WARNING = 2  # severities: internal error 0, error 1, warning 2, info 3, verbose 4
 _KEPT_MESSAGES = 5
 

@@ -205,10 +205,11 @@ def test_batches_are_run_in_the_order_of_their_calls() -> None:
 
 
 def test_the_next_input_is_copied_while_a_batch_computes() -> None:
-    copied = threading.Event()
+    computing, copied = threading.Event(), threading.Event()
 
     def wait_for_the_other(batch: np.ndarray) -> dict[str, np.ndarray]:
         if batch[0, 0, 0, 0] == 1:
+            computing.set()
             assert copied.wait(20), "the second batch was not copied while the first computed"
         return compute(batch)
 
@@ -223,6 +224,7 @@ def test_the_next_input_is_copied_while_a_batch_computes() -> None:
     with opened(device) as runner, ThreadPoolExecutor(2) as pool:
         device.copy = copy  # type: ignore[method-assign]
         first = pool.submit(runner.run, np.full((1, *SHAPE), 1, np.float32))
+        assert computing.wait(20)
         second = pool.submit(runner.run, np.full((1, *SHAPE), 2, np.float32))
         first.result(), second.result()
         del device.copy

@@ -1,0 +1,184 @@
+"""TensorRT on an NVIDIA GPU: the ONNX file is compiled once for this device, kept, and run by one thread."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import mmap
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fer_edge._files import sha256_of
+from fer_edge.backends.base import NO_GPU, Availability, SessionOptions, check_batch
+from fer_edge.engines.cache import EngineCache
+from fer_edge.engines.cuda_device import INSTALL_CUDA_PYTHON, CudaDevice, identify_gpu
+from fer_edge.engines.device_arrays import DeviceArray, describe, is_device_array
+from fer_edge.engines.devices import require_gpu
+from fer_edge.engines.flavours import FLAVOURS
+from fer_edge.engines.header import EngineKey, PluginKey
+from fer_edge.engines.plugin import NAME, NAMESPACE, VERSION, find_plugin
+from fer_edge.engines.runner import EngineRunner
+from fer_edge.errors import BackendError, EngineError
+from fer_edge.kernels import availability, crop_resize_normalize
+from fer_edge.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from fer_edge.engines.builder import EngineOptions
+
+
+class TensorRtSession:
+    """One engine in TensorRT or TensorRT-RTX; any number of threads may use it.
+
+    Attributes
+    ----------
+    runner : EngineRunner
+        What runs it: its report, its timings by the device's clock.
+    rebuilt_because : str or None
+        Why the engine that was kept could not be used; ``None`` where it could, or there was none.
+    """
+
+    def __init__(self, runner: EngineRunner, rebuilt_because: str | None = None) -> None:
+        self.runner, self.rebuilt_because = runner, rebuilt_because
+
+    def run(self, batch: Any) -> Mapping[str, np.ndarray]:
+        """See :class:`fer_edge.backends.base.Session`; also takes an array on the device, without a copy to the host."""
+        if not is_device_array(batch):
+            batch = check_batch(batch, rank=len(self.runner.input.row_shape) + 1)
+        return _in_float32(self.runner.run(batch))
+
+    def run_crops(
+        self,
+        frame: Any,
+        rectangles: Sequence[tuple[int, int, int, int]],
+        spec: ModelSpec,
+        chroma: Any = None,
+    ) -> Mapping[str, np.ndarray]:
+        """Run crops of a frame that lies on the device; the batch is made there.
+
+        Parameters are those of :func:`fer_edge.kernels.crop_resize_normalize`.
+
+        Raises
+        ------
+        UsageError
+            If the frame, the rectangles or the spec are not what the kernel takes.
+        BackendError
+            If the kernels are not compiled, or see :meth:`run`.
+        """
+        kernels = availability()
+        if not kernels.ok:
+            raise BackendError(
+                f"crops on the device need the CUDA kernels: {kernels.reason}; run: {kernels.fix}"
+            )
+        stream = self.runner.input_stream
+        pixels = describe("frame", frame, stream, contiguous=False)
+        colors = None if chroma is None else describe("chroma", chroma, stream, contiguous=False)
+
+        def write(out: DeviceArray, first: int, stream: int) -> None:
+            part = rectangles[first : first + out.shape[0]]
+            crop_resize_normalize(pixels, part, spec, out, stream=stream, chroma=colors)
+
+        return _in_float32(self.runner.run_written(len(rectangles), write))
+
+    def close(self) -> None:
+        """See :class:`fer_edge.backends.base.Session`."""
+        self.runner.close()
+
+
+class TensorRtBackend:
+    """TensorRT, or TensorRT-RTX, on the first GPU.
+
+    Parameters
+    ----------
+    name : str
+        Key of :data:`fer_edge.engines.flavours.FLAVOURS`.
+    """
+
+    dialect = "tensorrt"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def available(self) -> Availability:
+        """See :class:`fer_edge.backends.base.Backend`."""
+        flavour = FLAVOURS[self.name]
+        try:
+            require_gpu()  # before TensorRT is touched: some of its bindings crash without one
+        except EngineError:
+            return Availability(False, reason=NO_GPU, fix="nvidia-smi")
+        if importlib.util.find_spec(flavour.module) is None:
+            return Availability(False, reason=f"{self.name} is not installed", fix=flavour.fix)
+        if importlib.util.find_spec("cuda") is None:
+            return Availability(False, reason="cuda-python is not installed", fix=INSTALL_CUDA_PYTHON)
+        try:
+            return Availability(True, importlib.import_module(flavour.module).__version__)
+        except ImportError as error:
+            return Availability(False, reason=f"{self.name} cannot be imported: {error}", fix=flavour.fix)
+
+    def open(self, model: Path, options: SessionOptions) -> TensorRtSession:
+        """See :class:`fer_edge.backends.base.Backend`; compiles the model where no engine is kept for it."""
+        from fer_edge.engines.builder import EngineOptions, build_engine  # needs onnx
+
+        state = self.available()
+        if not state.ok:
+            raise BackendError(f"backend {self.name} is not available: {state.reason}; run: {state.fix}")
+        try:
+            plugin = _needed_plugin(model)
+            settings = EngineOptions(flavour=self.name, precision=options.precision or precision_of(model))
+            key = self._key(model, settings, plugin, state.version)
+
+            def build(path: Path) -> None:
+                build_engine(model, path, settings)
+
+            engine = EngineCache().get_or_build(key, build)
+            runner = EngineRunner(partial(CudaDevice, self.name, plugin=plugin), engine.path)
+        except (EngineError, OSError) as error:
+            raise BackendError(f"{self.name} cannot load {model}: {error}") from error
+        return TensorRtSession(runner, engine.rebuilt_because)
+
+    def _key(self, model: Path, build: EngineOptions, plugin: Path | None, version: str) -> EngineKey:
+        capability, driver = identify_gpu()
+        return EngineKey(
+            onnx_sha256=sha256_of(model),
+            precision=build.precision,
+            batches=(build.min_batch, build.opt_batch, build.max_batch),
+            flavour=self.name,
+            flavour_version=version,
+            compute_capability=capability,
+            driver=driver,
+            plugin=None if plugin is None else PluginKey(f"{NAMESPACE}::{NAME}", VERSION, sha256_of(plugin)),
+        )
+
+
+def precision_of(model: Path) -> str:
+    """Return what an ONNX file is: ``int8`` with Q/DQ, ``fp16`` where it computes in half precision, else ``fp32``."""
+    import onnx
+
+    try:
+        graph = onnx.load(model).graph
+    except Exception as error:  # protobuf's own class, which moved between its versions
+        raise EngineError(f"it is no ONNX file: {error}") from error
+    if any(node.op_type == "QuantizeLinear" for node in graph.node):
+        return "int8"
+    half = onnx.TensorProto.FLOAT16
+    return "fp16" if any(tensor.data_type == half for tensor in graph.initializer) else "fp32"
+
+
+def _needed_plugin(model: Path) -> Path | None:
+    """Return the plugin library where it is installed and the model has its operator."""
+    plugin = find_plugin()
+    if plugin is None or not model.stat().st_size:
+        return None
+    with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return plugin if content.find(NAME.encode()) >= 0 else None
+
+
+def _in_float32(outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Half precision is the engine's affair."""
+    return {
+        name: values.astype(np.float32) if values.dtype == np.float16 else values
+        for name, values in outputs.items()
+    }
