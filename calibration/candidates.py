@@ -7,6 +7,7 @@ FP32. The methods come first; then bias correction and equalisation, each kept i
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,19 +84,19 @@ def choose_calibration(
     )
     if not has_pairs:
         return search.choice(best)
-    equalised = model.with_name(f"{model.stem}.equalised.onnx")
-    onnx.save(_equalised(model, observations.placement, correction_batches), equalised)
-    ranges = observe(
-        equalised, correction_batches(), observations.data, placement=observations.placement
-    ).ranges(method)
-    if best[1].bias_shifts:
-        shifts = measure_bias_shifts(equalised, correction_batches(), observations.placement)
-        ranges = dataclasses.replace(ranges, bias_shifts=shifts)
-    kept = search.improve(equalised, best, f"{best[0]} + equalisation", ranges)
-    if kept is best:
-        equalised.unlink()
-        return search.choice(best)
-    equalised.replace(model)
+    with tempfile.TemporaryDirectory(dir=model.parent) as folder:  # so that replacing is one step, or none
+        equalised = Path(folder) / model.name
+        onnx.save(_equalised(model, observations.placement, correction_batches), equalised)
+        ranges = observe(
+            equalised, correction_batches(), observations.data, placement=observations.placement
+        ).ranges(method)
+        if best[1].bias_shifts:
+            shifts = measure_bias_shifts(equalised, correction_batches(), observations.placement)
+            ranges = dataclasses.replace(ranges, bias_shifts=shifts)
+        kept = search.improve(equalised, best, f"{best[0]} + equalisation", ranges)
+        if kept is best:
+            return search.choice(best)
+        equalised.replace(model)
     final = dataclasses.replace(observe_all(model).ranges(method), bias_shifts=ranges.bias_shifts)
     return search.choice((kept[0], final))
 

@@ -72,6 +72,7 @@ def channel_maxima(
         for name in names:
             found = np.abs(values.get(name, batch)).max(axis=(0, 2, 3))
             maxima[name] = np.maximum(maxima.get(name, 0), found)
+        del values  # before the next ones are computed
     return maxima
 
 

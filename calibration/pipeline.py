@@ -36,8 +36,8 @@ AUTO = "auto"
 #: INT8 that falls below has collapsed; it is refused whether the user set bounds or not.
 COLLAPSED_COSINE = 0.99
 COLLAPSED = Bounds(min_cosine=COLLAPSED_COSINE)
-#: Every tensor of a batch is in memory at once: 0.25 GiB a face in Residual Masking Network.
-_CALIBRATION_BATCH = 4
+#: Every tensor of a batch is in memory at once: about 1 GiB in Residual Masking Network.
+_CALIBRATION_BATCH = 8
 #: Faces for the means and maxima of corrections, and for what is too slow to run on all.
 _FEW_FACES = 64
 

@@ -180,6 +180,7 @@ def observe(
         for name, observer in observers.items():
             observer.update(values.get(name, batch))
         images += len(batch)
+        del values  # before the next ones are computed
         on_batch(images)
     if not images:
         raise CalibrationError("there are no faces to calibrate on: give other --calibration-data")
