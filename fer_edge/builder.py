@@ -259,6 +259,9 @@ def _fp32_model(options: BuildOptions, work: Path, on_progress: Progress) -> Man
     if options.calibration_data is not None:
         faces = load_dataset(options.calibration_data, options.calibration_split).sample(FACES_TO_CHECK)
     report = export_onnx(trained, work / FP32_MODEL, faces)
+    # PyTorch's exporter holds what it exported until the process ends: let that be empty.
+    for tensor in (*trained.module.parameters(), *trained.module.buffers()):
+        tensor.data = tensor.data.new_empty(0)
     on_progress("exporting", 1, 1)
     return Manifest(
         spec=trained.spec,
