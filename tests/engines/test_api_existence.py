@@ -187,6 +187,43 @@ def test_the_analysis_sees_the_code(answers: dict[str, dict[str, Any]]) -> None:
         assert len(uses) > 50
 
 
+PAGE_ROW = re.compile(r"^\| `([\w.]+)` \| ((?:yes|no)(?: \| (?:yes|no))+) \|$", re.MULTILINE)
+LOOK_UP = """
+import functools, importlib, json, sys
+trt = importlib.import_module(sys.argv[1])
+def has(path):
+    try:
+        functools.reduce(getattr, path.split("."), trt)
+    except AttributeError:
+        return "no"
+    return "yes"
+print(json.dumps([has(path) for path in sys.argv[2:]]))
+"""
+
+
+@pytest.mark.parametrize("name", [*BINDINGS, RTX])
+def test_the_page_on_versions_tells_the_truth(name: str, bindings: dict[str, Bindings | str]) -> None:
+    one = bindings[name]
+    if isinstance(one, str):
+        pytest.skip(one)
+    text = (PACKAGE / "engines" / "VERSIONS.md").read_text(encoding="utf-8")
+    (header,) = [line for line in text.splitlines() if line.startswith("| Name | ")]
+    versions = [RTX if v.startswith("RTX") else v for v in header.strip("| ").split(" | ")[1:]]
+    column = versions.index(name.rpartition("==")[2])
+    rows = {path: states.split(" | ") for path, states in PAGE_ROW.findall(text)}
+    assert len(rows) > 10
+    result = subprocess.run(
+        [sys.executable, "-c", LOOK_UP, one.module, *rows],
+        env={**os.environ, **one.paths},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert dict(zip(rows, json.loads(result.stdout), strict=True)) == {
+        p: row[column] for p, row in rows.items()
+    }
+
+
 FALSE = '''
 import importlib
 
