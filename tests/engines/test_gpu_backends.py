@@ -1,0 +1,304 @@
+"""Backends of a GPU where there is none: they say why, are never chosen, and never compute on the CPU instead.
+
+What they do once there is a GPU is played through on a fake one: cache, runner, session. Real ones: tests/gpu.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from fake_device import FakeDevice, FakeNetwork
+from onnx import TensorProto, helper, numpy_helper
+
+from fer_edge.backends import BACKENDS, SessionOptions, available_backends, choose_backend, tensorrt
+from fer_edge.backends.base import NO_GPU
+from fer_edge.backends.onnxruntime import OnnxRuntimeGpuBackend, OnnxRuntimeSession
+from fer_edge.backends.tensorrt import TensorRtBackend, precision_of
+from fer_edge.bundle import Bundle, Manifest
+from fer_edge.engines import builder
+from fer_edge.engines.builder import EngineOptions
+from fer_edge.engines.device import TensorInfo
+from fer_edge.engines.devices import require_gpu
+from fer_edge.errors import BackendError, EngineError
+from fer_edge.spec import ModelSpec
+
+GPU_BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime-tensorrt", "onnxruntime-cuda")
+WEIGHT = np.random.default_rng(2).normal(size=(12, 5)).astype(np.float32)
+
+
+def has_gpu() -> bool:
+    try:
+        require_gpu()
+    except EngineError:
+        return False
+    return True
+
+
+no_gpu = pytest.mark.skipif(has_gpu(), reason="this machine has a GPU: tests/gpu covers it")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Input [N, 3, 2, 2], output logits [N, 5]."""
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["logits"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 2, 2])
+    y = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 5])
+    graph = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(WEIGHT, "w")])
+    path = tmp_path / "net.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@no_gpu
+@pytest.mark.parametrize("name", GPU_BACKENDS)
+def test_without_a_gpu_they_say_so(name: str, model: Path) -> None:
+    with pytest.raises(BackendError, match=f"backend {name} is not available: {NO_GPU}; run: nvidia-smi"):
+        choose_backend(name)
+    with pytest.raises(BackendError):
+        BACKENDS[name].open(model, SessionOptions())
+    assert name not in available_backends()
+
+
+@no_gpu
+def test_machines_without_a_gpu_choose_as_before() -> None:
+    assert choose_backend().name in ("openvino", "onnxruntime")
+
+
+def test_the_order_of_auto() -> None:
+    assert list(BACKENDS)[:4] == ["tensorrt", "tensorrt-rtx", "openvino", "onnxruntime"]
+
+
+@pytest.mark.parametrize(
+    ("name", "missing", "fix"),
+    [
+        (
+            "tensorrt",
+            "tensorrt",
+            "on a Jetson it comes with JetPack .*--system-site-packages; never pip install",
+        ),
+        ("tensorrt-rtx", "tensorrt_rtx", "pip install 'fer-edge"),
+        ("tensorrt-rtx", "cuda", "pip install cuda-python"),
+    ],
+)
+def test_what_is_missing_beside_a_gpu(
+    name: str, missing: str, fix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorrt, "require_gpu", lambda: None)
+    present = object()
+    found = lambda module, *rest: None if module == missing else present  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", found)
+    with pytest.raises(BackendError, match=f"{name} is not available: .* is not installed; run: {fix}"):
+        choose_backend(name)
+
+
+def test_an_onnx_runtime_without_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fer_edge.backends.onnxruntime.require_gpu", lambda: None)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(
+        BackendError, match="this ONNX Runtime has no CUDAExecutionProvider; run: .*onnxruntime-gpu"
+    ):
+        choose_backend("onnxruntime-cuda")
+    with pytest.raises(BackendError, match="has no TensorrtExecutionProvider"):
+        choose_backend("onnxruntime-tensorrt")
+
+
+class TestOnnxRuntimeNeverFallsBack:
+    """On the real ONNX Runtime, with providers that it lists here or does not."""
+
+    def test_a_provider_that_does_not_start(self, model: Path) -> None:
+        """ONNX Runtime warns, and would go on with the CPU."""
+        backend = OnnxRuntimeGpuBackend("onnxruntime-cuda", ("CUDAExecutionProvider",))
+        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            pytest.skip("this ONNX Runtime has the provider")
+        with (
+            pytest.warns(UserWarning, match="CUDAExecutionProvider"),
+            pytest.raises(BackendError, match="onnxruntime-cuda cannot load .*net.onnx"),
+        ):
+            backend.open(model, SessionOptions())
+
+    def test_a_provider_that_takes_no_operator(self, model: Path) -> None:
+        if "AzureExecutionProvider" not in onnxruntime.get_available_providers():
+            pytest.skip("needs a provider beside the CPU's: this ONNX Runtime has none")
+        with pytest.raises(
+            BackendError, match=r"azure cannot load .*net.onnx: .*fallback to CPU EP has been explicitly"
+        ):
+            OnnxRuntimeSession(model, SessionOptions(), ["AzureExecutionProvider"], "azure")
+
+    def test_the_cpu_when_it_is_asked_for(self, model: Path) -> None:
+        batch = np.ones((2, 3, 2, 2), np.float32)
+        session = OnnxRuntimeSession(model, SessionOptions(threads=1))
+        np.testing.assert_allclose(session.run(batch)["logits"], batch.reshape(2, -1) @ WEIGHT, rtol=1e-5)
+
+
+def test_the_precision_of_a_file(model: Path, tmp_path: Path) -> None:
+    assert precision_of(model) == "fp32"
+    graph = onnx.load(model)
+    half = onnx.load(model)
+    half.graph.initializer[0].CopyFrom(numpy_helper.from_array(WEIGHT.astype(np.float16), "w"))
+    onnx.save(half, tmp_path / "half.onnx")
+    assert precision_of(tmp_path / "half.onnx") == "fp16"
+    graph.graph.node.append(helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]))
+    onnx.save(graph, tmp_path / "q.onnx")
+    assert precision_of(tmp_path / "q.onnx") == "int8"
+    (tmp_path / "bad.onnx").write_bytes(b"garbage")
+    with pytest.raises(EngineError, match="it is no ONNX file"):
+        precision_of(tmp_path / "bad.onnx")
+
+
+class Machine:
+    """A GPU and its compiler, played: engines hold the name of their model, a fake device runs them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.devices: list[Any] = []
+        self.built: list[EngineOptions] = []
+        self.driver = "CUDA 12.6"
+        self.refuse = ""
+        monkeypatch.setenv("FER_EDGE_CACHE", str(folder / "cache"))
+        monkeypatch.setattr(tensorrt, "identify_gpu", lambda: ((8, 7), self.driver))
+        monkeypatch.setattr(tensorrt, "CudaDevice", self.open_device)
+        monkeypatch.setattr(builder, "build_engine", self.build)
+        monkeypatch.setattr(TensorRtBackend, "available", lambda self: tensorrt.Availability(True, "10.3.0"))
+
+    def build(self, model: Path, output: Path, options: EngineOptions) -> None:
+        if self.refuse:
+            raise EngineError(self.refuse)
+        self.built.append(options)
+        output.write_bytes(b"engine of " + model.name.encode())
+
+    def open_device(self, flavour: str, plugin: Path | None = None) -> Any:
+        def compute(batch: np.ndarray) -> dict[str, np.ndarray]:
+            return {"logits": (batch.reshape(len(batch), -1) @ WEIGHT).astype(np.float16)}
+
+        network = FakeNetwork(
+            compute,
+            TensorInfo("x", np.dtype(np.float32), (3, 2, 2)),
+            (TensorInfo("logits", np.dtype(np.float16), (5,)),),
+        )
+        self.devices.append(FakeDevice(network, lambda: 0.0))
+        return self.devices[-1]
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
+    return Machine(monkeypatch, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+def test_a_model_is_built_once_and_run(machine: Machine, model: Path, name: str) -> None:
+    batch = np.random.default_rng(0).random((19, 3, 2, 2)).astype(np.float32)
+    for _ in range(2):
+        session = BACKENDS[name].open(model, SessionOptions(precision="fp32"))
+        outputs = session.run(batch)
+        assert outputs["logits"].dtype == np.float32  # the engine's is float16
+        np.testing.assert_allclose(outputs["logits"], batch.reshape(19, -1) @ WEIGHT, atol=2e-3)
+        assert session.rebuilt_because is None
+        session.close()
+        with pytest.raises(BackendError, match="this session is closed"):
+            session.run(batch)
+    assert [(o.flavour, o.precision, o.max_batch) for o in machine.built] == [(name, "fp32", 16)]
+    assert all(device.left() == {} and device.hazards == [] for device in machine.devices)
+
+
+def test_an_engine_of_another_driver_is_built_again_and_says_why(machine: Machine, model: Path) -> None:
+    BACKENDS["tensorrt"].open(model, SessionOptions()).close()
+    machine.driver = "CUDA 13.0"
+    session = BACKENDS["tensorrt"].open(model, SessionOptions())
+    assert "10.3.0 sm87 driver CUDA 12.6, here 10.3.0 sm87 driver CUDA 13.0" in str(session.rebuilt_because)
+    session.close()
+    assert [o.precision for o in machine.built] == ["fp32", "fp32"]  # found by looking
+
+
+def test_device_arrays_stay_on_the_device(machine: Machine, model: Path) -> None:
+    batch = np.random.default_rng(0).random((3, 3, 2, 2)).astype(np.float32)
+    session = BACKENDS["tensorrt"].open(model, SessionOptions())
+    given = machine.devices[-1].put(batch)
+    np.testing.assert_allclose(session.run(given)["logits"], batch.reshape(3, -1) @ WEIGHT, atol=2e-3)
+    session.close()
+
+
+@pytest.mark.parametrize(
+    "batch", [np.zeros((1, 3, 2, 2)), np.zeros((0, 3, 2, 2), np.float32), np.zeros((1, 3, 2, 3), np.float32)]
+)
+def test_batches_that_do_not_fit(machine: Machine, model: Path, batch: np.ndarray) -> None:
+    session = BACKENDS["tensorrt"].open(model, SessionOptions())
+    with pytest.raises(BackendError, match=r"\(" + ", ".join(map(str, batch.shape))):
+        session.run(batch)
+    session.close()
+
+
+def test_what_the_builder_refuses(machine: Machine, model: Path) -> None:
+    machine.refuse = "net.onnx cannot be parsed: no such operator"
+    with pytest.raises(BackendError, match=r"tensorrt cannot load .*net\.onnx: .*no such operator"):
+        BACKENDS["tensorrt"].open(model, SessionOptions())
+    for content in (b"", b"garbage"):
+        model.write_bytes(content)
+        with pytest.raises(BackendError, match=r"tensorrt cannot load .*net\.onnx"):
+            BACKENDS["tensorrt"].open(model, SessionOptions())
+    with pytest.raises(BackendError, match=r"tensorrt cannot load .*gone\.onnx"):
+        BACKENDS["tensorrt"].open(model.with_name("gone.onnx"), SessionOptions())
+
+
+def test_crops_on_the_device_need_the_kernels(
+    machine: Machine, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are none the call says so, and the session lives on; the kernel itself: tests/gpu."""
+    spec = ModelSpec("net", 2, 2, "rgb", 3, (0.0,) * 3, (1.0,) * 3, tuple("abcde"))
+    session = BACKENDS["tensorrt"].open(model, SessionOptions())
+    device = machine.devices[-1]
+    frame = device.put(np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setattr(
+        tensorrt, "availability", lambda: tensorrt.Availability(False, reason="no kernels", fix="build")
+    )
+    with pytest.raises(BackendError, match="need the CUDA kernels: no kernels; run: build"):
+        session.run_crops(frame, [(0, 0, 4, 4)], spec)
+
+    seen: list[tuple[Any, ...]] = []
+
+    def kernel(pixels: Any, rectangles: Any, spec: Any, out: Any, *, stream: int, chroma: Any) -> None:
+        seen.append((pixels.address, list(rectangles), out.shape, stream))
+        size = int(np.prod(out.shape)) * 4
+        values = np.array([r[0] for r in rectangles], np.float32)[:, None] * np.ones(12, np.float32)
+        device.run_on(
+            stream,
+            lambda: np.copyto(device.view(out.address, size), values.reshape(-1).view(np.uint8)),
+            [(out.address, size)],
+        )
+
+    monkeypatch.setattr(tensorrt, "availability", lambda: tensorrt.Availability(True))
+    monkeypatch.setattr(tensorrt, "crop_resize_normalize", kernel)
+    rectangles = [(i, 0, i + 4, 4) for i in range(18)]
+    found = session.run_crops(frame, rectangles, spec)["logits"]
+    expected = np.arange(18, dtype=np.float32)[:, None] * np.ones(12, np.float32) @ WEIGHT
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-2)
+    stream = session.runner.input_stream
+    address = frame.memory.ctypes.data
+    assert seen == [
+        (address, rectangles[:16], (16, 3, 2, 2), stream),
+        (address, rectangles[16:], (2, 3, 2, 2), stream),
+    ]
+    session.close()
+
+
+def test_auto_takes_a_backend_whose_model_the_bundle_holds(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = ModelSpec("net", 8, 8, "rgb", 3, (0.0,) * 3, (1.0,) * 3, tuple("abcde"))
+
+    def bundle(*files: str) -> Bundle:
+        return Bundle(tmp_path, Manifest(spec, "int8", {}, files=dict.fromkeys(files)))  # type: ignore[arg-type]
+
+    everything = bundle("model.onnx", "model.int8.cpu.onnx", "model.int8.tensorrt.onnx")
+    cpu_only = bundle("model.onnx", "model.int8.cpu.onnx")
+    assert choose_backend("auto", everything).name == "tensorrt"
+    assert choose_backend("auto", cpu_only).name in ("openvino", "onnxruntime")
+    assert choose_backend("auto", cpu_only, "fp32").name == "tensorrt"
+    assert choose_backend("auto", bundle("model.onnx")).name == "onnxruntime"
