@@ -40,7 +40,7 @@ def choose_model(path: Path, choice: str, folder: Path) -> tuple[Path, Path | No
     plugin = None
     if choice != "none":
         plugin = require_plugin() if choice == "required" else find_plugin()
-    model = _load_if_needed(path) if plugin else None
+    model = _load(path) if plugin and mentions_operator(path) else None
     count = name_plugin(model) if model else 0
     if model and count:
         named = folder / "plugin" / path.name  # the name is what messages show
@@ -54,13 +54,15 @@ def choose_model(path: Path, choice: str, folder: Path) -> tuple[Path, Path | No
     return path, None, 0
 
 
-def _load_if_needed(path: Path) -> onnx.ModelProto | None:
-    """Return the model, or ``None`` where the operator's name does not occur: most files are large and do without."""
+def mentions_operator(path: Path) -> bool:
+    """Whether the operator's name occurs in the file: most files are large, do without, and need not be loaded."""
     if not path.stat().st_size:
-        return None
+        return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if content.find(NAME.encode()) < 0:
-            return None
+        return content.find(NAME.encode()) >= 0
+
+
+def _load(path: Path) -> onnx.ModelProto | None:
     try:
         return onnx.load(path)
     except DecodeError:

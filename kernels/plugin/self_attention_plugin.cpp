@@ -33,7 +33,7 @@ enum Output { kOut, kReceivedOut };
 // What TensorRT takes for success.
 constexpr int32_t kDone = 0, kRefused = 1;
 
-// Loads have one finder, and TensorRT asks for the logger in the thread that needs it.
+// TensorRT gives the finder when it loads the library; the logger is that of the calling thread, found at each report.
 class Log {
  public:
   void set_finder(ILoggerFinder* finder) noexcept { finder_ = finder; }
