@@ -14,12 +14,14 @@ from __future__ import annotations
 import importlib
 import shutil
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fer_edge.backends.base import Availability
 from fer_edge.errors import BackendError, UsageError
 from fer_edge.preprocess import gain_and_offset
 from fer_edge.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from fer_edge.backends.base import Availability
 
 _BUILD = "FER_EDGE_KERNELS=1 pip install . in the source folder"
 _INSTALL_COMPILER = "install the CUDA toolkit (nvcc), then " + _BUILD
@@ -27,6 +29,8 @@ _INSTALL_COMPILER = "install the CUDA toolkit (nvcc), then " + _BUILD
 
 def availability() -> Availability:
     """Say whether the kernels can run here; ``version`` names what they were compiled for."""
+    from fer_edge.backends.base import Availability  # its package imports this module
+
     try:
         module = _compiled()
     except BackendError as error:

@@ -6,21 +6,21 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from fer_edge.backends import BACKENDS
-from fer_edge.commands.base import make_table, print_result
+from fer_edge.backends import BACKENDS, Availability
+from fer_edge.commands.base import print_result
 from fer_edge.detection import DETECTORS, DetectorOptions, create_detector
-from fer_edge.doctor import Check, diagnose
+from fer_edge.doctor import MISSING, OK, WARN, Check, diagnose
 from fer_edge.errors import FerEdgeError
 from fer_edge.statistics import measurement_record
 
 name = "doctor"
 help = "say what this machine can run, and the command for what is missing"
 
-_STYLES = {"ok": "green", "warn": "yellow", "missing": "dim"}
+_STYLES = {OK: "green", WARN: "yellow", MISSING: "dim"}
+_READY = "ready"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,10 +32,6 @@ def execute(args: argparse.Namespace) -> int:
     checks = diagnose()
     backends = {name: backend.available() for name, backend in BACKENDS.items()}
     detectors = {name: _detector_state(name) for name in DETECTORS}
-    rows = [
-        (name, "yes" if state.ok else "no", escape(state.version or state.reason), escape(state.fix))
-        for name, state in backends.items()
-    ]
     advice = (make_advice_table(checks), "") if any(check.advice for check in checks) else ()
     print_result(
         args,
@@ -48,8 +44,11 @@ def execute(args: argparse.Namespace) -> int:
         make_check_table(checks),
         "",
         *advice,
-        make_table("Backends", ("name", "available", "version", "command that fixes it"), rows),
-        make_table("Detectors", ("name", "state"), [(n, escape(state)) for n, state in detectors.items()]),
+        "[bold]Backends",
+        make_check_table([_describe_backend(name, state) for name, state in backends.items()]),
+        "",
+        "[bold]Detectors",
+        make_check_table([_describe_detector(name, state) for name, state in detectors.items()]),
     )
     return 0
 
@@ -57,6 +56,8 @@ def execute(args: argparse.Namespace) -> int:
 def make_check_table(checks: Sequence[Check]) -> Table:
     """Return what was found, one line a check."""
     table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(no_wrap=True)
     for check in checks:
         table.add_row(Text(check.state, _STYLES[check.state]), check.name, Text(check.found))
     return table
@@ -64,7 +65,7 @@ def make_check_table(checks: Sequence[Check]) -> Table:
 
 def make_advice_table(checks: Sequence[Check]) -> Table:
     """Return what to do: words, then commands as they are typed."""
-    table = Table("What to do", box=None, title_justify="left", padding=0)
+    table = Table("What to do", box=None, padding=0)
     for check in checks:
         if check.advice:
             table.add_row(Text(f"{check.name}: {check.advice}"))
@@ -73,9 +74,19 @@ def make_advice_table(checks: Sequence[Check]) -> Table:
     return table
 
 
+def _describe_backend(name: str, state: Availability) -> Check:
+    if state.ok:
+        return Check(name, OK, state.version)
+    return Check(name, MISSING, f"{state.reason}: {state.fix}" if state.fix else state.reason)
+
+
+def _describe_detector(name: str, state: str) -> Check:
+    return Check(name, OK if state == _READY else MISSING, state)
+
+
 def _detector_state(detector: str) -> str:
     try:
         create_detector(detector, DetectorOptions()).close()
     except FerEdgeError as error:
         return str(error)
-    return "ready"
+    return _READY

@@ -125,7 +125,8 @@ class EngineCache:
                     return CachedEngine(path, built=False)
                 reason = damage or self._explain(key)
                 path = self._build(key, build)
-                self._evict(keep=digest)
+                with suppress(OSError):  # of other entries, which may be another user's: this engine is whole
+                    self._evict(keep=digest)
         except OSError as error:
             raise EngineError(
                 f"cannot keep engines in {self.folder} ({error.strerror or error}): "

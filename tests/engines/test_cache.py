@@ -482,3 +482,23 @@ def test_a_lock_that_was_deleted_meanwhile_is_none(tmp_path: Path) -> None:
     second.close()
     assert len(seen) > 2
     assert not build.calls
+
+
+def test_an_engine_is_not_lost_where_another_cannot_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = EngineCache(tmp_path, size_limit_bytes=0)
+    other = dataclasses.replace(ORIN, precision="fp16")
+    fill(cache, other)
+    age(cache, other, 10_000)
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        if other.digest() in self.name:
+            raise PermissionError(1, "Operation not permitted")
+        unlink(self, missing_ok)
+
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert fill(cache).built
+    assert cache.find(ORIN) is not None
+    assert (tmp_path / f"{other.digest()}.engine").exists()
