@@ -6,13 +6,13 @@ import dataclasses
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fer_edge._files import sha256_of, write_json
-from fer_edge.backends import Backend, SessionOptions, choose_backend
+from fer_edge.backends import BACKENDS, Backend, SessionOptions, choose_backend
 from fer_edge.bundle import (
     FP16_MODEL,
     FP32_MODEL,
@@ -20,11 +20,14 @@ from fer_edge.bundle import (
     RANGES,
     Bundle,
     Manifest,
+    int8_model,
     open_bundle,
     write_bundle,
 )
 from fer_edge.catalogue import CATALOGUE, SHIPPED, shipped_bundle
 from fer_edge.datasets import FaceDataset, load_dataset
+from fer_edge.engines.devices import parse_capability
+from fer_edge.engines.plugin import PLUGIN_CHOICES
 from fer_edge.errors import DataError, UsageError, lookup
 from fer_edge.evaluation import labelled_logits
 from fer_edge.explanation import require_attention
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from fer_edge.calibration.pipeline import Int8
     from fer_edge.calibration.ranges import Ranges
     from fer_edge.calibration.report import Comparison
+    from fer_edge.engines.builder import EngineReport
     from fer_edge.temperature import Temperature
 
 REPORT = "report.json"
@@ -95,6 +99,11 @@ class BuildOptions:
         Folder of the bundle; ``None`` is ``NAME-PRECISION.fer`` in the working directory.
     attention : bool
         Give the network's built-in attention as an output.
+    compute_capabilities : tuple of str
+        Devices, such as "8.6", that engines are compiled for ahead of time, with TensorRT-RTX and without a GPU;
+        they lie in the bundle.
+    plugin : {"auto", "required", "none"}
+        Whether engines compute self-attention by our plugin.
     canonical_shape, image_statistics : Path or None
         What EmotionalDAN needs beside its authors' checkpoint.
     """
@@ -118,6 +127,8 @@ class BuildOptions:
     eval_labels: str = "auto"
     output: Path | None = None
     attention: bool = False
+    compute_capabilities: tuple[str, ...] = ()
+    plugin: str = "auto"
     canonical_shape: Path | None = None
     image_statistics: Path | None = None
 
@@ -130,6 +141,7 @@ class BuildReport:
     calibration: str
     int8: Int8 | None
     report: Mapping[str, Any]
+    engines: tuple[EngineReport, ...] = ()
 
     @property
     def comparison(self) -> Comparison | None:
@@ -145,6 +157,7 @@ class BuildReport:
             "calibration": self.calibration,
             "comparison": None,
             **self.report,
+            "engines": [engine.to_dict() for engine in self.engines],
         }
 
 
@@ -167,7 +180,7 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
         If weights, data or backend are not what was asked for. Nothing is written then.
     """
     _check(options)
-    backend = choose_backend(options.backend)
+    backend = _compared_on(options)
     output = options.output or Path(f"{options.model}-{options.precision}.fer")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -187,6 +200,10 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
         metrics = dict(manifest.metrics)
         if options.precision == "fp16":
             metrics["fp16"] = _half(options, manifest, work, on_progress)
+        engines: tuple[EngineReport, ...] = ()
+        if options.compute_capabilities:
+            capabilities = [parse_capability(text) for text in options.compute_capabilities]
+            engines = _engines(options, capabilities, work, on_progress)
         if int8 is not None:
             metrics["comparison"] = int8.comparison.to_dict()
         if temperature is not None:
@@ -198,8 +215,43 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
             metrics=metrics,
             temperature=manifest.temperature if temperature is None else temperature.value,
         )
-        bundle = write_bundle(output, whole, {path.name: path for path in sorted(work.iterdir())})
-        return BuildReport(bundle, "none" if found is None else found.origin, int8, report)
+        files = {str(path.relative_to(work)): path for path in sorted(work.rglob("*")) if path.is_file()}
+        bundle = write_bundle(output, whole, files)
+        return BuildReport(bundle, "none" if found is None else found.origin, int8, report, engines)
+
+
+def _compared_on(options: BuildOptions) -> Backend:
+    """Return the backend that FP32 and INT8 are compared on: engines for other devices do not run here."""
+    from fer_edge.engines.ahead_of_time import FLAVOUR
+
+    if options.compute_capabilities:
+        if options.backend not in ("auto", FLAVOUR):
+            raise UsageError(
+                f"engines for other devices are compiled by {FLAVOUR}: give --backend {FLAVOUR} with --compute-capability, found {options.backend}"
+            )
+        return choose_backend()
+    if options.backend == FLAVOUR and not BACKENDS[FLAVOUR].available().ok:
+        raise UsageError(
+            f"{FLAVOUR} finds no GPU here: name the devices to compile for, such as --compute-capability 8.6"
+        )
+    return choose_backend(options.backend)
+
+
+def _engines(
+    options: BuildOptions, capabilities: Sequence[tuple[int, int]], work: Path, on_progress: Progress
+) -> tuple[EngineReport, ...]:
+    """Leave an engine for every device in ``work``."""
+    from fer_edge.engines.ahead_of_time import ENGINES, compile_ahead
+
+    names = {"fp32": FP32_MODEL, "fp16": FP16_MODEL, "int8": int8_model("tensorrt")}
+    return compile_ahead(
+        work / names[options.precision],
+        work / ENGINES,
+        options.precision,
+        capabilities,
+        options.plugin,
+        on_progress,
+    )
 
 
 def _check(options: BuildOptions) -> None:
@@ -210,6 +262,9 @@ def _check(options: BuildOptions) -> None:
     lookup(CATALOGUE, options.model, "model")
     lookup(GENERATORS, options.generator, "generator")
     lookup(dict.fromkeys(PRECISIONS), options.precision, "precision")
+    lookup(dict.fromkeys(PLUGIN_CHOICES), options.plugin, "choice for the plugin")
+    for text in options.compute_capabilities:
+        parse_capability(text)
     for name in ("calibration_images", "comparison_images", "sensitivity_images"):
         if getattr(options, name) < 1:
             raise UsageError(f"{name} must be at least 1, found {getattr(options, name)}")

@@ -32,7 +32,8 @@ def print_result(args: argparse.Namespace, value: dict[str, Any], *tables: Table
     if args.json:
         print(json.dumps(value, indent=2, default=str))
         return
-    console = Console(highlight=False)
+    # Names of files, layers and extras hold square brackets, which are no markup.
+    console = Console(highlight=False, markup=False)
     for table in tables:
         console.print(table)
 

@@ -12,6 +12,7 @@ from fer_edge.builder import REPORT_PAGE, BuildOptions, BuildReport, build
 from fer_edge.catalogue import CATALOGUE, DEFAULT_MODEL
 from fer_edge.commands.base import make_table, megabytes, percent, print_result, progress_bars
 from fer_edge.commands.export import add_author_inputs
+from fer_edge.engines.devices import dotted
 from fer_edge.generated import DEFAULT_GENERATOR, GENERATORS
 
 if TYPE_CHECKING:
@@ -93,6 +94,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attention", action="store_true", help="give the network's built-in attention as an output"
     )
+    parser.add_argument(
+        "--compute-capability",
+        dest="compute_capabilities",
+        nargs="+",
+        default=(),
+        metavar="X.Y",
+        help="devices to compile engines for with TensorRT-RTX, without a GPU, such as 8.6 8.9 12.0",
+    )
+    plugin = parser.add_mutually_exclusive_group()
+    plugin.add_argument(
+        "--plugin",
+        dest="plugin",
+        action="store_const",
+        const="required",
+        help="engines compute self-attention by our plugin, or the build fails",
+    )
+    plugin.add_argument(
+        "--no-plugin",
+        dest="plugin",
+        action="store_const",
+        const="none",
+        help="engines compute self-attention by standard operators",
+    )
+    parser.set_defaults(plugin="auto")
     parser.add_argument("--output", type=Path, metavar="DIR", help="the bundle's folder")
 
 
@@ -105,7 +130,8 @@ def execute(args: argparse.Namespace) -> int:
 
 def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]]:
     """Build; return the result and what to show of it."""
-    options = BuildOptions(**{field: getattr(args, field) for field in BuildOptions.__dataclass_fields__})
+    values = {field: getattr(args, field) for field in BuildOptions.__dataclass_fields__}
+    options = BuildOptions(**{**values, "compute_capabilities": tuple(args.compute_capabilities)})
     with progress_bars() as show:
         report = build(options, show)
     return report.to_dict(), _tables(report)
@@ -123,6 +149,20 @@ def _tables(report: BuildReport) -> list[Table | str]:
             f"FP16: same class on {percent(half['fidelity']['agreement'])} of {half['faces']} faces, signal to noise "
             f"{_decibels(half['fidelity']['snr_db'])}; computed in FP32: {', '.join(kept)}."
         )
+    if report.engines:
+        rows = [
+            (
+                dotted(engine.options.compute_capability or (0, 0)),
+                engine.options.precision,
+                megabytes(engine.size_bytes),
+                megabytes(engine.weights_memory_bytes or 0),
+                f"{engine.seconds:.1f} s",
+                "plugin" if engine.plugin_layers else "standard operators",
+            )
+            for engine in report.engines
+        ]
+        columns = ("device", "precision", "engine", "weights", "built in", "self-attention")
+        lines.append(make_table("Engines, not run here", columns, rows))
     fitted = report.bundle.manifest.metrics.get("temperature")
     if fitted is not None:
         lines.append(

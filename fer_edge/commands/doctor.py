@@ -44,10 +44,10 @@ def execute(args: argparse.Namespace) -> int:
         make_check_table(checks),
         "",
         *advice,
-        "[bold]Backends",
+        "Backends",
         make_check_table([_describe_backend(name, state) for name, state in backends.items()]),
         "",
-        "[bold]Detectors",
+        "Detectors",
         make_check_table([_describe_detector(name, state) for name, state in detectors.items()]),
     )
     return 0

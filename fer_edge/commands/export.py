@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-
 from fer_edge.catalogue import CATALOGUE, DEFAULT_MODEL
 from fer_edge.commands.base import make_table, print_result
 from fer_edge.datasets import load_dataset
@@ -114,4 +112,4 @@ def _rows(recognised: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[
         ("licence", provenance.get("licence", "not stated")),
         ("sha256", provenance.get("weights_sha256", "none")),
     ]
-    return [(name, escape(str(text))) for name, text in rows]
+    return [(name, str(text)) for name, text in rows]
