@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import queue
 import threading
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from fer_edge.engines.device import Device, Engine
-from fer_edge.engines.runner_options import DEFAULT_BUCKETS, RunnerOptions, RunnerReport, RunnerState
+from fer_edge.engines.runner_options import RunnerOptions, RunnerReport, RunnerState
 from fer_edge.engines.slot import (
     STAGES,
     Part,
@@ -24,17 +25,14 @@ from fer_edge.engines.slot import (
     Source,
     Streams,
     Target,
-    allocate,
     create_event,
     create_streams,
 )
+from fer_edge.engines.warm_up import POLL_S, RESET, hang, prepare, wait_until
 from fer_edge.errors import BackendError, FerEdgeError, UsageError
 
 #: Timings kept for percentiles; older ones are forgotten.
 HISTORY = 1000
-_SLOTS = 2
-# Between two looks at a batch under way. Waiting inside CUDA would spin, or miss the next batch and the watchdog.
-_POLL_S = 20e-6
 
 
 class Request:
@@ -116,6 +114,8 @@ class Owner:
         if self._failure is not None:
             self._thread.join()
             raise self._failure
+        # CUDA is gone before the objects of a process that ends are, and TensorRT's crash without it.
+        atexit.register(self.stop)
 
     def run(self, request: Request) -> None:
         """Wait until a request is done, and raise what went wrong."""
@@ -126,7 +126,7 @@ class Owner:
         while not request.wait(limit_s):
             if time.monotonic() - self._alive_s > limit_s:
                 self._fail(
-                    BackendError(f"a call of CUDA or TensorRT did not return within {limit_s:g} s: {_RESET}")
+                    BackendError(f"a call of CUDA or TensorRT did not return within {limit_s:g} s: {RESET}")
                 )
                 break
         if request.error is not None:
@@ -136,6 +136,7 @@ class Owner:
 
     def stop(self) -> None:
         """Finish what is queued, free everything and end."""
+        atexit.unregister(self.stop)
         with self._lock:
             if self.state is RunnerState.READY:
                 self.state = RunnerState.CLOSED
@@ -189,51 +190,9 @@ class Owner:
         resources.callback(device.close)
         self.streams = create_streams(device, resources)
         self._last = [create_event(device, resources) for _ in STAGES]
-        self.engine = device.load_engine(self._path)
-        resources.callback(self.engine.close)
-        self._buckets = _choose_buckets(self._options.buckets, self.engine)
-        scratch = allocate(device, self.engine.scratch_bytes, resources)
-        for _ in range(_SLOTS):
-            self._free.append(Slot(device, self.engine, self._buckets, self.streams, scratch, resources))
-        reason = self._warm_up(resources)
-        self.report = RunnerReport(
-            buckets=self._buckets,
-            graphs=not reason,
-            no_graphs_because=reason,
-            device_bytes=sum(slot.device_bytes for slot in self._free) + self.engine.scratch_bytes,
-            pinned_bytes=sum(slot.pinned_bytes for slot in self._free),
-        )
-
-    def _warm_up(self, resources: ExitStack) -> str:
-        """Run every bucket of every slot, capture it and run it again; return why there are no graphs."""
-        ready = [(slot, bucket) for slot in self._free for bucket in self._buckets]
-        for slot in self._free:
-            slot.clear()
-        for slot, bucket in ready:
-            self._run_once(slot, bucket)  # TensorRT does at the first run what cannot be captured
-        if self._options.cuda_graphs == "off":
-            return "cuda_graphs is off"
-        try:
-            for slot, bucket in ready:
-                slot.capture(bucket, resources)
-        except BackendError as error:
-            if self._options.cuda_graphs == "required":
-                raise BackendError(
-                    f"the engine cannot be captured as a CUDA graph: {error}; cuda_graphs='preferred' runs it without"
-                ) from error
-            for slot in self._free:
-                slot.forget_graphs()
-            return str(error)
-        for slot, bucket in ready:
-            self._run_once(slot, bucket)
-        return ""
-
-    def _run_once(self, slot: Slot, bucket: int) -> None:
-        tensor = self.engine.input
-        zeros = np.zeros((bucket, *tensor.row_shape), tensor.dtype)
-        slot.start(Part(zeros, {}, 0, bucket), bucket, to_host=True)
-        if not self._wait_until(slot.is_done):
-            raise self._hang(bucket, bucket)
+        self.engine, slots, self.report = prepare(device, self.streams, self._path, self._options, resources)
+        self._free.extend(slots)
+        self._buckets = self.report.buckets
 
     def _serve(self) -> None:
         request: Request | None = None  # partly given to the device
@@ -248,9 +207,9 @@ class Owner:
                 if self._complete_oldest():
                     continue
                 if request is None and self._free and not stopping:
-                    request, stopping = self._take(_POLL_S)
+                    request, stopping = self._take(POLL_S)
                 else:
-                    time.sleep(_POLL_S)
+                    time.sleep(POLL_S)
             elif stopping:
                 return
 
@@ -292,7 +251,7 @@ class Owner:
         oldest = self._under_way[0]
         if not oldest.slot.is_done():
             if time.monotonic() > oldest.deadline_s:
-                raise self._hang(oldest.part.rows, oldest.bucket)
+                raise hang(oldest.part.rows, oldest.bucket, self._options.watchdog_s)
             return False
         request, part, slot = oldest.request, oldest.part, oldest.slot
         slot.measure(self.timings_ms[self.parts % HISTORY])
@@ -339,34 +298,7 @@ class Owner:
         streams = (self.streams.copy_in, self.streams.compute, self.streams.copy_out)
         for event, stream in zip(self._last, streams, strict=True):
             self._device.record(event, stream)
-        return self._wait_until(lambda: all(map(self._device.is_done, self._last)))
-
-    def _wait_until(self, done: Callable[[], bool]) -> bool:
-        """Return whether ``done`` became true within the time of the watchdog."""
-        limit_s = time.monotonic() + self._options.watchdog_s
-        while not done():
-            if time.monotonic() > limit_s:
-                return False
-            time.sleep(_POLL_S)
-        return True
-
-    def _hang(self, rows: int, bucket: int) -> BackendError:
-        return BackendError(
-            f"a batch of {rows} (run as {bucket}) did not finish within {self._options.watchdog_s:g} s: {_RESET}"
-        )
-
-
-_RESET = "the GPU hangs; end this process, and see dmesg and nvidia-smi for its state"
-
-
-def _choose_buckets(wanted: tuple[int, ...] | None, engine: Engine) -> tuple[int, ...]:
-    sizes = {*DEFAULT_BUCKETS, engine.max_batch} if wanted is None else wanted
-    chosen = tuple(sorted(size for size in sizes if engine.min_batch <= size <= engine.max_batch))
-    if not chosen or (wanted is not None and chosen != wanted):
-        raise UsageError(
-            f"the engine takes batches of {engine.min_batch} to {engine.max_batch}, and buckets {wanted} were asked for: give others, or build for them"
-        )
-    return chosen
+        return wait_until(lambda: all(map(self._device.is_done, self._last)), self._options.watchdog_s)
 
 
 def _not_finite(name: str, values: np.ndarray, first: int) -> BackendError:

@@ -53,6 +53,7 @@ class TensorRtEngine:
     def __init__(self, trt: Any, path: Path) -> None:
         self._trt = trt
         self._messages: list[str] = []
+        self._compiled: Any = None  # TensorRT-RTX's cache of kernels; contexts need it as long as they live
         self._runtime = trt.Runtime(_make_log(trt, self._messages))
         try:
             content = path.read_bytes()
@@ -125,8 +126,11 @@ class TensorRtEngine:
         managed = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if not hasattr(self._trt, "DynamicShapesKernelSpecializationStrategy"):
             return self._engine.create_execution_context(managed)
-        # TensorRT-RTX compiles kernels for the shape while others run already; a graph would keep those others.
         config = self._engine.create_runtime_config()
+        if self._compiled is None:
+            self._compiled = config.create_runtime_cache()
+        config.set_runtime_cache(self._compiled)  # contexts share their kernels, which are compiled here
+        # The kernels for the shape may come later than the first runs; a graph would keep those that stood in.
         config.set_execution_context_allocation_strategy(managed)
         eager = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
         config.dynamic_shapes_kernel_specialization_strategy = eager
@@ -134,8 +138,7 @@ class TensorRtEngine:
 
     def close(self) -> None:
         """See :class:`fer_edge.engines.device.Engine`."""
-        self._engine = None
-        self._runtime = None
+        self._engine = self._compiled = self._runtime = None
 
 
 def _make_log(trt: Any, messages: list[str]) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -250,3 +252,18 @@ def test_a_hundred_runners_leave_no_thread_and_no_memory() -> None:
         assert_clean(device)
     gc.collect()
     assert threading.active_count() == before
+
+
+def test_a_process_that_forgets_to_close_frees_everything_at_its_end() -> None:
+    code = (
+        "import atexit, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from test_runner import *\n"
+        "device = FakeDevice(network(), lambda: 0.001)\n"
+        "atexit.register(lambda: print('left:', device.left(), device.closed, device.hazards))\n"
+        "runner = EngineRunner(lambda: device, ENGINE)\n"
+        "runner.run(draw(5))\n"
+    )
+    command = [sys.executable, "-c", code, str(Path(__file__).parent)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "left: {} True []\n"
