@@ -24,7 +24,7 @@ class DetectorOptions:
     model : Path or None
         Weights file, for detectors that need one from the user.
     backend : str
-        Backend for detectors that run networks of ours.
+        What runs the networks of mtcnn and yunet, a key of :data:`fer_edge.backends.BACKENDS` or ``auto``.
     threads : int or None
         CPU threads; ``None`` leaves the choice to the backend. The networks are so small that more than
         one rarely helps, and hurts where other work shares the cores.

@@ -9,13 +9,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from matching import iou
 
 from fer_edge.backends import BACKENDS
 from fer_edge.datasets import load_dataset
 from fer_edge.detection import DETECTORS, DetectorOptions, create_detector, to_detections
-from fer_edge.detection.mtcnn import MtcnnDetector, suppress
+from fer_edge.detection.mtcnn import MtcnnDetector
+from fer_edge.detection.pyramid import halve
+from fer_edge.detection.suppression import suppress
 from fer_edge.errors import BackendError, DataError, DetectorError, UsageError
-from fer_edge.results import Box
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -41,13 +43,6 @@ def detector(request):
 @pytest.fixture(scope="module")
 def mtcnn(cache):
     return create_detector("mtcnn", DetectorOptions(threads=1))
-
-
-def iou(a: Box, b: Box) -> float:
-    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
-    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    area = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    return width * height / (area - width * height)
 
 
 def assert_inside(detections, frame):
@@ -161,12 +156,11 @@ def test_mtcnn_finds_a_face_in_a_huge_frame(mtcnn, astronaut):
 
 
 def test_strips_give_what_the_whole_level_gives(mtcnn, astronaut, monkeypatch):
-    scale = np.ones(2)
-    boxes, scores = mtcnn._propose_at(astronaut, scale)
-    monkeypatch.setattr("fer_edge.detection.mtcnn._STRIP_AREA_PX", 100 * 520)
-    strip_boxes, strip_scores = mtcnn._propose_at(astronaut, scale)
+    halvings = halve(astronaut)
+    boxes = mtcnn._propose(halvings)
+    monkeypatch.setattr("fer_edge.detection.pyramid._STRIP_AREA_PX", 20 * 160)
+    strip_boxes = mtcnn._propose(halvings)
     assert len(boxes) > 10
-    np.testing.assert_allclose(strip_scores, scores, atol=1e-5)
     np.testing.assert_allclose(strip_boxes, boxes, atol=1e-2)
 
 
@@ -240,29 +234,6 @@ def test_options_out_of_range_are_refused(options):
 def test_unknown_backend_is_refused():
     with pytest.raises(UsageError, match="unknown backend 'onnx'"):
         create_detector("mtcnn", DetectorOptions(backend="onnx"))
-
-
-def test_yunet_without_a_file_names_the_flag():
-    with pytest.raises(DetectorError, match="--detector-model FILE"):
-        create_detector("yunet")
-
-
-@pytest.mark.parametrize("content", [b"", b"garbage" * 100, None])
-def test_yunet_refuses_what_is_no_network(tmp_path, content):
-    path = tmp_path / "yunet.onnx"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(DetectorError, match=r"yunet\.onnx .*give a YuNet file"):
-        create_detector("yunet", DetectorOptions(model=path))
-
-
-def test_yunet_refuses_networks_that_opencv_cannot_run_as_yunet(shared, mtcnn):
-    from fer_edge.detection.mtcnn_weights import mtcnn_models
-
-    dynamic = shared / "models" / "yunet" / "yunet_n_dynamic.onnx"
-    for path in (dynamic, *mtcnn_models().values()):
-        with pytest.raises(DetectorError, match="as YuNet"):
-            create_detector("yunet", DetectorOptions(model=path))
 
 
 def test_haar_without_cascades_names_the_fix(monkeypatch):

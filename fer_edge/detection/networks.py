@@ -1,0 +1,67 @@
+"""How a detector opens its networks: as they are where sizes are free, else a copy for one size.
+
+TensorRT compiles an engine for one size of the input; only the batch is free. Elsewhere a network that slides
+over an image takes each size as it comes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fer_edge.backends import Backend, Session, SessionOptions
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def takes_any_size(backend: Backend) -> bool:
+    """Return whether a session of ``backend`` takes images of any size, or only those of its graph."""
+    return backend.dialect != "tensorrt"
+
+
+def open_network(model: onnx.ModelProto, backend: Backend, settings: SessionOptions) -> Session:
+    """Open a model that lies in memory.
+
+    Raises
+    ------
+    BackendError
+        If the backend refuses it.
+    """
+    with tempfile.TemporaryDirectory() as folder:  # a backend that caches does so by content, not by name
+        path = Path(folder) / "detector.onnx"
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        return backend.open(path, settings)
+
+
+def with_size(model: onnx.ModelProto, height: int | str, width: int | str) -> onnx.ModelProto:
+    """Return a copy whose input is ``[batch, 3, height, width]``; the shapes of all else follow.
+
+    A size is a number of pixels, or the name of one that is free.
+
+    Raises
+    ------
+    onnx.shape_inference.InferenceError
+        If the network cannot take that size.
+    """
+    import onnx
+
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    _set_shape(result.graph.input[0], ["batch", 3, height, width])
+    del result.graph.value_info[:]
+    for output in result.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    return onnx.shape_inference.infer_shapes(result, strict_mode=True, data_prop=True)
+
+
+def _set_shape(value: onnx.ValueInfoProto, shape: Sequence[int | str]) -> None:
+    value.type.tensor_type.ClearField("shape")
+    for size in shape:
+        dimension = value.type.tensor_type.shape.dim.add()
+        if isinstance(size, str):
+            dimension.dim_param = size
+        else:
+            dimension.dim_value = size

@@ -1,0 +1,236 @@
+"""The graphs that detectors give to TensorRT: the same faces as on the CPU, and engines built without a GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from matching import compare
+
+from fer_edge.backends import BACKENDS, Availability, Session, SessionOptions
+from fer_edge.calibration.half import to_half
+from fer_edge.datasets import load_dataset
+from fer_edge.detection import Detector, DetectorOptions, create_detector
+from fer_edge.engines.builder import EngineOptions, build_engine
+from fer_edge.errors import BackendError, DetectorError
+
+needs_rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None,
+    reason="needs TensorRT-RTX: pip install 'fer-edge[rtx]'",
+)
+SIZES = {"pnet": (64, 64), "rnet": (24, 24), "onet": (48, 48), "yunet": (64, 96)}
+MIN_FACE_PX = 28  # the smallest photographs are 32 pixels wide
+
+
+class OneSizeSession:
+    """Takes what an engine takes."""
+
+    def __init__(self, session: Session, size: tuple[int, int]) -> None:
+        self.session, self.size, self.batches, self.closed = session, size, [], False
+
+    def run(self, batch: np.ndarray) -> Mapping[str, np.ndarray]:
+        if self.closed:
+            raise BackendError("this session is closed: open another")
+        assert batch.shape[1:] == (3, *self.size)
+        self.batches.append(len(batch))
+        return self.session.run(batch)
+
+    def close(self) -> None:
+        self.closed = True
+        self.session.close()
+
+
+class OneSizeBackend:
+    """Like TensorRT, refuses a size that is free; runs the same graph in ONNX Runtime, in FP16 where asked."""
+
+    name, dialect = "one-size", "tensorrt"
+
+    def __init__(self, half: bool = False) -> None:
+        self.half = half
+        self.graphs: list[onnx.ModelProto] = []
+        self.sessions: list[OneSizeSession] = []
+
+    def available(self) -> Availability:
+        return Availability(True)
+
+    def open(self, model: Path, options: SessionOptions) -> OneSizeSession:
+        graph = onnx.load(model)
+        batch, channels, *size = graph.graph.input[0].type.tensor_type.shape.dim
+        if batch.dim_value or channels.dim_value != 3 or not all(side.dim_value for side in size):
+            raise BackendError(f"expected [free, 3, H, W], found {graph.graph.input[0]}")
+        self.graphs.append(graph)
+        if self.half:
+            model = model.with_name("half.onnx")
+            onnx.save(to_half(graph, ()), model)
+        session = BACKENDS["onnxruntime"].open(model, options)
+        self.sessions.append(OneSizeSession(session, (size[0].dim_value, size[1].dim_value)))
+        return self.sessions[-1]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FER_EDGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def backend(monkeypatch) -> OneSizeBackend:
+    backend = OneSizeBackend()
+    monkeypatch.setitem(BACKENDS, backend.name, backend)
+    return backend
+
+
+@pytest.fixture(scope="module")
+def photographs(shared) -> list[np.ndarray]:
+    return list(load_dataset(shared / "data" / "faces_in_context"))
+
+
+@pytest.fixture
+def create(shared):
+    """Make a detector by name and backend."""
+
+    def make(name: str, backend: str) -> Detector:
+        model = shared / "models" / "yunet" / "yunet_n_640_640.onnx" if name == "yunet" else None
+        return create_detector(name, DetectorOptions(MIN_FACE_PX, model=model, backend=backend, threads=1))
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["mtcnn", "yunet"])
+def test_faces_are_those_of_the_cpu_path(name, backend, create, photographs):
+    usual, fixed = create(name, "onnxruntime"), create(name, backend.name)
+    worst = compare((fixed.detect(frame), usual.detect(frame)) for frame in photographs)
+    assert worst.pairs > 200
+    assert worst.iou > 0.999
+    assert worst.landmarks_px < 0.05
+    assert worst.score < 1e-4
+
+
+@pytest.mark.parametrize("name", ["mtcnn", "yunet"])
+def test_half_precision_finds_the_same_faces(name, backend, create, photographs):
+    backend.half = True
+    usual, fixed = create(name, "onnxruntime"), create(name, backend.name)
+    worst = compare((fixed.detect(frame), usual.detect(frame)) for frame in photographs)
+    # Of two windows that fit a face nearly as well, rounding may decide which one suppresses the other.
+    assert worst.share > 0.99
+    assert worst.iou > 0.9
+
+
+def test_large_pictures_take_many_tiles_and_few_runs(backend, create, astronaut):
+    frame = np.full((900, 1100, 3), 90, np.uint8)
+    for i, side in enumerate((60, 120, 240)):
+        frame[20 : 20 + side, 30 + 350 * i : 30 + 350 * i + side] = cv2.resize(
+            astronaut[20:220, 120:320], (side, side), interpolation=cv2.INTER_AREA
+        )
+    fixed = create("mtcnn", backend.name)
+    found = fixed.detect(frame)
+    assert len(found) == 3
+    worst = compare([(found, create("mtcnn", "onnxruntime").detect(frame))])
+    assert worst.iou > 0.999
+    tiles = backend.sessions[0].batches
+    assert len(tiles) == 2
+    assert 128 < sum(tiles) < 256
+    fixed.detect(np.zeros((9, 9, 3), np.uint8))
+    assert len(backend.sessions) == 3
+
+
+def test_few_sizes_of_yunet_are_kept(backend, create):
+    detector = create("yunet", backend.name)
+    assert backend.sessions == []
+
+    def sizes_open() -> list[tuple[int, int]]:
+        return [session.size for session in backend.sessions if not session.closed]
+
+    for side in (64, 140, 190, 230, 64, 320):
+        detector.detect(np.zeros((side, 90, 3), np.uint8))
+    # 140 went when 320 came: 64 had been asked for again.
+    assert sorted(sizes_open()) == [(64, 64), (160, 64), (192, 64), (256, 64)]
+    assert len(backend.sessions) == 5
+    detector.close()
+    assert sizes_open() == []
+    with pytest.raises(DetectorError, match="closed"):
+        detector.detect(np.zeros((64, 64, 3), np.uint8))
+
+
+def test_networks_are_closed_where_another_cannot_be_opened(backend, create, monkeypatch):
+    opened = backend.open
+
+    def refuse_the_second(model, options):
+        if backend.sessions:
+            raise BackendError("no room for another")
+        return opened(model, options)
+
+    monkeypatch.setattr(backend, "open", refuse_the_second)
+    with pytest.raises(BackendError, match="no room"):
+        create("mtcnn", backend.name)
+    assert [session.closed for session in backend.sessions] == [True]
+
+
+@pytest.fixture
+def graphs(backend, create) -> dict[str, onnx.ModelProto]:
+    """What the detectors open on such a backend."""
+    create("mtcnn", backend.name)
+    create("yunet", backend.name).detect(np.zeros((80, 110, 3), np.uint8))
+    return dict(zip(SIZES, backend.graphs, strict=True))
+
+
+@needs_rtx
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_engines_are_built(precision, graphs, tmp_path):
+    for name, graph in graphs.items():
+        path = tmp_path / f"{name}.onnx"
+        onnx.save(graph if precision == "fp32" else to_half(graph, ()), path)
+        options = EngineOptions("tensorrt-rtx", precision, compute_capability=(8, 6))
+        report = build_engine(path, tmp_path / f"{name}.engine", options)
+        weights = sum(int(np.prod(tensor.dims)) for tensor in graph.graph.initializer)
+        expected = weights * (4 if precision == "fp32" else 2)
+        assert report.weights_memory_bytes == pytest.approx(expected, rel=0.25), name
+
+
+@needs_rtx
+def test_tensorrt_sees_one_free_size(graphs, tmp_path):
+    """The runner takes engines whose tensors have a free batch and all else fixed."""
+    program = """
+        import json, sys
+        import tensorrt_rtx as trt
+        class Log(trt.ILogger):
+            def __init__(self): trt.ILogger.__init__(self)
+            def log(self, severity, msg): pass
+        log = Log()
+        network = trt.Builder(log).create_network(0)
+        assert trt.OnnxParser(network, log).parse_from_file(sys.argv[1])
+        tensors = [network.get_input(0), *(network.get_output(i) for i in range(network.num_outputs))]
+        print(json.dumps({t.name: [*t.shape] for t in tensors}))
+    """
+    for name, graph in graphs.items():
+        path = tmp_path / f"{name}.onnx"
+        onnx.save(graph, path)
+        command = [sys.executable, "-c", textwrap.dedent(program), str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        shapes = json.loads(done.stdout.splitlines()[-1])
+        assert shapes.pop("input") == [-1, 3, *SIZES[name]]
+        assert len(shapes) == (12 if name == "yunet" else len(graph.graph.output))
+        assert all(batch == -1 and min(rest) > 0 for batch, *rest in shapes.values()), shapes
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["mtcnn", "yunet"])
+@pytest.mark.parametrize("engine", ["tensorrt", "tensorrt-rtx"])
+def test_faces_on_a_gpu_are_those_of_the_cpu_path(name, engine, create, photographs):
+    state = BACKENDS[engine].available()
+    if not state.ok:
+        pytest.skip(state.reason)
+    usual, device = create(name, "onnxruntime"), create(name, engine)
+    worst = compare((device.detect(frame), usual.detect(frame)) for frame in photographs)
+    assert worst.share > 0.99
+    assert worst.iou > 0.9
