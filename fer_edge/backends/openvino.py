@@ -27,7 +27,11 @@ class OpenVinoSession:
         if options.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = options.threads
         try:
-            compiled = _compile(openvino.Core(), model, settings)
+            core = openvino.Core()
+            network = _read(core, model)
+            # Of the compiled network an output may answer to names of inner values as well.
+            self._outputs = [output.any_name for output in network.outputs]
+            compiled = core.compile_model(network, "CPU", settings)
             if len(compiled.inputs) != 1:  # the others would be run as they lie in memory
                 raise BackendError(
                     f"openvino cannot load {model}: it has {len(compiled.inputs)} inputs, not one"
@@ -35,7 +39,6 @@ class OpenVinoSession:
             self._request = compiled.create_infer_request()
         except RuntimeError as error:
             raise BackendError(f"openvino cannot load {model}: {_last_line(error)}") from error
-        self._outputs = [output.any_name for output in compiled.outputs]
 
     def run(self, batch: np.ndarray) -> Mapping[str, np.ndarray]:
         """See :class:`fer_edge.backends.base.Session`."""
@@ -89,9 +92,9 @@ def _import_openvino() -> Any:
     return openvino
 
 
-def _compile(core: Any, model: Path, settings: Mapping[str, Any]) -> Any:
+def _read(core: Any, model: Path) -> Any:
     try:
-        return core.compile_model(str(model), "CPU", settings)
+        return core.read_model(str(model))
     except RuntimeError as error:
         if "No conversion rule" not in str(error):
             raise
@@ -100,7 +103,7 @@ def _compile(core: Any, model: Path, settings: Mapping[str, Any]) -> Any:
     import onnx.inliner
 
     inlined = onnx.inliner.inline_local_functions(onnx.load(model))
-    return core.compile_model(core.read_model(inlined.SerializeToString()), "CPU", settings)
+    return core.read_model(inlined.SerializeToString())
 
 
 def _last_line(error: Exception) -> str:
