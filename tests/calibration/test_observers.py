@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_graphs import observe
 
-from fer_edge.calibration.observers import BINS
+from fer_edge.calibration.observers import BINS, Observer
 from fer_edge.errors import CalibrationError
 
 
@@ -40,3 +40,21 @@ def test_zeros_first_then_values() -> None:
 def test_values_that_are_not_finite_are_refused(bad: float) -> None:
     with pytest.raises(CalibrationError, match="tensor has values that are not finite"):
         observe(np.array([1.0, bad], np.float32))
+
+
+def test_memory_does_not_grow_with_the_number_of_images() -> None:
+    """What an observer holds after 2 and after 200 batches, whatever their range."""
+    rng = np.random.default_rng(2)
+
+    def held(batches: int) -> int:
+        observer = Observer("tensor")
+        for i in range(batches):
+            observer.update((rng.normal(size=(2, 3, 40)) * (1 + i)).astype(np.float32))
+        assert observer.counts.sum() == batches * 240
+        arrays = [value for value in vars(observer).values() if isinstance(value, np.ndarray)]
+        others = [value for value in vars(observer).values() if not isinstance(value, np.ndarray)]
+        assert all(isinstance(value, (str, float)) for value in others)
+        assert all(array.base is None for array in arrays)  # no view into something larger
+        return sum(array.nbytes for array in arrays)
+
+    assert held(2) == held(200) == BINS * 8
