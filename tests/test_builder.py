@@ -14,15 +14,17 @@ import pytest
 
 from fer_edge._files import sha256_of
 from fer_edge.backends import BACKENDS, available_backends, load_session
-from fer_edge.builder import BuildOptions, build
+from fer_edge.builder import BuildOptions, build, generated_faces
 from fer_edge.bundle import open_bundle
 from fer_edge.catalogue import CATALOGUE, SHIPPED, find_bundle, shipped_bundle, shipped_figures
 from fer_edge.datasets import load_dataset
-from fer_edge.errors import DataError, UsageError, WeightsError
+from fer_edge.errors import DataError, GateError, UsageError, WeightsError
 from fer_edge.evaluation import evaluate, session_logits
 from fer_edge.export.networks import NETWORKS
+from fer_edge.generated import GENERATORS
 from fer_edge.labels import FER2013
 from fer_edge.metrics import expected_calibration_error, softmax
+from fer_edge.preprocess import prepare_batch
 from fer_edge.synthetic_faces import generate_faces
 from fer_edge.temperature import fit_temperature
 
@@ -199,6 +201,40 @@ def test_calibration_and_evaluation_on_a_class_folder(tmp_path: Path) -> None:
     assert len(ranges["data"]["fingerprint"]) == 64
 
 
+def test_a_bound_that_int8_misses_is_met_by_mixed_precision(int8_bundle: Path, tmp_path: Path) -> None:
+    whole = json.loads((int8_bundle / "report.json").read_text())["comparison"]["logit_cosine"]
+    bound = 1 - 0.75 * (1 - whole)
+    options = BuildOptions(
+        backend="onnxruntime", min_cosine=bound, sensitivity_images=8, output=tmp_path / "mixed.fer"
+    )
+    report = build(options).report
+    bundle = open_bundle(tmp_path / "mixed.fer")  # every file as the manifest says
+    left = report["mixed_precision"]["float_layers"]
+    assert left
+    assert json.loads((bundle.path / "report.json").read_text())["mixed_precision"]["float_layers"] == left
+    assert json.loads((bundle.path / "ranges.json").read_text())["placement"]["float_layers"] == sorted(left)
+    assert report["comparison"]["logit_cosine"] >= bound
+    original = {node.name: node for node in onnx.load(bundle.path / "model.onnx").graph.node}
+    for dialect in ("cpu", "tensorrt"):
+        model = onnx.load(bundle.path / f"model.int8.{dialect}.onnx")
+        stored = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8}
+        assert stored
+        assert not {f"{layer}.weight.q" for layer in left} & stored
+        floats = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+        assert {original[n].input[1] for n in left if original[n].op_type == "Conv"} <= floats
+    assert left[0] in (bundle.path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_every_generator_gives_faces_to_calibrate_on(name: str) -> None:
+    faces, spec = generated_faces(3, name), open_bundle(shipped_bundle()).spec
+    assert (len(faces), faces.name) == (3, f"generated images ({name})")
+    batch = prepare_batch(list(faces), spec)
+    assert batch.shape == (3, *spec.input_shape)
+    assert batch.std() > 0.05
+    assert np.array_equal(batch, prepare_batch(list(generated_faces(3, name)), spec))
+
+
 def test_random_weights_calibrate_on_generated_images(tmp_path: Path) -> None:
     report = build(
         BuildOptions(weights="random", backend="onnxruntime", calibration_images=8, output=tmp_path / "r.fer")
@@ -221,6 +257,30 @@ def test_random_weights_calibrate_on_generated_images(tmp_path: Path) -> None:
         ({"comparison_images": 0}, UsageError, "comparison_images must be at least 1, found 0"),
         ({"backend": "tensorflow"}, UsageError, "unknown backend 'tensorflow'"),
         ({"method": "minmx", "weights": "random"}, UsageError, "unknown calibration method 'minmx'"),
+        (
+            {"method": "minmax"},
+            UsageError,
+            "ranges ship with conv-attention, and --method minmax cannot change them",
+        ),
+        (
+            {"generator": "nois"},
+            UsageError,
+            "unknown generator 'nois'.*leaves, mixed, noise.*did you mean 'noise'",
+        ),
+        ({"max_drop": -1.0}, UsageError, "max_drop_pp must be from 0 to 100 points, found -1.0"),
+        ({"min_cosine": 1.0, "weights": "random"}, UsageError, "min_cosine must be from -1 to below 1"),
+        (
+            {"max_drop": 1.0, "precision": "fp32"},
+            UsageError,
+            "are for INT8, the precision is fp32: leave them out",
+        ),
+        ({"sensitivity": True, "precision": "fp32"}, UsageError, "are for INT8, the precision is fp32"),
+        ({"sensitivity_images": 0}, UsageError, "sensitivity_images must be at least 1, found 0"),
+        (
+            {"min_cosine": 1 - 1e-12, "comparison_images": 4, "sensitivity_images": 1},
+            GateError,
+            "INT8 cannot meet a logit cosine of at least 0.9.*tried 0 layers in floating point",
+        ),
         ({"calibration_data": Path("nowhere")}, DataError, "nowhere does not exist"),
         ({"eval_data": Path("nowhere")}, DataError, "nowhere does not exist"),
     ],
