@@ -19,6 +19,7 @@ from fer_edge.calibration.bias_correction import measure_bias_shifts
 from fer_edge.calibration.equalisation import channel_maxima, equalise, find_pairs
 from fer_edge.calibration.fidelity import Fidelity
 from fer_edge.calibration.graph import Graph
+from fer_edge.calibration.memory import return_free_memory
 from fer_edge.calibration.placement import Placement
 from fer_edge.calibration.ranges import Observations, Ranges, observe
 
@@ -108,6 +109,7 @@ def _equalised(
     maxima = channel_maxima(model, tensors, batches())
     proto = onnx.load(model)
     equalise(proto, placement, maxima)
+    return_free_memory()  # saving takes two more copies
     return proto
 
 
