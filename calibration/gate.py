@@ -30,16 +30,31 @@ class Bounds:
         which the loss of accuracy cannot exceed.
     min_cosine : float or None
         Mean cosine of the centred logits.
+    min_agreement : float or None
+        Share of faces that keep their class.
     """
 
     max_drop_pp: float | None = None
     min_cosine: float | None = None
+    min_agreement: float | None = None
 
     def __post_init__(self) -> None:
         if self.max_drop_pp is not None and not 0 <= self.max_drop_pp <= 100:
             raise UsageError(f"max_drop_pp must be from 0 to 100 points, found {self.max_drop_pp}")
         if self.min_cosine is not None and not -1 <= self.min_cosine < 1:
             raise UsageError(f"min_cosine must be from -1 to below 1, found {self.min_cosine}")
+        if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
+            raise UsageError(f"min_agreement must be a share from 0 to 1, found {self.min_agreement}")
+
+
+@dataclass(frozen=True)
+class BoundResult:
+    """One bound, in words and with its unit, and what was measured."""
+
+    name: str
+    bound: float
+    measured: float
+    passed: bool
 
 
 @dataclass(frozen=True)
@@ -50,14 +65,23 @@ class Outcome:
     labelled: bool
     fidelity: Fidelity
 
-    def misses(self, bounds: Bounds) -> float:
-        """Return by how much the worst bound is missed, as a share of what it allows; 0 where all are met."""
-        worst = 0.0
-        if bounds.max_drop_pp is not None:
-            worst = max(worst, (self.drop_pp - bounds.max_drop_pp) / max(bounds.max_drop_pp, 0.1))
-        if bounds.min_cosine is not None:
-            worst = max(worst, (bounds.min_cosine - self.fidelity.logit_cosine) / (1 - bounds.min_cosine))
-        return worst
+    def against(self, bounds: Bounds) -> tuple[BoundResult, ...]:
+        """Return how each bound that is set was met."""
+        drop = "drop of accuracy, percentage points" if self.labelled else "faces whose class changes, %"
+        found, fidelity = [], self.fidelity
+        if (most := bounds.max_drop_pp) is not None:
+            found.append(BoundResult(f"{drop}, at most", most, self.drop_pp, self.drop_pp <= most))
+        for name, least, measured in (
+            ("cosine of the centred logits, at least", bounds.min_cosine, fidelity.logit_cosine),
+            ("share of faces that keep their class, at least", bounds.min_agreement, fidelity.agreement),
+        ):
+            if least is not None:
+                found.append(BoundResult(name, least, measured, measured >= least))
+        return tuple(found)
+
+    def meets(self, bounds: Bounds) -> bool:
+        """Whether every bound that is set is met."""
+        return all(result.passed for result in self.against(bounds))
 
 
 def lost_pp(before: float, after: float) -> float:
@@ -82,6 +106,7 @@ class Step:
     float_layers: tuple[str, ...]
     drop_pp: float
     logit_cosine: float
+    agreement: float
     passed: bool
 
 
@@ -135,7 +160,8 @@ def mix_precision(
                 tuple(name for name in order if name in layers),
                 outcome.drop_pp,
                 outcome.fidelity.logit_cosine,
-                outcome.misses(bounds) == 0,
+                outcome.fidelity.agreement,
+                outcome.meets(bounds),
             )
             on_step(len(tried))
         return tried[layers].passed
@@ -174,8 +200,10 @@ def _cannot(tried: dict[frozenset[str], Step], bounds: Bounds) -> str:
         asked.append(f"a drop of at most {bounds.max_drop_pp} points")
     if bounds.min_cosine is not None:
         asked.append(f"a logit cosine of at least {bounds.min_cosine}")
+    if bounds.min_agreement is not None:
+        asked.append(f"the same class on {bounds.min_agreement:.2%} of the faces")
     table = "; ".join(
-        f"{len(step.float_layers)} layers in floating point: {step.drop_pp:+.2f} points, cosine {step.logit_cosine:.5f}"
+        f"{len(step.float_layers)} layers in floating point: {step.drop_pp:+.2f} points, cosine {step.logit_cosine:.5f}, same class {step.agreement:.2%}"
         for step in tried.values()
     )
     largest = max(tried.values(), key=lambda step: len(step.float_layers)).float_layers

@@ -85,6 +85,8 @@ class BuildOptions:
         layers stay in floating point until it holds, or the build fails.
     min_cosine : float or None
         Likewise the least mean cosine of the centred logits.
+    min_agreement : float or None
+        Likewise the least share of faces that keep their class.
     sensitivity : bool
         Measure what each layer alone does in INT8.
     sensitivity_images : int
@@ -120,6 +122,7 @@ class BuildOptions:
     method: str = AUTO_METHOD
     max_drop: float | None = None
     min_cosine: float | None = None
+    min_agreement: float | None = None
     sensitivity: bool = False
     sensitivity_images: int = 64
     eval_data: Path | None = None
@@ -270,10 +273,11 @@ def _check(options: BuildOptions) -> None:
             raise UsageError(f"{name} must be at least 1, found {getattr(options, name)}")
     if options.method != AUTO_METHOD:
         lookup(METHODS, options.method, "calibration method")
-    judged = Bounds(options.max_drop, options.min_cosine) != Bounds() or options.sensitivity
+    bounds = Bounds(options.max_drop, options.min_cosine, options.min_agreement)
+    judged = bounds != Bounds() or options.sensitivity
     if judged and options.precision != "int8":
         raise UsageError(
-            f"max_drop, min_cosine and sensitivity are for INT8, the precision is {options.precision}: leave them out"
+            f"max_drop, min_cosine, min_agreement and sensitivity are for INT8, the precision is {options.precision}: leave them out"
         )
 
 
@@ -385,9 +389,9 @@ def _int8(
     from fer_edge.calibration.pipeline import Int8Options, make_int8, report_of
     from fer_edge.calibration.report_page import write_report_page
 
-    bounds = None
-    if options.max_drop is not None or options.min_cosine is not None or manifest.timing_only:
-        bounds = Bounds(options.max_drop, options.min_cosine)  # random weights may give anything
+    bounds: Bounds | None = Bounds(options.max_drop, options.min_cosine, options.min_agreement)
+    if bounds == Bounds() and not manifest.timing_only:  # random weights may give anything
+        bounds = None
     model, faces = work / FP32_MODEL, _comparison_faces(options)
     int8 = make_int8(
         work,

@@ -85,6 +85,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="likewise the least cosine of the logits with those of FP32",
     )
     parser.add_argument(
+        "--min-agreement",
+        type=float,
+        metavar="X",
+        help="likewise the least share of faces that keep their class",
+    )
+    parser.add_argument(
         "--sensitivity", action="store_true", help="measure what every layer does in INT8 alone"
     )
     parser.add_argument("--sensitivity-images", type=int, default=64, metavar="N")

@@ -189,13 +189,24 @@ def test_bounds_that_make_no_sense_are_refused(bounds: dict[str, float], message
 
 
 def test_bounds_are_missed_by_what_exceeds_them() -> None:
-    assert outcome(0.5, 0.99).misses(Bounds(0.5, 0.99)) == 0
-    assert outcome(99, -1).misses(Bounds()) == 0
-    assert outcome(-3, 1).misses(Bounds(0)) == 0
-    assert outcome(1.0).misses(Bounds(0.5)) == pytest.approx(1)
-    assert outcome(0, 0.98).misses(Bounds(min_cosine=0.99)) == pytest.approx(1)
-    assert outcome(0.6, 0.98).misses(Bounds(0.5, 0.99)) == pytest.approx(1)  # the worse of the two
-    assert outcome(0.01).misses(Bounds(0)) > 0
+    assert outcome(0.5, 0.99).meets(Bounds(0.5, 0.99))
+    assert outcome(99, -1).meets(Bounds())
+    assert outcome(-3, 1).meets(Bounds(0))
+    assert not outcome(1.0).meets(Bounds(0.5))
+    assert not outcome(0, 0.98).meets(Bounds(min_cosine=0.99))
+    assert not outcome(0.01).meets(Bounds(0))
+    results = outcome(0.6, 0.98).against(Bounds(0.5, 0.97))
+    assert [(r.bound, r.measured, r.passed) for r in results] == [(0.5, 0.6, False), (0.97, 0.98, True)]
+    assert "percentage points, at most" in results[0].name
+    assert "cosine" in results[1].name
+
+
+def test_agreement_is_a_bound_of_its_own() -> None:
+    found = Outcome(0.0, True, Fidelity(agreement=0.98, logit_cosine=1.0, snr_db=None))
+    assert found.meets(Bounds(min_agreement=0.98))
+    assert not found.meets(Bounds(0.0, 0.99, 0.981))
+    with pytest.raises(UsageError, match="min_agreement must be a share from 0 to 1, found 98"):
+        Bounds(min_agreement=98)
 
 
 @pytest.mark.parametrize("count", [100, 64, 128, 300, 999])
@@ -210,9 +221,9 @@ def test_a_drop_of_exactly_the_bound_meets_it(count: int) -> None:
         for known in (targets, np.full(count, -1)):
             found = judge(fp32, int8, known)
             assert found.labelled is bool(known[0] >= 0)
-            assert found.misses(Bounds(round(100 * wrong / count, 9))) == 0
+            assert found.meets(Bounds(round(100 * wrong / count, 9)))
             if wrong:
-                assert found.misses(Bounds(100 * (wrong - 1) / count)) > 0
+                assert not found.meets(Bounds(100 * (wrong - 1) / count))
 
 
 def test_the_drop_is_of_labelled_faces_and_may_be_a_gain() -> None:
