@@ -6,21 +6,21 @@ import importlib
 import importlib.util
 import mmap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_edge._files import sha256_of
 from fer_edge.backends.base import NO_GPU, Availability, SessionOptions, check_batch
-from fer_edge.engines.cache import EngineCache
+from fer_edge.engines.cache import CachedEngine, EngineCache
 from fer_edge.engines.cuda_device import INSTALL_CUDA_PYTHON, CudaDevice, identify_gpu
 from fer_edge.engines.device_arrays import DeviceArray, describe, is_device_array
 from fer_edge.engines.devices import require_gpu
 from fer_edge.engines.flavours import FLAVOURS
-from fer_edge.engines.header import EngineKey, PluginKey
-from fer_edge.engines.plugin import NAME, NAMESPACE, VERSION, find_plugin
+from fer_edge.engines.header import EngineKey
+from fer_edge.engines.plugin import NAME, find_plugin
 from fer_edge.engines.runner import EngineRunner
 from fer_edge.errors import BackendError, EngineError
 from fer_edge.kernels import availability, crop_resize_normalize
@@ -120,7 +120,8 @@ class TensorRtBackend:
 
     def open(self, model: Path, options: SessionOptions) -> TensorRtSession:
         """See :class:`fer_edge.backends.base.Backend`; compiles the model where no engine is kept for it."""
-        from fer_edge.engines.builder import EngineOptions, build_engine  # needs onnx
+        from fer_edge.engines.ahead_of_time import ENGINES, make_key
+        from fer_edge.engines.builder import EngineOptions  # needs onnx
 
         state = self.available()
         if not state.ok:
@@ -128,29 +129,31 @@ class TensorRtBackend:
         try:
             plugin = _needed_plugin(model)
             settings = EngineOptions(flavour=self.name, precision=options.precision or precision_of(model))
-            key = self._key(model, settings, plugin, state.version)
-
-            def build(path: Path) -> None:
-                build_engine(model, path, settings)
-
-            engine = EngineCache().get_or_build(key, build)
+            capability, driver = identify_gpu()
+            key = make_key(model, settings, state.version, capability, driver, plugin)
+            cache = EngineCache(also=[model.parent / ENGINES])
+            engine = _compiled_ahead(cache, key) or cache.get_or_build(
+                key, lambda path: _build(model, path, settings)
+            )
             runner = EngineRunner(partial(CudaDevice, self.name, plugin=plugin), engine.path)
         except (EngineError, OSError) as error:
             raise BackendError(f"{self.name} cannot load {model}: {error}") from error
         return TensorRtSession(runner, engine.rebuilt_because)
 
-    def _key(self, model: Path, build: EngineOptions, plugin: Path | None, version: str) -> EngineKey:
-        capability, driver = identify_gpu()
-        return EngineKey(
-            onnx_sha256=sha256_of(model),
-            precision=build.precision,
-            batches=(build.min_batch, build.opt_batch, build.max_batch),
-            flavour=self.name,
-            flavour_version=version,
-            compute_capability=capability,
-            driver=driver,
-            plugin=None if plugin is None else PluginKey(f"{NAMESPACE}::{NAME}", VERSION, sha256_of(plugin)),
-        )
+
+def _build(model: Path, path: Path, settings: EngineOptions) -> None:
+    from fer_edge.engines.builder import build_engine
+
+    build_engine(model, path, settings)
+
+
+def _compiled_ahead(cache: EngineCache, key: EngineKey) -> CachedEngine | None:
+    """Return an engine of the bundle that was compiled without a device: no driver, and with or without the plugin."""
+    for plugin in dict.fromkeys((key.plugin, None)):
+        found = cache.find(replace(key, driver=None, plugin=plugin))
+        if found is not None:
+            return CachedEngine(found, built=False)
+    return None
 
 
 def precision_of(model: Path) -> str:
