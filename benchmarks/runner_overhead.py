@@ -103,7 +103,7 @@ class InstantDevice:
     def _ignore(self, *arguments: int) -> None:
         """There is no work to order."""
 
-    record = wait = clear = launch = destroy_stream = destroy_event = destroy_graph = _ignore
+    record = wait = launch = destroy_stream = destroy_event = destroy_graph = _ignore
 
     def free_pinned(self, memory: np.ndarray) -> None:
         """NumPy's."""

@@ -82,10 +82,6 @@ class CudaDevice:
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDefault  # the addresses say where they lie
         self._check(self._cuda.cudaMemcpyAsync(target, source, size_bytes, kind, stream))
 
-    def clear(self, address: int, size_bytes: int, stream: int) -> None:
-        """See :class:`fer_edge.engines.device.Device`."""
-        self._check(self._cuda.cudaMemsetAsync(address, 0, size_bytes, stream))
-
     def record(self, event: int, stream: int) -> None:
         """See :class:`fer_edge.engines.device.Device`."""
         self._check(self._cuda.cudaEventRecord(event, stream))

@@ -102,9 +102,6 @@ class Device(Protocol):
     def copy(self, target: int, source: int, size_bytes: int, stream: int) -> None:
         """Copy between pinned or device memory, in any direction."""
 
-    def clear(self, address: int, size_bytes: int, stream: int) -> None:
-        """Set device memory to zero."""
-
     def record(self, event: int, stream: int) -> None:
         """Let the event be reached once the stream has done all that it was given so far."""
 

@@ -91,12 +91,12 @@ class Slot:
         self._graphs: dict[int, int] = {}
         largest = batches[-1]
         layouts = {batch: _layout(engine.outputs, batch) for batch in batches}
-        self._input_bytes = largest * engine.input.row_bytes
+        input_bytes = largest * engine.input.row_bytes
         output_bytes = layouts[largest][1]
-        self.device_bytes = self.pinned_bytes = self._input_bytes + output_bytes
-        self._input = allocate(device, self._input_bytes, resources)
+        self.device_bytes = self.pinned_bytes = input_bytes + output_bytes
+        self._input = allocate(device, input_bytes, resources)
         self._output = allocate(device, output_bytes, resources)
-        self._pinned_input = _allocate_pinned(device, self._input_bytes, resources)
+        self._pinned_input = _allocate_pinned(device, input_bytes, resources)
         self._pinned_output = _allocate_pinned(device, output_bytes, resources)
         self._pinned_input_address = self._pinned_input.ctypes.data
         self._pinned_output_address = self._pinned_output.ctypes.data
@@ -111,11 +111,6 @@ class Slot:
             resources.callback(context.close)
             views = {o.name: _view(self._pinned_output, offsets[o.name], batch, o) for o in engine.outputs}
             self._prepared[batch] = _Prepared(context, offsets, views, size)
-
-    def clear(self) -> None:
-        """Give the copying stream the work of setting the input to zero: padding is never what lay there before."""
-        self._device.clear(self._input, self._input_bytes, self._streams.copy_in)
-        self._pinned_input.fill(0)
 
     def capture(self, batch: int, resources: ExitStack) -> None:
         """Make a graph of the run for one batch size, which must have run once before."""

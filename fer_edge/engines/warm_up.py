@@ -42,9 +42,8 @@ def prepare(
     buckets = _choose_buckets(options.buckets, engine)
     scratch = allocate(device, engine.scratch_bytes, resources)
     slots = tuple(Slot(device, engine, buckets, streams, scratch, resources) for _ in range(_SLOTS))
-    for slot in slots:
-        slot.clear()
-    _run_all(slots, buckets, engine, options.watchdog_s)  # what TensorRT does at first cannot be captured
+    # What TensorRT does at first cannot be captured; and from now on padding is zeros, or an earlier sample.
+    _run_all(slots, buckets, engine, options.watchdog_s)
     reason = _capture(slots, buckets, options, resources)
     if not reason:
         _run_all(slots, buckets, engine, options.watchdog_s)

@@ -114,8 +114,8 @@ class FakeDevice:
         Seconds that each operation waits before it is done; ``None`` does everything at once, without threads.
     fail_at : int or None
         The call, counted from 0, that raises.
-    fail_capture : bool
-        No graph can be captured.
+    captures : int or None
+        How many graphs can be captured; ``None``: any number.
     """
 
     def __init__(
@@ -123,9 +123,9 @@ class FakeDevice:
         network: FakeNetwork,
         delay: Callable[[], float] | None = None,
         fail_at: int | None = None,
-        fail_capture: bool = False,
+        captures: int | None = None,
     ) -> None:
-        self.network, self.delay, self.fail_at, self.fail_capture = network, delay, fail_at, fail_capture
+        self.network, self.delay, self.fail_at, self.captures = network, delay, fail_at, captures
         self.hazards: list[str] = []
         self.calls: Counter[str] = Counter()
         self.log: list[str] = []
@@ -188,11 +188,6 @@ class FakeDevice:
             self.view(target, size_bytes)[:] = data
 
         self._enqueue(stream, _Operation(work, [(source, size_bytes)], [(target, size_bytes)]))
-
-    def clear(self, address: int, size_bytes: int, stream: int) -> None:
-        self._call("clear")
-        work = lambda: self.view(address, size_bytes).fill(0)  # noqa: E731
-        self._enqueue(stream, _Operation(work, [], [(address, size_bytes)]))
 
     # Streams and events.
 
@@ -262,7 +257,7 @@ class FakeDevice:
 
     def capture(self, stream: int, enqueue: Callable[[], None]) -> int:
         self._call("capture")
-        if self.fail_capture:
+        if self.captures is not None and self.calls["capture"] > self.captures:
             raise BackendError("operation not permitted when stream is capturing")
         found = self._stream(stream)
         found.captured = []
@@ -302,8 +297,9 @@ class FakeDevice:
         return self.hazard("memory was used after it was freed" if dead else "memory was used out of bounds")
 
     def hazard(self, text: str) -> Any:
-        """Note that a rule was broken, and raise."""
-        self.hazards.append(text)
+        """Note that a rule was broken, and raise; a dead device has none."""
+        if not self.broken:
+            self.hazards.append(text)
         raise Hazard(text)
 
     def new_stream(self, of_others: bool = True) -> int:

@@ -68,7 +68,6 @@ CALLS: dict[str, Callable[[CudaDevice], object]] = {
     "create_event": lambda d: d.create_event(),
     "destroy_event": lambda d: d.destroy_event(256),
     "copy": lambda d: d.copy(256, 512, 8, 1),
-    "clear": lambda d: d.clear(256, 8, 1),
     "record": lambda d: d.record(256, 1),
     "wait": lambda d: d.wait(1, 256),
     "is_done": lambda d: d.is_done(256),

@@ -136,7 +136,7 @@ def test_the_time_of_an_event_that_is_not_reached(bench: Bench) -> None:
 
 def test_a_graph_runs_when_it_is_launched(bench: Bench) -> None:
     context = bench.context()
-    bench.device.clear(bench.a, SIZE, bench.one)
+    bench.device.copy(bench.a, bench.host, SIZE, bench.one)
     context.enqueue(bench.one)
     bench.finish()
     assert bench.device.batches == [2]

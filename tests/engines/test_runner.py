@@ -390,7 +390,8 @@ def test_device_arrays_in_and_out(rows: int) -> None:
         stream = device.new_stream()
         host_copies = device.calls["copy"]
         given = device.put(batch, stream, late_s=0.02)  # is filled after the call
-        out = {name: device.put(np.zeros_like(values), stream) for name, values in expected.items()}
+        other = device.new_stream()
+        out = {n: device.put(np.zeros_like(v), other, late_s=0.02) for n, v in expected.items()}
         result = runner.run(given, out=out)
         assert result == out
         parts = -(-rows // 16)
@@ -462,12 +463,13 @@ def test_a_batch_that_is_made_on_the_device(rows: int) -> None:
             runner.run_written(0, filling(device, batch))
 
 
-def test_what_a_writer_refuses_ends_its_call_only() -> None:
+@pytest.mark.parametrize("refused", [0, 16, 32])
+def test_what_a_writer_refuses_ends_its_call_only(refused: int) -> None:
     device = late(6)
     batch = draw(40)
 
     def refuse(out: DeviceArray, first: int, stream: int) -> None:
-        if first == 32:
+        if first == refused:
             raise UsageError("the rectangle is empty")
         filling(device, batch)(out, first, stream)
 
@@ -497,15 +499,16 @@ def test_values_that_are_not_finite() -> None:
 
 
 def test_graphs_that_cannot_be_captured() -> None:
-    device = FakeDevice(network(), fail_capture=True)
+    device = FakeDevice(network(), captures=0)
     with pytest.raises(BackendError, match="cannot be captured as a CUDA graph: .*cuda_graphs='preferred'"):
         EngineRunner(lambda: device, ENGINE)
     assert_clean(device)
-    device = FakeDevice(network(), lambda: 0.0, fail_capture=True)
+    device = FakeDevice(network(), lambda: 0.0, captures=3)
     with opened(device, cuda_graphs="preferred") as runner:
         assert not runner.report.graphs
         assert "operation not permitted" in runner.report.no_graphs_because
         assert_right(runner.run(draw(20)), draw(20))
+        assert device.calls["launch"] == 0  # the three that were captured are not used either
 
 
 def test_the_report_and_the_timings() -> None:

@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -180,6 +181,22 @@ def test_a_batch_that_hangs_is_named_and_the_runner_refuses_more() -> None:
     assert device.left()  # the device may still write to it
     gate.open.set()
     runner.close()  # it was only slow: all is freed now
+    assert_clean(device)
+
+
+def test_a_batch_that_waits_for_another_has_its_own_time() -> None:
+    def slow(batch: np.ndarray) -> dict[str, np.ndarray]:
+        if batch.any():
+            time.sleep(0.6)
+        return compute(batch)
+
+    device = FakeDevice(network(compute=slow), lambda: 0.0)
+    with (
+        EngineRunner(lambda: device, ENGINE, RunnerOptions(watchdog_s=1.0)) as runner,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        for done in [pool.submit(runner.run, draw(1)) for _ in range(2)]:
+            done.result()
     assert_clean(device)
 
 

@@ -143,13 +143,13 @@ def test_device_arrays_in_and_out(backend: TensorRtBackend, engine: Path, gpu: G
 def test_a_device_array_is_waited_for(backend: TensorRtBackend, engine: Path, gpu: Gpu) -> None:
     """The array is filled by a stream that has much to do before."""
     batch = draw(16, 5)
-    ballast = gpu.empty((1 << 28,), np.uint8)
-    given, source = gpu.put(np.zeros_like(batch)), gpu.put(batch)
+    ballast = [gpu.empty((1 << 28,), np.uint8).address for _ in range(2)]
+    given, source, zeros = gpu.put(batch), gpu.put(batch), gpu.put(np.zeros_like(batch))
     with opened(backend, engine) as runner:
         for _ in range(20):
-            gpu.device.clear(given.address, batch.nbytes, gpu.stream)
+            gpu.device.copy(given.address, zeros.address, batch.nbytes, gpu.stream)
             for _ in range(8):
-                gpu.device.clear(ballast.address, 1 << 28, gpu.stream)
+                gpu.device.copy(*ballast, 1 << 28, gpu.stream)
             gpu.device.copy(given.address, source.address, batch.nbytes, gpu.stream)
             assert_right(runner.run(given), batch)
 
