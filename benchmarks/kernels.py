@@ -4,11 +4,12 @@
 
 Without a GPU: bytes and multiply-adds are counted while the kernels run on the CPU (kernels/emulation). From
 them follows a roofline estimate, which is not measured: the larger of operations by the tensor peak and bytes by
-the memory bandwidth. It knows no launch, no latency and no idle multiprocessor, so small work takes longer; multiplications off the
-tensor cores, at most 3 %, count like the others; integer arithmetic on pixels does not count.
+the memory bandwidth. It knows no launch, no latency and no idle multiprocessor, so small work takes longer.
+Multiplications off the tensor cores count like those on them: a few in a hundred of self-attention's; in
+crop_resize_normalize all, and too few to matter beside its bytes. Integer arithmetic on pixels does not count.
+
 Two times are given: where caches serve all that is read again ("each byte once"), and where nothing is kept
-("as counted"). The unfused attention writes its N × N scores and reads them again, twice; its estimate is "each
-byte once".
+("as counted"). Unfused, self-attention also writes its N × N scores and reads them again, twice.
 
 With a GPU, compiled kernels and PyTorch for CUDA, they are timed too, see kernels_on_gpu.py.
 
