@@ -61,7 +61,7 @@ def execute(args: argparse.Namespace) -> int:
             done += batch
             show(f"evaluating on {faces.name}", done, len(faces))
 
-        backend = choose_backend(args.backend)
+        backend = choose_backend(args.backend, bundle, args.precision)
         result = evaluate(
             bundle,
             backend,

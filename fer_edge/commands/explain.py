@@ -116,7 +116,7 @@ def _open(args: argparse.Namespace) -> Explainer:
                 f"{bundle.path} holds {bundle.spec.network}, not {args.model}: leave --model out"
             )
         if args.method == "attention" and not own_map and "attention" in bundle.spec.outputs:
-            return BundleExplainer(bundle, choose_backend())
+            return BundleExplainer(bundle, choose_backend(bundle=bundle))
         weights = weights_of(bundle) if args.weights is None else check_weights(bundle, args.weights)
         model, temperature = bundle.spec.network, bundle.manifest.temperature
     if importlib.util.find_spec("torch") is None:

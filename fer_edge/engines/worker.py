@@ -181,6 +181,10 @@ def _make_profile(builder: Any, network: Any, batches: tuple[int, int, int]) -> 
 
 
 def _configure(trt: Any, config: Any, request: Mapping[str, Any]) -> None:
+    if hasattr(trt.BuilderFlag, "TF32"):  # on unless told, and then FP32 keeps ten bits of each factor
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # TensorRT-RTX captures no graph without
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if request["workspace_bytes"] is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request["workspace_bytes"])
     if request["builder_level"] is not None:
