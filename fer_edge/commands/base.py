@@ -7,11 +7,14 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from fer_edge.detection import DETECTORS, DetectorOptions
 
 
 class Command(Protocol):
@@ -25,6 +28,15 @@ class Command(Protocol):
 
     def execute(self, args: argparse.Namespace) -> int:
         """Do the work and return the exit code."""
+
+
+def add_detector(parser: argparse.ArgumentParser) -> None:
+    """Add which detector to use, its weights, and where its networks run."""
+    parser.add_argument("--detector", default="mtcnn", help=f"one of {', '.join(DETECTORS)}")
+    parser.add_argument("--detector-model", type=Path, metavar="FILE", help="weights of the detector (yunet)")
+    parser.add_argument(
+        "--detector-backend", default=DetectorOptions.backend, metavar="NAME", help="where its networks run"
+    )
 
 
 def print_result(args: argparse.Namespace, value: dict[str, Any], *tables: Table | str) -> None:

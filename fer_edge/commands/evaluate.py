@@ -9,7 +9,7 @@ from fer_edge._files import write_json
 from fer_edge.backends import choose_backend
 from fer_edge.bundle import PRECISIONS, open_bundle
 from fer_edge.catalogue import find_bundle
-from fer_edge.commands.base import make_table, percent, print_result, progress_bars
+from fer_edge.commands.base import add_detector, make_table, percent, print_result, progress_bars
 from fer_edge.datasets import load_dataset
 from fer_edge.detection import DetectorOptions, create_detector
 from fer_edge.evaluation import evaluate
@@ -38,8 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--precision", choices=PRECISIONS, help="what the bundle was built for, if left out")
     parser.add_argument("--flip", action="store_true", help="average with the mirror image")
-    parser.add_argument("--detector", default="mtcnn", help="for photographs that are not face crops")
-    parser.add_argument("--detector-model", type=Path, metavar="FILE", help="weights of the detector (yunet)")
+    add_detector(parser)
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="write metrics.json and confusion.png there"
     )
@@ -52,7 +51,9 @@ def execute(args: argparse.Namespace) -> int:
     faces = load_dataset(args.data, args.split, args.labels, on_bad_row=on_bad_row)
     detector = None
     if not faces.are_crops:
-        detector = create_detector(args.detector, DetectorOptions(model=args.detector_model))
+        detector = create_detector(
+            args.detector, DetectorOptions(model=args.detector_model, backend=args.detector_backend)
+        )
     with progress_bars() as show:
         done = 0
 

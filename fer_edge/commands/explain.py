@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fer_edge.backends import choose_backend
 from fer_edge.bundle import open_bundle
 from fer_edge.catalogue import CATALOGUE, find_bundle
-from fer_edge.commands.base import make_table, percent, print_result
+from fer_edge.commands.base import add_detector, make_table, percent, print_result
 from fer_edge.datasets import read_image
 from fer_edge.detection import DetectorOptions, create_detector
 from fer_edge.errors import UsageError
@@ -43,8 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--face", choices=("auto", "whole"), default="auto", help="find the face, or take the whole picture"
     )
-    parser.add_argument("--detector", default="mtcnn")
-    parser.add_argument("--detector-model", type=Path, metavar="FILE", help="weights of the detector (yunet)")
+    add_detector(parser)
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +72,9 @@ def execute(args: argparse.Namespace) -> int:
     image = read_image(args.image)
     detector = None
     if args.face == "auto":
-        detector = create_detector(args.detector, DetectorOptions(model=args.detector_model))
+        detector = create_detector(
+            args.detector, DetectorOptions(model=args.detector_model, backend=args.detector_backend)
+        )
     explanation = explain_image(image, explainer, detector, args.class_name)
     explainer.close()
     write_image(args.output, draw_explanation(image, explanation))

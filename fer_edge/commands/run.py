@@ -13,8 +13,8 @@ from typing import Any
 from rich.table import Table
 
 from fer_edge.bundle import PRECISIONS
-from fer_edge.commands.base import make_table, print_result, progress_bars
-from fer_edge.detection import DETECTORS, DetectorOptions
+from fer_edge.commands.base import add_detector, make_table, print_result, progress_bars
+from fer_edge.detection import DetectorOptions
 from fer_edge.errors import UsageError
 from fer_edge.results import FrameResult
 from fer_edge.runtime import Runtime, RuntimeOptions
@@ -36,8 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jsonl", metavar="FILE|-", help="one JSON object per frame")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--precision", choices=PRECISIONS, help="what the bundle was built for, if left out")
-    parser.add_argument("--detector", default="mtcnn", help=f"one of {', '.join(DETECTORS)}")
-    parser.add_argument("--detector-model", type=Path, metavar="FILE", help="weights of the detector (yunet)")
+    add_detector(parser)
     parser.add_argument(
         "--min-face", type=int, default=40, metavar="PX", help="smallest face side; larger is faster"
     )
@@ -73,7 +72,9 @@ def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]
         backend=args.backend,
         precision=args.precision,
         detector=args.detector,
-        detector_options=DetectorOptions(min_face_px=args.min_face, model=args.detector_model),
+        detector_options=DetectorOptions(
+            min_face_px=args.min_face, model=args.detector_model, backend=args.detector_backend
+        ),
         min_probability=args.min_probability,
         threads=args.threads,
         allow_random=args.allow_random,
