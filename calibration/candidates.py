@@ -109,8 +109,12 @@ def _equalised(
     maxima = channel_maxima(model, tensors, batches())
     proto = onnx.load(model)
     equalise(proto, placement, maxima)
-    return_free_memory()  # saving takes two more copies
-    return proto
+    # A message holds what was replaced in it until it goes; a copy does not, and saving takes two more.
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    del proto
+    return_free_memory()
+    return result
 
 
 Named = tuple[str, Ranges]
