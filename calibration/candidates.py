@@ -21,7 +21,7 @@ from fer_edge.calibration.fidelity import Fidelity
 from fer_edge.calibration.graph import Graph
 from fer_edge.calibration.memory import return_free_memory
 from fer_edge.calibration.placement import Placement
-from fer_edge.calibration.ranges import Observations, Ranges, observe
+from fer_edge.calibration.ranges import Observations, Ranges
 
 #: What is more work must lower the noise by this much; less is chance.
 _WORTHWHILE_DB = 0.2
@@ -88,18 +88,14 @@ def choose_calibration(
     with tempfile.TemporaryDirectory(dir=model.parent) as folder:  # so that replacing is one step, or none
         equalised = Path(folder) / model.name
         onnx.save(_equalised(model, observations.placement, correction_batches), equalised)
-        ranges = observe(
-            equalised, correction_batches(), observations.data, placement=observations.placement
-        ).ranges(method)
+        ranges = observe_all(equalised).ranges(method)
         if best[1].bias_shifts:
             shifts = measure_bias_shifts(equalised, correction_batches(), observations.placement)
             ranges = dataclasses.replace(ranges, bias_shifts=shifts)
         kept = search.improve(equalised, best, f"{best[0]} + equalisation", ranges)
-        if kept is best:
-            return search.choice(best)
-        equalised.replace(model)
-    final = dataclasses.replace(observe_all(model).ranges(method), bias_shifts=ranges.bias_shifts)
-    return search.choice((kept[0], final))
+        if kept is not best:
+            equalised.replace(model)
+    return search.choice(kept)
 
 
 def _equalised(

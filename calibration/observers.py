@@ -45,7 +45,8 @@ class Observer:
             self.counts[0] += values.size
             return
         if self.span == 0:
-            self.span = largest * (1 + 1e-6)
+            # A power of two, so that the bins are the same however the images are divided into batches.
+            self.span = 2.0 ** np.ceil(np.log2(largest))
         while largest >= self.span:
             self.span *= 2
             self.counts = np.concatenate(

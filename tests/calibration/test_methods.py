@@ -56,7 +56,8 @@ def test_percentile_is_that_of_onnxruntime(
         bins = 2 * observer.span / BINS
         assert found.high == pytest.approx(high, abs=bins), name
         everything = np.abs(np.concatenate([b.ravel() for b in batches]))
-        assert found.high == pytest.approx(np.quantile(everything, 0.9999), abs=bins), name
+        exact = np.quantile(everything, 0.9999, method="higher")  # values are sparse out there
+        assert found.high == pytest.approx(exact, abs=bins), name
         assert found.high < found.max
     capsys.readouterr()  # the other implementation prints
 
