@@ -78,10 +78,10 @@ def resize_image(image: np.ndarray, spec: ModelSpec) -> np.ndarray:
     """Convert colour and resize a crop: ``[h, w, 3]`` BGR or ``[h, w]`` gray → ``[H, W, C]`` uint8."""
     if image.dtype != np.uint8 or image.size == 0 or (image.ndim != 2 and image.shape[2:] != (3,)):
         raise DataError(f"expected a uint8 image [H, W, 3] or [H, W], found {image.dtype} {image.shape}")
-    if spec.color == "gray":
-        if image.ndim == 3:
-            image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-    elif image.ndim == 2:
+    if spec.color == "gray" and image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    if image.ndim == 2:
+        # Gray too is resized in three channels: of one channel, OpenCV on aarch64 makes other pixels than on x86.
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
     if image.shape[:2] != (spec.input_height, spec.input_width):
         image = cv2.resize(
@@ -89,9 +89,7 @@ def resize_image(image: np.ndarray, spec: ModelSpec) -> np.ndarray:
         )
     if spec.color == "rgb":
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    if spec.color == "gray":
-        return np.repeat(image[:, :, None], spec.channels, axis=2)
-    return image
+    return image[:, :, : spec.channels]
 
 
 def gain_and_offset(spec: ModelSpec) -> tuple[np.ndarray, np.ndarray]:

@@ -132,6 +132,17 @@ def test_resize_is_opencvs(name: str, flag: int, size: tuple[int, int]) -> None:
     np.testing.assert_array_equal(resize_image(FRAME, spec("bgr", 3, size, name)), expected)
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "area"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(48, 40), (224, 224)])
+def test_gray_is_resized_as_colours_are(interpolation: str, channels: int, size: tuple[int, int]) -> None:
+    """OpenCV on aarch64 resizes one channel by other arithmetic, up to 248 levels off at the left border."""
+    gray = np.ascontiguousarray(FRAME[..., 1])
+    colours = resize_image(np.dstack([gray] * 3), spec("bgr", 3, size, interpolation))
+    resized = resize_image(gray, spec("gray", channels, size, interpolation))
+    np.testing.assert_array_equal(resized, colours[..., :channels])
+
+
 def test_bilinear_enlarging_matches_scikit_image() -> None:
     from skimage.transform import resize
 
