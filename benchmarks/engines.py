@@ -16,6 +16,8 @@ import onnx
 from rich.console import Console
 
 from fer_edge._files import write_json
+from fer_edge.calibration.families import placement_of
+from fer_edge.calibration.half import ALWAYS_FLOAT, to_half
 from fer_edge.calibration.qdq import quantise
 from fer_edge.calibration.ranges import collect_ranges
 from fer_edge.commands.base import make_table
@@ -33,13 +35,15 @@ LEFT_OUT = ("resmasking-ensemble",)
 
 
 def write_models(name: str, folder: Path) -> dict[str, Path]:
-    """Write the FP32 model of a network, and the INT8 one for TensorRT; return them by precision."""
-    paths = {precision: folder / f"{name}.{precision}.onnx" for precision in ("fp32", "int8")}
+    """Write a network in FP32, FP16 and INT8 for TensorRT; return the files by precision."""
+    paths = {precision: folder / f"{name}.{precision}.onnx" for precision in ("fp32", "fp16", "int8")}
     trained = random_network(name)
     export_onnx(trained, paths["fp32"])
     faces = prepare_batch(list(generate_faces(2)), trained.spec)
-    ranges = collect_ranges(paths["fp32"], [faces], "minmax", {"name": "generated images"})
-    onnx.save(quantise(onnx.load(paths["fp32"]), ranges, "tensorrt"), paths["int8"])
+    ranges = collect_ranges(paths["fp32"], [faces], "minmax", {}, placement=placement_of(name))
+    proto = onnx.load(paths["fp32"])
+    onnx.save(to_half(proto, ALWAYS_FLOAT), paths["fp16"])
+    onnx.save(quantise(proto, ranges, "tensorrt"), paths["int8"])
     return paths
 
 

@@ -38,7 +38,8 @@ _MARGIN = 2.0
 _CHECKED_AT_ONCE = 2
 #: Inputs that are FP32 whatever the node computes in: Resize's region and scales.
 _FLOAT_INPUTS = {"Resize": (1, 2)}
-_ALWAYS_FLOAT = ("head", "geometry")
+#: Rules whose layers compute in FP32 whatever the network.
+ALWAYS_FLOAT = ("head", "geometry")
 #: Put back to FP32 one after the other, as far as it takes.
 _IN_DOUBT = ("mask product", "softmax", "normalisation", "self-attention")
 
@@ -100,7 +101,7 @@ def make_half(
     reference = _logits(model, faces, spec)
     proto = onnx.load(model)
     overflowing = overflowing_layers(proto, faces, spec)
-    kept: tuple[str, ...] = _ALWAYS_FLOAT
+    kept: tuple[str, ...] = ALWAYS_FLOAT
     for attempt, more in enumerate(((), *((rule,) for rule in _IN_DOUBT))):
         kept += more
         onnx.save(to_half(proto, kept, overflowing), output)

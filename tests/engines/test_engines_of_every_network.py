@@ -1,4 +1,4 @@
-"""Every registered network in INT8 becomes an engine with INT8 weights, on a machine without a GPU."""
+"""Every registered network becomes an engine in FP16 and in INT8, with weights stored so, on a machine without a GPU."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from fer_edge.calibration.families import placement_of
+from fer_edge.calibration.half import ALWAYS_FLOAT, to_half
 from fer_edge.calibration.qdq import quantise
 from fer_edge.calibration.ranges import collect_ranges
 from fer_edge.engines.builder import EngineOptions, build_engine, estimate_memory_bytes
@@ -47,14 +49,23 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_int8_engine(name: str, tmp_path: Path) -> None:
+def test_engines_of_half_and_of_integers(name: str, tmp_path: Path) -> None:
     fp32, int8 = tmp_path / "fp32.onnx", tmp_path / "int8.onnx"
     trained = random_network(name)
     export_onnx(trained, fp32, generate_faces(4) if name.startswith("emotionaldan") else generate_faces(1))
     faces = prepare_batch(list(generate_faces(2)), trained.spec)
     del trained
-    ranges = collect_ranges(fp32, [faces], "minmax", {"name": "generated images"})
-    onnx.save(quantise(onnx.load(fp32), ranges, "tensorrt"), int8)
+    ranges = collect_ranges(fp32, [faces], "minmax", {}, placement=placement_of(name))
+    proto = onnx.load(fp32)
+    onnx.save(quantise(proto, ranges, "tensorrt"), int8)
+    half = tmp_path / "fp16.onnx"
+    onnx.save(to_half(proto, ALWAYS_FLOAT), half)
+    del proto
+
+    options = EngineOptions("tensorrt-rtx", "fp16", compute_capability=(8, 6))
+    report = build_engine(half, tmp_path / "net.engine", options)
+    assert report.weights_memory_bytes is not None
+    assert report.weights_memory_bytes < 0.55 * fp32.stat().st_size + (1 << 20)  # a head in FP32
 
     options = EngineOptions("tensorrt-rtx", "int8", compute_capability=(8, 6))
     report = build_engine(int8, tmp_path / "net.engine", options)
