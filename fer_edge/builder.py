@@ -75,8 +75,8 @@ class BuildOptions:
         How many faces are used at most.
     comparison_images : int
         How many faces FP32 and INT8 are compared on where there is no ``eval_data``.
-    generator : str
-        A key of :data:`fer_edge.generated.GENERATORS`: who makes those images.
+    generator : str or None
+        A key of :data:`fer_edge.generated.GENERATORS`: who makes those images; ``None`` is the default one.
     method : str
         A key of :data:`fer_edge.calibration.methods.METHODS`, or ``auto``, which measures them all, bias
         correction and equalisation.
@@ -118,7 +118,7 @@ class BuildOptions:
     calibration_split: str | None = None
     calibration_images: int = 512
     comparison_images: int = 128
-    generator: str = DEFAULT_GENERATOR
+    generator: str | None = None
     method: str = AUTO_METHOD
     max_drop: float | None = None
     min_cosine: float | None = None
@@ -263,7 +263,12 @@ def _check(options: BuildOptions) -> None:
     from fer_edge.calibration.methods import METHODS
 
     lookup(CATALOGUE, options.model, "model")
-    lookup(GENERATORS, options.generator, "generator")
+    if options.generator is not None:
+        lookup(GENERATORS, options.generator, "generator")
+        if options.calibration_data is not None:
+            raise UsageError(
+                f"generator {options.generator} makes faces where there are none, and calibration_data gives some: leave one out"
+            )
     lookup(dict.fromkeys(PRECISIONS), options.precision, "precision")
     lookup(dict.fromkeys(PLUGIN_CHOICES), options.plugin, "choice for the plugin")
     for text in options.compute_capabilities:
@@ -357,7 +362,7 @@ def _ranges(
         shipped = f"{ranges.method} on {ranges.images} faces of {ranges.data['name']}"
         return _Calibration(ranges, f"those that ship with the model ({shipped})")
     if options.calibration_data is None:
-        drawn = generated_faces(count + _HELD_OUT, options.generator)
+        drawn = generated_faces(count + _HELD_OUT, options.generator or DEFAULT_GENERATOR)
         data = {"name": drawn.name}
     else:
         dataset = load_dataset(options.calibration_data, options.calibration_split)
@@ -471,7 +476,7 @@ def _comparison_faces(options: BuildOptions) -> FaceDataset:
         return load_dataset(options.calibration_data, options.calibration_split).sample(
             options.comparison_images, seed=1
         )
-    return generated_faces(options.comparison_images, options.generator, seed=1)
+    return generated_faces(options.comparison_images, options.generator or DEFAULT_GENERATOR, seed=1)
 
 
 def _counter(on_progress: Progress, stage: str, total: int) -> Callable[[int], None]:

@@ -263,6 +263,11 @@ def test_random_weights_calibrate_on_generated_images(tmp_path: Path) -> None:
             "ranges ship with conv-attention, and --method minmax cannot change them",
         ),
         (
+            {"generator": "noise", "calibration_data": Path()},
+            UsageError,
+            "generator noise makes faces where there are none, and calibration_data gives some: leave one out",
+        ),
+        (
             {"generator": "nois"},
             UsageError,
             "unknown generator 'nois'.*leaves, mixed, noise.*did you mean 'noise'",

@@ -69,8 +69,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--generator",
-        default=DEFAULT_GENERATOR,
-        help=f"who makes images where there is no --calibration-data: {', '.join(GENERATORS)}",
+        metavar="NAME",
+        help=f"who makes images where there is no --calibration-data: {', '.join(GENERATORS)} ({DEFAULT_GENERATOR} if left out)",
     )
     parser.add_argument(
         "--max-drop",
