@@ -1,0 +1,135 @@
+"""What can be asked of :func:`fer_edge.builder.build`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fer_edge.bundle import PRECISIONS
+from fer_edge.catalogue import CATALOGUE
+from fer_edge.engines.devices import parse_capability
+from fer_edge.engines.plugin import PLUGIN_CHOICES
+from fer_edge.errors import UsageError, lookup
+from fer_edge.generated import GENERATORS
+
+#: Measures every calibration method and what can be corrected, and keeps the best.
+AUTO_METHOD = "auto"
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What to build.
+
+    Attributes
+    ----------
+    model : str
+        A key of :data:`fer_edge.catalogue.CATALOGUE`.
+    weights : str
+        ``auto`` (what ships), a key of :data:`fer_edge.catalogue.SHIPPED`, ``random`` (timing only) or a file.
+    precision : {"fp32", "fp16", "int8"}
+        What the bundle is for; every bundle holds the FP32 model. A bundle that is not INT8 holds ranges if
+        there is ``calibration_data``, so that it can be quantised later without data.
+    backend : str
+        Where FP32 and INT8 are compared.
+    calibration_data : Path or None
+        Faces for the ranges; ``None`` takes ranges that ship, else generated images.
+    calibration_split : str or None
+        ``Usage`` of FER2013 for the ranges.
+    calibration_images : int
+        How many faces are used at most.
+    comparison_images : int
+        How many faces FP32 and INT8 are compared on where there is no ``eval_data``.
+    generator : str or None
+        A key of :data:`fer_edge.generated.GENERATORS`: who makes those images; ``None`` is the default one.
+    method : str
+        A key of :data:`fer_edge.calibration.methods.METHODS`, or ``auto``, which measures them all, bias
+        correction and equalisation.
+    max_drop : float or None
+        Percentage points of accuracy that INT8 may lose, without labels the share of faces whose class changes:
+        layers stay in floating point until it holds, or the build fails.
+    min_cosine : float or None
+        Likewise the least mean cosine of the centred logits.
+    min_agreement : float or None
+        Likewise the least share of faces that keep their class.
+    sensitivity : bool
+        Measure what each layer alone does in INT8.
+    sensitivity_images : int
+        On how many faces.
+    eval_data : Path or None
+        Labelled faces for the comparison, and for the temperature that the bundle's confidences are divided by.
+    eval_split : str or None
+        ``Usage`` of FER2013 for the comparison.
+    eval_labels : {"auto", "ferplus", "fer2013"}
+        Whose labels of FER2013; ``auto`` takes FER+ where its file lies beside the CSV.
+    output : Path or None
+        Folder of the bundle; ``None`` is ``NAME-PRECISION.fer`` in the working directory.
+    attention : bool
+        Give the network's built-in attention as an output.
+    compute_capabilities : tuple of str
+        Devices, such as "8.6", that engines are compiled for ahead of time, with TensorRT-RTX and without a GPU;
+        they lie in the bundle.
+    plugin : {"auto", "required", "none"}
+        Whether engines compute self-attention by our plugin.
+    canonical_shape, image_statistics : Path or None
+        What EmotionalDAN needs beside its authors' checkpoint.
+    """
+
+    model: str = "conv-attention"
+    weights: str = "auto"
+    precision: str = "int8"
+    backend: str = "auto"
+    calibration_data: Path | None = None
+    calibration_split: str | None = None
+    calibration_images: int = 512
+    comparison_images: int = 128
+    generator: str | None = None
+    method: str = AUTO_METHOD
+    max_drop: float | None = None
+    min_cosine: float | None = None
+    min_agreement: float | None = None
+    sensitivity: bool = False
+    sensitivity_images: int = 64
+    eval_data: Path | None = None
+    eval_split: str | None = None
+    eval_labels: str = "auto"
+    output: Path | None = None
+    attention: bool = False
+    compute_capabilities: tuple[str, ...] = ()
+    plugin: str = "auto"
+    canonical_shape: Path | None = None
+    image_statistics: Path | None = None
+
+
+def check_options(options: BuildOptions) -> None:
+    """Refuse what cannot be built before any work is done.
+
+    Raises
+    ------
+    UsageError
+        If a name is unknown, a number out of range, or two options contradict each other.
+    """
+    from fer_edge.calibration.gate import Bounds
+    from fer_edge.calibration.methods import METHODS
+
+    lookup(CATALOGUE, options.model, "model")
+    if options.generator is not None:
+        lookup(GENERATORS, options.generator, "generator")
+        if options.calibration_data is not None:
+            raise UsageError(
+                f"generator {options.generator} makes faces where there are none, and calibration_data gives some: leave one out"
+            )
+    lookup(dict.fromkeys(PRECISIONS), options.precision, "precision")
+    lookup(dict.fromkeys(PLUGIN_CHOICES), options.plugin, "choice for the plugin")
+    for text in options.compute_capabilities:
+        parse_capability(text)
+    for name in ("calibration_images", "comparison_images", "sensitivity_images"):
+        if getattr(options, name) < 1:
+            raise UsageError(f"{name} must be at least 1, found {getattr(options, name)}")
+    if options.method != AUTO_METHOD:
+        lookup(METHODS, options.method, "calibration method")
+    bounds = Bounds(options.max_drop, options.min_cosine, options.min_agreement)
+    judged = bounds != Bounds() or options.sensitivity
+    if judged and options.precision != "int8":
+        raise UsageError(
+            f"max_drop, min_cosine, min_agreement and sensitivity are for INT8, the precision is {options.precision}: leave them out"
+        )
