@@ -148,7 +148,7 @@ def calibrate(
 
     quantised = Quantised(model, backend, spec)
     reference = quantised.fp32_logits(held_out)
-    few = faces.subset(np.arange(min(len(faces), _FEW_FACES)))
+    few = faces.first(_FEW_FACES)
     return choose_calibration(
         model,
         observe_all,
@@ -186,7 +186,7 @@ def make_int8(
     if missed and options.bounds is None:
         raise GateError(_collapsed(comparison, faces))
     if missed or options.sensitivity:
-        few = faces.subset(np.arange(min(len(faces), options.sensitivity_images)))
+        few = faces.first(options.sensitivity_images)
         sensitivity = measure_sensitivity(
             quantised, ranges, few, lambda done, total: on_progress("measuring every layer", done, total)
         )
@@ -323,7 +323,7 @@ def _simulate(
 ) -> dict[str, Fidelity]:
     """Run the models of the other dialects in ONNX Runtime, which computes what any Q/DQ model says."""
     runtime = Quantised(model, BACKENDS["onnxruntime"], spec)
-    few = faces.subset(np.arange(min(len(faces), _FEW_FACES)))
+    few = faces.first(_FEW_FACES)
     reference = runtime.fp32_logits(few)
     least = COLLAPSED_COSINE if bounds.min_cosine is None else min(bounds.min_cosine, COLLAPSED_COSINE)
     if bounds == Bounds():  # random weights

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from fer_edge.backends import Backend, SessionOptions
-from fer_edge.calibration.fidelity import measure_fidelity
+from fer_edge.calibration.gate import judge
 from fer_edge.calibration.memory import return_free_memory
 from fer_edge.calibration.qdq import integer_layers, quantise
 from fer_edge.calibration.ranges import Ranges
@@ -126,27 +126,21 @@ def measure_sensitivity(
     del proto
     reference = quantised.fp32_logits(faces)
     targets = known_targets(faces, quantised.spec)
+    enough_labels = (targets >= 0).sum() >= LEAST_LABELLED
     found = []
     for done, (layer, op) in enumerate(layers.items()):
         others = (layers.keys() | ranges.placement.float_layers) - {layer}
         alone = dataclasses.replace(ranges.placement, float_layers=frozenset(others))
         logits = quantised.logits(dataclasses.replace(ranges, placement=alone), faces)
+        outcome = judge(reference, logits, targets)
         found.append(
             LayerSensitivity(
                 layer,
                 op,
                 work.get(layer, 0),
-                measure_fidelity(reference, logits).snr_db,
-                _drop_pp(reference, logits, targets),
+                outcome.fidelity.snr_db,
+                outcome.drop_pp if enough_labels else None,
             )
         )
         on_layer(done + 1, len(layers))
     return tuple(sorted(found, key=lambda layer: -layer.noise))
-
-
-def _drop_pp(reference: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> float | None:
-    known = targets >= 0
-    if known.sum() < LEAST_LABELLED:
-        return None
-    right = [float((v[known].argmax(axis=1) == targets[known]).mean()) for v in (reference, logits)]
-    return 100 * (right[0] - right[1])

@@ -254,8 +254,8 @@ def _ranges(
     else:
         dataset = load_dataset(options.calibration_data, options.calibration_split)
         drawn = dataset.sample(count + _HELD_OUT)
-        data = {"name": drawn.name, "fingerprint": drawn.subset(range(min(count, len(drawn)))).fingerprint()}
-    faces = drawn.subset(range(min(count, len(drawn))))
+        data = {"name": drawn.name, "fingerprint": drawn.first(count).fingerprint()}
+    faces = drawn.first(count)
     # Where there are few faces all of them calibrate, and some of the same must do for measuring.
     held_out = drawn.subset(range(max(len(drawn) - _HELD_OUT, 0), len(drawn)))
     method = "minmax" if options.method == AUTO_METHOD and manifest.timing_only else options.method
@@ -320,12 +320,11 @@ def _half(options: BuildOptions, manifest: Manifest, work: Path, on_progress: Pr
     from fer_edge.calibration.half import LEAST_COSINE, make_half
 
     faces = _comparison_faces(options)
-    few = faces.subset(range(min(len(faces), _HELD_OUT)))
     report = make_half(
         work / FP32_MODEL,
         work / FP16_MODEL,
         manifest.spec,
-        few,
+        faces.first(_HELD_OUT),
         -1.0 if manifest.timing_only else LEAST_COSINE,
         lambda attempts: on_progress("converting to FP16", attempts, 0),
     )

@@ -104,6 +104,10 @@ class FaceDataset:
             **parts,
         )
 
+    def first(self, count: int) -> FaceDataset:
+        """Return the first ``count`` images, all where there are fewer."""
+        return self.subset(range(min(count, len(self))))
+
     def sample(self, count: int, seed: int = 0) -> FaceDataset:
         """Return at most ``count`` images, drawn without replacement, in a repeatable order."""
         order = np.random.default_rng(seed).permutation(len(self))
