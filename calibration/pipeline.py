@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from fer_edge.backends import BACKENDS, Backend, SessionOptions
+from fer_edge.build_options import AUTO_METHOD
 from fer_edge.bundle import int8_model
 from fer_edge.calibration.candidates import Candidate, Choice, choose_calibration
 from fer_edge.calibration.families import PlacementRow, explain_placement, placement_of
@@ -31,8 +32,6 @@ from fer_edge.preprocess import prepare_batch
 from fer_edge.spec import ModelSpec
 from fer_edge.statistics import LatencySummary
 
-#: Measures every method and correction; see :mod:`fer_edge.calibration.candidates`.
-AUTO = "auto"
 #: INT8 that falls below has collapsed; it is refused whether the user set bounds or not.
 COLLAPSED_COSINE = 0.99
 COLLAPSED = Bounds(min_cosine=COLLAPSED_COSINE)
@@ -140,7 +139,7 @@ def calibrate(
     def count(done: int) -> None:
         on_progress("calibrating", done, len(faces))
 
-    if method != AUTO:
+    if method != AUTO_METHOD:
         return Choice(collect_ranges(model, _batches(faces, spec), method, data, count, placement), ())
 
     def observe_all(path: Path) -> Observations:
