@@ -1,10 +1,10 @@
 """The CUDA kernels: device arrays in, work on the caller's stream, nothing copied or allocated.
 
-An array is any object with ``__cuda_array_interface__`` or DLPack on a CUDA device (CuPy, PyTorch, pycuda). A
+An array is any object with DLPack or ``__cuda_array_interface__`` on a CUDA device (CuPy, PyTorch, pycuda). A
 stream is the integer handle of a CUDA stream, such as ``cupy_stream.ptr`` or ``torch_stream.cuda_stream``; 0 is
 the default stream. Calls return once the work is enqueued; arrays must live until the stream has done it. Work
-that fills an array comes first if the array names its stream, as CuPy's do; PyTorch's name none: enqueue on the
-stream that fills them.
+that fills an array comes first: with DLPack, which is taken where both are offered, the library that made the array
+sees to it; else the array must name the stream of that work, or be ready.
 
 The kernels are compiled where ``FER_EDGE_KERNELS=1`` is set while the package is installed from source.
 """

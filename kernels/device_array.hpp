@@ -97,7 +97,6 @@ inline DeviceArray from_array_interface(DeviceArray array, const py::dict& inter
     refuse(array.name + ": the entries of __cuda_array_interface__ are not what its specification says");
   }
   if (!entry("mask").is_none()) refuse(array.name + ": masked arrays cannot be used");
-  if (array.producer == 0) refuse(array.name + ": stream 0 is not allowed in __cuda_array_interface__");
   if (array.type.size() < 3 || array.type.find_first_not_of("0123456789", 2) != std::string::npos || array.type.size() > 6)
     refuse(array.name + ": expected a type such as <f4, found " + array.type);
   if (array.type[0] == '>') refuse(array.name + ": expected numbers in the byte order of this machine, found " + array.type);
@@ -117,14 +116,18 @@ struct DLTensor {
   std::uint64_t byte_offset;
 };
 
-inline DeviceArray from_dlpack(DeviceArray array, const py::object& source, std::uintptr_t stream) {
+inline DeviceArray from_dlpack(const char* name, const py::object& source, std::uintptr_t stream) {
+  DeviceArray array;
+  array.name = name;
   constexpr int kCuda = 2, kCudaHost = 3, kCudaManaged = 13;
   const int device = source.attr("__dlpack_device__")().cast<py::tuple>()[0].cast<int>();
   if (device != kCuda && device != kCudaHost && device != kCudaManaged)
     refuse(array.name + ": expected an array on a CUDA device, found one on DLPack device " + std::to_string(device) +
            (device == 1 ? " (the CPU)" : "") + ": copy it to the device first");
-  // The producer orders its work before this stream; DLPack calls the default stream 1.
-  const auto capsule = source.attr("__dlpack__")(py::arg("stream") = stream ? stream : 1).cast<py::capsule>();
+  // The producer orders its work before this stream; DLPack calls the default stream 1, and pinned memory of the host
+  // belongs to no stream.
+  const py::object waiting = device == kCudaHost ? py::object(py::none()) : py::object(py::int_(stream ? stream : 1));
+  const auto capsule = source.attr("__dlpack__")(py::arg("stream") = waiting).cast<py::capsule>();
   const auto* tensor = static_cast<const DLTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
   if (!tensor) throw py::error_already_set();
   const char kinds[] = {'i', 'u', 'f'};
@@ -144,13 +147,20 @@ inline DeviceArray describe(const char* name, const py::object& source, std::uin
   DeviceArray array;
   array.name = name;
   const py::object interface = optional_attribute(source, "__cuda_array_interface__");
-  if (py::isinstance<py::dict>(interface))
-    array = from_array_interface(array, interface);
-  else if (py::hasattr(source, "__dlpack__") && py::hasattr(source, "__dlpack_device__"))
-    array = from_dlpack(array, source, stream);
-  else
+  const bool has_interface = py::isinstance<py::dict>(interface);
+  if (has_interface) array = from_array_interface(array, interface);
+  // DLPack first, as in fer_edge/engines/device_arrays.py: its producer lets our stream wait for whatever fills the
+  // array. The interface need not name that stream, and PyTorch's does not; but it alone says what is read-only.
+  if (py::hasattr(source, "__dlpack__") && py::hasattr(source, "__dlpack_device__")) {
+    const bool read_only = array.read_only;
+    array = from_dlpack(name, source, stream);
+    array.read_only = read_only;
+  } else if (!has_interface) {
     refuse(array.name + ": expected a device array with __cuda_array_interface__ or __dlpack__, found " +
            py::str(py::type::of(source).attr("__name__")).cast<std::string>());
+  } else if (array.producer == 0) {
+    refuse(array.name + ": stream 0 is not allowed in __cuda_array_interface__");
+  }
 
   py::ssize_t bytes = std::stoi(array.type.substr(1));
   for (const py::ssize_t side : array.shape) {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy as np
 from fer_edge.errors import BackendError
 
 # https://dmlc.github.io/dlpack: devices whose memory a CUDA device reads at the address given.
-_DLPACK_DEVICES = {2: "CUDA", 3: "CUDA host", 13: "CUDA managed"}
+_CUDA_HOST = 3
+_DLPACK_DEVICES = {2: "CUDA", _CUDA_HOST: "CUDA host", 13: "CUDA managed"}
 _DLPACK_KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}
 _LEGACY_STREAM, _PER_THREAD_STREAM = 1, 2  # in both protocols
 
@@ -75,7 +76,7 @@ def describe(name: str, value: Any, stream: int, contiguous: bool = True) -> Dev
     name : str
         For messages.
     value : object
-        With ``__cuda_array_interface__`` or DLPack.
+        With DLPack or ``__cuda_array_interface__``; DLPack is taken where both are offered.
     stream : int
         Handle of the stream that will use the array.
     contiguous : bool
@@ -87,15 +88,17 @@ def describe(name: str, value: Any, stream: int, contiguous: bool = True) -> Dev
         If it is no array on a device, not contiguous, or of a type that has no NumPy equal.
     """
     interface = _interface(value)
-    # Before its version 3 the interface told no stream, so PyTorch's arrays may not be ready; DLPack orders them.
-    if interface is not None and (interface.get("version", 0) >= 3 or not hasattr(value, "__dlpack__")):
-        array = _from_interface(name, value, interface)
-    elif hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
-        array = _from_dlpack(name, value, stream)
-    else:
+    array = None if interface is None else _from_interface(name, value, interface)
+    # DLPack first, as in kernels/device_array.hpp: its producer lets our stream wait for whatever fills the array.
+    # The interface need not name that stream, and PyTorch's does not; but it alone says what is read-only.
+    if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
+        array = replace(_from_dlpack(name, value, stream), read_only=array is not None and array.read_only)
+    elif array is None:
         raise BackendError(
             f"{name}: expected an array with __cuda_array_interface__ or DLPack, found {type(value).__name__}"
         )
+    else:
+        _require_producer(name, array.producer)
     if contiguous and not _is_contiguous(array):
         raise BackendError(f"{name}: must be C-contiguous, found strides {array.strides}: copy it first")
     if 0 not in array.shape and not array.address:
@@ -127,6 +130,11 @@ def _from_interface(name: str, value: object, interface: dict[str, Any]) -> Devi
         raise BackendError(f"{name}: __cuda_array_interface__ is not what its specification says") from error
     if masked:
         raise BackendError(f"{name}: masked arrays cannot be used")
+    return array
+
+
+def _require_producer(name: str, producer: int | None) -> None:
+    """Refuse a stream of the interface that the thread which owns the device cannot wait for."""
     if producer == 0:
         raise BackendError(f"{name}: stream 0 is not allowed in __cuda_array_interface__")
     if producer == _PER_THREAD_STREAM:
@@ -134,7 +142,6 @@ def _from_interface(name: str, value: object, interface: dict[str, Any]) -> Devi
             f"{name}: it is made on the per-thread default stream, which no other thread can wait for: "
             "use a stream of its own, or synchronise and give stream None"
         )
-    return array
 
 
 class _DlTensor(ctypes.Structure):
@@ -168,7 +175,8 @@ def _from_dlpack(name: str, value: Any, stream: int) -> DeviceArray:
             "give it as a NumPy array, or copy it to the device first"
         )
     try:
-        capsule = value.__dlpack__(stream=stream or _LEGACY_STREAM)  # the library lets this stream wait
+        # The library lets this stream wait; pinned memory of the host belongs to no stream.
+        capsule = value.__dlpack__(stream=None if device == _CUDA_HOST else stream or _LEGACY_STREAM)
         tensor = _DlTensor.from_address(_capsule_pointer(capsule, b"dltensor"))
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise BackendError(f"{name}: {type(value).__name__} does not give its memory: {error}") from error

@@ -44,7 +44,7 @@ class Dlpack:
 
 
 class Both(Array, Dlpack):
-    """As PyTorch's tensors: an interface that tells no stream, and DLPack."""
+    """As PyTorch's and CuPy's arrays: the interface at 4096, and DLPack at the array."""
 
     def __init__(self, array: np.ndarray, **entries: Any) -> None:
         Array.__init__(self, **entries)
@@ -122,15 +122,37 @@ def test_dlpack_is_read_in_place(dtype: type) -> None:
         describe("a", part, STREAM)
 
 
-def test_an_interface_that_tells_no_stream_yields_to_dlpack() -> None:
-    """PyTorch's interface is version 2: what its current stream does to the array may not be done."""
+@pytest.mark.parametrize(
+    "entries", [{"version": 2}, {}, {"stream": 1}, {"stream": 2}, {"stream": 9}, {"stream": 0}], ids=str
+)
+def test_dlpack_is_taken_where_both_are_offered(entries: dict[str, Any]) -> None:
+    """Its producer waits for its own work, whichever stream the interface names; PyTorch's names none."""
     array = np.zeros((2, 3), np.float32)
-    both = Both(array, version=2)
-    assert describe("a", both, STREAM).address == array.ctypes.data
+    both = Both(array, **entries)
+    found = describe("a", both, STREAM)
+    assert (found.address, found.producer, found.read_only) == (array.ctypes.data, None, False)
     assert both.streams == [STREAM]
-    both = Both(array, version=3)
-    assert describe("a", both, STREAM).address == 4096
-    assert both.streams == []
+    assert describe("a", Both(array, data=(4096, True)), STREAM).read_only  # DLPack could not say so
+
+
+def test_what_is_wrong_with_an_interface_is_told_also_beside_dlpack() -> None:
+    array = np.zeros((2, 3), np.float32)
+    with pytest.raises(BackendError, match="a: masked arrays cannot be used"):
+        describe("a", Both(array, mask=object()), STREAM)
+    with pytest.raises(BackendError, match="a: .*not what its specification says"):
+        describe("a", Both(array, data=None), STREAM)
+
+
+@pytest.mark.parametrize("stream", [None, 1, 9, 2**47 + 8])
+def test_the_stream_of_an_interface_alone(stream: int | None) -> None:
+    assert describe("a", Array(stream=stream), STREAM).producer == stream
+
+
+def test_pinned_memory_is_asked_for_without_a_stream() -> None:
+    """PyTorch refuses one for tensors of the host."""
+    given = Dlpack(np.zeros((2, 3), np.float32), device=3)
+    describe("a", given, STREAM)
+    assert given.streams == [None]
 
 
 def test_tensors_of_pytorch_on_the_cpu() -> None:

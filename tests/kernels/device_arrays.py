@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-CPU, CUDA = 1, 2  # DLPack's numbers
+CPU, CUDA, CUDA_HOST = 1, 2, 3  # DLPack's numbers
 
 ctypes.pythonapi.PyCapsule_GetPointer.restype = ctypes.c_void_p
 ctypes.pythonapi.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
@@ -40,6 +40,14 @@ class DlpackArray:
         pointer = ctypes.pythonapi.PyCapsule_GetPointer(capsule, b"dltensor")
         ctypes.c_int32.from_address(pointer + 8).value = self.device_type
         return capsule
+
+
+class BothArray(InterfaceArray, DlpackArray):
+    """A NumPy array under both protocols, as PyTorch's and CuPy's."""
+
+    def __init__(self, array: np.ndarray, **entries: object) -> None:
+        DlpackArray.__init__(self, array)
+        InterfaceArray.__init__(self, array, **entries)
 
 
 def uint8(*shape: int) -> np.ndarray:

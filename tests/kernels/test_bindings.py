@@ -20,7 +20,9 @@ import numpy as np
 import pytest
 from device_arrays import (
     CPU,
+    CUDA_HOST,
     REFUSALS,
+    BothArray,
     DlpackArray,
     InterfaceArray,
     attention_arguments,
@@ -278,6 +280,30 @@ def test_dlpack_is_told_the_stream(emulation: Emulation, stream: int, asked_for:
     frame = DlpackArray(uint8(16, 20, 3))
     emulation.module.crop_resize_normalize(**emulation.place_all(crop_arguments(frame=frame, stream=stream)))
     assert frame.streams == [asked_for]
+
+
+@pytest.mark.parametrize("producer", [None, 0, 1, 2, 64])
+def test_dlpack_is_taken_where_both_are_offered(emulation: Emulation, producer: int | None) -> None:
+    """Its producer lets our stream wait by itself, whatever the interface says of streams; PyTorch's names none."""
+    frame = BothArray(uint8(16, 20, 3), stream=producer, data=(4096, True))
+    arguments = emulation.place_all(crop_arguments(frame=frame, stream=48))
+    emulation.module.crop_resize_normalize(**arguments)
+    assert frame.streams == [48]
+    assert emulation.log() == []
+    assert arguments["out"].array.any()
+
+
+def test_what_is_read_only_stays_so_beside_dlpack(emulation: Emulation) -> None:
+    out = np.zeros((2, 3, 4, 6), np.float32)
+    arguments = crop_arguments(out=BothArray(out, data=(out.ctypes.data, True)))
+    with pytest.raises(UsageError, match="out: is read-only, and would be written"):
+        emulation.module.crop_resize_normalize(**emulation.place_all(arguments))
+
+
+def test_pinned_memory_is_asked_for_without_a_stream(emulation: Emulation) -> None:
+    frame = DlpackArray(uint8(16, 20, 3), CUDA_HOST)
+    emulation.module.crop_resize_normalize(**emulation.place_all(crop_arguments(frame=frame, stream=48)))
+    assert frame.streams == [None]
 
 
 def test_dlpack_gives_the_memory_back(emulation: Emulation) -> None:
