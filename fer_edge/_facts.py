@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fer_edge._machine import Machine
+from fer_edge._machine import Machine, read_number
 
 _LONGEST = 160
 _NVIDIA_VENDOR, _DISPLAY_CLASS = "0x10de", "0x03"
@@ -116,26 +116,10 @@ class Facts:
         """Lowest and highest clock that the GPU of a Jetson may have now."""
         # Thor's GPU has two clocks: gpu-gpc-0 computes, gpu-nvd-0 does video.
         for place in self.machine.find("/sys/class/devfreq/*gpu*"):
-            low, high = (self._number(f"{place}/{name}_freq") for name in ("min", "max"))
+            low, high = (read_number(self.machine, f"{place}/{name}_freq") for name in ("min", "max"))
             if "nvd" not in place and low is not None and high is not None:
                 return low, high
         return None
-
-    def free_memory_bytes(self) -> tuple[int, int] | None:
-        """Main memory, within the limit of the container, and swap."""
-        text = self.machine.read("/proc/meminfo") or ""
-        rows = re.findall(r"^(MemAvailable|SwapFree):\s+(\d{1,15}) kB$", text, re.MULTILINE)
-        sizes = {name: int(kib) << 10 for name, kib in rows}
-        if "MemAvailable" not in sizes:
-            return None
-        memory, limit = sizes["MemAvailable"], self._number("/sys/fs/cgroup/memory.max")
-        if limit is not None:
-            memory = min(memory, max(0, limit - (self._number("/sys/fs/cgroup/memory.current") or 0)))
-        return memory, sizes.get("SwapFree", 0)
-
-    def _number(self, path: str) -> int | None:
-        text = (self.machine.read(path) or "").strip()
-        return int(text) if re.fullmatch(r"\d{1,18}", text, re.ASCII) else None
 
 
 def plain(value: Any) -> str:

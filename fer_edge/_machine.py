@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import select
 import signal
 import stat
@@ -106,6 +107,12 @@ class LocalMachine:
         except (ValueError, RecursionError):
             return None
         return answer if isinstance(answer, dict) else None
+
+
+def read_number(machine: Machine, path: str) -> int | None:
+    """Return the whole number that a file of the kernel holds, ``None`` for anything else."""
+    text = (machine.read(path) or "").strip()
+    return int(text) if re.fullmatch(r"\d{1,18}", text, re.ASCII) else None
 
 
 def _read_until(handle: int, end_s: float) -> bytes | None:

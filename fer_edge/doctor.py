@@ -9,6 +9,7 @@ from typing import Any
 
 from fer_edge._facts import Facts, count, items, plain
 from fer_edge._machine import LocalMachine, Machine
+from fer_edge._memory import add_swap, measure_free_memory
 from fer_edge.catalogue import CATALOGUE
 from fer_edge.engines.builder import estimate_memory_bytes
 
@@ -256,21 +257,21 @@ def _look_at_power(facts: Facts) -> Iterable[Check]:
 
 
 def _look_at_memory(facts: Facts) -> Iterable[Check]:
-    free = facts.free_memory_bytes()
+    free = measure_free_memory(facts.machine)
     if free is None:
         yield Check("memory", WARN, "unknown", "see what is free", ("free -h",))
         return
     needed = estimate_memory_bytes(4 * CATALOGUE[_LARGEST_MODEL].parameters)
-    found = f"{free[0] / 1e9:.1f} GB free, swap {free[1] / 1e9:.1f} GB free"
-    lacking = needed - sum(free)
+    found = f"{free.memory_bytes / 1e9:.1f} GB free, swap {free.swap_bytes / 1e9:.1f} GB free"
+    lacking = needed - free.total_bytes
     if lacking <= 0:
         yield Check("memory", OK, found)
     else:
         advice = (
             f"to build {_LARGEST_MODEL} in FP32 may need {needed / 1e9:.1f} GB: end programs, or add swap"
         )
-        gigabytes = lacking // 1_000_000_000 + 2
-        yield Check("memory", WARN, found, advice, () if facts.container else _add_swap(gigabytes))
+        inside = facts.container or free.limited  # swap is added outside
+        yield Check("memory", WARN, found, advice, () if inside else add_swap(lacking))
 
 
 def _look_at_cpu_backends(facts: Facts) -> Iterable[Check]:
@@ -300,16 +301,6 @@ _LOOKS: Sequence[Callable[[Facts], Iterable[Check]]] = (
     _look_at_memory,
     _look_at_cpu_backends,
 )
-
-
-def _add_swap(gigabytes: int) -> tuple[str, ...]:
-    """Until the next start."""
-    return (
-        f"sudo fallocate -l {gigabytes}G /swapfile",
-        "sudo chmod 600 /swapfile",
-        "sudo mkswap /swapfile",
-        "sudo swapon /swapfile",
-    )
 
 
 def _install_tensorrt(facts: Facts) -> tuple[str, ...]:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from fer_edge._files import whole_file
+from fer_edge._machine import LocalMachine
+from fer_edge._memory import add_swap, measure_free_memory
 from fer_edge.engines.devices import ComputeCapability
 from fer_edge.engines.flavours import FLAVOURS, require_module, worker_environment
 from fer_edge.engines.plugin import PLUGIN_CHOICES, REPORT_PREFIX
@@ -287,22 +289,20 @@ def _tail(log: Path, lines: int) -> tuple[str, ...]:
 
 
 def _require_memory(onnx_bytes: int) -> None:
-    """Raise :class:`EngineError` where this machine has less memory free than a build is likely to need."""
-    needed = estimate_memory_bytes(onnx_bytes)
-    free = _free_memory_bytes()
-    if free < needed:
-        raise EngineError(
-            f"the build needs about {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free: end other programs, or add swap (sudo fallocate -l {max(1, round((needed - free) / 1e9 + 1))}G /swapfile && sudo chmod 600 /swapfile && sudo mkswap /swapfile && sudo swapon /swapfile)"
-        )
+    """Raise :class:`EngineError` where this process may take less memory than a build is likely to need."""
+    needed, free = estimate_memory_bytes(onnx_bytes), measure_free_memory(LocalMachine())
+    if free is None or free.total_bytes >= needed:
+        return
+    lacking = needed - free.total_bytes
+    if free.limited:
+        where, advice = " within the limit of this container", "give it more (docker run --memory)"
+    else:
+        where, advice = "", f"add swap ({' && '.join(add_swap(lacking))})"
+    raise EngineError(
+        f"the build needs about {needed / 1e9:.1f} GB of memory and {free.total_bytes / 1e9:.1f} GB are free{where}: end other programs, or {advice}"
+    )
 
 
 def estimate_memory_bytes(onnx_bytes: int) -> int:
     """Return what a build is likely to hold at most: above all that ``benchmarks/engines.py`` measured."""
     return 4 * onnx_bytes + (512 << 20)
-
-
-def _free_memory_bytes() -> int:
-    """Main memory and swap."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    kib = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-    return (kib["MemAvailable"] + kib["SwapFree"]) << 10

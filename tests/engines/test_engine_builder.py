@@ -20,10 +20,12 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from fer_edge._memory import FreeMemory
 from fer_edge.bundle import RANGES, open_bundle
 from fer_edge.calibration.qdq import quantise
 from fer_edge.calibration.ranges import load_ranges
 from fer_edge.catalogue import shipped_bundle
+from fer_edge.engines import builder
 from fer_edge.engines.builder import EngineOptions, EngineReport, build_engine
 from fer_edge.engines.flavours import FLAVOURS, worker_environment
 from fer_edge.errors import EngineError, UsageError
@@ -381,6 +383,18 @@ def test_too_little_memory_is_said_before_anything_starts(tmp_path: Path) -> Non
     message = build_and_fail(path, tmp_path, options())
     assert message.startswith("the build needs about 4398.")
     assert "or add swap (sudo fallocate -l " in message
+
+
+@needs_rtx
+def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        builder, "measure_free_memory", lambda machine: FreeMemory(100 << 20, 0, limited=True)
+    )
+    message = build_and_fail(save_small(tmp_path / "a.onnx"), tmp_path, options())
+    assert message == (
+        "the build needs about 0.5 GB of memory and 0.1 GB are free within the limit of this container: "
+        "end other programs, or give it more (docker run --memory)"
+    )
 
 
 @needs_rtx
