@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -179,10 +180,15 @@ def build_engine(
         raise EngineError(f"{model} does not exist: give the ONNX file of a bundle")
     if output.is_dir():
         raise EngineError(f"{output} is a folder, expected the name of a file for the engine")
+    if options.timing_cache is not None and options.timing_cache.is_dir():
+        raise EngineError(
+            f"{options.timing_cache} is a folder, expected the name of a file for the timing cache"
+        )
     _require_memory(model.stat().st_size)
     with tempfile.TemporaryDirectory() as folder, whole_file(output.resolve()) as part:
         parsed, plugin, plugin_layers = choose_model(model, options.plugin, Path(folder))
         request = {
+            "parent": os.getpid(),
             "flavour": flavour.name,
             "precision": options.precision,
             "onnx": str(parsed.resolve()),
@@ -265,7 +271,10 @@ def _run_worker(
         raise EngineError(
             f"the build took more than {time_limit_s:g} s and was stopped: give a longer time_limit_s; its log ends: {tail}"
         )
-    raise EngineError(f"the compiler {_describe_end(status)}; its log ends: {tail}")
+    hint = ""
+    if request["timing_cache"] is not None and Path(request["timing_cache"]).exists():
+        hint = f"; if the timing cache {request['timing_cache']} is damaged, that may be why: delete it and build again"
+    raise EngineError(f"the compiler {_describe_end(status)}{hint}; its log ends: {tail}")
 
 
 def _describe_end(status: int) -> str:

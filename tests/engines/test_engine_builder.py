@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from fer_edge.bundle import RANGES, open_bundle
 from fer_edge.calibration.qdq import quantise
 from fer_edge.calibration.ranges import load_ranges
 from fer_edge.catalogue import shipped_bundle
-from fer_edge.engines import builder
+from fer_edge.engines import builder, worker
 from fer_edge.engines.builder import EngineOptions, EngineReport, build_engine
 from fer_edge.engines.flavours import FLAVOURS, worker_environment
 from fer_edge.errors import EngineError, UsageError
@@ -232,10 +235,10 @@ def test_a_missing_compiler(flavour: str, fix: str, tmp_path: Path, monkeypatch:
     assert "never pip install tensorrt there" in message
 
 
-def own_workers() -> list[int]:
-    """Process ids of the workers that this process started and that still run."""
+def own_workers(parent: int | str = "self") -> list[int]:
+    """Process ids of the workers that a process started and that still run."""
     found = []
-    for task in Path("/proc/self/task").iterdir():
+    for task in Path(f"/proc/{parent}/task").iterdir():
         for pid in (task / "children").read_text().split():
             if "fer_edge.engines.worker" in Path(f"/proc/{pid}/cmdline").read_text():
                 found.append(int(pid))
@@ -270,6 +273,62 @@ def test_an_interrupted_build_leaves_nothing(fp32: Path, tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
+KILLED = """
+    import sys
+    from pathlib import Path
+    from fer_edge.engines.builder import EngineOptions, build_engine
+
+    def tell(stage, done, total):
+        print("building", flush=True)
+        sys.stdin.read()
+
+    options = EngineOptions("tensorrt-rtx", compute_capability=(8, 6))
+    build_engine(Path(sys.argv[1]), Path(sys.argv[2]), options, tell)
+"""
+
+
+def is_alive(pid: int) -> bool:
+    """A zombie is not: whoever adopted it has only to collect it."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+@needs_rtx
+def test_a_worker_ends_with_the_process_that_asked(fp32: Path, tmp_path: Path) -> None:
+    """It is stopped in the midst of its build, so that nothing but the kernel can end it."""
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(fp32), str(tmp_path / "net.engine")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "building\n"
+        (pid,) = own_workers(parent.pid)
+        os.kill(pid, signal.SIGSTOP)
+        assert is_alive(pid)
+        parent.kill()
+    try:
+        deadline = time.monotonic() + 30
+        while is_alive(pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not is_alive(pid)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert not (tmp_path / "net.engine").exists()
+
+
+def test_a_worker_whose_parent_has_ended_builds_nothing(tmp_path: Path) -> None:
+    """The parent may end before the kernel is asked: then the process is another one's child."""
+    request = json.dumps({"parent": os.getppid(), "flavour": "tensorrt"})
+    result = subprocess.run(
+        [sys.executable, "-m", "fer_edge.engines.worker"],
+        input=request, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "the process that asked for the build has ended\n"
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [
@@ -290,6 +349,61 @@ def test_a_compiler_that_crashes(
     monkeypatch.setenv("PYTHONPATH", str(folder))
     found = build_and_fail(save_small(tmp_path / "a.onnx"), tmp_path, EngineOptions())
     assert re.search(message, found), found
+
+
+def test_a_compiler_that_crashes_names_the_timing_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "bindings"
+    folder.mkdir()
+    (folder / "tensorrt.py").write_text("import os\nos.abort()\n")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    cache, model = tmp_path / "timing.cache", save_small(tmp_path / "a.onnx")
+    assert "timing cache" not in build_and_fail(model, tmp_path, EngineOptions(timing_cache=cache))
+    cache.write_bytes(b"no cache")
+    found = build_and_fail(model, tmp_path, EngineOptions(timing_cache=cache))
+    assert "crashed (SIGABRT); if the timing cache" in found
+    assert f"{cache} is damaged, that may be why: delete it and build again" in found
+    assert cache.read_bytes() == b"no cache"
+    cache.unlink()
+    cache.mkdir()
+    assert "is a folder, expected the name of a file for the timing cache" in build_and_fail(
+        model, tmp_path, EngineOptions(timing_cache=cache)
+    )
+
+
+class Config:
+    """As much of TensorRT's as timing caches need; it takes what begins with ``good``."""
+
+    def __init__(self, error: type[Exception] | None = None) -> None:
+        self.error = error
+
+    def create_timing_cache(self, stored: bytes) -> bytes | None:
+        if self.error is not None:
+            raise self.error("null pointer")
+        return stored if stored.startswith((b"good", b"other")) or not stored else None
+
+    def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        return not cache.startswith(b"other")
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [(b"\0" * 100, None), (b"other device", None), (b"x", RuntimeError), (b"x", TypeError)],
+)
+def test_what_is_no_timing_cache_is_named(
+    content: bytes, error: type[Exception] | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "timing.cache"
+    for stored in (None, b"good"):
+        if stored is not None:
+            path.write_bytes(stored)
+        worker._load_timing_cache(Config(), str(path))
+    path.write_bytes(content)
+    with pytest.raises(EngineError, match=r"timing\.cache is no timing cache .*: delete it, or name another"):
+        worker._load_timing_cache(Config(error), str(path))
 
 
 @needs_rtx
