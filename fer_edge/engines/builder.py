@@ -48,7 +48,10 @@ class EngineOptions:
     compute_capability : (int, int) or None
         The device to compile for, where the compiler can do so ahead of time; ``None`` is the GPU of this machine.
     workspace_bytes : int or None
-        Scratch memory that the engine may use; ``None`` leaves it to the compiler.
+        Scratch memory that the engine may use; ``None`` takes a share of what is free.
+    workspace_share : float
+        That share, above 0 and up to 1, of the device's memory that is free when the build starts. For a device
+        that is not here nothing is known to be free: the compiler's own limit stays.
     timing_cache : Path or None
         Read where it exists, written after the build; for compilers that measure kernels.
     builder_level : int or None
@@ -69,6 +72,7 @@ class EngineOptions:
     max_batch: int = 16
     compute_capability: ComputeCapability | None = None
     workspace_bytes: int | None = None
+    workspace_share: float = 0.5
     timing_cache: Path | None = None
     builder_level: int | None = None
     plugin: str = "auto"
@@ -91,6 +95,8 @@ class EngineOptions:
             raise UsageError(f"{flavour.name} measures no kernels: leave timing_cache out")
         if self.workspace_bytes is not None and self.workspace_bytes < 0:
             raise UsageError(f"workspace_bytes must be at least 0, found {self.workspace_bytes}")
+        if not 0 < self.workspace_share <= 1:
+            raise UsageError(f"workspace_share must be above 0 and up to 1, found {self.workspace_share}")
         if self.builder_level is not None and not 0 <= self.builder_level <= _HIGHEST_LEVEL:
             raise UsageError(f"builder_level must be from 0 to {_HIGHEST_LEVEL}, found {self.builder_level}")
         if not self.time_limit_s > 0:
@@ -111,6 +117,8 @@ class EngineReport:
         Of the file.
     weights_memory_bytes : int or None
         What the compiler says that weights take on the device; ``None`` where it says nothing.
+    workspace_bytes : int
+        Most scratch memory that the engine was allowed.
     peak_memory_bytes : int
         Most that the building process held in main memory.
     seconds : float
@@ -131,6 +139,7 @@ class EngineReport:
     options: EngineOptions
     size_bytes: int
     weights_memory_bytes: int | None
+    workspace_bytes: int
     peak_memory_bytes: int
     seconds: float
     layers: int
@@ -198,6 +207,7 @@ def build_engine(
             "batches": (options.min_batch, options.opt_batch, options.max_batch),
             "compute_capability": options.compute_capability,
             "workspace_bytes": options.workspace_bytes,
+            "workspace_share": options.workspace_share,
             "timing_cache": options.timing_cache and str(options.timing_cache.resolve()),
             "builder_level": options.builder_level,
         }

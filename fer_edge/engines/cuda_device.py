@@ -170,6 +170,19 @@ def identify_gpu(index: int = 0) -> tuple[ComputeCapability, str]:
     return (major, minor), f"CUDA {version // 1000}.{version % 1000 // 10}"
 
 
+def free_device_bytes(index: int = 0) -> int:
+    """Return the memory that is free on a GPU; on a board it is main memory, without what the kernel could give back.
+
+    Raises
+    ------
+    BackendError
+        As :class:`CudaDevice`.
+    """
+    cuda = _import_runtime(index)
+    _value(cuda, cuda.cudaSetDevice(index))
+    return int(_value(cuda, cuda.cudaMemGetInfo()))
+
+
 def _import_runtime(index: int) -> Any:
     """Return cuda-python's runtime, or raise where it finds no GPU ``index``."""
     try:

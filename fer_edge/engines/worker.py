@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from fer_edge._files import whole_file
+from fer_edge.engines.cuda_device import free_device_bytes
 from fer_edge.engines.devices import ComputeCapability, require_capability, require_gpu
 from fer_edge.engines.flavours import FLAVOURS
 from fer_edge.engines.plugin import load_plugin
-from fer_edge.errors import EngineError
+from fer_edge.errors import EngineError, FerEdgeError
 
 Send = Callable[[Mapping[str, Any]], None]
 
@@ -48,7 +49,7 @@ def main() -> None:
     _end_with(request["parent"])
     try:
         send({"event": "done", **_build(request, send)})
-    except EngineError as error:
+    except FerEdgeError as error:
         send({"event": "error", "message": str(error)})
         sys.exit(1)
 
@@ -95,6 +96,7 @@ def _build(request: Mapping[str, Any], send: Send) -> dict[str, Any]:
     return {
         "seconds": time.perf_counter() - started,
         "layers": network.num_layers,
+        "workspace_bytes": config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
         "weights_memory_bytes": log.weights_memory_bytes,
         "peak_memory_bytes": _peak_memory_bytes(),
         "version": trt.__version__,
@@ -195,8 +197,11 @@ def _configure(trt: Any, config: Any, request: Mapping[str, Any]) -> None:
         config.clear_flag(trt.BuilderFlag.TF32)
     if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # TensorRT-RTX captures no graph without
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
-    if request["workspace_bytes"] is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request["workspace_bytes"])
+    limit = request["workspace_bytes"]
+    if limit is None and request["compute_capability"] is None:
+        limit = int(request["workspace_share"] * free_device_bytes())
+    if limit is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, limit)
     if request["builder_level"] is not None:
         if not hasattr(config, "builder_optimization_level"):
             raise EngineError(f"this version of {trt.__name__} has no builder level: leave builder_level out")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from fer_edge.engines import cuda_device
-from fer_edge.engines.cuda_device import CudaDevice, identify_gpu
+from fer_edge.engines.cuda_device import CudaDevice, free_device_bytes, identify_gpu
 from fer_edge.engines.devices import require_gpu
 from fer_edge.engines.runner import EngineRunner
 from fer_edge.engines.tensorrt_engine import TensorRtEngine
@@ -34,7 +34,7 @@ def cuda() -> Any:
 
 
 @pytest.mark.parametrize(
-    "ask", [CudaDevice, identify_gpu, lambda: EngineRunner(CudaDevice, Path("x.engine"))]
+    "ask", [CudaDevice, identify_gpu, free_device_bytes, lambda: EngineRunner(CudaDevice, Path("x.engine"))]
 )
 def test_a_machine_without_a_gpu_says_what_to_do(cuda: Any, ask: Callable[[], object]) -> None:
     """The error code comes from CUDA: cudaErrorNoDevice with a driver, cudaErrorInsufficientDriver without."""
@@ -202,6 +202,17 @@ def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Recorder, "cudaGetDeviceCount", lambda self: (0, 0))
     with pytest.raises(BackendError, match="CUDA finds no GPU"):
         CudaDevice()
+
+
+def test_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cuda.bindings.runtime", reason="needs cuda-python")
+    monkeypatch.setattr(Recorder, "cudaGetDeviceCount", lambda self: (0, 1), raising=False)
+    monkeypatch.setattr(Recorder, "cudaMemGetInfo", lambda self: (0, 5 << 30, 8 << 30), raising=False)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", Recorder())
+    assert free_device_bytes() == 5 << 30
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", Recorder(cudaSetDevice=719))
+    with pytest.raises(BackendError, match="error 719"):
+        free_device_bytes()
 
 
 # TensorRT's runtime: the real one refuses without a GPU; a stand-in gives it engines that we do not take.

@@ -529,6 +529,9 @@ def test_paths_that_cannot_be(tmp_path: Path) -> None:
         ({"flavour": "tensorrt"}, "tensorrt builds for the device that it runs on"),
         ({"timing_cache": Path("a")}, "tensorrt-rtx measures no kernels"),
         ({"workspace_bytes": -1}, "workspace_bytes must be at least 0"),
+        ({"workspace_share": 0.0}, "workspace_share must be above 0 and up to 1, found 0.0"),
+        ({"workspace_share": 1.5}, "workspace_share must be above 0 and up to 1"),
+        ({"workspace_share": float("nan")}, "workspace_share must be above 0 and up to 1"),
         ({"builder_level": 6}, "builder_level must be from 0 to 5, found 6"),
         ({"time_limit_s": float("nan")}, "time_limit_s must be above 0"),
     ],
@@ -543,4 +546,43 @@ def test_workspace_and_level_reach_the_compiler(tmp_path: Path) -> None:
     model = save_small(tmp_path / "a.onnx")
     assert "within workspace limit" in build_and_fail(model, tmp_path, options(workspace_bytes=1 << 20))
     chosen = options(workspace_bytes=1 << 30, builder_level=1)
-    assert build_engine(model, tmp_path / "net.engine", chosen).size_bytes
+    report = build_engine(model, tmp_path / "net.engine", chosen)
+    assert (report.size_bytes > 0, report.workspace_bytes) == (True, 1 << 30)
+
+
+@needs_rtx
+def test_for_a_device_that_is_not_here_the_limit_of_the_compiler_stays(tmp_path: Path) -> None:
+    model = save_small(tmp_path / "a.onnx")
+    reports = [
+        build_engine(model, tmp_path / "net.engine", options(workspace_share=share)) for share in (0.01, 1.0)
+    ]
+    assert reports[0].workspace_bytes == reports[1].workspace_bytes > 1 << 30
+
+
+CONFIGURE = """
+    import sys, warnings
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import tensorrt_rtx as trt
+    from fer_edge.engines import worker
+    from fer_edge.errors import BackendError
+    worker.free_device_bytes = lambda: 6 << 30
+    for given, share, capability, expected in (
+        (None, 0.5, None, 3 << 30),
+        (None, 0.25, None, 3 << 29),
+        (1 << 30, 0.5, None, 1 << 30),
+        (1 << 30, 0.5, [8, 6], 1 << 30),
+    ):
+        config = trt.Builder(trt.Logger(trt.Logger.ERROR)).create_builder_config()
+        request = {"workspace_bytes": given, "workspace_share": share, "compute_capability": capability}
+        worker._configure(trt, config, {**request, "builder_level": None, "dla_core": None})
+        found = config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE)
+        assert found == expected, (given, share, capability, found)
+"""
+
+
+@needs_rtx
+def test_on_this_device_the_share_of_what_is_free_is_the_limit() -> None:
+    """In the real compiler's configuration; what is free is played, since there is no device."""
+    command = [sys.executable, "-c", textwrap.dedent(CONFIGURE)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
