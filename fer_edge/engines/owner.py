@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from fer_edge.engines.device import Device, Engine
+from fer_edge.engines.device_arrays import DeviceArray
+from fer_edge.engines.host_copy import HostCopy
 from fer_edge.engines.runner_options import RunnerOptions, RunnerReport, RunnerState
 from fer_edge.engines.slot import (
     STAGES,
@@ -36,21 +38,14 @@ HISTORY = 1000
 
 
 class Request:
-    """A batch that a caller waits for."""
+    """Something that a caller waits for."""
 
-    __slots__ = ("_done", "error", "rows", "source", "started", "targets", "under_way")
+    __slots__ = ("_done", "error")
 
-    def __init__(self, source: Source, rows: int, targets: Mapping[str, Target]) -> None:
-        self.source, self.rows, self.targets = source, rows, targets
-        self.started = 0  # samples given to the device
-        self.under_way = 0  # parts
+    def __init__(self) -> None:
         self.error: FerEdgeError | None = None
         self._done = threading.Lock()
         self._done.acquire()
-
-    def part(self, most: int) -> Part:
-        """Return the next samples."""
-        return Part(self.source, self.targets, self.started, min(self.rows - self.started, most))
 
     def finish(self) -> None:
         """Let the caller go on."""
@@ -61,12 +56,38 @@ class Request:
         return self._done.acquire(timeout=limit_s)
 
 
+class Batch(Request):
+    """Samples to run."""
+
+    __slots__ = ("rows", "source", "started", "targets", "under_way")
+
+    def __init__(self, source: Source, rows: int, targets: Mapping[str, Target]) -> None:
+        super().__init__()
+        self.source, self.rows, self.targets = source, rows, targets
+        self.started = 0  # samples given to the device
+        self.under_way = 0  # parts
+
+    def part(self, most: int) -> Part:
+        """Return the next samples."""
+        return Part(self.source, self.targets, self.started, min(self.rows - self.started, most))
+
+
+class Download(Request):
+    """An array to copy to the host."""
+
+    __slots__ = ("array", "result")
+
+    def __init__(self, array: DeviceArray) -> None:
+        super().__init__()
+        self.array, self.result = array, np.empty(0)
+
+
 @dataclass
 class _UnderWay:
     """A part that the device works on."""
 
     slot: Slot
-    request: Request
+    request: Batch
     part: Part
     bucket: int
     deadline_s: float
@@ -190,12 +211,13 @@ class Owner:
         resources.callback(device.close)
         self.streams = create_streams(device, resources)
         self._last = [create_event(device, resources) for _ in STAGES]
+        self._host_copy = HostCopy(device, self.streams.copy_in, resources)
         self.engine, slots, self.report = prepare(device, self.streams, self._path, self._options, resources)
         self._free.extend(slots)
         self._buckets = self.report.buckets
 
     def _serve(self) -> None:
-        request: Request | None = None  # partly given to the device
+        request: Batch | None = None  # partly given to the device
         stopping = False
         while self._failure is None:  # a caller may have seen this thread hang
             self._alive_s = time.monotonic()
@@ -213,8 +235,8 @@ class Owner:
             elif stopping:
                 return
 
-    def _take(self, wait_s: float | None) -> tuple[Request | None, bool]:
-        """Return the next request, and whether it is time to stop."""
+    def _take(self, wait_s: float | None) -> tuple[Batch | None, bool]:
+        """Return the next batch, and whether it is time to stop."""
         try:
             request = self._queue.get(wait_s != 0, wait_s)
         except queue.Empty:
@@ -223,9 +245,24 @@ class Owner:
         if request is None:
             return None, True
         self._open.add(request)
+        if isinstance(request, Download):
+            self._download(request)
+            return None, False
+        assert isinstance(request, Batch)
         return request, False
 
-    def _start(self, request: Request) -> Request | None:
+    def _download(self, request: Download) -> None:
+        """Copy an array to the host, while nothing else is begun: it takes less than a batch."""
+        self._host_copy.start(request.array)
+        if not wait_until(self._host_copy.is_done, self._options.watchdog_s):
+            raise BackendError(
+                f"a copy to the host did not finish within {self._options.watchdog_s:g} s: {RESET}"
+            )
+        request.result = self._host_copy.result(request.array)
+        self._open.discard(request)
+        request.finish()
+
+    def _start(self, request: Batch) -> Batch | None:
         """Give the next part of a request to the device; return the request while more is left."""
         part = request.part(self._buckets[-1])
         bucket = next(size for size in self._buckets if size >= part.rows)
@@ -271,7 +308,7 @@ class Owner:
         self._finish_if_done(request)
         return True
 
-    def _finish_if_done(self, request: Request) -> None:
+    def _finish_if_done(self, request: Batch) -> None:
         if request.started == request.rows and not request.under_way:
             self._open.discard(request)
             request.finish()

@@ -12,7 +12,7 @@ import numpy as np
 
 from fer_edge.engines.device import Device, TensorInfo
 from fer_edge.engines.device_arrays import describe, is_device_array
-from fer_edge.engines.owner import HISTORY, Owner, Request
+from fer_edge.engines.owner import HISTORY, Batch, Download, Owner
 from fer_edge.engines.runner_options import RunnerOptions, RunnerReport, RunnerState
 from fer_edge.engines.slot import STAGES, BatchWriter, Source, Target
 from fer_edge.errors import BackendError, lookup
@@ -118,6 +118,24 @@ class EngineRunner:
             raise BackendError(f"expected at least one sample, found {rows}")
         return self._run(write, rows, out)
 
+    def copy_to_host(self, array: Any) -> np.ndarray:
+        """Return an array that lies on the device as a new NumPy array.
+
+        Raises
+        ------
+        BackendError
+            If it is no array on a device, is empty or has negative strides, or the device fails.
+        """
+        found = describe("array", array, self.input_stream, contiguous=False)
+        if 0 in found.shape or min(found.strides or (0,)) < 0:
+            raise BackendError(
+                f"expected an array of one or more elements without negative strides, "
+                f"found {found.shape} with strides {found.strides}: copy it on the device first"
+            )
+        request = Download(found)
+        self._owner.run(request)
+        return request.result
+
     def latency(self) -> dict[str, LatencySummary]:
         """Return n, p50, p90 and p99 of copy_in, compute and copy_out over the last parts, by the device's clock."""
         kept = self._owner.timings_ms[: min(self._owner.parts, HISTORY)].copy()
@@ -149,7 +167,7 @@ class EngineRunner:
         else:
             results = dict(out)
             targets = {name: self._target(name, array, rows) for name, array in out.items()}
-        self._owner.run(Request(source, rows, targets))
+        self._owner.run(Batch(source, rows, targets))
         return results
 
     def _target(self, name: str, array: Any, rows: int) -> Target:

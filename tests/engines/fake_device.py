@@ -325,9 +325,11 @@ class FakeDevice:
             self._enqueue(stream, _Operation(work, [], [(memory.ctypes.data, memory.nbytes)]))
         return result
 
-    def run_on(self, stream: int, work: Callable[[], None], writes: Sequence[Range]) -> None:
+    def run_on(
+        self, stream: int, work: Callable[[], None], writes: Sequence[Range], reads: Sequence[Range] = ()
+    ) -> None:
         """Give a stream a kernel of somebody else."""
-        self._enqueue(stream, _Operation(work, [], writes))
+        self._enqueue(stream, _Operation(work, reads, writes))
 
     def left(self) -> dict[str, int]:
         """Return what was not freed."""

@@ -413,6 +413,66 @@ def test_an_array_whose_producer_is_not_waited_for_would_be_caught() -> None:
             runner.run(given)
 
 
+def test_a_copy_to_the_host_waits_for_what_fills_the_array() -> None:
+    device = late(7)
+    with opened(device) as runner, ThreadPoolExecutor(4) as pool:
+        stream = device.new_stream()
+        jobs = []
+        for i, side in enumerate((5, 90, 30, 200, 7)):  # its memory grows, while batches are run
+            values = np.random.default_rng(i).integers(0, 255, (side, side + 1, 3), np.uint8)
+            jobs.append((pool.submit(runner.run, draw(20, i)), draw(20, i)))
+            copied = runner.copy_to_host(device.put(values, stream, late_s=0.01))
+            np.testing.assert_array_equal(copied, values)
+            assert copied.flags.c_contiguous
+            assert copied.flags.owndata  # the next copy leaves it as it is
+        for job, batch in jobs:
+            assert_right(job.result(), batch)
+
+
+@pytest.mark.parametrize(
+    ("shape", "offset", "strides"),
+    [
+        ((4, 5, 3), 0, (21, 3, 1)),  # rows apart
+        ((3, 5, 3), 22, (42, 3, 1)),  # every second row
+        ((1, 5, 3), 0, (999, 3, 1)),
+        ((3, 4, 2), 1, (1, 21, 5)),  # in any order
+        ((4, 5, 3), 0, (0, 3, 1)),  # a row that is repeated
+        ((), 7, ()),
+    ],
+)
+def test_a_copy_of_part_of_an_array(shape: tuple[int, ...], offset: int, strides: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).integers(0, 255, 150, np.uint8)
+    device = late(8)
+    with opened(device) as runner:
+        array = device.put(values)
+        part = DeviceArray(array.memory.ctypes.data + offset, shape, values.dtype, strides=strides)
+        expected = np.ndarray(shape, values.dtype, values, offset, strides)
+        np.testing.assert_array_equal(runner.copy_to_host(part), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shape": (0, 3, 4, 6)}, "one or more elements"),
+        ({"strides": (-192, 96, 24, 4)}, "without negative strides"),
+        ({"data": (0, False)}, "null pointer"),
+    ],
+)
+def test_what_cannot_be_copied_to_the_host(change: dict[str, Any], message: str) -> None:
+    device = FakeDevice(network())
+    with opened(device) as runner:
+        array = device.put(draw(2))
+        array.__cuda_array_interface__ |= change
+        with pytest.raises(BackendError, match=message):
+            runner.copy_to_host(array)
+        with pytest.raises(BackendError, match="found list"):
+            runner.copy_to_host([1])
+        good = device.put(draw(2))
+        np.testing.assert_array_equal(runner.copy_to_host(good), draw(2))
+    with pytest.raises(BackendError, match="this session is closed"):
+        runner.copy_to_host(good)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

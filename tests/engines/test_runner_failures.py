@@ -41,6 +41,8 @@ def live(device: FakeDevice, errors: list[BackendError]) -> EngineRunner | None:
             runner.run(given, out=out)
             for name, values in compute(draw(6)).items():
                 np.testing.assert_array_equal(out[name].numpy(), values)
+            for rows in (1, 2):  # the second needs more memory
+                np.testing.assert_array_equal(runner.copy_to_host(device.put(draw(rows), stream)), draw(rows))
         except BackendError as error:
             errors.append(error)
             with pytest.raises(BackendError, match="this session has failed, open another: .*injected"):
@@ -181,6 +183,21 @@ def test_a_batch_that_hangs_is_named_and_the_runner_refuses_more() -> None:
     assert device.left()  # the device may still write to it
     gate.open.set()
     runner.close()  # it was only slow: all is freed now
+    assert_clean(device)
+
+
+def test_a_copy_to_the_host_that_hangs() -> None:
+    gate = threading.Event()
+    device = FakeDevice(network(), lambda: 0.0)
+    runner = EngineRunner(lambda: device, ENGINE, RunnerOptions(watchdog_s=0.3))
+    stream = device.new_stream()
+    array = device.put(draw(1), stream)
+    device.run_on(stream, lambda: gate.wait(60) and None, [])
+    with pytest.raises(BackendError, match=r"did not (finish|return) within 0\.3 s"):
+        runner.copy_to_host(array)
+    assert runner.state is RunnerState.FAILED
+    gate.set()
+    runner.close()
     assert_clean(device)
 
 
