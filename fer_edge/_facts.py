@@ -57,12 +57,6 @@ class Facts:
         self.cuda = machine.ask("cuda")
         self.gpus = _parse_gpus(self.cuda)
 
-    def driver_version(self) -> str | None:
-        """Version of the kernel module."""
-        text = self.machine.read("/proc/driver/nvidia/version")
-        found = re.search(r"NVRM version:.*?\s(\d+(?:\.\d+)+)", text or "")
-        return plain(found[1]) if found else None
-
     def has_nvidia_card(self) -> bool:
         """Whether there is an NVIDIA GPU on the PCI bus, with a driver or without."""
         for path in self.machine.find("/sys/bus/pci/devices/*/vendor"):

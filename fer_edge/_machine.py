@@ -115,6 +115,13 @@ def read_number(machine: Machine, path: str) -> int | None:
     return int(text) if re.fullmatch(r"\d{1,18}", text, re.ASCII) else None
 
 
+def read_driver_version(machine: Machine) -> str | None:
+    """Return the version of NVIDIA's kernel module, such as ``540.4.0``."""
+    text = machine.read("/proc/driver/nvidia/version") or ""
+    found = re.search(r"NVRM version:.*?\s(\d{1,9}(?:\.\d{1,9}){1,4})", text, re.ASCII)
+    return found[1] if found else None
+
+
 def _read_until(handle: int, end_s: float) -> bytes | None:
     """Return what comes before the pipe closes; ``None`` where it is too late or too much."""
     text = b""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fer_edge._facts import Facts, count, items, plain
-from fer_edge._machine import LocalMachine, Machine
+from fer_edge._machine import LocalMachine, Machine, read_driver_version
 from fer_edge._memory import add_swap, measure_free_memory
 from fer_edge.catalogue import CATALOGUE
 from fer_edge.engines.builder import estimate_memory_bytes
@@ -98,7 +98,7 @@ def _look_at_jetpack(facts: Facts) -> Iterable[Check]:
 
 
 def _look_at_driver(facts: Facts) -> Iterable[Check]:
-    module, cuda = facts.driver_version(), facts.cuda
+    module, cuda = read_driver_version(facts.machine), facts.cuda
     found = f"driver {module}" if module else "no kernel module"
     if cuda is None:
         found += "; the driver does not answer"
@@ -117,7 +117,7 @@ def _look_at_driver(facts: Facts) -> Iterable[Check]:
 
 
 def _explain_missing_driver(facts: Facts, found: str) -> Check:
-    if not (facts.driver_version() or facts.jetson or facts.has_nvidia_card()):
+    if not (read_driver_version(facts.machine) or facts.jetson or facts.has_nvidia_card()):
         return Check("driver", MISSING, "no NVIDIA GPU; the CPU backends need none")
     if facts.container:
         return Check("driver", MISSING, found, *_give_gpu(facts))

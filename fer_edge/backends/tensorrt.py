@@ -129,8 +129,7 @@ class TensorRtBackend:
         try:
             plugin = _needed_plugin(model)
             settings = EngineOptions(flavour=self.name, precision=options.precision or precision_of(model))
-            capability, driver = identify_gpu()
-            key = make_key(model, settings, state.version, capability, driver, plugin)
+            key = make_key(model, settings, state.version, identify_gpu(), plugin)
             cache = EngineCache(also=[model.parent / ENGINES])
             engine = _compiled_ahead(cache, key) or cache.get_or_build(
                 key, lambda path: _build(model, path, settings)
@@ -148,9 +147,10 @@ def _build(model: Path, path: Path, settings: EngineOptions) -> None:
 
 
 def _compiled_ahead(cache: EngineCache, key: EngineKey) -> CachedEngine | None:
-    """Return an engine of the bundle that was compiled without a device: no driver, and with or without the plugin."""
+    """Return an engine of the bundle that was compiled without a device, with the plugin or without."""
+    options = {name: value for name, value in key.options.items() if name != "workspace_share"}
     for plugin in dict.fromkeys((key.plugin, None)):
-        found = cache.find(replace(key, driver=None, plugin=plugin))
+        found = cache.find(replace(key, gpu=None, driver=None, plugin=plugin, options=options))
         if found is not None:
             return CachedEngine(found, built=False)
     return None

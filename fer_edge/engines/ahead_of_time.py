@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fer_edge._files import sha256_of
 from fer_edge.engines.builder import EngineOptions, EngineReport, build_engine
-from fer_edge.engines.devices import ComputeCapability
+from fer_edge.engines.devices import ComputeCapability, Gpu
 from fer_edge.engines.flavours import FLAVOURS
 from fer_edge.engines.header import EngineKey, PluginKey, write_header
 from fer_edge.engines.plugin import NAME, NAMESPACE, VERSION
@@ -22,8 +22,7 @@ def make_key(
     model: Path,
     options: EngineOptions,
     version: str,
-    capability: ComputeCapability,
-    driver: str | None,
+    gpu: Gpu,
     plugin: Path | None,
 ) -> EngineKey:
     """Return what names the engine of ``model``.
@@ -36,10 +35,8 @@ def make_key(
         How it is compiled.
     version : str
         Of the compiler.
-    capability : (int, int)
-        Of the device.
-    driver : str or None
-        Of the device; ``None`` for an engine that is compiled without one.
+    gpu : Gpu
+        The device; without name and driver for an engine that is compiled without one.
     plugin : Path or None
         The plugin library that the engine needs.
     """
@@ -49,8 +46,10 @@ def make_key(
         batches=(options.min_batch, options.opt_batch, options.max_batch),
         flavour=options.flavour,
         flavour_version=version,
-        compute_capability=capability,
-        driver=driver,
+        compute_capability=gpu.compute_capability,
+        gpu=gpu.name,
+        driver=gpu.driver,
+        options=options.of_the_engine(),
         plugin=None if plugin is None else PluginKey(f"{NAMESPACE}::{NAME}", VERSION, sha256_of(plugin)),
     )
 
@@ -93,7 +92,7 @@ def compile_ahead(
         report = build_engine(model, part, options, on_progress)
         version = report.versions[FLAVOURS[FLAVOUR].module]
         used = report.plugin if report.plugin_layers else None
-        key = make_key(model, options, version, capability, None, used)
+        key = make_key(model, options, version, Gpu(capability), used)
         engine = part.replace(folder / f"{key.digest()}.engine")
         write_header(folder / f"{key.digest()}.json", key, engine)
         reports.append(report)

@@ -102,6 +102,20 @@ class EngineOptions:
         if not self.time_limit_s > 0:
             raise UsageError(f"time_limit_s must be above 0, found {self.time_limit_s}")
 
+    def of_the_engine(self) -> dict[str, int | float]:
+        """Return the options that change an engine and have no place of their own in its key, where they are set.
+
+        The share of the free memory is one, and not the bytes that it came to: these differ from build to build.
+        """
+        chosen: dict[str, int | float | None] = {
+            "workspace_bytes": self.workspace_bytes,
+            "workspace_share": None,
+            "builder_level": self.builder_level,
+        }
+        if self.workspace_bytes is None and self.compute_capability is None:
+            chosen["workspace_share"] = self.workspace_share
+        return {name: value for name, value in chosen.items() if value is not None}
+
 
 @dataclass(frozen=True)
 class EngineReport:

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from fer_edge.engines.devices import ComputeCapability
+from fer_edge._machine import LocalMachine, read_driver_version
+from fer_edge.engines.devices import Gpu
 from fer_edge.engines.flavours import FLAVOURS
+from fer_edge.engines.header import printable
 from fer_edge.engines.plugin import load_plugin
 from fer_edge.engines.tensorrt_engine import TensorRtEngine
 from fer_edge.errors import BackendError, EngineError, lookup
@@ -154,8 +156,10 @@ class CudaDevice:
         return _value(self._cuda, answer)
 
 
-def identify_gpu(index: int = 0) -> tuple[ComputeCapability, str]:
-    """Return the compute capability of a GPU, and the newest CUDA that its driver serves, such as ``CUDA 12.6``.
+def identify_gpu(index: int = 0) -> Gpu:
+    """Return what an engine for this GPU depends on.
+
+    Every Jetson Orin calls itself ``Orin``: multiprocessors and memory tell a Nano from an AGX.
 
     Raises
     ------
@@ -163,11 +167,11 @@ def identify_gpu(index: int = 0) -> tuple[ComputeCapability, str]:
         As :class:`CudaDevice`.
     """
     cuda = _import_runtime(index)
-    names = cuda.cudaDeviceAttr
-    parts = names.cudaDevAttrComputeCapabilityMajor, names.cudaDevAttrComputeCapabilityMinor
-    major, minor = (int(_value(cuda, cuda.cudaDeviceGetAttribute(part, index))) for part in parts)
+    found = _value(cuda, cuda.cudaGetDeviceProperties(index))
+    name = f"{found.name.decode(errors='replace')}, {found.multiProcessorCount} multiprocessors, {round(found.totalGlobalMem / 2**30)} GiB"
     version = int(_value(cuda, cuda.cudaDriverGetVersion()))
-    return (major, minor), f"CUDA {version // 1000}.{version % 1000 // 10}"
+    driver = (read_driver_version(LocalMachine()), f"CUDA {version // 1000}.{version % 1000 // 10}")
+    return Gpu((int(found.major), int(found.minor)), printable(name), ", ".join(filter(None, driver)))
 
 
 def free_device_bytes(index: int = 0) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from fer_edge.errors import EngineError, UsageError
@@ -21,6 +22,25 @@ _BUILT_ON_DEVICE: Mapping[ComputeCapability, str] = {
     (10, 3): "B300",
     (11, 0): "Jetson Thor",
 }
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What an engine is for.
+
+    Attributes
+    ----------
+    compute_capability : (int, int)
+        Such as (8, 7).
+    name : str or None
+        Its name and size, such as ``Orin, 8 multiprocessors, 7 GiB``; ``None`` for any of the capability.
+    driver : str or None
+        Version of the driver and newest CUDA that it serves, such as ``540.4.0, CUDA 12.6``; ``None`` for any.
+    """
+
+    compute_capability: ComputeCapability
+    name: str | None = None
+    driver: str | None = None
 
 
 def dotted(capability: ComputeCapability) -> str:

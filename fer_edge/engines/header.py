@@ -17,14 +17,16 @@ from fer_edge._files import write_json
 from fer_edge.engines.devices import ComputeCapability
 from fer_edge.errors import UsageError
 
-#: Changes with the meaning of a field, and with it every digest.
-FORMAT_VERSION = 1
+#: Changes with the meaning of a field and with what is asked of the compilers, and with it every digest.
+FORMAT_VERSION = 2
 _HEADER_LIMIT_BYTES = 64 << 10
 _MOST_OPTIONS = 32
 _LARGEST_NUMBER = 1 << 53  # beyond it JSON numbers are not exact everywhere
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Keys are read from disk and printed: no control characters, nothing endless.
-_TEXT = re.compile(r"[\w.,:+/() -]{1,80}", re.ASCII)
+_LONGEST_TEXT = 80
+_CHARACTERS = r"\w.,:+/() -"
+_TEXT = re.compile(rf"[{_CHARACTERS}]{{1,{_LONGEST_TEXT}}}", re.ASCII)
 
 Option = str | int | float | bool | None
 
@@ -50,7 +52,7 @@ class EngineKey:
     Attributes
     ----------
     onnx_sha256 : str
-        Of the file that was compiled.
+        Of the file that was compiled. The ranges of an INT8 network are in it, as the scales of Q/DQ.
     precision : str
         "fp32", "fp16" or "int8".
     batches : (int, int, int)
@@ -59,14 +61,13 @@ class EngineKey:
         The compiler and its version, such as "tensorrt" and "10.3.0".
     compute_capability : (int, int)
         Of the device that the engine is for.
-    driver : str or None
-        Driver and CUDA version of the device; ``None`` for an engine that was compiled without one.
-    ranges_sha256 : str or None
-        Of the calibration result behind an INT8 file.
+    gpu, driver : str or None
+        Its name, and its driver and CUDA version, as in :class:`fer_edge.engines.devices.Gpu`: an engine holds what
+        was fastest on one of a capability's devices. ``None`` for an engine that was compiled without one.
     plugin : PluginKey or None
         The plugin library, where the network needs it.
     options : mapping
-        Builder options that change the engine, such as workspace and level.
+        Builder options that change the engine, such as the limit of scratch memory and the level.
     """
 
     onnx_sha256: str
@@ -75,8 +76,8 @@ class EngineKey:
     flavour: str
     flavour_version: str
     compute_capability: ComputeCapability
+    gpu: str | None = None
     driver: str | None = None
-    ranges_sha256: str | None = None
     plugin: PluginKey | None = None
     options: Mapping[str, Option] = field(default_factory=dict)
 
@@ -84,10 +85,9 @@ class EngineKey:
         _require_sha256("onnx", self.onnx_sha256)
         for name in ("precision", "flavour", "flavour_version"):
             _require_text(name, getattr(self, name))
-        if self.driver is not None:
-            _require_text("driver", self.driver)
-        if self.ranges_sha256 is not None:
-            _require_sha256("ranges", self.ranges_sha256)
+        for name in ("gpu", "driver"):
+            if getattr(self, name) is not None:
+                _require_text(name, getattr(self, name))
         for name, length in (("batches", 3), ("compute_capability", 2)):
             values = getattr(self, name)
             if not (isinstance(values, tuple) and len(values) == length and all(map(_is_count, values))):
@@ -137,11 +137,11 @@ class EngineKey:
         parts = {
             "device": f"{self.flavour_version} sm{major}{minor}",
             "flavour": self.flavour,
+            "gpu": f"on {self.gpu or 'any GPU'}",
             "driver": f"driver {self.driver or 'none'}",
             "precision": self.precision,
             "batches": "batches {}/{}/{}".format(*self.batches),
             "onnx": f"model {self.onnx_sha256[:8]}",
-            "ranges": f"ranges {(self.ranges_sha256 or 'none')[:8]}",
             "plugin": "no plugin",
         }
         if self.plugin is not None:
@@ -231,9 +231,16 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < _LARGEST_NUMBER
 
 
+def printable(text: str) -> str:
+    """Return ``text`` as a key takes it: other characters become ``-``, and the end is cut."""
+    return re.sub(rf"[^{_CHARACTERS}]", "-", text, flags=re.ASCII)[:_LONGEST_TEXT] or "-"
+
+
 def _require_text(name: str, value: Any) -> None:
     if not (isinstance(value, str) and _TEXT.fullmatch(value)):
-        raise UsageError(f"{name} must be up to 80 letters, digits and .,:+/()-_, found {value!r:.100}")
+        raise UsageError(
+            f"{name} must be up to {_LONGEST_TEXT} letters, digits and .,:+/()-_, found {value!r:.100}"
+        )
 
 
 def _require_sha256(name: str, value: Any) -> None:

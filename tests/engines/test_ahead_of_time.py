@@ -37,7 +37,8 @@ def test_a_bundle_with_engines(precision: str, tmp_path: Path) -> None:
     headers = [read_header(bundle.path / name.replace(".engine", ".json")) for name in engines]
     keys = [header.key for header in headers if header is not None]
     assert {key.compute_capability for key in keys} == {(8, 6), (12, 0)}
-    assert {(key.precision, key.driver, key.plugin) for key in keys} == {(precision, None, None)}
+    parts = {(key.precision, key.gpu, key.driver, key.plugin, len(key.options)) for key in keys}
+    assert parts == {(precision, None, None, None, 0)}
     for key in keys:
         found = EngineCache(tmp_path / "cache", also=[bundle.path / ENGINES]).find(key)
         assert found == bundle.path / ENGINES / f"{key.digest()}.engine"

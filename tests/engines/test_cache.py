@@ -28,8 +28,8 @@ ORIN = EngineKey(
     flavour="tensorrt",
     flavour_version="10.3",
     compute_capability=(8, 7),
+    gpu="Orin, 8 multiprocessors, 7 GiB",
     driver="540.4.0, CUDA 12.6",
-    ranges_sha256="b" * 64,
     plugin=PluginKey("fer_edge", "1", "c" * 64),
     options={"workspace_bytes": 1 << 30, "builder_level": None},
 )
@@ -50,9 +50,13 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
         {"driver": None},
         "built for 10.3 sm87 driver 540.4.0, CUDA 12.6, here 10.3 sm87 driver none",
     ),
-    "ranges": (
-        {"ranges_sha256": "d" * 64},
-        "built for 10.3 sm87 ranges bbbbbbbb, here 10.3 sm87 ranges dddddddd",
+    "gpu": (
+        {"gpu": "Orin, 16 multiprocessors, 61 GiB"},
+        "built for 10.3 sm87 on Orin, 8 multiprocessors, 7 GiB, here 10.3 sm87 on Orin, 16 multiprocessors, 61 GiB",
+    ),
+    "any-gpu": (
+        {"gpu": None},
+        "built for 10.3 sm87 on Orin, 8 multiprocessors, 7 GiB, here 10.3 sm87 on any GPU",
     ),
     "plugin": (
         {"plugin": None},
@@ -65,6 +69,10 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "option": (
         {"options": {"workspace_bytes": 1 << 30, "builder_level": 5}},
         "built for 10.3 sm87 builder_level=None, here 10.3 sm87 builder_level=5",
+    ),
+    "option-left-out": (
+        {"options": {"workspace_bytes": 1 << 30}},
+        "built for 10.3 sm87 builder_level=None, here 10.3 sm87 option builder_level not set",
     ),
 }
 
@@ -147,7 +155,7 @@ def test_digests_do_not_follow_the_order_of_options_and_stay_as_they_are() -> No
     reordered = dataclasses.replace(ORIN, options={"builder_level": None, "workspace_bytes": 1 << 30})
     assert reordered.digest() == ORIN.digest()
     # Engines on users' devices are named by it: a change here rebuilds them all.
-    text = json.dumps([1, json.loads(json.dumps(dataclasses.asdict(ORIN)))], sort_keys=True)
+    text = json.dumps([2, json.loads(json.dumps(dataclasses.asdict(ORIN)))], sort_keys=True)
     assert ORIN.digest() == hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -157,7 +165,8 @@ def test_digests_do_not_follow_the_order_of_options_and_stay_as_they_are() -> No
         {"onnx_sha256": "A" * 64},
         {"onnx_sha256": "a" * 63},
         {"onnx_sha256": None},
-        {"ranges_sha256": "../../etc/passwd"},
+        {"gpu": "Orin\x1b[2J"},
+        {"gpu": ""},
         {"precision": "int8\x1b[2J"},
         {"precision": ""},
         {"flavour_version": "1" * 81},
@@ -269,7 +278,7 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], str]] = {
     "array": lambda h: "[]",
     "null": lambda h: "null",
     "no-format": lambda h: json.dumps({k: v for k, v in h.items() if k != "format"}),
-    "next-format": lambda h: json.dumps({**h, "format": 2}),
+    "next-format": lambda h: json.dumps({**h, "format": 3}),
     "size-is-text": lambda h: json.dumps({**h, "size": "16384"}),
     "size-is-a-float": lambda h: json.dumps({**h, "size": 16384.0}),
     "size-is-true": lambda h: json.dumps({**h, "size": True}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import importlib.metadata
 import importlib.util
 import json
@@ -539,6 +540,18 @@ def test_paths_that_cannot_be(tmp_path: Path) -> None:
 def test_options_that_cannot_be(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         options(**changes)
+
+
+def test_what_changes_an_engine_is_in_its_key() -> None:
+    here = EngineOptions()
+    assert here.of_the_engine() == {"workspace_share": 0.5}
+    for changes, expected in (
+        ({"builder_level": 0}, {"workspace_share": 0.5, "builder_level": 0}),
+        ({"workspace_bytes": 1 << 30}, {"workspace_bytes": 1 << 30}),
+        ({"workspace_share": 0.25, "time_limit_s": 1.0, "log": Path("a")}, {"workspace_share": 0.25}),
+    ):
+        assert dataclasses.replace(here, **changes).of_the_engine() == expected
+    assert options(workspace_share=0.25).of_the_engine() == {}  # of a device that is not here
 
 
 @needs_rtx

@@ -5,6 +5,7 @@ What they do once there is a GPU is played through on a fake one: cache, runner,
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from fer_edge.backends.onnxruntime import OnnxRuntimeGpuBackend, OnnxRuntimeSess
 from fer_edge.backends.tensorrt import TensorRtBackend, precision_of
 from fer_edge.bundle import Bundle, Manifest
 from fer_edge.engines import builder
+from fer_edge.engines.ahead_of_time import ENGINES, compile_ahead
 from fer_edge.engines.builder import EngineOptions
 from fer_edge.engines.device import TensorInfo
-from fer_edge.engines.devices import require_gpu
+from fer_edge.engines.devices import Gpu, require_gpu
 from fer_edge.errors import BackendError, EngineError
 from fer_edge.spec import ModelSpec
 
@@ -160,13 +162,15 @@ class Machine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.devices: list[Any] = []
         self.built: list[EngineOptions] = []
-        self.driver = "CUDA 12.6"
+        self.gpu = Gpu((8, 7), "Orin, 8 multiprocessors, 7 GiB", "540.4.0, CUDA 12.6")
+        self.version = "10.3.0"
         self.refuse = ""
         monkeypatch.setenv("FER_EDGE_CACHE", str(folder / "cache"))
-        monkeypatch.setattr(tensorrt, "identify_gpu", lambda: ((8, 7), self.driver))
+        monkeypatch.setattr(tensorrt, "identify_gpu", lambda: self.gpu)
         monkeypatch.setattr(tensorrt, "CudaDevice", self.open_device)
         monkeypatch.setattr(builder, "build_engine", self.build)
-        monkeypatch.setattr(TensorRtBackend, "available", lambda self: tensorrt.Availability(True, "10.3.0"))
+        available = lambda backend: tensorrt.Availability(True, self.version)  # noqa: E731
+        monkeypatch.setattr(TensorRtBackend, "available", available)
 
     def build(self, model: Path, output: Path, options: EngineOptions) -> None:
         if self.refuse:
@@ -208,13 +212,43 @@ def test_a_model_is_built_once_and_run(machine: Machine, model: Path, name: str)
     assert all(device.left() == {} and device.hazards == [] for device in machine.devices)
 
 
-def test_an_engine_of_another_driver_is_built_again_and_says_why(machine: Machine, model: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (
+            {"driver": "540.4.0, CUDA 13.0"},
+            "built for 10.3.0 sm87 driver 540.4.0, CUDA 12.6, here 10.3.0 sm87 driver 540.4.0, CUDA 13.0",
+        ),
+        (
+            {"name": "Orin, 16 multiprocessors, 61 GiB"},
+            "built for 10.3.0 sm87 on Orin, 8 multiprocessors, 7 GiB, here 10.3.0 sm87 on Orin, 16 multiprocessors, 61 GiB",
+        ),
+    ],
+)
+def test_an_engine_of_another_device_is_built_again_and_says_why(
+    changes: dict[str, str], reason: str, machine: Machine, model: Path
+) -> None:
     BACKENDS["tensorrt"].open(model, SessionOptions()).close()
-    machine.driver = "CUDA 13.0"
+    machine.gpu = dataclasses.replace(machine.gpu, **changes)
     session = BACKENDS["tensorrt"].open(model, SessionOptions())
-    assert "10.3.0 sm87 driver CUDA 12.6, here 10.3.0 sm87 driver CUDA 13.0" in str(session.rebuilt_because)
+    assert session.rebuilt_because == reason
     session.close()
     assert [o.precision for o in machine.built] == ["fp32", "fp32"]  # found by looking
+
+
+def test_an_engine_that_was_compiled_elsewhere_is_taken(machine: Machine, model: Path) -> None:
+    """TensorRT-RTX compiles it here; it knows neither name nor driver nor free memory of the device."""
+    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install 'fer-edge[rtx]'")
+    (report,) = compile_ahead(model, model.parent / ENGINES, "fp32", [(8, 6)])
+    machine.gpu = Gpu((8, 6), "NVIDIA GeForce RTX 3060, 28 multiprocessors, 12 GiB", "580.95.05, CUDA 13.0")
+    machine.version = report.versions["tensorrt_rtx"]
+    BACKENDS["tensorrt-rtx"].open(model, SessionOptions()).close()
+    assert machine.built == []
+    machine.gpu = dataclasses.replace(machine.gpu, compute_capability=(8, 9))
+    session = BACKENDS["tensorrt-rtx"].open(model, SessionOptions())
+    assert "sm86 on any GPU driver none" in str(session.rebuilt_because)
+    session.close()
+    assert len(machine.built) == 1
 
 
 def test_device_arrays_stay_on_the_device(machine: Machine, model: Path) -> None:
