@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+# Bounds memory: a 4K picture full of small faces leaves thousands of boxes, and their overlaps took a gigabyte.
+_ROWS_AT_ONCE = 128
+
 
 def suppress(
     boxes: np.ndarray, scores: np.ndarray, max_overlap: float, of_smaller: bool = False
@@ -16,16 +19,19 @@ def suppress(
     order = np.argsort(-scores, kind="stable")
     corners = boxes[order]
     areas = (corners[:, 2:] - corners[:, :2]).clip(0).prod(axis=1)
-    low = np.maximum(corners[:, None, :2], corners[None, :, :2])
-    high = np.minimum(corners[:, None, 2:], corners[None, :, 2:])
-    common = (high - low).clip(0).prod(axis=2)
-    if of_smaller:
-        whole = np.minimum(areas[:, None], areas[None, :])
-    else:
-        whole = areas[:, None] + areas[None, :] - common
-    allowed = common <= max_overlap * whole
     keep = np.ones(len(order), bool)
-    for i in range(len(order)):
-        if keep[i]:
-            keep[i + 1 :] &= allowed[i, i + 1 :]
+    for start in range(0, len(order), _ROWS_AT_ONCE):
+        # Of a few boxes with themselves and all that are worse.
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        low = np.maximum(corners[rows, None, :2], corners[None, start:, :2])
+        high = np.minimum(corners[rows, None, 2:], corners[None, start:, 2:])
+        common = (high - low).clip(0).prod(axis=2)
+        if of_smaller:
+            whole = np.minimum(areas[rows, None], areas[None, start:])
+        else:
+            whole = areas[rows, None] + areas[None, start:] - common
+        allowed = common <= max_overlap * whole
+        for i in range(len(allowed)):
+            if keep[start + i]:
+                keep[start + i + 1 :] &= allowed[i, i + 1 :]
     return order[keep]
