@@ -9,6 +9,8 @@ import numpy as np
 
 from fer_edge.results import Box, Detection
 
+MIN_FACE_PX = 28  # the smallest photographs are 32 pixels wide
+
 
 class Difference(NamedTuple):
     """The worst of all pairs, and the share of them that overlap by 0.98 at least."""

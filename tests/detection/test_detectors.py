@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from matching import iou
+from matching import MIN_FACE_PX, iou
 
 from fer_edge.backends import BACKENDS
-from fer_edge.datasets import load_dataset
 from fer_edge.detection import DETECTORS, DetectorOptions, create_detector, to_detections
 from fer_edge.detection.mtcnn import MtcnnDetector
 from fer_edge.detection.pyramid import halve
@@ -20,28 +18,13 @@ from fer_edge.detection.suppression import suppress
 from fer_edge.errors import BackendError, DataError, DetectorError, UsageError
 
 
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FER_EDGE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture
-def yunet_file(shared) -> Path:
-    return shared / "models" / "yunet" / "yunet_n_640_640.onnx"
-
-
 @pytest.fixture(params=sorted(DETECTORS))
-def detector(request):
-    model = request.getfixturevalue("yunet_file") if request.param == "yunet" else None
-    detector = create_detector(request.param, DetectorOptions(model=model, threads=1))
-    yield detector
-    detector.close()
+def detector(request, create):
+    return create(request.param)
 
 
 @pytest.fixture(scope="module")
-def mtcnn(cache):
+def mtcnn(networks_folder):
     return create_detector("mtcnn", DetectorOptions(threads=1))
 
 
@@ -66,9 +49,8 @@ def test_astronaut_has_one_face(detector, astronaut):
 
 
 @pytest.mark.parametrize("name", ["mtcnn", "yunet"])
-def test_landmarks_are_in_the_order_of_the_contract(name, astronaut, request):
-    model = request.getfixturevalue("yunet_file") if name == "yunet" else None
-    (face,) = create_detector(name, DetectorOptions(model=model)).detect(astronaut)
+def test_landmarks_are_in_the_order_of_the_contract(name, astronaut, create):
+    (face,) = create(name).detect(astronaut)
     assert face.landmarks.shape == (5, 2)
     assert face.landmarks.dtype == np.float32
     left_eye, right_eye, nose, left_mouth, right_mouth = face.landmarks
@@ -99,17 +81,10 @@ def test_faces_come_largest_first(detector, astronaut):
     assert found[0].box_xyxy[0] > 220 > found[1].box_xyxy[2]
 
 
-def test_min_face_px_is_kept(detector, astronaut, request):
-    model = request.getfixturevalue("yunet_file") if detector.name == "yunet" else None
-    assert (
-        create_detector(detector.name, DetectorOptions(min_face_px=150, model=model)).detect(astronaut) == []
-    )
-
-
-def test_min_score_is_kept(detector, astronaut, request):
-    model = request.getfixturevalue("yunet_file") if detector.name == "yunet" else None
-    strict = create_detector(detector.name, DetectorOptions(min_score=1.0, model=model))
-    assert strict.detect(astronaut) == []
+@pytest.mark.parametrize("name", sorted(DETECTORS))
+@pytest.mark.parametrize("option", [{"min_face_px": 150}, {"min_score": 1.0}])
+def test_limits_are_kept(name, option, astronaut, create):
+    assert create(name, **option).detect(astronaut) == []
 
 
 @pytest.mark.parametrize(
@@ -186,6 +161,26 @@ def test_suppress_keeps_the_best_of_each_place():
     assert suppress(boxes[:0], scores[:0], 0.5).tolist() == []
 
 
+@pytest.mark.parametrize("of_smaller", [False, True])
+def test_suppress_keeps_of_many_boxes_what_one_by_one_would_keep(of_smaller):
+    """More than are compared at a time; the reference takes boxes in turn, best first."""
+    draw = np.random.default_rng(5)
+    corners, sides, scores = draw.uniform(0, 300, (500, 2)), draw.uniform(5, 60, (500, 2)), draw.random(500)
+    boxes = np.concatenate([corners, corners + sides], axis=1)
+    kept: list[int] = []
+    for i in np.argsort(-scores):
+        width, height = (
+            np.minimum(boxes[kept, 2:], boxes[i, 2:]) - np.maximum(boxes[kept, :2], boxes[i, :2])
+        ).T
+        common = np.maximum(width, 0) * np.maximum(height, 0)
+        own, theirs = sides[i].prod(), sides[kept].prod(axis=1)
+        whole = np.minimum(own, theirs) if of_smaller else own + theirs - common
+        if not (common > 0.4 * whole).any():
+            kept.append(i)
+    assert 128 < len(kept) < 400
+    assert suppress(boxes, scores, 0.4, of_smaller).tolist() == kept
+
+
 def test_to_detections_cuts_boxes_and_drops_what_is_outside():
     frame = np.zeros((100, 200, 3), np.uint8)
     boxes = np.array([[-20, 10, 30, 60], [150, -30, 260, 130], [300, 300, 400, 400], [10, 10, 20, 20]], float)
@@ -194,12 +189,10 @@ def test_to_detections_cuts_boxes_and_drops_what_is_outside():
 
 
 @pytest.mark.parametrize("name", ["mtcnn", "yunet"])
-def test_detection_rate_on_photographs(name, shared, request):
-    model = request.getfixturevalue("yunet_file") if name == "yunet" else None
-    # The smallest photographs are 32 pixels wide.
-    detector = create_detector(name, DetectorOptions(min_face_px=28, model=model, threads=1))
+def test_detection_rate_on_photographs(name, photographs, create):
+    detector = create(name, min_face_px=MIN_FACE_PX)
     found = []
-    for frame in load_dataset(shared / "data" / "faces_in_context"):
+    for frame in photographs:
         faces = detector.detect(frame)
         assert_inside(faces, frame)
         found.append(len(faces))
@@ -207,10 +200,10 @@ def test_detection_rate_on_photographs(name, shared, request):
     assert np.mean(found) < 1.1
 
 
-def test_mtcnn_and_yunet_agree(mtcnn, shared, yunet_file):
-    yunet = create_detector("yunet", DetectorOptions(model=yunet_file))
+def test_mtcnn_and_yunet_agree(mtcnn, photographs, create):
+    yunet = create("yunet")
     overlaps = []
-    for frame in load_dataset(shared / "data" / "faces_in_context").sample(60):
+    for frame in photographs[::3]:
         ours, theirs = mtcnn.detect(frame), yunet.detect(frame)
         if ours and theirs:
             overlaps.append(iou(ours[0].box_xyxy, theirs[0].box_xyxy))

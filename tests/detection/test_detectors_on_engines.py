@@ -14,12 +14,9 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from matching import compare
+from matching import MIN_FACE_PX, compare
 
 from fer_edge.backends import BACKENDS, Availability, Session, SessionOptions
-from fer_edge.calibration.half import to_half
-from fer_edge.datasets import load_dataset
-from fer_edge.detection import Detector, DetectorOptions, create_detector
 from fer_edge.engines.builder import EngineOptions, build_engine
 from fer_edge.errors import BackendError, DetectorError
 
@@ -28,7 +25,6 @@ needs_rtx = pytest.mark.skipif(
     reason="needs TensorRT-RTX: pip install 'fer-edge[rtx]'",
 )
 SIZES = {"pnet": (64, 64), "rnet": (24, 24), "onet": (48, 48), "yunet": (64, 96)}
-MIN_FACE_PX = 28  # the smallest photographs are 32 pixels wide
 
 
 class OneSizeSession:
@@ -50,12 +46,11 @@ class OneSizeSession:
 
 
 class OneSizeBackend:
-    """Like TensorRT, refuses a size that is free; runs the same graph in ONNX Runtime, in FP16 where asked."""
+    """Like TensorRT, refuses a size that is free; runs the same graph in ONNX Runtime."""
 
     name, dialect = "one-size", "tensorrt"
 
-    def __init__(self, half: bool = False) -> None:
-        self.half = half
+    def __init__(self) -> None:
         self.graphs: list[onnx.ModelProto] = []
         self.sessions: list[OneSizeSession] = []
 
@@ -68,19 +63,9 @@ class OneSizeBackend:
         if batch.dim_value or channels.dim_value != 3 or not all(side.dim_value for side in size):
             raise BackendError(f"expected [free, 3, H, W], found {graph.graph.input[0]}")
         self.graphs.append(graph)
-        if self.half:
-            model = model.with_name("half.onnx")
-            onnx.save(to_half(graph, ()), model)
         session = BACKENDS["onnxruntime"].open(model, options)
         self.sessions.append(OneSizeSession(session, (size[0].dim_value, size[1].dim_value)))
         return self.sessions[-1]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FER_EDGE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture
@@ -90,40 +75,14 @@ def backend(monkeypatch) -> OneSizeBackend:
     return backend
 
 
-@pytest.fixture(scope="module")
-def photographs(shared) -> list[np.ndarray]:
-    return list(load_dataset(shared / "data" / "faces_in_context"))
-
-
-@pytest.fixture
-def create(shared):
-    """Make a detector by name and backend."""
-
-    def make(name: str, backend: str) -> Detector:
-        model = shared / "models" / "yunet" / "yunet_n_640_640.onnx" if name == "yunet" else None
-        return create_detector(name, DetectorOptions(MIN_FACE_PX, model=model, backend=backend, threads=1))
-
-    return make
-
-
 @pytest.mark.parametrize("name", ["mtcnn", "yunet"])
 def test_faces_are_those_of_the_cpu_path(name, backend, create, photographs):
-    usual, fixed = create(name, "onnxruntime"), create(name, backend.name)
+    usual, fixed = (create(name, min_face_px=MIN_FACE_PX, backend=b) for b in ("onnxruntime", backend.name))
     worst = compare((fixed.detect(frame), usual.detect(frame)) for frame in photographs)
     assert worst.pairs > 200
     assert worst.iou > 0.999
     assert worst.landmarks_px < 0.05
     assert worst.score < 1e-4
-
-
-@pytest.mark.parametrize("name", ["mtcnn", "yunet"])
-def test_half_precision_finds_the_same_faces(name, backend, create, photographs):
-    backend.half = True
-    usual, fixed = create(name, "onnxruntime"), create(name, backend.name)
-    worst = compare((fixed.detect(frame), usual.detect(frame)) for frame in photographs)
-    # Of two windows that fit a face nearly as well, rounding may decide which one suppresses the other.
-    assert worst.share > 0.99
-    assert worst.iou > 0.9
 
 
 def test_large_pictures_take_many_tiles_and_few_runs(backend, create, astronaut):
@@ -132,10 +91,12 @@ def test_large_pictures_take_many_tiles_and_few_runs(backend, create, astronaut)
         frame[20 : 20 + side, 30 + 350 * i : 30 + 350 * i + side] = cv2.resize(
             astronaut[20:220, 120:320], (side, side), interpolation=cv2.INTER_AREA
         )
-    fixed = create("mtcnn", backend.name)
+    usual, fixed = (
+        create("mtcnn", min_face_px=MIN_FACE_PX, backend=b) for b in ("onnxruntime", backend.name)
+    )
     found = fixed.detect(frame)
     assert len(found) == 3
-    worst = compare([(found, create("mtcnn", "onnxruntime").detect(frame))])
+    worst = compare([(found, usual.detect(frame))])
     assert worst.iou > 0.999
     tiles = backend.sessions[0].batches
     assert len(tiles) == 2
@@ -145,7 +106,7 @@ def test_large_pictures_take_many_tiles_and_few_runs(backend, create, astronaut)
 
 
 def test_few_sizes_of_yunet_are_kept(backend, create):
-    detector = create("yunet", backend.name)
+    detector = create("yunet", min_face_px=MIN_FACE_PX, backend=backend.name)
     assert backend.sessions == []
 
     def sizes_open() -> list[tuple[int, int]]:
@@ -172,29 +133,27 @@ def test_networks_are_closed_where_another_cannot_be_opened(backend, create, mon
 
     monkeypatch.setattr(backend, "open", refuse_the_second)
     with pytest.raises(BackendError, match="no room"):
-        create("mtcnn", backend.name)
+        create("mtcnn", backend=backend.name)
     assert [session.closed for session in backend.sessions] == [True]
 
 
 @pytest.fixture
 def graphs(backend, create) -> dict[str, onnx.ModelProto]:
     """What the detectors open on such a backend."""
-    create("mtcnn", backend.name)
-    create("yunet", backend.name).detect(np.zeros((80, 110, 3), np.uint8))
+    create("mtcnn", backend=backend.name)
+    create("yunet", min_face_px=MIN_FACE_PX, backend=backend.name).detect(np.zeros((80, 110, 3), np.uint8))
     return dict(zip(SIZES, backend.graphs, strict=True))
 
 
 @needs_rtx
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_engines_are_built(precision, graphs, tmp_path):
+def test_engines_are_built(graphs, tmp_path):
     for name, graph in graphs.items():
         path = tmp_path / f"{name}.onnx"
-        onnx.save(graph if precision == "fp32" else to_half(graph, ()), path)
-        options = EngineOptions("tensorrt-rtx", precision, compute_capability=(8, 6))
+        onnx.save(graph, path)
+        options = EngineOptions("tensorrt-rtx", compute_capability=(8, 6))
         report = build_engine(path, tmp_path / f"{name}.engine", options)
         weights = sum(int(np.prod(tensor.dims)) for tensor in graph.graph.initializer)
-        expected = weights * (4 if precision == "fp32" else 2)
-        assert report.weights_memory_bytes == pytest.approx(expected, rel=0.25), name
+        assert report.weights_memory_bytes == pytest.approx(4 * weights, rel=0.25), name
 
 
 @needs_rtx
@@ -230,7 +189,7 @@ def test_faces_on_a_gpu_are_those_of_the_cpu_path(name, engine, create, photogra
     state = BACKENDS[engine].available()
     if not state.ok:
         pytest.skip(state.reason)
-    usual, device = create(name, "onnxruntime"), create(name, engine)
+    usual, device = (create(name, min_face_px=MIN_FACE_PX, backend=b) for b in ("onnxruntime", engine))
     worst = compare((device.detect(frame), usual.detect(frame)) for frame in photographs)
     assert worst.share > 0.99
     assert worst.iou > 0.9

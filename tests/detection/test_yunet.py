@@ -8,11 +8,10 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from matching import compare
+from matching import MIN_FACE_PX, compare
 from onnx import TensorProto, helper, numpy_helper
 
 from fer_edge.backends import BACKENDS
-from fer_edge.datasets import load_dataset
 from fer_edge.detection import DetectorOptions, create_detector, to_detections
 from fer_edge.detection.mtcnn_weights import mtcnn_models
 from fer_edge.detection.yunet import YuNetDetector, decode
@@ -20,7 +19,6 @@ from fer_edge.detection.yunet_model import HEADS, OUTPUTS, YuNetModel
 from fer_edge.errors import DetectorError
 from fer_edge.results import Detection
 
-MIN_FACE_PX = 28  # the smallest photographs are 32 pixels wide
 FILES = ["yunet_n_320_320.onnx", "yunet_n_640_640.onnx", "yunet_n_dynamic.onnx"]
 
 
@@ -39,20 +37,20 @@ def detect_with_opencv(file: Path, frame: np.ndarray, min_score: float) -> list[
     return to_detections(frame, boxes, found[:, 14], points[:, 2:], MIN_FACE_PX)
 
 
-@pytest.fixture(scope="module")
-def yunet_folder(shared) -> Path:
-    return shared / "models" / "yunet"
+@pytest.fixture
+def yunet_folder(yunet_file) -> Path:
+    return yunet_file.parent
 
 
 @pytest.fixture
-def model(yunet_folder) -> onnx.ModelProto:
-    return onnx.load(yunet_folder / FILES[1])
+def model(yunet_file) -> onnx.ModelProto:
+    return onnx.load(yunet_file)
 
 
 @pytest.mark.parametrize(
     ("file", "backend"), [*((file, "onnxruntime") for file in FILES), (FILES[0], "openvino")]
 )
-def test_faces_are_those_of_opencv(file, backend, shared, yunet_folder):
+def test_faces_are_those_of_opencv(file, backend, photographs, yunet_folder, yunet_file):
     state = BACKENDS[backend].available()
     if not state.ok:
         pytest.skip(state.reason)
@@ -60,8 +58,8 @@ def test_faces_are_those_of_opencv(file, backend, shared, yunet_folder):
     detector = create_detector("yunet", options)
     worst = compare(
         # OpenCV cannot read the file with free sizes; its weights are the same.
-        (detector.detect(frame), detect_with_opencv(yunet_folder / FILES[1], frame, 0.7))
-        for frame in load_dataset(shared / "data" / "faces_in_context")
+        (detector.detect(frame), detect_with_opencv(yunet_file, frame, 0.7))
+        for frame in photographs
     )
     assert worst.pairs > 200
     assert worst.iou > 0.999
@@ -69,21 +67,20 @@ def test_faces_are_those_of_opencv(file, backend, shared, yunet_folder):
     assert worst.score < 1e-4
 
 
-def test_many_faces_are_those_of_opencv(astronaut, yunet_folder):
+def test_many_faces_are_those_of_opencv(astronaut, yunet_file):
     face = astronaut[20:220, 120:320]
     frame = np.full((600, 900, 3), 90, np.uint8)
     for i, side in enumerate((60, 80, 100, 120, 160, 200)):
         left, top = 300 * (i % 3) + 20, 300 * (i // 3) + 20
         frame[top : top + side, left : left + side] = cv2.resize(face, (side, side))
-    ours = YuNetDetector(DetectorOptions(MIN_FACE_PX, 0.5, yunet_folder / FILES[1])).detect(frame)
+    ours = YuNetDetector(DetectorOptions(MIN_FACE_PX, 0.5, yunet_file)).detect(frame)
     assert len(ours) == 6
-    worst = compare([(ours, detect_with_opencv(yunet_folder / FILES[1], frame, 0.5))])
+    worst = compare([(ours, detect_with_opencv(yunet_file, frame, 0.5))])
     assert worst.iou > 0.999
 
 
-def test_every_anchor_may_be_a_face(astronaut, yunet_folder):
-    options = DetectorOptions(min_face_px=1, min_score=0.0, model=yunet_folder / FILES[1])
-    found = create_detector("yunet", options).detect(astronaut)
+def test_every_anchor_may_be_a_face(astronaut, create):
+    found = create("yunet", min_face_px=1, min_score=0.0).detect(astronaut)
     assert 1 < len(found) <= 1000
 
 
@@ -138,16 +135,15 @@ def test_what_is_no_network_is_refused(tmp_path, content, reason):
     refuse(path, reason)
 
 
-def test_truncated_files_are_refused(tmp_path, yunet_folder):
-    content = (yunet_folder / FILES[1]).read_bytes()
+def test_truncated_files_are_refused(tmp_path, yunet_file):
+    content = yunet_file.read_bytes()
     path = tmp_path / "yunet.onnx"
     for size in range(1, len(content), len(content) // 40):
         path.write_bytes(content[:size])
         refuse(path, "cannot be (read|run) as YuNet")
 
 
-def test_other_networks_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("FER_EDGE_CACHE", str(tmp_path))
+def test_other_networks_are_refused():
     for path in mtcnn_models().values():
         refuse(path, r"expected one input and the outputs cls_8, .*, found 1 and offsets")
 
