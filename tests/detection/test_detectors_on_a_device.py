@@ -1,0 +1,147 @@
+"""Detectors on backend tensorrt as it is, where the GPU is played and computes each engine's own graph.
+
+Many candidates, and frames that no camera gives. OpenVINO sees the latter too. Expected is what the detectors find by
+default, in ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from engines.fake_device import FakeDevice, FakeEngine, FakeNetwork
+from matching import MIN_FACE_PX, compare, iou
+
+from fer_edge.backends import BACKENDS, Availability, SessionOptions, tensorrt
+from fer_edge.backends.onnxruntime import OnnxRuntimeSession
+from fer_edge.backends.tensorrt import TensorRtBackend
+from fer_edge.engines import builder
+from fer_edge.engines.device import TensorInfo
+from fer_edge.engines.devices import Gpu
+
+
+class GraphDevice(FakeDevice):
+    """Its engine files are ONNX files."""
+
+    def __init__(self) -> None:
+        super().__init__(None, lambda: 0.0)
+
+    def load_engine(self, path: Path) -> FakeEngine:
+        session = OnnxRuntimeSession(path, SessionOptions(threads=1))
+        float32 = np.dtype(np.float32)
+        (taken,) = session._session.get_inputs()
+        outputs = tuple(
+            TensorInfo(o.name, float32, tuple(o.shape[1:])) for o in session._session.get_outputs()
+        )
+        self.network = FakeNetwork(
+            session.run, TensorInfo(taken.name, float32, tuple(taken.shape[1:])), outputs
+        )
+        return super().load_engine(path)
+
+
+@pytest.fixture
+def devices(monkeypatch):
+    """What backend tensorrt opens, one for each network; all must be left clean."""
+    opened: list[GraphDevice] = []
+
+    def open_device(flavour: str, plugin: Path | None = None) -> GraphDevice:
+        opened.append(GraphDevice())
+        return opened[-1]
+
+    def build(model: Path, output: Path, options: builder.EngineOptions) -> None:
+        output.write_bytes(model.read_bytes())
+
+    monkeypatch.setattr(tensorrt, "CudaDevice", open_device)
+    monkeypatch.setattr(tensorrt, "identify_gpu", lambda: Gpu((8, 7), "Orin", "CUDA 12.6"))
+    monkeypatch.setattr(builder, "build_engine", build)
+    monkeypatch.setattr(TensorRtBackend, "available", lambda self: Availability(True, "10.3.0"))
+    yield opened
+    for device in opened:
+        assert device.hazards == []
+        assert device.left() == {}
+        assert device.closed
+
+
+@pytest.fixture
+def create(devices, create):
+    """Detectors are closed before their devices are looked at."""
+    return create
+
+
+@pytest.fixture
+def face(astronaut) -> np.ndarray:
+    return astronaut[20:220, 120:320]
+
+
+@pytest.mark.parametrize("name", ["mtcnn", "yunet"])
+def test_more_candidates_than_an_engine_takes_at_once(name, devices, create, face):
+    frame = np.full((600, 900, 3), 90, np.uint8)
+    for i in range(24):
+        left, top, side = 145 * (i % 6) + 10, 148 * (i // 6) + 5, 100 + i
+        frame[top : top + side, left : left + side] = cv2.resize(face, (side, side))
+    usual, device = (create(name, min_face_px=MIN_FACE_PX, backend=b) for b in ("onnxruntime", "tensorrt"))
+    for opened in devices:
+        opened.batches.clear()  # of the warm-up
+    found = device.detect(frame)
+    assert len(found) == 24
+    worst = compare([(found, usual.detect(frame))])
+    assert worst.iou > 0.999
+    assert worst.landmarks_px < 0.05
+    assert worst.score < 1e-4
+    if name == "mtcnn":
+        parts = [opened.batches for opened in devices]
+        assert [len(sizes) > 1 and max(sizes) for sizes in parts] == [16] * 3
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+#: Frames of a size, and what is done to the 200 × 200 pixels of a face that stand in the middle of the larger ones.
+FRAMES = {
+    "a pixel": (1, 1, None),
+    "a row": (1, 2000, None),
+    "a column": (2000, 1, None),
+    "a ribbon": (13, 4000, None),
+    "black": (480, 640, lambda face: face * 0),
+    "white": (480, 640, lambda face: np.full_like(face, 255)),
+    "gray": (480, 640, lambda face: np.repeat(face[..., 1:2], 3, axis=2)),
+    "dark": (480, 640, lambda face: face // 8),
+    "negative": (480, 640, lambda face: 255 - face),
+    "noise": (480, 640, lambda face: noise(*face.shape[:2])),
+    "odd sides": (331, 517, lambda face: face),
+    "8K": (4320, 7680, lambda face: cv2.resize(face, (2000, 2000))),
+}
+WITH_A_FACE = ("gray", "odd sides", "8K")
+
+
+@pytest.mark.parametrize("backend", ["openvino", "tensorrt"])
+@pytest.mark.parametrize("name", ["mtcnn", "yunet"])
+@pytest.mark.parametrize("kind", FRAMES)
+def test_frames_that_no_camera_gives(kind, name, backend, create, face):
+    state = BACKENDS[backend].available()
+    if not state.ok:
+        pytest.skip(state.reason)
+    height, width, change = FRAMES[kind]
+    frame = noise(height, width) if change is None else np.zeros((height, width, 3), np.uint8)
+    if change is not None:
+        patch = change(face)
+        side = len(patch)
+        left, top = (width - side) // 2, (height - side) // 2
+        frame[top : top + side, left : left + side] = patch
+    frame.flags.writeable = False
+    min_face_px = 400 if kind == "8K" else 40
+    usual, other = (create(name, min_face_px=min_face_px, backend=b) for b in ("onnxruntime", backend))
+    expected, found = usual.detect(frame), other.detect(frame)
+    if kind in WITH_A_FACE:
+        box = np.array([55, 45, 150, 155]) * side / 200 + [left, top, left, top]
+        assert len(expected) == 1
+        assert iou(expected[0].box_xyxy, tuple(box)) > 0.6
+    if expected:
+        worst = compare([(found, expected)])
+        assert worst.iou > 0.999
+        assert worst.score < 1e-3
+    else:
+        assert found == []
