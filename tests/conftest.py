@@ -9,12 +9,14 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import cv2
 import numpy as np
 import pytest
+from emulated_kernels import Emulation, compile_emulation
 
 from fer_edge._files import cache_folder, whole_folder
 
@@ -64,6 +66,21 @@ def astronaut_file() -> Path:
 def astronaut(astronaut_file: Path) -> np.ndarray:
     """The astronaut as ``[512, 512, 3]`` BGR uint8."""
     return cv2.imread(str(astronaut_file))
+
+
+@pytest.fixture(scope="session")
+def compiled_emulation(tmp_path_factory: pytest.TempPathFactory) -> Emulation:
+    """The kernels' module, compiled for the CPU once per session."""
+    return compile_emulation(tmp_path_factory.mktemp("emulation"))
+
+
+@pytest.fixture
+def emulation(compiled_emulation: Emulation, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulation]:
+    """``fer_edge._kernels``, on the CPU."""
+    monkeypatch.setitem(sys.modules, "fer_edge._kernels", compiled_emulation.module)
+    compiled_emulation.reset()
+    yield compiled_emulation
+    compiled_emulation.reset()
 
 
 @pytest.fixture(scope="session")

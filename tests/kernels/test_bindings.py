@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import importlib.util
-import shutil
-import subprocess
 import sys
 import sysconfig
 import threading
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -30,69 +24,12 @@ from device_arrays import (
     refused_call,
     uint8,
 )
+from emulated_kernels import PINNED, UNREGISTERED, Emulation
 
 from fer_edge import kernels
 from fer_edge.errors import BackendError, UsageError
 from fer_edge.preprocess import crop_face, crop_rectangle, prepare_batch
 from fer_edge.spec import CropRule, ModelSpec
-
-ROOT = Path(__file__).resolve().parents[2]
-pybind11 = pytest.importorskip("pybind11", reason="needs pybind11 to compile the module")
-UNREGISTERED, PINNED, DEVICE = 0, 1, 2
-
-
-class Emulation:
-    """The compiled module, and what its CUDA runtime shall say."""
-
-    def __init__(self, path: Path) -> None:
-        # pybind11 makes one module of each name in a process; test_build.py loads another one.
-        spec = importlib.util.spec_from_file_location("emulated._kernels", path)
-        assert spec is not None
-        assert spec.loader is not None
-        self.module: ModuleType = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(self.module)
-        self.runtime = ctypes.CDLL(str(path))
-        self.runtime.fake_log.restype = ctypes.c_char_p
-        self.reset()
-
-    def reset(self, driver_works: bool = True) -> None:
-        self.runtime.fake_reset(ctypes.c_bool(driver_works))
-
-    def place(self, *arrays: Any, kind: int = DEVICE, device: int = 0) -> None:
-        """Let these arrays lie on a device."""
-        for array in arrays:
-            self.runtime.fake_memory(ctypes.c_void_p(array.array.ctypes.data), kind, device)
-
-    def place_all(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        self.place(*(value for value in arguments.values() if hasattr(value, "array")))
-        return arguments
-
-    def log(self) -> list[str]:
-        return self.runtime.fake_log().decode().splitlines()
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Emulation:
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("needs g++ to run kernels on the CPU")
-    path = tmp_path_factory.mktemp("module") / "_kernels.so"
-    command = [compiler, "-std=c++20", "-O1", "-pthread", "-fPIC", "-shared", "-fvisibility=hidden"]
-    command += ["-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror"]
-    command += ["-DFER_EDGE_EMULATION", "-I", str(ROOT / "kernels")]
-    command += ["-isystem", pybind11.get_include(), "-isystem", sysconfig.get_paths()["include"]]
-    command += ["-o", str(path), str(Path(__file__).with_name("emulated_module.cpp"))]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    return Emulation(path)
-
-
-@pytest.fixture
-def emulation(built: Emulation, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulation]:
-    monkeypatch.setitem(sys.modules, "fer_edge._kernels", built.module)
-    built.reset()
-    yield built
-    built.reset()
 
 
 def make_spec(color: str = "rgb", **changes: Any) -> ModelSpec:
