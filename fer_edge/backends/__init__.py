@@ -10,7 +10,7 @@ from fer_edge.backends.onnxruntime import OnnxRuntimeBackend, make_gpu_backends
 from fer_edge.backends.openvino import OpenVinoBackend
 from fer_edge.backends.tensorrt import TensorRtBackend
 from fer_edge.bundle import Bundle
-from fer_edge.errors import BackendError, BundleError, lookup
+from fer_edge.errors import BackendError, BundleError, UsageError, lookup
 
 
 def _by_name(*backends: Backend) -> Mapping[str, Backend]:
@@ -73,10 +73,20 @@ def load_session(
     precision: str | None = None,
     options: SessionOptions | None = None,
 ) -> Session:
-    """Load a bundle on a backend, at the bundle's own precision unless another is asked for."""
+    """Load a bundle on a backend, at the bundle's own precision unless another is asked for.
+
+    Raises
+    ------
+    UsageError
+        If a DLA is asked of a backend that has none.
+    FerEdgeError
+        If the bundle lacks the model, or see :meth:`fer_edge.backends.base.Backend.open`.
+    """
     chosen = precision or bundle.manifest.precision
-    path = bundle.model_path(chosen, backend.dialect)
-    return backend.open(path, dataclasses.replace(options or SessionOptions(), precision=chosen))
+    settings = dataclasses.replace(options or SessionOptions(), precision=chosen)
+    if settings.dla_core is not None and not isinstance(backend, TensorRtBackend):
+        raise UsageError(f"a DLA needs the backend tensorrt, found {backend.name}: give that, or no dla_core")
+    return backend.open(bundle.model_path(chosen, backend.dialect), settings)
 
 
 def _fits(backend: Backend, bundle: Bundle | None, precision: str | None) -> bool:

@@ -36,10 +36,16 @@ class SessionOptions:
         CPU threads; ``None`` leaves the choice to the backend.
     precision : str or None
         What the file is, for backends that compile it; ``None`` has them look.
+    dla_core : int or None
+        Which deep-learning accelerator of a Jetson computes, with ``tensorrt``; ``None`` is the GPU.
+    gpu_fallback : bool
+        Let the GPU compute the layers that the accelerator cannot; else they are an error.
     """
 
     threads: int | None = None
     precision: str | None = None
+    dla_core: int | None = None
+    gpu_fallback: bool = False
 
     def __post_init__(self) -> None:
         if self.threads is not None and not 1 <= self.threads <= _MAX_THREADS:

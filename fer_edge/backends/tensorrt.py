@@ -22,6 +22,7 @@ from fer_edge.engines.flavours import FLAVOURS
 from fer_edge.engines.header import EngineKey
 from fer_edge.engines.plugin import NAME, find_plugin
 from fer_edge.engines.runner import EngineRunner
+from fer_edge.engines.runner_options import RunnerOptions
 from fer_edge.errors import BackendError, EngineError
 from fer_edge.kernels import availability, crop_resize_normalize
 from fer_edge.spec import ModelSpec
@@ -120,24 +121,38 @@ class TensorRtBackend:
 
     def open(self, model: Path, options: SessionOptions) -> TensorRtSession:
         """See :class:`fer_edge.backends.base.Backend`; compiles the model where no engine is kept for it."""
-        from fer_edge.engines.ahead_of_time import ENGINES, make_key
-        from fer_edge.engines.builder import EngineOptions  # needs onnx
+        from fer_edge.engines.ahead_of_time import ENGINES, make_key  # needs onnx
 
         state = self.available()
         if not state.ok:
             raise BackendError(f"backend {self.name} is not available: {state.reason}; run: {state.fix}")
         try:
             plugin = _needed_plugin(model)
-            settings = EngineOptions(flavour=self.name, precision=options.precision or precision_of(model))
+            settings = _engine_options(self.name, model, options)
             key = make_key(model, settings, state.version, identify_gpu(), plugin)
             cache = EngineCache(also=[model.parent / ENGINES])
             engine = _compiled_ahead(cache, key) or cache.get_or_build(
                 key, lambda path: _build(model, path, settings)
             )
-            runner = EngineRunner(partial(CudaDevice, self.name, plugin=plugin), engine.path)
+            device = partial(CudaDevice, self.name, plugin=plugin, dla_core=options.dla_core)
+            # Whether what a DLA does can be captured is unproved: then it is run without, and the report says so.
+            graphs = "required" if options.dla_core is None else "preferred"
+            runner = EngineRunner(device, engine.path, RunnerOptions(cuda_graphs=graphs))
         except (EngineError, OSError) as error:
             raise BackendError(f"{self.name} cannot load {model}: {error}") from error
         return TensorRtSession(runner, engine.rebuilt_because)
+
+
+def _engine_options(flavour: str, model: Path, options: SessionOptions) -> EngineOptions:
+    from fer_edge.engines.builder import EngineOptions
+
+    precision = options.precision or precision_of(model)
+    if options.dla_core is None:
+        return EngineOptions(flavour, precision, gpu_fallback=options.gpu_fallback)
+    # A DLA takes no other batch than the one that it was built for, and one face must not wait for a second.
+    return EngineOptions(
+        flavour, precision, 1, 1, 1, dla_core=options.dla_core, gpu_fallback=options.gpu_fallback
+    )
 
 
 def _build(model: Path, path: Path, settings: EngineOptions) -> None:

@@ -18,7 +18,7 @@ from fer_edge._files import whole_file
 from fer_edge._machine import LocalMachine
 from fer_edge._memory import add_swap, measure_free_memory
 from fer_edge.engines.devices import ComputeCapability
-from fer_edge.engines.flavours import FLAVOURS, require_module, worker_environment
+from fer_edge.engines.flavours import FLAVOURS, Flavour, require_module, worker_environment
 from fer_edge.engines.plugin import PLUGIN_CHOICES, REPORT_PREFIX
 from fer_edge.engines.plugin_nodes import choose_model
 from fer_edge.errors import EngineError, UsageError, lookup
@@ -56,6 +56,11 @@ class EngineOptions:
         Read where it exists, written after the build; for compilers that measure kernels.
     builder_level : int or None
         How long the compiler searches, 0 to 5, where it has such a level.
+    dla_core : int or None
+        Which deep-learning accelerator computes the layers that it can; ``None`` is the GPU. It computes FP16 and
+        INT8, at one batch size. What TensorRT's versions take to it: ``VERSIONS.md``.
+    gpu_fallback : bool
+        Let the GPU compute the layers that the accelerator cannot; else they are an error.
     plugin : {"auto", "required", "none"}
         Whether self-attention is the project's kernel: where its library is installed, always or with an error,
         or never; else it is computed with the standard operators of its function body. The report says which.
@@ -75,6 +80,8 @@ class EngineOptions:
     workspace_share: float = 0.5
     timing_cache: Path | None = None
     builder_level: int | None = None
+    dla_core: int | None = None
+    gpu_fallback: bool = False
     plugin: str = "auto"
     time_limit_s: float = 3600.0
     log: Path | None = None
@@ -99,8 +106,25 @@ class EngineOptions:
             raise UsageError(f"workspace_share must be above 0 and up to 1, found {self.workspace_share}")
         if self.builder_level is not None and not 0 <= self.builder_level <= _HIGHEST_LEVEL:
             raise UsageError(f"builder_level must be from 0 to {_HIGHEST_LEVEL}, found {self.builder_level}")
+        self._check_dla(flavour)
         if not self.time_limit_s > 0:
             raise UsageError(f"time_limit_s must be above 0, found {self.time_limit_s}")
+
+    def _check_dla(self, flavour: Flavour) -> None:
+        if self.dla_core is None:
+            if self.gpu_fallback:
+                raise UsageError("gpu_fallback is for a DLA: give dla_core too, or leave it out")
+            return
+        if not flavour.dla:
+            raise UsageError(f"{flavour.name} serves no DLA: use tensorrt on a Jetson, or leave dla_core out")
+        if self.dla_core < 0:
+            raise UsageError(f"dla_core counts from 0, found {self.dla_core}")
+        if self.precision == "fp32":
+            raise UsageError("a DLA computes FP16 and INT8: give a model of either, or leave dla_core out")
+        if not self.min_batch == self.opt_batch == self.max_batch:
+            raise UsageError(
+                f"a DLA takes one batch size: give min, opt and max the same, found {self.min_batch}, {self.opt_batch}, {self.max_batch}"
+            )
 
     def of_the_engine(self) -> dict[str, int | float]:
         """Return the options that change an engine and have no place of their own in its key, where they are set.
@@ -111,6 +135,8 @@ class EngineOptions:
             "workspace_bytes": self.workspace_bytes,
             "workspace_share": None,
             "builder_level": self.builder_level,
+            "dla_core": self.dla_core,
+            "gpu_fallback": self.gpu_fallback or None,
         }
         if self.workspace_bytes is None and self.compute_capability is None:
             chosen["workspace_share"] = self.workspace_share
@@ -139,6 +165,8 @@ class EngineReport:
         From the start of the compiler to the written file.
     layers : int
         Of the network as parsed; the engine fuses them.
+    dla_layers : int
+        How many of them TensorRT says that the DLA can compute; 0 without one.
     plugin : Path or None
         The library that computes self-attention, which has to be loaded before the engine.
     plugin_layers : int
@@ -157,6 +185,7 @@ class EngineReport:
     peak_memory_bytes: int
     seconds: float
     layers: int
+    dla_layers: int
     plugin: Path | None
     plugin_layers: int
     log_tail: tuple[str, ...]
@@ -224,6 +253,8 @@ def build_engine(
             "workspace_share": options.workspace_share,
             "timing_cache": options.timing_cache and str(options.timing_cache.resolve()),
             "builder_level": options.builder_level,
+            "dla_core": options.dla_core,
+            "gpu_fallback": options.gpu_fallback,
         }
         log = options.log.resolve() if options.log else Path(folder) / "build.log"
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -33,6 +33,8 @@ class CudaDevice:
         Which GPU, as CUDA counts them.
     plugin : Path or None
         The plugin library, for engines that need it.
+    dla_core : int or None
+        Which deep-learning accelerator, for engines that were built for one.
 
     Raises
     ------
@@ -40,8 +42,15 @@ class CudaDevice:
         If cuda-python is not installed, or CUDA finds no such GPU; the message names what to do.
     """
 
-    def __init__(self, flavour: str = "tensorrt", index: int = 0, plugin: Path | None = None) -> None:
+    def __init__(
+        self,
+        flavour: str = "tensorrt",
+        index: int = 0,
+        plugin: Path | None = None,
+        dla_core: int | None = None,
+    ) -> None:
         self._flavour, self._plugin = lookup(FLAVOURS, flavour, "flavour"), plugin
+        self._dla_core = dla_core
         self._cuda = _import_runtime(index)
         self._check(self._cuda.cudaSetDevice(index))
         self._check(self._cuda.cudaFree(0))  # makes the primary context, so that its errors are told here
@@ -116,7 +125,7 @@ class CudaDevice:
             ) from error
         if self._plugin is not None:
             load_plugin(trt, self._plugin)
-        return TensorRtEngine(trt, path)
+        return TensorRtEngine(trt, path, self._dla_core)
 
     def capture(self, stream: int, enqueue: Callable[[], None]) -> int:
         """See :class:`fer_edge.engines.device.Device`."""

@@ -25,6 +25,8 @@ class Flavour:
         Whether it compiles for a compute capability, on a machine without a GPU; else only for this device.
     timing_cache : bool
         Whether it measures kernels, and keeps what it measured.
+    dla : bool
+        Whether it compiles for the deep-learning accelerators of a Jetson.
     fix : str
         What to do where ``module`` is missing.
     unversioned_libraries : mapping
@@ -35,6 +37,7 @@ class Flavour:
     module: str
     ahead_of_time: bool
     timing_cache: bool
+    dla: bool
     fix: str
     unversioned_libraries: Mapping[str, str]
 
@@ -45,6 +48,7 @@ FLAVOURS: Mapping[str, Flavour] = {
         module="tensorrt",
         ahead_of_time=False,
         timing_cache=True,
+        dla=True,
         fix="on a Jetson it comes with JetPack (sudo apt install python3-libnvinfer, and an environment made with "
         "python3 -m venv --system-site-packages; never pip install tensorrt there); elsewhere "
         "pip install 'fer-edge[tensorrt]'",
@@ -55,6 +59,7 @@ FLAVOURS: Mapping[str, Flavour] = {
         module="tensorrt_rtx",
         ahead_of_time=True,
         timing_cache=False,
+        dla=False,  # its module has the names, and the library nothing behind them
         fix="pip install 'fer-edge[rtx]' (x86-64; a Jetson builds with the TensorRT of its JetPack, never pip "
         "install tensorrt there)",
         # Its ONNX parser opens this name when it meets a plugin, and aborts the process where it is missing.

@@ -43,18 +43,26 @@ class TensorRtEngine:
         ``tensorrt`` or ``tensorrt_rtx``. A device must be current: some bindings crash without one.
     path : Path
         The engine.
+    dla_core : int or None
+        Which deep-learning accelerator runs an engine that was built for one.
 
     Raises
     ------
     BackendError
-        If TensorRT refuses the file, or the engine has not one input and a free batch.
+        If there is no such accelerator, TensorRT refuses the file, or the engine has not one input and a free batch.
     """
 
-    def __init__(self, trt: Any, path: Path) -> None:
+    def __init__(self, trt: Any, path: Path, dla_core: int | None = None) -> None:
         self._trt = trt
         self._messages: list[str] = []
         self._compiled: Any = None  # TensorRT-RTX's cache of kernels; contexts need it as long as they live
         self._runtime = trt.Runtime(_make_log(trt, self._messages))
+        if dla_core is not None:
+            if dla_core >= self._runtime.num_DLA_cores:
+                raise BackendError(
+                    f"there is no DLA {dla_core}: {trt.__name__} finds {self._runtime.num_DLA_cores} here; leave dla_core out"
+                )
+            self._runtime.DLA_core = dla_core  # counts when an engine is read, and not later
         try:
             content = path.read_bytes()
         except OSError as error:

@@ -84,18 +84,20 @@ def _build(request: Mapping[str, Any], send: Send) -> dict[str, Any]:
         config.set_compute_capability(_capabilities(trt)[capability], 0)
     config.add_optimization_profile(_make_profile(builder, network, request["batches"]))
     _configure(trt, config, request)
+    dla_layers = _use_dla(trt, builder, network, config, request)
     if hasattr(config, "progress_monitor"):
         monitor = _make_monitor(trt, send)  # the name keeps it alive while native code calls it
         config.progress_monitor = monitor
     _load_timing_cache(config, request["timing_cache"])
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise EngineError(_build_failure(log.errors, capability))
+        raise EngineError(_build_failure(log.errors, request))
     Path(request["engine"]).write_bytes(engine)
     _save_timing_cache(config, request["timing_cache"])
     return {
         "seconds": time.perf_counter() - started,
         "layers": network.num_layers,
+        "dla_layers": dla_layers,
         "workspace_bytes": config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
         "weights_memory_bytes": log.weights_memory_bytes,
         "peak_memory_bytes": _peak_memory_bytes(),
@@ -208,6 +210,22 @@ def _configure(trt: Any, config: Any, request: Mapping[str, Any]) -> None:
         config.builder_optimization_level = request["builder_level"]
 
 
+def _use_dla(trt: Any, builder: Any, network: Any, config: Any, request: Mapping[str, Any]) -> int:
+    """Put all layers on a DLA, where one is asked for; return how many it can compute."""
+    core = request["dla_core"]
+    if core is None:
+        return 0
+    if core >= builder.num_DLA_cores:
+        raise EngineError(
+            f"there is no DLA {core}: {trt.__name__} {trt.__version__} finds {builder.num_DLA_cores} here (Orin Nano and Thor have none, and not every version serves them); leave dla_core out to use the GPU"
+        )
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    if request["gpu_fallback"]:
+        config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+    return sum(config.can_run_on_DLA(network.get_layer(i)) for i in range(network.num_layers))
+
+
 def _make_monitor(trt: Any, send: Send) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         """Sends (phase, done, total)."""
@@ -254,11 +272,16 @@ def _save_timing_cache(config: Any, path: str | None) -> None:
         part.write_bytes(config.get_timing_cache().serialize())
 
 
-def _build_failure(errors: list[str], capability: ComputeCapability | None) -> str:
+def _build_failure(errors: list[str], request: Mapping[str, Any]) -> str:
     reason = " ".join(errors[-1].split()) if errors else "no reason given"
-    if capability == (7, 5) and "is not supported" in reason:
+    if request["compute_capability"] == [7, 5] and "is not supported" in reason:
         return f"compute capability 7.5 takes FP16 networks only, FP32 and INT8 ones fail: build in FP16, or for another device ({reason})"
-    return f"the compiler refuses the network: {reason}"
+    advice = ""
+    if request["dla_core"] is not None:
+        advice = ": leave dla_core out to use the GPU"
+        if not request["gpu_fallback"]:
+            advice += ", or allow gpu_fallback for what the DLA cannot compute"
+    return f"the compiler refuses the network: {reason}{advice}"
 
 
 def _peak_memory_bytes() -> int:

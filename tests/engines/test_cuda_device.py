@@ -402,6 +402,24 @@ def test_what_tensorrt_refuses_is_an_error(engine_file: Path, refused: str, mess
         engine.create_context(4, {"x": 256, "y": 512}, 768).enqueue(1)
 
 
+def test_an_engine_of_a_dla(engine_file: Path) -> None:
+    """The core is set before the engine is read: later it counts for nothing."""
+
+    class TwoCores(StandIn):
+        num_DLA_cores, DLA_core = 2, -1
+
+        def deserialize_cuda_engine(self, content: bytes) -> StandIn | None:
+            self.said.append(("read with", self.DLA_core))
+            return super().deserialize_cuda_engine(content)
+
+    for core, expected in ((None, -1), (0, 0), (1, 1)):
+        trt = TwoCores(dict([X, Y]))
+        TensorRtEngine(trt, engine_file, core)
+        assert trt.said == [("read with", expected)]
+    with pytest.raises(BackendError, match="there is no DLA 2: tensorrt finds 2 here; leave dla_core out"):
+        TensorRtEngine(TwoCores(dict([X, Y])), engine_file, 2)
+
+
 def test_a_file_of_another_version(engine_file: Path) -> None:
     engine_file.write_bytes(b"old")
     with pytest.raises(

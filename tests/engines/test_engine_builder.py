@@ -15,6 +15,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -533,6 +534,8 @@ def test_paths_that_cannot_be(tmp_path: Path) -> None:
         ({"workspace_share": 0.0}, "workspace_share must be above 0 and up to 1, found 0.0"),
         ({"workspace_share": 1.5}, "workspace_share must be above 0 and up to 1"),
         ({"workspace_share": float("nan")}, "workspace_share must be above 0 and up to 1"),
+        ({"dla_core": 0, "precision": "fp16"}, "tensorrt-rtx serves no DLA: use tensorrt on a Jetson"),
+        ({"gpu_fallback": True}, "gpu_fallback is for a DLA: give dla_core too"),
         ({"builder_level": 6}, "builder_level must be from 0 to 5, found 6"),
         ({"time_limit_s": float("nan")}, "time_limit_s must be above 0"),
     ],
@@ -542,12 +545,109 @@ def test_options_that_cannot_be(changes: dict[str, Any], message: str) -> None:
         options(**changes)
 
 
+DLA = {"precision": "fp16", "min_batch": 1, "opt_batch": 1, "max_batch": 1, "dla_core": 0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"precision": "fp32"},
+            "a DLA computes FP16 and INT8: give a model of either, or leave dla_core out",
+        ),
+        ({"max_batch": 8}, "a DLA takes one batch size: give min, opt and max the same, found 1, 1, 8"),
+        ({"dla_core": -1}, "dla_core counts from 0, found -1"),
+    ],
+)
+def test_what_a_dla_does_not_take(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        EngineOptions(**{**DLA, **changes})
+
+
+class Dla:
+    """TensorRT's builder, network and configuration, as far as accelerators go; it has two."""
+
+    num_DLA_cores, num_layers = 2, 5
+    __name__, __version__ = "tensorrt", "11.4.1"
+    DeviceType = types.SimpleNamespace(DLA="a DLA")
+    BuilderFlag = types.SimpleNamespace(GPU_FALLBACK="fall back")
+
+    def __init__(self) -> None:
+        self.flags: list[str] = []
+
+    def set_flag(self, flag: str) -> None:
+        self.flags.append(flag)
+
+    def get_layer(self, index: int) -> int:
+        return index
+
+    def can_run_on_DLA(self, layer: int) -> bool:
+        return layer < 3
+
+
+def test_layers_go_to_the_dla_and_to_the_gpu_only_where_that_is_allowed() -> None:
+    for allowed, flags in ((False, []), (True, ["fall back"])):
+        one = Dla()
+        request = {"dla_core": 1, "gpu_fallback": allowed}
+        assert worker._use_dla(one, one, one, one, request) == 3
+        assert (vars(one)["default_device_type"], vars(one)["DLA_core"], one.flags) == ("a DLA", 1, flags)
+    untouched = Dla()
+    request = {"dla_core": None, "gpu_fallback": False}
+    assert worker._use_dla(untouched, untouched, untouched, untouched, request) == 0
+    assert vars(untouched) == {"flags": []}
+    with pytest.raises(EngineError, match=r"there is no DLA 2: tensorrt 11\.4\.1 finds 2 here"):
+        worker._use_dla(Dla(), Dla(), Dla(), Dla(), {"dla_core": 2, "gpu_fallback": True})
+
+
+def test_what_a_dla_refuses_says_what_can_be_done() -> None:
+    request = {"compute_capability": None, "dla_core": 0, "gpu_fallback": False}
+    found = worker._build_failure(["first", "no\n softmax"], request)
+    assert found == (
+        "the compiler refuses the network: no softmax: leave dla_core out to use the GPU, "
+        "or allow gpu_fallback for what the DLA cannot compute"
+    )
+    found = worker._build_failure([], {**request, "gpu_fallback": True})
+    assert found == "the compiler refuses the network: no reason given: leave dla_core out to use the GPU"
+    found = worker._build_failure(["no"], {**request, "dla_core": None})
+    assert found == "the compiler refuses the network: no"
+
+
+NO_DLA = """
+    import warnings
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import tensorrt_rtx as trt
+    from fer_edge.engines import worker
+    from fer_edge.errors import EngineError
+    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    config = builder.create_builder_config()
+    before = config.default_device_type, config.DLA_core
+    try:
+        worker._use_dla(trt, builder, None, config, {"dla_core": 0, "gpu_fallback": True})
+    except EngineError as error:
+        print(error)
+    assert (config.default_device_type, config.DLA_core) == before
+"""
+
+
+@needs_rtx
+def test_a_machine_without_a_dla_says_so() -> None:
+    """Asked of a real builder, which has none."""
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(NO_DLA)], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("there is no DLA 0: tensorrt_rtx ")
+    assert "finds 0 here (Orin Nano and Thor have none" in result.stdout
+
+
 def test_what_changes_an_engine_is_in_its_key() -> None:
     here = EngineOptions()
     assert here.of_the_engine() == {"workspace_share": 0.5}
     for changes, expected in (
         ({"builder_level": 0}, {"workspace_share": 0.5, "builder_level": 0}),
         ({"workspace_bytes": 1 << 30}, {"workspace_bytes": 1 << 30}),
+        ({**DLA, "dla_core": 1}, {"workspace_share": 0.5, "dla_core": 1}),
+        ({**DLA, "gpu_fallback": True}, {"workspace_share": 0.5, "dla_core": 0, "gpu_fallback": True}),
         ({"workspace_share": 0.25, "time_limit_s": 1.0, "log": Path("a")}, {"workspace_share": 0.25}),
     ):
         assert dataclasses.replace(here, **changes).of_the_engine() == expected

@@ -17,17 +17,25 @@ import pytest
 from fake_device import FakeDevice, FakeNetwork
 from onnx import TensorProto, helper, numpy_helper
 
-from fer_edge.backends import BACKENDS, SessionOptions, available_backends, choose_backend, tensorrt
+from fer_edge.backends import (
+    BACKENDS,
+    SessionOptions,
+    available_backends,
+    choose_backend,
+    load_session,
+    tensorrt,
+)
 from fer_edge.backends.base import NO_GPU
 from fer_edge.backends.onnxruntime import OnnxRuntimeGpuBackend, OnnxRuntimeSession
 from fer_edge.backends.tensorrt import TensorRtBackend, precision_of
-from fer_edge.bundle import Bundle, Manifest
+from fer_edge.bundle import Bundle, Manifest, open_bundle
+from fer_edge.catalogue import shipped_bundle
 from fer_edge.engines import builder
 from fer_edge.engines.ahead_of_time import ENGINES, compile_ahead
 from fer_edge.engines.builder import EngineOptions
 from fer_edge.engines.device import TensorInfo
 from fer_edge.engines.devices import Gpu, require_gpu
-from fer_edge.errors import BackendError, EngineError
+from fer_edge.errors import BackendError, EngineError, UsageError
 from fer_edge.spec import ModelSpec
 
 GPU_BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime-tensorrt", "onnxruntime-cuda")
@@ -162,6 +170,7 @@ class Machine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.devices: list[Any] = []
         self.built: list[EngineOptions] = []
+        self.dla_cores: list[int | None] = []
         self.gpu = Gpu((8, 7), "Orin, 8 multiprocessors, 7 GiB", "540.4.0, CUDA 12.6")
         self.version = "10.3.0"
         self.refuse = ""
@@ -178,7 +187,9 @@ class Machine:
         self.built.append(options)
         output.write_bytes(b"engine of " + model.name.encode())
 
-    def open_device(self, flavour: str, plugin: Path | None = None) -> Any:
+    def open_device(self, flavour: str, plugin: Path | None = None, dla_core: int | None = None) -> Any:
+        self.dla_cores.append(dla_core)
+
         def compute(batch: np.ndarray) -> dict[str, np.ndarray]:
             return {"logits": (batch.reshape(len(batch), -1) @ WEIGHT).astype(np.float16)}
 
@@ -249,6 +260,39 @@ def test_an_engine_that_was_compiled_elsewhere_is_taken(machine: Machine, model:
     assert "sm86 on any GPU driver none" in str(session.rebuilt_because)
     session.close()
     assert len(machine.built) == 1
+
+
+def test_a_dla_has_an_engine_of_its_own(machine: Machine, model: Path) -> None:
+    BACKENDS["tensorrt"].open(model, SessionOptions(precision="fp16")).close()
+    for allowed, reason in (
+        (False, "here 10.3.0 sm87 batches 1/1/1 dla_core=1"),
+        (True, "gpu_fallback=True"),
+    ):
+        options = SessionOptions(precision="fp16", dla_core=1, gpu_fallback=allowed)
+        session = BACKENDS["tensorrt"].open(model, options)
+        assert str(session.rebuilt_because).endswith(reason)
+        session.close()
+    assert [(o.max_batch, o.dla_core, o.gpu_fallback) for o in machine.built] == [
+        (16, None, False),
+        (1, 1, False),
+        (1, 1, True),
+    ]
+    assert machine.dla_cores == [None, 1, 1]
+
+
+def test_a_dla_that_cannot_be(machine: Machine, model: Path, tmp_path: Path) -> None:
+    for name, options, message in (
+        ("tensorrt", SessionOptions(precision="fp32", dla_core=0), "a DLA computes FP16 and INT8"),
+        ("tensorrt-rtx", SessionOptions(precision="fp16", dla_core=0), "tensorrt-rtx serves no DLA"),
+        ("tensorrt", SessionOptions(gpu_fallback=True), "gpu_fallback is for a DLA"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            BACKENDS[name].open(model, options)
+    bundle = open_bundle(shipped_bundle())
+    for name in ("onnxruntime", "openvino", "onnxruntime-tensorrt"):
+        with pytest.raises(UsageError, match=f"a DLA needs the backend tensorrt, found {name}"):
+            load_session(bundle, BACKENDS[name], "fp32", SessionOptions(dla_core=0))
+    assert machine.built == []
 
 
 def test_device_arrays_stay_on_the_device(machine: Machine, model: Path) -> None:
