@@ -82,7 +82,7 @@ def crop_resize_normalize(
     """
     if spec.interpolation != "bilinear":
         raise UsageError(
-            f"{spec.network} wants {spec.interpolation} interpolation, and the CUDA kernel resizes bilinearly: use fer_edge.preprocess"
+            f"{spec.network} wants {spec.interpolation} interpolation, and the CUDA kernel resizes bilinearly: use fer_edge.preprocess, on a frame of the host"
         )
     gain, offset = gain_and_offset(spec)
     _compiled().crop_resize_normalize(

@@ -56,10 +56,13 @@ def crop_rectangle(
 
 def crop_face(frame_bgr: np.ndarray, box_xyxy: Box, rule: CropRule) -> np.ndarray | None:
     """Cut one face out of ``[H, W, 3]`` or ``[H, W]``; ``None`` if a side is under ``min_side_px``."""
+    rectangle = crop_rectangle(box_xyxy, rule, frame_bgr.shape[0], frame_bgr.shape[1])
+    return None if rectangle is None else cut_rectangle(frame_bgr, rectangle)
+
+
+def cut_rectangle(frame_bgr: np.ndarray, rectangle: tuple[int, int, int, int]) -> np.ndarray:
+    """Return the pixels of a rectangle from :func:`crop_rectangle`."""
     height, width = frame_bgr.shape[:2]
-    rectangle = crop_rectangle(box_xyxy, rule, height, width)
-    if rectangle is None:
-        return None
     left, top, right, bottom = rectangle
     inside = frame_bgr[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
     borders = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))

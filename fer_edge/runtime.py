@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -13,15 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from fer_edge.backends import SessionOptions, choose_backend, load_session
+from fer_edge.backends import CropSession, SessionOptions, choose_backend, load_session
 from fer_edge.bundle import Bundle, open_bundle
 from fer_edge.catalogue import find_bundle
-from fer_edge.detection import DetectorOptions, check_frame, create_detector
-from fer_edge.errors import BundleError
+from fer_edge.detection import DetectorOptions, create_detector
+from fer_edge.engines.device_arrays import is_device_array
+from fer_edge.errors import BundleError, UsageError
 from fer_edge.explanation import MIN_PROBABILITY, require_attention
+from fer_edge.frames import check_frame
 from fer_edge.heatmaps import min_max
 from fer_edge.metrics import softmax
-from fer_edge.preprocess import covered_box, crop_face, prepare_batch
+from fer_edge.preprocess import covered_box, crop_rectangle, cut_rectangle, prepare_batch
 from fer_edge.results import Detection, Face, FrameResult, RuntimeState
 from fer_edge.sources import Frame, Source, open_source
 from fer_edge.statistics import LatencySummary, summarise
@@ -71,6 +73,11 @@ class RuntimeOptions:
 class Runtime:
     """Finds faces in frames and classifies them, all faces of a frame in one batch.
 
+    A frame is ``[H, W, 3]`` uint8 BGR: NumPy, or with the backends ``tensorrt`` and ``tensorrt-rtx`` and the CUDA
+    kernels also an array on the device, with ``__cuda_array_interface__`` or DLPack (CuPy, PyTorch, pycuda). Such a
+    frame is copied to the host once, for the detector; its crops are made on the device and stay there. Its copy
+    counts as ``detect``, its crops as ``classify``.
+
     Parameters
     ----------
     bundle : path, Bundle or None
@@ -119,7 +126,7 @@ class Runtime:
         self._frames = 0
         self.non_finite = 0  # network outputs that were dropped
 
-    def __call__(self, frame_bgr: np.ndarray) -> FrameResult:
+    def __call__(self, frame_bgr: Any) -> FrameResult:
         """Process one frame ``[H, W, 3]`` uint8 BGR now."""
         frame = Frame(frame_bgr, self._frames, time.monotonic())
         return self.process(frame)
@@ -139,18 +146,38 @@ class Runtime:
             opened.close()
 
     def process(self, frame: Frame) -> FrameResult:
-        """Detect, crop, classify one frame."""
-        image = check_frame(frame.image)
+        """Detect, crop, classify one frame.
+
+        Raises
+        ------
+        DataError
+            If the frame has not the right form.
+        UsageError
+            If it lies on a device, and the backend takes frames of the host only.
+        BackendError
+            If it lies on a device and the CUDA kernels are not compiled, or the backend fails.
+        """
+        on_device = self._crop_session(frame.image) if is_device_array(frame.image) else None
         started = time.perf_counter()
+        image = on_device.copy_to_host(frame.image) if on_device else check_frame(frame.image)
         detections = self._detector.detect(image)
         detected = time.perf_counter()
-        crops = [crop_face(image, d.box_xyxy, self.spec.crop) for d in detections]
-        batch = prepare_batch([crop for crop in crops if crop is not None], self.spec)
+        height, width = image.shape[:2]
+        rectangles = [crop_rectangle(d.box_xyxy, self.spec.crop, height, width) for d in detections]
+        usable = [rectangle for rectangle in rectangles if rectangle is not None]
+        crops = [] if on_device else [cut_rectangle(image, rectangle) for rectangle in usable]
+        batch = prepare_batch(crops, self.spec)
         prepared = time.perf_counter()
-        answers = iter(self._classify(batch))
+        size = self.options.max_batch
+        parts = [slice(first, first + size) for first in range(0, len(usable), size)]
+        if on_device:
+            outputs = [on_device.run_crops(frame.image, usable[part], self.spec) for part in parts]
+        else:
+            outputs = [self._session.run(batch[part]) for part in parts]
+        answers = iter(self._answers(outputs))
         faces = tuple(
-            self._face(d, image, *((None, None) if crop is None else next(answers)))
-            for d, crop in zip(detections, crops, strict=True)
+            self._face(d, image, *((None, None) if rectangle is None else next(answers)))
+            for d, rectangle in zip(detections, rectangles, strict=True)
         )
         done = time.perf_counter()
         timings = dict(
@@ -191,13 +218,21 @@ class Runtime:
     ) -> None:
         self.close()
 
-    def _classify(self, batch: np.ndarray) -> list[tuple[np.ndarray, np.ndarray | None]]:
-        """Return probabilities ``[K]`` and attention ``[h, w]``, if asked for, of each face.
+    def _crop_session(self, image: object) -> CropSession:
+        if not isinstance(self._session, CropSession):
+            raise UsageError(
+                f"backend {self.backend.name} takes frames as NumPy arrays, found {type(image).__name__}: copy it to "
+                "the host, with .get() (CuPy, pycuda) or .cpu().numpy() (PyTorch), or choose backend tensorrt"
+            )
+        return self._session
+
+    def _answers(
+        self, parts: Sequence[Mapping[str, np.ndarray]]
+    ) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """Return probabilities ``[K]`` and attention ``[h, w]``, if asked for, of each face, from outputs in parts.
 
         What is not finite becomes NaN, or no attention, and is counted once per face.
         """
-        size = self.options.max_batch
-        parts = [self._session.run(batch[i : i + size]) for i in range(0, len(batch), size)]
         if not parts:
             return []
         logits = np.concatenate([part["logits"] for part in parts])

@@ -13,10 +13,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
-import numpy as np
 
 from fer_edge.datasets import IMAGE_SUFFIXES, list_images, read_image
 from fer_edge.errors import SourceError
@@ -32,10 +31,12 @@ _STALL_TIMEOUT_S = 5.0
 class Frame:
     """One picture with its origin.
 
-    ``captured_at_s`` is ``time.monotonic()`` at capture; ``dropped`` counts frames skipped so far.
+    ``image`` is ``[H, W, 3]`` uint8 BGR: NumPy, as all sources here give it, or an array on a device, which a
+    runtime takes whose backend can. ``captured_at_s`` is ``time.monotonic()`` at capture; ``dropped`` counts frames
+    skipped so far.
     """
 
-    image: np.ndarray  # [H, W, 3] uint8 BGR
+    image: Any
     index: int
     captured_at_s: float
     dropped: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from fer_edge.backends.base import Availability, Backend, Session, SessionOptions
+from fer_edge.backends.base import Availability, Backend, CropSession, Session, SessionOptions
 from fer_edge.backends.onnxruntime import OnnxRuntimeBackend, make_gpu_backends
 from fer_edge.backends.openvino import OpenVinoBackend
 from fer_edge.backends.tensorrt import TensorRtBackend
@@ -30,6 +30,7 @@ __all__ = [
     "BACKENDS",
     "Availability",
     "Backend",
+    "CropSession",
     "Session",
     "SessionOptions",
     "available_backends",

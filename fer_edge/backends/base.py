@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from fer_edge.errors import BackendError, UsageError
+
+if TYPE_CHECKING:
+    from fer_edge.spec import ModelSpec
 
 _MAX_THREADS = 1024
 #: Why a backend of a GPU is not available where none can be used.
@@ -60,6 +63,39 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Free the session's memory; further calls of :meth:`run` raise :class:`BackendError`."""
+
+
+@runtime_checkable
+class CropSession(Session, Protocol):
+    """A session that also takes frames which lie on its device, and makes the crops there.
+
+    A frame is ``[H, W, 3]`` uint8 BGR with ``__cuda_array_interface__`` or DLPack; its rows may lie apart.
+    """
+
+    def copy_to_host(self, frame: Any) -> np.ndarray:
+        """Return a copy of a frame, for what works on the host.
+
+        Raises
+        ------
+        DataError
+            If the frame is anything else.
+        BackendError
+            If it is no array on the device, or :meth:`run_crops` cannot be used: that it cannot shows with the
+            first frame, and not with the first face.
+        """
+
+    def run_crops(
+        self, frame: Any, rectangles: Sequence[tuple[int, int, int, int]], spec: ModelSpec
+    ) -> Mapping[str, np.ndarray]:
+        """Like :meth:`Session.run`, on the crops (left, top, right, bottom) of a frame, one or more.
+
+        Raises
+        ------
+        UsageError
+            If the frame, the rectangles or the spec are not what the device can crop.
+        BackendError
+            If the device cannot make crops, or fails.
+        """
 
 
 class Backend(Protocol):

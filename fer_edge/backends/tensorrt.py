@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_edge.backends.base import NO_GPU, Availability, SessionOptions, check_batch
-from fer_edge.engines.cache import CachedEngine, EngineCache
+from fer_edge.engines.cache import CachedEngine, EngineCache, OnWait
 from fer_edge.engines.cuda_device import INSTALL_CUDA_PYTHON, CudaDevice, identify_gpu
 from fer_edge.engines.device_arrays import DeviceArray, describe, is_device_array
 from fer_edge.engines.devices import require_gpu
@@ -24,11 +25,16 @@ from fer_edge.engines.plugin import NAME, find_plugin
 from fer_edge.engines.runner import EngineRunner
 from fer_edge.engines.runner_options import RunnerOptions
 from fer_edge.errors import BackendError, EngineError
+from fer_edge.frames import check_device_frame
 from fer_edge.kernels import availability, crop_resize_normalize
 from fer_edge.spec import ModelSpec
 
 if TYPE_CHECKING:
     from fer_edge.engines.builder import EngineOptions
+
+# Warnings reach whoever has set up no logging: what they tell of keeps a caller waiting for minutes.
+_LOG = logging.getLogger(__name__)
+_SECONDS_BETWEEN_WORDS = 60
 
 
 class TensorRtSession:
@@ -51,6 +57,12 @@ class TensorRtSession:
             batch = check_batch(batch, rank=len(self.runner.input.row_shape) + 1)
         return _in_float32(self.runner.run(batch))
 
+    def copy_to_host(self, frame: Any) -> np.ndarray:
+        """See :class:`fer_edge.backends.base.CropSession`."""
+        _require_kernels()
+        pixels = describe("frame", frame, self.runner.input_stream, contiguous=False)
+        return self.runner.copy_to_host(check_device_frame(pixels))
+
     def run_crops(
         self,
         frame: Any,
@@ -58,9 +70,7 @@ class TensorRtSession:
         spec: ModelSpec,
         chroma: Any = None,
     ) -> Mapping[str, np.ndarray]:
-        """Run crops of a frame that lies on the device; the batch is made there.
-
-        Parameters are those of :func:`fer_edge.kernels.crop_resize_normalize`.
+        """See :class:`fer_edge.backends.base.CropSession`; ``chroma`` as in :func:`fer_edge.kernels.crop_resize_normalize`.
 
         Raises
         ------
@@ -69,11 +79,7 @@ class TensorRtSession:
         BackendError
             If the kernels are not compiled, or see :meth:`run`.
         """
-        kernels = availability()
-        if not kernels.ok:
-            raise BackendError(
-                f"crops on the device need the CUDA kernels: {kernels.reason}; run: {kernels.fix}"
-            )
+        _require_kernels()
         stream = self.runner.input_stream
         pixels = describe("frame", frame, stream, contiguous=False)
         colors = None if chroma is None else describe("chroma", chroma, stream, contiguous=False)
@@ -132,8 +138,10 @@ class TensorRtBackend:
             key = make_key(model, settings, state.version, identify_gpu(), plugin)
             cache = EngineCache(also=[model.parent / ENGINES])
             engine = _compiled_ahead(cache, key) or cache.get_or_build(
-                key, lambda path: _build(model, path, settings)
+                key, lambda path: _build(model, path, settings), _make_patient()
             )
+            if engine.rebuilt_because is not None:
+                _LOG.warning("the engine of %s was built again: %s", model.name, engine.rebuilt_because)
             device = partial(CudaDevice, self.name, plugin=plugin, dla_core=options.dla_core)
             # Whether what a DLA does can be captured is unproved: then it is run without, and the report says so.
             graphs = "required" if options.dla_core is None else "preferred"
@@ -158,7 +166,21 @@ def _engine_options(flavour: str, model: Path, options: SessionOptions) -> Engin
 def _build(model: Path, path: Path, settings: EngineOptions) -> None:
     from fer_edge.engines.builder import build_engine
 
+    _LOG.warning("compiling %s for this device with %s: minutes, once", model.name, settings.flavour)
     build_engine(model, path, settings)
+
+
+def _make_patient() -> OnWait:
+    """Return what says that, and for whom, a process waits: at once, then every minute."""
+    next_s = 0
+
+    def tell(what: str, waited_s: int, limit_s: int) -> None:
+        nonlocal next_s
+        if waited_s >= next_s:
+            next_s = waited_s + _SECONDS_BETWEEN_WORDS
+            _LOG.warning("waiting, %d s so far and %d at most: %s", waited_s, limit_s, what)
+
+    return tell
 
 
 def _compiled_ahead(cache: EngineCache, key: EngineKey) -> CachedEngine | None:
@@ -192,6 +214,12 @@ def _needed_plugin(model: Path) -> Path | None:
         return None
     with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return plugin if content.find(NAME.encode()) >= 0 else None
+
+
+def _require_kernels() -> None:
+    kernels = availability()
+    if not kernels.ok:
+        raise BackendError(f"crops on the device need the CUDA kernels: {kernels.reason}; run: {kernels.fix}")
 
 
 def _in_float32(outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Face detectors by name, and what all of them share: the check of a frame and the form of the result."""
+"""Face detectors by name, and what all of them share: the form of the result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from fer_edge.detection.base import Detector, DetectorOptions
-from fer_edge.errors import DataError, UsageError, lookup
+from fer_edge.errors import UsageError, lookup
+from fer_edge.frames import check_frame
 from fer_edge.results import Detection
 
 __all__ = [
@@ -18,8 +19,6 @@ __all__ = [
     "create_detector",
     "to_detections",
 ]
-
-_MAX_SIDE_PX = 32766  # OpenCV's warps count pixels in 16 bits
 
 
 def _mtcnn(options: DetectorOptions) -> Detector:
@@ -67,26 +66,6 @@ def create_detector(name: str = "mtcnn", options: DetectorOptions | None = None)
     if options.min_score is not None and not 0 <= options.min_score <= 1:
         raise UsageError(f"min_score must lie from 0 to 1, found {options.min_score}")
     return create(options)
-
-
-def check_frame(frame_bgr: np.ndarray) -> np.ndarray:
-    """Return ``[H, W, 3]`` uint8 BGR contiguous.
-
-    Raises
-    ------
-    DataError
-        If it is anything else, gray, floating point or without pixels for example, or too large.
-    """
-    if frame_bgr.dtype != np.uint8 or frame_bgr.ndim != 3 or frame_bgr.shape[2] != 3 or not frame_bgr.size:
-        raise DataError(
-            f"expected a frame of uint8 BGR pixels [H, W, 3], found {frame_bgr.dtype} {list(frame_bgr.shape)}: "
-            "convert it, gray with cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)"
-        )
-    if max(frame_bgr.shape) > _MAX_SIDE_PX:
-        raise DataError(
-            f"expected a frame of at most {_MAX_SIDE_PX} pixels a side, found {list(frame_bgr.shape)}: shrink it"
-        )
-    return np.ascontiguousarray(frame_bgr)
 
 
 def to_detections(
