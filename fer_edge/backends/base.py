@@ -43,16 +43,22 @@ class SessionOptions:
         Which deep-learning accelerator of a Jetson computes, with ``tensorrt``; ``None`` is the GPU.
     gpu_fallback : bool
         Let the GPU compute the layers that the accelerator cannot; else they are an error.
+    max_batch : int or None
+        Largest batch that will be run, for backends that compile for one and hold memory for it; ``None`` is their
+        own choice. Larger ones run too, in parts. Backends on a CPU take every batch as it comes.
     """
 
     threads: int | None = None
     precision: str | None = None
     dla_core: int | None = None
     gpu_fallback: bool = False
+    max_batch: int | None = None
 
     def __post_init__(self) -> None:
         if self.threads is not None and not 1 <= self.threads <= _MAX_THREADS:
             raise UsageError(f"threads must be from 1 to {_MAX_THREADS}, found {self.threads}")
+        if self.max_batch is not None and self.max_batch < 1:
+            raise UsageError(f"max_batch must be at least 1, found {self.max_batch}")
 
 
 class Session(Protocol):

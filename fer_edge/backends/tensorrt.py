@@ -155,11 +155,15 @@ def _engine_options(flavour: str, model: Path, options: SessionOptions) -> Engin
     from fer_edge.engines.builder import EngineOptions
 
     precision = options.precision or precision_of(model)
-    if options.dla_core is None:
-        return EngineOptions(flavour, precision, gpu_fallback=options.gpu_fallback)
     # A DLA takes no other batch than the one that it was built for, and one face must not wait for a second.
+    largest = 1 if options.dla_core is not None else options.max_batch or EngineOptions.max_batch
     return EngineOptions(
-        flavour, precision, 1, 1, 1, dla_core=options.dla_core, gpu_fallback=options.gpu_fallback
+        flavour,
+        precision,
+        opt_batch=min(EngineOptions.opt_batch, largest),
+        max_batch=largest,
+        dla_core=options.dla_core,
+        gpu_fallback=options.gpu_fallback,
     )
 
 

@@ -58,7 +58,7 @@ class YuNetDetector:
         self._min_face_px = options.min_face_px
         self._min_score = DEFAULT_MIN_SCORE if options.min_score is None else options.min_score
         self._backend = choose_backend(options.backend)
-        self._settings = SessionOptions(threads=options.threads)
+        self._settings = SessionOptions(threads=options.threads, max_batch=1)
         self._model: YuNetModel | None = YuNetModel(Path(options.model))
         self._any_size: Session | None = None
         #: By height and width; what was used last comes last.

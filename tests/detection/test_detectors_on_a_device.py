@@ -10,6 +10,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from engines.fake_device import FakeDevice, FakeEngine, FakeNetwork
 from matching import MIN_FACE_PX, compare, iou
@@ -17,26 +19,32 @@ from matching import MIN_FACE_PX, compare, iou
 from fer_edge.backends import BACKENDS, Availability, SessionOptions, tensorrt
 from fer_edge.backends.onnxruntime import OnnxRuntimeSession
 from fer_edge.backends.tensorrt import TensorRtBackend
+from fer_edge.detection.mtcnn_weights import mtcnn_models
 from fer_edge.engines import builder
 from fer_edge.engines.device import TensorInfo
 from fer_edge.engines.devices import Gpu
+from fer_edge.errors import UsageError
 
 
 class GraphDevice(FakeDevice):
-    """Its engine files are ONNX files."""
+    """Its engine files are ONNX files that say for which batches they were built."""
 
     def __init__(self) -> None:
         super().__init__(None, lambda: 0.0)
 
     def load_engine(self, path: Path) -> FakeEngine:
-        session = OnnxRuntimeSession(path, SessionOptions(threads=1))
-        float32 = np.dtype(np.float32)
-        (taken,) = session._session.get_inputs()
-        outputs = tuple(
-            TensorInfo(o.name, float32, tuple(o.shape[1:])) for o in session._session.get_outputs()
-        )
+        graph = OnnxRuntimeSession(path, SessionOptions(threads=1))._session
+
+        def describe(value: onnxruntime.NodeArg) -> TensorInfo:
+            return TensorInfo(value.name, np.dtype(np.float32), tuple(value.shape[1:]))
+
+        (taken,), outputs = graph.get_inputs(), graph.get_outputs()
+        names = [output.name for output in outputs]
         self.network = FakeNetwork(
-            session.run, TensorInfo(taken.name, float32, tuple(taken.shape[1:])), outputs
+            lambda batch: dict(zip(names, graph.run(names, {taken.name: batch}), strict=True)),
+            describe(taken),
+            tuple(map(describe, outputs)),
+            max_batch=int(graph.get_modelmeta().custom_metadata_map["max_batch"]),
         )
         return super().load_engine(path)
 
@@ -46,12 +54,14 @@ def devices(monkeypatch):
     """What backend tensorrt opens, one for each network; all must be left clean."""
     opened: list[GraphDevice] = []
 
-    def open_device(flavour: str, plugin: Path | None = None) -> GraphDevice:
+    def open_device(flavour: str, **options: object) -> GraphDevice:
         opened.append(GraphDevice())
         return opened[-1]
 
     def build(model: Path, output: Path, options: builder.EngineOptions) -> None:
-        output.write_bytes(model.read_bytes())
+        graph = onnx.load(model)
+        graph.metadata_props.add(key="max_batch", value=str(options.max_batch))
+        onnx.save(graph, output)
 
     monkeypatch.setattr(tensorrt, "CudaDevice", open_device)
     monkeypatch.setattr(tensorrt, "identify_gpu", lambda: Gpu((8, 7), "Orin", "CUDA 12.6"))
@@ -93,6 +103,35 @@ def test_more_candidates_than_an_engine_takes_at_once(name, devices, create, fac
     if name == "mtcnn":
         parts = [opened.batches for opened in devices]
         assert [len(sizes) > 1 and max(sizes) for sizes in parts] == [16] * 3
+
+
+def test_an_engine_is_no_larger_than_the_batches_that_it_gets(devices, create):
+    """YuNet sees one frame at a time; buffers for sixteen would be a gigabyte for a 4K frame."""
+    create("yunet", backend="tensorrt").detect(np.zeros((480, 640, 3), np.uint8))
+    (device,) = devices
+    assert set(device.batches) == {1}
+
+
+@pytest.mark.parametrize(("largest", "buckets"), [(None, (1, 2, 4, 8, 16)), (5, (1, 2, 4, 5)), (1, (1,))])
+def test_batches_larger_than_announced_are_run_in_parts(largest, buckets, devices):
+    model = mtcnn_models()["rnet"]
+    batch = np.random.default_rng(1).uniform(-1, 1, (19, 3, 24, 24)).astype(np.float32)
+    found = {}
+    for name in ("onnxruntime", "openvino", "tensorrt"):
+        if not BACKENDS[name].available().ok:
+            continue
+        session = BACKENDS[name].open(model, SessionOptions(threads=1, max_batch=largest))
+        found[name] = session.run(batch)
+        if name == "tensorrt":
+            assert session.runner.report.buckets == buckets
+        session.close()
+        for output, values in found["onnxruntime"].items():
+            np.testing.assert_allclose(found[name][output], values, atol=1e-5)
+
+
+def test_a_largest_batch_of_nothing_is_refused():
+    with pytest.raises(UsageError, match="max_batch must be at least 1, found 0"):
+        SessionOptions(max_batch=0)
 
 
 def noise(height: int, width: int) -> np.ndarray:
