@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -237,14 +241,56 @@ def test_a_model_is_built_once_and_run(machine: Machine, model: Path, name: str)
     ],
 )
 def test_an_engine_of_another_device_is_built_again_and_says_why(
-    changes: dict[str, str], reason: str, machine: Machine, model: Path
+    changes: dict[str, str], reason: str, machine: Machine, model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     BACKENDS["tensorrt"].open(model, SessionOptions()).close()
     machine.gpu = dataclasses.replace(machine.gpu, **changes)
     session = BACKENDS["tensorrt"].open(model, SessionOptions())
     assert session.rebuilt_because == reason
+    assert caplog.messages == [
+        "compiling net.onnx for this device with tensorrt: minutes, once",
+        "compiling net.onnx for this device with tensorrt: minutes, once",
+        f"the engine of net.onnx was built again: {reason}",
+    ]
     session.close()
     assert [o.precision for o in machine.built] == ["fp32", "fp32"]  # found by looking
+
+
+def test_who_waits_for_another_build_is_told(
+    machine: Machine, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def build_slowly(*arguments: Any) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        machine.build(*arguments)
+
+    monkeypatch.setattr(builder, "build_engine", build_slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(BACKENDS["tensorrt"].open, model, SessionOptions())
+        assert begun.wait(60)
+        second = pool.submit(BACKENDS["tensorrt"].open, model, SessionOptions())
+        while not any("waiting" in message for message in caplog.messages):
+            assert not wait([first, second], timeout=0.01).done
+        time.sleep(0.3)  # several turns: it is said once
+        go_on.set()
+        for session in (first.result(), second.result()):
+            session.close()
+    told = [record for record in caplog.records if "waiting" in record.message]
+    assert [record.levelname for record in told] == ["WARNING"]
+    assert told[0].message == (
+        f"waiting, 0 s so far and 3600 at most: process {os.getpid()} builds this engine"
+    )
+    assert len(machine.built) == 1
+
+
+def test_a_wait_is_told_of_every_minute(caplog: pytest.LogCaptureFixture) -> None:
+    tell = tensorrt._make_patient()
+    for second in range(150):
+        for _ in range(20):
+            tell("process 7 builds this engine", second, 3600)
+    assert [int(message.split()[1]) for message in caplog.messages] == [0, 60, 120]
 
 
 def test_an_engine_that_was_compiled_elsewhere_is_taken(machine: Machine, model: Path) -> None:
