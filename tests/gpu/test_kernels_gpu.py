@@ -113,7 +113,8 @@ def test_a_frame_on_the_device_is_classified_as_one_on_the_host(
     finally:
         session.close()
     expected = load_session(bundle, BACKENDS["onnxruntime"], "fp32").run(prepare_batch(crops, bundle.spec))
-    np.testing.assert_allclose(found, expected["logits"], atol=0.05)
+    bound = 1e-4 * max(float(np.abs(expected["logits"]).max()), 1.0)  # sums are added in another order
+    np.testing.assert_allclose(found, expected["logits"], rtol=0, atol=bound)
 
 
 def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, residual: np.ndarray, gamma: float) -> np.ndarray:

@@ -23,8 +23,10 @@ LARGE = pytest.mark.skipif(
 )
 NAMES = [pytest.param(name, marks=[LARGE] if name == "resmasking-ensemble" else []) for name in NETWORKS]
 GPU_BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime-tensorrt", "onnxruntime-cuda")
-#: Of the largest output. FP32 may be computed in TF32, of 10 bits.
-TOLERANCE = {"fp32": 5e-3, "fp16": 2e-2}
+#: Of the largest output. FP32 sums are added in another order, and the engine's build has TF32 switched off.
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
+#: ONNX Runtime's providers compute FP32 in TF32, of 10 bits, unless they are told not to.
+TOLERANCE_WITH_TF32 = {**TOLERANCE, "fp32": 5e-3}
 LEAST_COSINE = 0.98  # of INT8, whose roundings fall otherwise where sums are added in another order
 BATCHES = (1, 3, 16, 21)
 
@@ -84,12 +86,18 @@ def test_the_engine_agrees_with_onnx_runtime(
         session.close()
 
 
-def compare(name: str, found: np.ndarray, expected: np.ndarray, precision: str) -> None:
+def compare(
+    name: str,
+    found: np.ndarray,
+    expected: np.ndarray,
+    precision: str,
+    tolerance: Mapping[str, float] = TOLERANCE,
+) -> None:
     assert found.shape == expected.shape
     assert found.dtype == np.float32
     assert np.isfinite(found).all(), name
-    if precision in TOLERANCE:
-        bound = TOLERANCE[precision] * max(float(np.abs(expected).max()), 1.0)
+    if precision in tolerance:
+        bound = tolerance[precision] * max(float(np.abs(expected).max()), 1.0)
         np.testing.assert_allclose(found, expected, rtol=0, atol=bound, err_msg=name)
     else:
         a, b = found.ravel().astype(np.float64), expected.ravel().astype(np.float64)
@@ -107,7 +115,7 @@ def test_onnx_runtime_on_the_gpu_agrees_with_itself_on_the_cpu(
     expected = run_on_cpu(bundle, precision, backend.dialect, batch)
     session = load_session(bundle, backend, precision)
     for output, values in session.run(batch).items():
-        compare(output, values, expected[output], precision)
+        compare(output, values, expected[output], precision, TOLERANCE_WITH_TF32)
     session.close()
 
 
