@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from matching import MIN_FACE_PX, iou
 from fer_edge.backends import BACKENDS
 from fer_edge.detection import DETECTORS, DetectorOptions, create_detector, to_detections
 from fer_edge.detection.mtcnn import MtcnnDetector
-from fer_edge.detection.pyramid import halve
+from fer_edge.detection.pyramid import cut_pyramid, halve
 from fer_edge.detection.suppression import suppress
 from fer_edge.errors import BackendError, DataError, DetectorError, UsageError
 
@@ -179,6 +180,19 @@ def test_suppress_keeps_of_many_boxes_what_one_by_one_would_keep(of_smaller):
             kept.append(i)
     assert 128 < len(kept) < 400
     assert suppress(boxes, scores, 0.4, of_smaller).tolist() == kept
+
+
+def test_memory_is_bounded_where_a_large_frame_is_full_of_candidates():
+    """4000 boxes compared all at once would take more than a gigabyte; a 4K frame run at once, two."""
+    corners = np.random.default_rng(6).uniform(0, 4000, (4000, 2))
+    boxes = np.concatenate([corners, corners + 20], axis=1)
+    tracemalloc.start()
+    suppress(boxes, np.ones(len(boxes)), 0.5)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 100e6
+    pieces = cut_pyramid(halve(np.zeros((2160, 3840, 3), np.uint8)), 12, None)
+    assert max(piece.image.shape[0] * piece.image.shape[1] for piece in pieces) < 200_000
 
 
 def test_to_detections_cuts_boxes_and_drops_what_is_outside():
