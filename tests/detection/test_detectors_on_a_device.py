@@ -17,7 +17,6 @@ from engines.fake_device import FakeDevice, FakeEngine, FakeNetwork
 from matching import MIN_FACE_PX, compare, iou
 
 from fer_edge.backends import BACKENDS, Availability, SessionOptions, tensorrt
-from fer_edge.backends.onnxruntime import OnnxRuntimeSession
 from fer_edge.backends.tensorrt import TensorRtBackend
 from fer_edge.detection.mtcnn_weights import mtcnn_models
 from fer_edge.engines import builder
@@ -33,7 +32,7 @@ class GraphDevice(FakeDevice):
         super().__init__(None, lambda: 0.0)
 
     def load_engine(self, path: Path) -> FakeEngine:
-        graph = OnnxRuntimeSession(path, SessionOptions(threads=1))._session
+        graph = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
         def describe(value: onnxruntime.NodeArg) -> TensorInfo:
             return TensorInfo(value.name, np.dtype(np.float32), tuple(value.shape[1:]))
