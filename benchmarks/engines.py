@@ -4,25 +4,39 @@
 
 Weights are random and ranges come from two generated faces: neither changes what is measured, except that
 random weights of Residual Masking Network hold blocks of zeros, which an INT8 engine stores once.
+
+FILE is written after each network. Where it exists, rows of the same commit, compiler and plugin are taken from it:
+the same command goes on where it was interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import json
+import multiprocessing
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import onnx
 from rich.console import Console
 
-from fer_edge._files import write_json
+from fer_edge._files import sha256_of, write_json
+from fer_edge._machine import LocalMachine
+from fer_edge._memory import measure_free_memory
 from fer_edge.calibration.families import placement_of
 from fer_edge.calibration.half import ALWAYS_FLOAT, to_half
 from fer_edge.calibration.qdq import quantise
 from fer_edge.calibration.ranges import collect_ranges
 from fer_edge.commands.base import make_table
-from fer_edge.engines.builder import EngineOptions, build_engine
-from fer_edge.engines.devices import dotted, parse_capability
+from fer_edge.engines.builder import PRECISIONS, EngineOptions, build_engine
+from fer_edge.engines.devices import ComputeCapability, dotted, parse_capability
+from fer_edge.engines.flavours import FLAVOURS, require_module
+from fer_edge.engines.plugin import find_plugin
+from fer_edge.errors import EngineError
 from fer_edge.export.checkpoints import random_network
 from fer_edge.export.networks import NETWORKS
 from fer_edge.export.onnx_model import export_onnx
@@ -30,13 +44,24 @@ from fer_edge.preprocess import prepare_batch
 from fer_edge.statistics import measurement_record
 from fer_edge.synthetic_faces import generate_faces
 
-#: Its export alone needs 8 GB of memory: name it to have it.
-LEFT_OUT = ("resmasking-ensemble",)
+#: Networks that need so much memory, in GB: left out where there is less, unless they are named.
+LARGE = {"resmasking-ensemble": 16}
+#: What must be equal for a row of a file to be taken.
+SAME = ("commit", "compiler", "plugin")
+
+Row = dict[str, Any]
+
+
+def default_networks() -> list[str]:
+    """Return all that this machine has the memory for."""
+    free = measure_free_memory(LocalMachine())
+    gigabytes = 0 if free is None else free.total_bytes / 1e9
+    return [name for name in NETWORKS if LARGE.get(name, 0) <= gigabytes]
 
 
 def write_models(name: str, folder: Path) -> dict[str, Path]:
     """Write a network in FP32, FP16 and INT8 for TensorRT; return the files by precision."""
-    paths = {precision: folder / f"{name}.{precision}.onnx" for precision in ("fp32", "fp16", "int8")}
+    paths = {precision: folder / f"{name}.{precision}.onnx" for precision in PRECISIONS}
     trained = random_network(name)
     export_onnx(trained, paths["fp32"])
     faces = prepare_batch(list(generate_faces(2)), trained.spec)
@@ -47,61 +72,110 @@ def write_models(name: str, folder: Path) -> dict[str, Path]:
     return paths
 
 
-def measure(name: str, capabilities: list[tuple[int, int]]) -> list[dict[str, object]]:
-    """Return one row per precision and compute capability; bytes and seconds."""
-    rows: list[dict[str, object]] = []
+def measure(name: str, wanted: Sequence[tuple[str, ComputeCapability]]) -> list[Row]:
+    """Return a row for every precision and compute capability; bytes and seconds, or why there is no engine."""
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
-        for precision, path in write_models(name, Path(folder)).items():
-            for capability in capabilities:
-                options = EngineOptions("tensorrt-rtx", precision, compute_capability=capability)
+        # What exporting holds is given back before anything is compiled.
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            paths = pool.submit(write_models, name, Path(folder)).result()
+        for precision, capability in wanted:
+            path = paths[precision]
+            options = EngineOptions("tensorrt-rtx", precision, compute_capability=capability)
+            row: Row = {
+                "network": name,
+                "precision": precision,
+                "compute_capability": dotted(capability),
+                "onnx_bytes": path.stat().st_size,
+            }
+            try:
                 report = build_engine(path, Path(folder) / "net.engine", options)
-                rows.append(
-                    {
-                        "network": name,
-                        "precision": precision,
-                        "compute_capability": dotted(capability),
-                        "seconds": round(report.seconds, 2),
-                        "onnx_bytes": path.stat().st_size,
-                        "weights_memory_bytes": report.weights_memory_bytes,
-                        "engine_bytes": report.size_bytes,
-                        "peak_memory_bytes": report.peak_memory_bytes,
-                        "layers": report.layers,
-                        "compiler": report.versions["tensorrt_rtx"],
-                    }
-                )
+            except EngineError as error:
+                rows.append({**row, "refused": str(error)})
+                continue
+            row |= {
+                "seconds": round(report.seconds, 2),
+                "weights_memory_bytes": report.weights_memory_bytes,
+                "engine_bytes": report.size_bytes,
+                "peak_memory_bytes": report.peak_memory_bytes,
+                "layers": report.layers,
+                "plugin_layers": report.plugin_layers,
+            }
+            rows.append(row)
     return rows
 
 
+def kept_rows(path: Path | None, now: dict[str, Any]) -> list[Row]:
+    """Return the engines of an earlier run under the same conditions."""
+    if path is None or not path.is_file():
+        return []
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    if any(earlier["record"].get(name) != now[name] for name in SAME):
+        return []
+    return [row for row in earlier["rows"] if "refused" not in row]
+
+
+def identity(row: Row) -> tuple[str, str, str]:
+    """Return what names a row."""
+    return row["network"], row["precision"], row["compute_capability"]
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """Return a line of the table."""
+    sizes = ("onnx_bytes", "weights_memory_bytes", "engine_bytes", "peak_memory_bytes")
+    megabytes = (f"{row[k] / 1e6:.1f}" if row.get(k) is not None else "–" for k in sizes)
+    layers = (str(row.get(k, "–")) for k in ("layers", "plugin_layers"))
+    return (*identity(row), str(row.get("seconds", "refused")), *megabytes, *layers)
+
+
 def main() -> None:
-    """Measure and print."""
+    """Measure what is not measured yet, and print everything in one table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    everything = [name for name in NETWORKS if name not in LEFT_OUT]
-    parser.add_argument("--network", nargs="+", default=everything, choices=list(NETWORKS))
+    parser.add_argument("--network", nargs="+", choices=list(NETWORKS), metavar="NAME")
+    parser.add_argument("--precision", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
     parser.add_argument("--compute-capability", nargs="+", type=parse_capability, default=[(8, 6)])
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
-    console = Console(highlight=False, width=110)  # a pipe would get 80 columns, which cut the names
-    rows = []
-    for name in args.network:
-        rows += measure(name, args.compute_capability)
-        console.print(f"{name} done", style="dim")
-    record = measurement_record()
-    if args.json:
-        write_json(args.json, {"record": record, "rows": rows})
-    sizes = ("onnx_bytes", "weights_memory_bytes", "engine_bytes", "peak_memory_bytes")
-    columns = ("network", "precision", "device", "s", "ONNX MB", "weights MB", "engine MB", "peak memory MB")
-    table = [
-        (
-            *(r[k] for k in ("network", "precision", "compute_capability", "seconds")),
-            *(f"{int(str(r[k])) / 1e6:.1f}" for k in sizes),
-        )
-        for r in rows
-    ]
-    console.print(make_table("Engines, batch 1 to 16", columns, table))
+    console = Console(highlight=False, width=130)  # a pipe would get 80 columns, which cut the names
+    require_module(FLAVOURS["tensorrt-rtx"])
+    networks = args.network or default_networks()
+    for name in (name for name in LARGE if not args.network and name not in networks):
+        console.print(f"{name} needs {LARGE[name]} GB of memory and is left out: name it to have it")
+
+    plugin = find_plugin()
+    record = measurement_record() | {
+        "compiler": importlib.import_module(FLAVOURS["tensorrt-rtx"].module).__version__,
+        "plugin": plugin and sha256_of(plugin),
+    }
+    rows = {identity(row): row for row in kept_rows(args.json, record)}
+    if args.json and args.json.is_file() and not rows:
+        console.print(f"{args.json} is of another {', '.join(SAME[:-1])} or {SAME[-1]}: all is measured anew")
+    order = [(n, p, dotted(c)) for n in networks for p in args.precision for c in args.compute_capability]
+    for name in networks:
+        missing = [
+            (p, c)
+            for p in args.precision
+            for c in args.compute_capability
+            if (name, p, dotted(c)) not in rows
+        ]
+        if missing:
+            rows |= {identity(row): row for row in measure(name, missing)}
+        if args.json:
+            write_json(args.json, {"record": record, "rows": list(rows.values())})
+        console.print(f"{name}: {len(missing)} measured", style="dim")
+
+    shown = [rows[key] for key in order]
+    columns = ("network", "precision", "device", "s", "ONNX MB", "weights MB", "engine MB", "peak MB")
+    table = make_table(
+        "Engines, batch 1 to 16", (*columns, "layers", "by plugin"), [cells(row) for row in shown]
+    )
+    console.print(table)
+    for reason in dict.fromkeys(row["refused"].partition(" (")[0] for row in shown if "refused" in row):
+        console.print(f"Refused: {reason}", markup=False)
     console.print(
-        f"TensorRT-RTX {rows[0]['compiler']}, {record['device']}, {record['cores']} cores, {record['date']}, commit {record['commit']}"
+        f"TensorRT-RTX {record['compiler']}, {record['device']}, {record['cores']} cores, {record['date']}, commit {record['commit']}"
     )
 
 
