@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,69 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from fer_edge.engines.device import Device, Engine
-from fer_edge.engines.device_arrays import DeviceArray
 from fer_edge.engines.host_copy import HostCopy
+from fer_edge.engines.requests import Batch, Download, Request
 from fer_edge.engines.runner_options import RunnerOptions, RunnerReport, RunnerState
-from fer_edge.engines.slot import (
-    STAGES,
-    Part,
-    Slot,
-    Source,
-    Streams,
-    Target,
-    create_event,
-    create_streams,
-)
+from fer_edge.engines.slot import STAGES, Part, Slot, Streams, create_event, create_streams
 from fer_edge.engines.warm_up import POLL_S, RESET, hang, prepare, wait_until
 from fer_edge.errors import BackendError, FerEdgeError, UsageError
 
 #: Timings kept for percentiles; older ones are forgotten.
 HISTORY = 1000
-
-
-class Request:
-    """Something that a caller waits for."""
-
-    __slots__ = ("_done", "error")
-
-    def __init__(self) -> None:
-        self.error: FerEdgeError | None = None
-        self._done = threading.Lock()
-        self._done.acquire()
-
-    def finish(self) -> None:
-        """Let the caller go on."""
-        self._done.release()
-
-    def wait(self, limit_s: float) -> bool:
-        """Return whether it is finished."""
-        return self._done.acquire(timeout=limit_s)
-
-
-class Batch(Request):
-    """Samples to run."""
-
-    __slots__ = ("rows", "source", "started", "targets", "under_way")
-
-    def __init__(self, source: Source, rows: int, targets: Mapping[str, Target]) -> None:
-        super().__init__()
-        self.source, self.rows, self.targets = source, rows, targets
-        self.started = 0  # samples given to the device
-        self.under_way = 0  # parts
-
-    def part(self, most: int) -> Part:
-        """Return the next samples."""
-        return Part(self.source, self.targets, self.started, min(self.rows - self.started, most))
-
-
-class Download(Request):
-    """An array to copy to the host."""
-
-    __slots__ = ("array", "result")
-
-    def __init__(self, array: DeviceArray) -> None:
-        super().__init__()
-        self.array, self.result = array, np.empty(0)
 
 
 @dataclass

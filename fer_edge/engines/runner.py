@@ -12,7 +12,8 @@ import numpy as np
 
 from fer_edge.engines.device import Device, TensorInfo
 from fer_edge.engines.device_arrays import describe, is_device_array
-from fer_edge.engines.owner import HISTORY, Batch, Download, Owner
+from fer_edge.engines.owner import HISTORY, Owner
+from fer_edge.engines.requests import Batch, Download
 from fer_edge.engines.runner_options import RunnerOptions, RunnerReport, RunnerState
 from fer_edge.engines.slot import STAGES, BatchWriter, Source, Target
 from fer_edge.errors import BackendError, lookup
