@@ -106,13 +106,13 @@ def measure(name: str, wanted: Sequence[tuple[str, ComputeCapability]]) -> list[
 
 
 def kept_rows(path: Path | None, now: dict[str, Any]) -> list[Row]:
-    """Return the engines of an earlier run under the same conditions."""
+    """Return what an earlier run found under the same conditions."""
     if path is None or not path.is_file():
         return []
     earlier = json.loads(path.read_text(encoding="utf-8"))
     if any(earlier["record"].get(name) != now[name] for name in SAME):
         return []
-    return [row for row in earlier["rows"] if "refused" not in row]
+    return list(earlier["rows"])
 
 
 def identity(row: Row) -> tuple[str, str, str]:

@@ -59,7 +59,7 @@ FLAVOURS: Mapping[str, Flavour] = {
         module="tensorrt_rtx",
         ahead_of_time=True,
         timing_cache=False,
-        dla=False,  # its module has the names, and the library nothing behind them
+        dla=False,  # its module has the names, and no RTX card has one
         fix="pip install 'fer-edge[rtx]' (x86-64; a Jetson builds with the TensorRT of its JetPack, never pip "
         "install tensorrt there)",
         # Its ONNX parser opens this name when it meets a plugin, and aborts the process where it is missing.
