@@ -85,7 +85,8 @@ def load_session(
     """
     chosen = precision or bundle.manifest.precision
     settings = dataclasses.replace(options or SessionOptions(), precision=chosen)
-    if settings.dla_core is not None and not isinstance(backend, TensorRtBackend):
+    dla = settings.dla_core is not None or settings.gpu_fallback
+    if dla and not isinstance(backend, TensorRtBackend):
         raise UsageError(f"a DLA needs the backend tensorrt, found {backend.name}: give that, or no dla_core")
     return backend.open(bundle.model_path(chosen, backend.dialect), settings)
 

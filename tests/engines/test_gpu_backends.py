@@ -10,6 +10,7 @@ import importlib.util
 import os
 import threading
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -185,11 +186,12 @@ class Machine:
         available = lambda backend: tensorrt.Availability(True, self.version)  # noqa: E731
         monkeypatch.setattr(TensorRtBackend, "available", available)
 
-    def build(self, model: Path, output: Path, options: EngineOptions) -> None:
+    def build(self, model: Path, output: Path, options: EngineOptions) -> Any:
         if self.refuse:
             raise EngineError(self.refuse)
         self.built.append(options)
         output.write_bytes(b"engine of " + model.name.encode())
+        return types.SimpleNamespace(layers=5, dla_layers=0 if options.dla_core is None else 3)
 
     def open_device(self, flavour: str, plugin: Path | None = None, dla_core: int | None = None) -> Any:
         self.dla_cores.append(dla_core)
@@ -308,7 +310,9 @@ def test_an_engine_that_was_compiled_elsewhere_is_taken(machine: Machine, model:
     assert len(machine.built) == 1
 
 
-def test_a_dla_has_an_engine_of_its_own(machine: Machine, model: Path) -> None:
+def test_a_dla_has_an_engine_of_its_own(
+    machine: Machine, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     BACKENDS["tensorrt"].open(model, SessionOptions(precision="fp16")).close()
     for allowed, reason in (
         (False, "here 10.3.0 sm87 batches 1/1/1 dla_core=1"),
@@ -324,6 +328,8 @@ def test_a_dla_has_an_engine_of_its_own(machine: Machine, model: Path) -> None:
         (1, 1, True),
     ]
     assert machine.dla_cores == [None, 1, 1]
+    told = [message for message in caplog.messages if "DLA" in message]
+    assert told == ["TensorRT gives 3 of 5 layers to the DLA"] * 2
 
 
 def test_a_dla_that_cannot_be(machine: Machine, model: Path, tmp_path: Path) -> None:
@@ -338,6 +344,8 @@ def test_a_dla_that_cannot_be(machine: Machine, model: Path, tmp_path: Path) -> 
     for name in ("onnxruntime", "openvino", "onnxruntime-tensorrt"):
         with pytest.raises(UsageError, match=f"a DLA needs the backend tensorrt, found {name}"):
             load_session(bundle, BACKENDS[name], "fp32", SessionOptions(dla_core=0))
+        with pytest.raises(UsageError, match="give that, or no dla_core"):
+            load_session(bundle, BACKENDS[name], "fp32", SessionOptions(gpu_fallback=True))
     assert machine.built == []
 
 
