@@ -170,7 +170,9 @@ def _engine_options(flavour: str, model: Path, options: SessionOptions) -> Engin
 def _build(model: Path, path: Path, settings: EngineOptions) -> None:
     from fer_edge.engines.builder import build_engine
 
-    _LOG.warning("compiling %s for this device with %s: minutes, once", model.name, settings.flavour)
+    _LOG.warning(
+        "compiling %s for this device with %s, once; it may take minutes", model.name, settings.flavour
+    )
     report = build_engine(model, path, settings)
     if settings.dla_core is not None:
         _LOG.warning("TensorRT gives %d of %d layers to the DLA", report.dla_layers, report.layers)

@@ -250,8 +250,8 @@ def test_an_engine_of_another_device_is_built_again_and_says_why(
     session = BACKENDS["tensorrt"].open(model, SessionOptions())
     assert session.rebuilt_because == reason
     assert caplog.messages == [
-        "compiling net.onnx for this device with tensorrt: minutes, once",
-        "compiling net.onnx for this device with tensorrt: minutes, once",
+        "compiling net.onnx for this device with tensorrt, once; it may take minutes",
+        "compiling net.onnx for this device with tensorrt, once; it may take minutes",
         f"the engine of net.onnx was built again: {reason}",
     ]
     session.close()
