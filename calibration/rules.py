@@ -94,6 +94,18 @@ def _geometry(graph: Graph) -> list[onnx.NodeProto]:
     return [*samplers, *(node for node in points if node.op_type not in WEIGHTED)]
 
 
+def _stage_inputs(graph: Graph) -> list[onnx.NodeProto]:
+    """Weighted nodes that read a moved image, and those that make what it is stacked with."""
+    found: dict[int, onnx.NodeProto] = {}
+    for node in graph.nodes:
+        if node.op_type not in WEIGHTED:
+            continue
+        between = upstream(graph, node.input[:1], lambda n: n.op_type in WEIGHTED)
+        if any(n.op_type == "GridSample" for n in between):
+            found |= {id(n): n for n in (*between, node) if n.op_type in WEIGHTED}
+    return list(found.values())
+
+
 def _is_silu(graph: Graph, node: onnx.NodeProto) -> bool:
     """x · sigmoid(x) is an activation, not a gate."""
     readers = graph.consumers.get(node.output[0], [])
@@ -150,6 +162,11 @@ _RULES: tuple[FloatRule, ...] = (
         "geometry",
         "coordinates in pixels: one 8-bit step of a range of 224 is nearly a pixel",
         _geometry,
+    ),
+    FloatRule(
+        "stage input",
+        "the picture that the next stage sees: moved image, heatmap and feature image have unlike ranges",
+        _stage_inputs,
     ),
 )
 

@@ -115,19 +115,20 @@ def test_channels_of_the_tensor_between_come_together(
     assert spread(equalised) < 0.5 * spread(model)
 
 
-def test_a_channel_is_scaled_by_the_root_of_its_range_over_its_readers(
+def test_a_channel_is_scaled_by_its_range_and_by_its_share_of_the_weights_that_read_it(
     model: onnx.ModelProto, equalised: onnx.ModelProto
 ) -> None:
-    """Xiao et al., Eq. 4, but for the common factor; dead and unread channels are left alone."""
+    """Xiao et al., Eq. 4 with α = 0.75, but for the common factor; dead and unread channels are left alone."""
     before, after = constants_of(model), constants_of(equalised)
     activation = run(tapped(model, "pool"), FACES)["pool"].max(axis=(0, 2, 3))
-    reading = np.abs(before["conv2.w"]).max(axis=(0, 2, 3))
+    weight = np.abs(before["conv2.w"])
+    reading = (weight / weight.max(axis=(1, 2, 3), keepdims=True)).max(axis=(0, 2, 3))
     live = [0, 1, 2, 4, 6, 7]
     assert (activation[3], reading[5]) == (0, 0)
     np.testing.assert_array_equal(after["conv1.w"][[3, 5]], before["conv1.w"][[3, 5]])
     np.testing.assert_array_equal(after["conv1.b"][[3, 5]], before["conv1.b"][[3, 5]])
     factors = before["conv1.b"][live] / after["conv1.b"][live]
-    expected = np.sqrt(activation[live] / reading[live])
+    expected = activation[live] ** 0.75 / reading[live] ** 0.25
     within = (factors > 1 / 15.9) & (factors < 15.9)
     ratio = factors[within] / expected[within]
     np.testing.assert_allclose(ratio, ratio[0], rtol=1e-5)
@@ -136,6 +137,55 @@ def test_a_channel_is_scaled_by_the_root_of_its_range_over_its_readers(
     columns = after["conv2.w"][0, live, 1, 1] / before["conv2.w"][0, live, 1, 1]
     scales = columns / columns[0]
     np.testing.assert_allclose(scales, factors / factors[0], rtol=1e-4)
+
+
+def norms() -> onnx.ModelProto:
+    """As in EmotionalDAN: convolution → ReLU → norm → max-pool → convolution, with a scale of either sign."""
+    b = Builder()
+    b.add("Relu", [b.conv("input", "conv1", 3, 8, 3)], "relu1")
+    spread = np.geomspace(0.05, 4, 8)
+    parameters = {
+        "scale": spread * np.array([1, -1] * 4),
+        "shift": spread[::-1] - 1,
+        "mean": spread / 2,
+        "var": spread,
+    }
+    names = [b.constant(f"norm.{name}", values.astype(np.float32)) for name, values in parameters.items()]
+    b.add("BatchNormalization", ["relu1", *names], "norm")
+    b.add("MaxPool", ["norm"], "pool", kernel_shape=[2, 2], strides=[2, 2])
+    b.add("Relu", [b.conv("pool", "conv2", 8, 8, 3)], "relu2")
+    return finish(b, "relu2", 8)
+
+
+def test_a_norm_is_a_layer_on_either_side(tmp_path: Path) -> None:
+    model = norms()
+    onnx.save(model, tmp_path / "model.onnx")
+    pairs = find_pairs(Graph(model), DEFAULT_PLACEMENT)
+    assert {(pair.front.name, pair.back.name, pair.tensor) for pair in pairs} == {
+        ("conv1", "norm", "relu1"),
+        ("norm", "conv2", "pool"),
+    }
+    equal = copy_of(model)
+    maxima = channel_maxima(tmp_path / "model.onnx", ["relu1", "pool"], [FACES])
+    assert equalise(equal, DEFAULT_PLACEMENT, maxima) == 2
+    expected, found = (run(tapped(m, "relu2"), FACES) for m in (model, equal))
+    for name, values in expected.items():
+        assert np.abs(found[name] - values).max() < 5e-6 * np.abs(values).max(), name
+    # In front of a norm nothing is given up: all channels that live get one range, but for the bound.
+    largest = run(tapped(equal, "relu1"), FACES)["relu1"].max(axis=(0, 2, 3))
+    factors = constants_of(equal)["norm.scale"] / constants_of(model)["norm.scale"]
+    free = (largest > 0) & (factors > 1 / 15.9) & (factors < 15.9)
+    assert free.sum() >= 4
+    np.testing.assert_allclose(largest[free], largest[free][0], rtol=1e-5)
+    before, after = (
+        np.abs(run(tapped(m, "norm"), FACES)["norm"]).max(axis=(0, 2, 3)) for m in (model, equal)
+    )
+    assert after.max() / after.min() < 0.5 * before.max() / before.min()
+
+
+def test_a_norm_behind_a_layer_in_floating_point_is_left_alone() -> None:
+    kept = Placement(DEFAULT_PLACEMENT.rules, frozenset({"conv1"}))
+    assert pairs_of(norms(), kept) == {("norm", "conv2")}
 
 
 def read_twice(b: Builder) -> onnx.ModelProto:

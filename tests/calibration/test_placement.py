@@ -15,6 +15,7 @@ from fer_edge.calibration.graph import Graph
 from fer_edge.calibration.placement import quantised_nodes, quantised_tensors
 from fer_edge.calibration.qdq import DIALECTS, quantise
 from fer_edge.calibration.ranges import collect_ranges
+from fer_edge.calibration.rules import FLOAT_RULES
 
 FACES = random_faces(4)
 
@@ -84,6 +85,29 @@ def test_offsets_behind_geometry_are_heads_and_the_layers_before_are_not(tmp_pat
     b.gemm(second, "logits", 6, 5)
     model = b.model("logits", "landmarks")
     assert integer_nodes(model) == {"conv1", "fc1", "stage2"}
+    check_dialects(model, tmp_path)
+
+
+def test_what_makes_and_reads_the_picture_of_the_next_stage_stays_in_floating_point(tmp_path: Path) -> None:
+    """EmotionalDAN: the moved face and an image that a dense layer makes are read by one convolution."""
+    b = Builder()
+    b.add("Relu", [b.conv("input", "conv1", 3, 4, 3)], "relu1")
+    flat = b.add("Flatten", [b.add("GlobalAveragePool", ["relu1"], "mean1")], "flat1")
+    hidden = b.add("Relu", [b.gemm(flat, "fc1", 4, 6)], "hidden1")
+    image = b.add("Relu", [b.gemm(hidden, "feature", 6, 64)], "image")
+    square = b.add("Reshape", [image, b.constant("square", np.array([-1, 1, 8, 8]))], "square_image")
+    grid = b.add(
+        "Reshape", [b.gemm(hidden, "points", 6, 128), b.constant("grid", np.array([-1, 8, 8, 2]))], "places"
+    )
+    moved = b.add("GridSample", ["input", b.add("Tanh", [grid], "bounded")], "moved")
+    b.add("Concat", [moved, square], "picture", axis=1)
+    second = b.add("Relu", [b.conv("picture", "stage2.conv1", 4, 8, 3)], "relu2")
+    third = b.add("Relu", [b.conv(second, "stage2.conv2", 8, 8, 3)], "relu3")
+    b.gemm(b.add("Flatten", [b.add("GlobalAveragePool", [third], "mean2")], "flat2"), "logits", 8, 5)
+    model = b.model("logits")
+    assert integer_nodes(model) == {"conv1", "fc1", "stage2.conv2"}
+    found = {node.name for node in FLOAT_RULES["stage input"].find(Graph(model))}
+    assert found == {"feature", "points", "stage2.conv1"}
     check_dialects(model, tmp_path)
 
 
