@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from fer_edge.calibration.sensitivity import LayerSensitivity, Quantised, measur
 from fer_edge.calibration.work import multiply_adds, share_of
 from fer_edge.datasets import FaceDataset
 from fer_edge.errors import GateError
-from fer_edge.evaluation import known_targets
+from fer_edge.evaluation import Progress, face_counter, known_targets
 from fer_edge.preprocess import prepare_batch
 from fer_edge.spec import ModelSpec
 from fer_edge.statistics import LatencySummary
@@ -41,8 +41,6 @@ _CALIBRATION_BATCH = 8
 _CORRECTION_BATCH = 4
 #: Faces for the means and maxima of corrections, and for what is too slow to run on all.
 _FEW_FACES = 64
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -272,13 +270,7 @@ def _write(work: Path, model: Path, ranges: Ranges) -> None:
 def _compare(
     work: Path, model: Path, spec: ModelSpec, backend: Backend, faces: FaceDataset, on_progress: Progress
 ) -> Comparison:
-    done = 0
-
-    def count(faces_done: int) -> None:
-        nonlocal done
-        done += faces_done
-        on_progress(f"comparing on {faces.name}", done, 2 * len(faces))
-
+    count = face_counter(on_progress, f"comparing on {faces.name}", 2 * len(faces))
     return compare(model, work / int8_model(backend.dialect), backend, spec, faces, on_faces=count)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from fer_edge.catalogue import SHIPPED, shipped_bundle
 from fer_edge.datasets import FaceDataset, load_dataset
 from fer_edge.engines.devices import parse_capability
 from fer_edge.errors import DataError, UsageError, lookup
-from fer_edge.evaluation import labelled_logits
+from fer_edge.evaluation import Progress, face_counter, labelled_logits
 from fer_edge.explanation import require_attention
 from fer_edge.generated import DEFAULT_GENERATOR, GENERATORS
 from fer_edge.spec import ModelSpec
@@ -78,9 +78,6 @@ class BuildReport:
             **self.report,
             "engines": [engine.to_dict() for engine in self.engines],
         }
-
-
-Progress = Callable[[str, int, int], None]
 
 
 def build(options: BuildOptions, on_progress: Progress = lambda stage, done, total: None) -> BuildReport:
@@ -338,7 +335,7 @@ def _fp32_temperature(
 
     faces = _comparison_faces(options)
     session = backend.open(work / FP32_MODEL, SessionOptions())
-    count = _counter(on_progress, f"fitting a temperature on {faces.name}", len(faces))
+    count = face_counter(on_progress, f"fitting a temperature on {faces.name}", len(faces))
     logits, targets = labelled_logits(session, faces, spec, on_faces=count)
     session.close()
     return measure_temperature(logits, targets)
@@ -363,14 +360,3 @@ def _comparison_faces(options: BuildOptions) -> FaceDataset:
             options.comparison_images, seed=1
         )
     return generated_faces(options.comparison_images, options.generator or DEFAULT_GENERATOR, seed=1)
-
-
-def _counter(on_progress: Progress, stage: str, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def count(faces: int) -> None:
-        nonlocal done
-        done += faces
-        on_progress(stage, done, total)
-
-    return count

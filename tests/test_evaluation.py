@@ -15,7 +15,7 @@ from fer_edge.catalogue import shipped_bundle
 from fer_edge.datasets import FaceDataset
 from fer_edge.detection import create_detector
 from fer_edge.errors import DataError
-from fer_edge.evaluation import evaluate, known_targets, labelled_logits, session_logits
+from fer_edge.evaluation import evaluate, face_counter, known_targets, labelled_logits, session_logits
 from fer_edge.labels import FER2013, FERPLUS
 from fer_edge.synthetic_faces import generate_faces
 
@@ -58,6 +58,19 @@ def test_labelled_logits_are_those_of_the_faces_with_a_known_label(
     known = [i for i in range(40) if i % 8 != FERPLUS.index("contempt")]
     np.testing.assert_allclose(logits, every[known], atol=1e-5)
     assert targets.tolist() == known_targets(faces, bundle.spec)[known].tolist()
+
+
+def test_every_face_that_has_been_run_is_counted(
+    bundle: Bundle, session: Session, faces: FaceDataset
+) -> None:
+    told: list[tuple[str, int, int]] = []
+    count = face_counter(lambda *progress: told.append(progress), "twice", 24)
+    for _ in range(2):
+        session_logits(session, faces.first(12), bundle.spec, on_faces=count)
+    assert [total for _, _, total in told] == [24] * len(told)
+    done = [done for _, done, _ in told]
+    assert done == sorted(done)
+    assert (12 in done, done[-1], told[0][0]) == (True, 24, "twice")
 
 
 def test_without_labels_there_are_no_logits(bundle: Bundle, session: Session, faces: FaceDataset) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from fer_edge.commands.base import make_table, percent, print_result, progress_bars
 from fer_edge.commands.explain import add_network, open_explainer
 from fer_edge.datasets import load_dataset
+from fer_edge.evaluation import face_counter
 
 name = "emfacs"
 help = "overlap of what a network looks at with the action units of each expression"
@@ -44,14 +45,8 @@ def execute(args: argparse.Namespace) -> int:
 
         found = pseudo_landmarks(faces, predictor=create_predictor(args.landmarks, args.landmark_model))
         faces = dataclasses.replace(faces, landmarks=found.points, landmark_source=found.source)
-    done = 0
     with progress_bars() as show:
-
-        def count(batch: int) -> None:
-            nonlocal done
-            done += batch
-            show(f"explaining {faces.name}", done, len(faces))
-
+        count = face_counter(show, f"explaining {faces.name}", len(faces))
         report = emfacs_overlap(explainer, faces, args.top, count)
     explainer.close()
     rows = [

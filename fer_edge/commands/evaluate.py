@@ -12,7 +12,7 @@ from fer_edge.catalogue import find_bundle
 from fer_edge.commands.base import add_detector, make_table, percent, print_result, progress_bars
 from fer_edge.datasets import load_dataset
 from fer_edge.detection import DetectorOptions, create_detector
-from fer_edge.evaluation import evaluate
+from fer_edge.evaluation import evaluate, face_counter
 from fer_edge.plots import save_confusion
 from fer_edge.statistics import measurement_record
 
@@ -55,13 +55,6 @@ def execute(args: argparse.Namespace) -> int:
             args.detector, DetectorOptions(model=args.detector_model, backend=args.detector_backend)
         )
     with progress_bars() as show:
-        done = 0
-
-        def count(batch: int) -> None:
-            nonlocal done
-            done += batch
-            show(f"evaluating on {faces.name}", done, len(faces))
-
         backend = choose_backend(args.backend, bundle, args.precision)
         result = evaluate(
             bundle,
@@ -70,7 +63,7 @@ def execute(args: argparse.Namespace) -> int:
             precision=args.precision,
             flip=args.flip,
             detector=detector,
-            on_faces=count,
+            on_faces=face_counter(show, f"evaluating on {faces.name}", len(faces)),
         )
     value = {
         **result.to_dict(),
