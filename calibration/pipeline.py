@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from fer_edge.calibration.sensitivity import LayerSensitivity, Quantised, measur
 from fer_edge.calibration.work import multiply_adds, share_of
 from fer_edge.datasets import FaceDataset
 from fer_edge.errors import GateError
-from fer_edge.evaluation import Progress, face_counter, known_targets
+from fer_edge.evaluation import Progress, face_counter, known_targets, session_logits
 from fer_edge.preprocess import prepare_batch
 from fer_edge.spec import ModelSpec
 from fer_edge.statistics import LatencySummary
@@ -173,10 +173,12 @@ def make_int8(
     GateError
         If the bounds are missed: with bounds of the user's, after mixed precision was tried; without, at once.
     """
-    quantised = Quantised(model, backend, spec)
+    quantised, path = Quantised(model, backend, spec), work / int8_model(backend.dialect)
     bounds = options.bounds or COLLAPSED
     _write(work, model, ranges)
-    comparison = _compare(work, model, spec, backend, faces, on_progress)
+    count = face_counter(on_progress, f"comparing on {faces.name}", 2 * len(faces))
+    fp32_logits = _fp32_logits(model, backend, spec, faces, count)
+    comparison = compare(model, path, backend, spec, faces, on_faces=count, fp32_logits=fp32_logits)
     outcome = outcome_of(comparison)
     sensitivity: tuple[LayerSensitivity, ...] = ()
     missed = not outcome.meets(bounds)
@@ -189,13 +191,14 @@ def make_int8(
         )
     mixed = None
     if missed:
-        found = _mix(quantised, ranges, sensitivity, faces, bounds, on_progress)
+        found = _mix(quantised, ranges, sensitivity, fp32_logits, faces, bounds, on_progress)
         kept = dataclasses.replace(ranges.placement, float_layers=frozenset(found.float_layers))
         ranges = dataclasses.replace(ranges, placement=kept)
-        before = (work / int8_model(backend.dialect)).replace(work / "all-int8.onnx")
+        before = path.replace(work / "all-int8.onnx")
         _write(work, model, ranges)
-        comparison = _compare(work, model, spec, backend, faces, on_progress)
-        mixed = Mixed(found, *_latencies(backend, spec, before, work / int8_model(backend.dialect)))
+        count = face_counter(on_progress, f"comparing mixed precision on {faces.name}", len(faces))
+        comparison = compare(model, path, backend, spec, faces, on_faces=count, fp32_logits=fp32_logits)
+        mixed = Mixed(found, *_latencies(backend, spec, before, path))
         before.unlink()
     simulated = _simulate(work, model, spec, backend, faces, bounds)
     proto = quantised.load()
@@ -267,22 +270,24 @@ def _write(work: Path, model: Path, ranges: Ranges) -> None:
     return_free_memory()
 
 
-def _compare(
-    work: Path, model: Path, spec: ModelSpec, backend: Backend, faces: FaceDataset, on_progress: Progress
-) -> Comparison:
-    count = face_counter(on_progress, f"comparing on {faces.name}", 2 * len(faces))
-    return compare(model, work / int8_model(backend.dialect), backend, spec, faces, on_faces=count)
+def _fp32_logits(
+    model: Path, backend: Backend, spec: ModelSpec, faces: FaceDataset, count: Callable[[int], None]
+) -> np.ndarray:
+    session = backend.open(model, SessionOptions())
+    logits = session_logits(session, faces, spec, on_faces=count)
+    session.close()
+    return logits
 
 
 def _mix(
     quantised: Quantised,
     ranges: Ranges,
     sensitivity: tuple[LayerSensitivity, ...],
+    fp32_logits: np.ndarray,
     faces: FaceDataset,
     bounds: Bounds,
     on_progress: Progress,
 ) -> MixedPrecision:
-    reference = quantised.fp32_logits(faces)
     targets = known_targets(faces, quantised.spec)
     work = multiply_adds(quantised.load())
     order = [layer.layer for layer in sensitivity]
@@ -290,7 +295,7 @@ def _mix(
     def evaluate(float_layers: frozenset[str]) -> Outcome:
         kept = dataclasses.replace(ranges.placement, float_layers=float_layers)
         logits = quantised.logits(dataclasses.replace(ranges, placement=kept), faces)
-        return judge(reference, logits, targets)
+        return judge(fp32_logits, logits, targets)
 
     return mix_precision(
         order,

@@ -117,6 +117,18 @@ def test_without_labels_there_is_no_accuracy(bundle: Bundle, fp32: Path, faces: 
     json.dumps(found.to_dict(), allow_nan=False)
 
 
+def test_logits_of_fp32_that_are_known_are_not_computed_again(
+    bundle: Bundle, fp32: Path, faces: FaceDataset
+) -> None:
+    few, counted = faces.first(4), []
+    session = ORT.open(fp32, SessionOptions())
+    logits = session_logits(session, few, bundle.spec)
+    session.close()
+    found = compare(fp32, fp32, ORT, bundle.spec, few, on_faces=counted.append, fp32_logits=-logits)
+    assert found.logit_cosine == pytest.approx(-1)
+    assert sum(counted) == 4
+
+
 def test_labels_that_the_network_lacks_count_for_agreement_only(faces: FaceDataset) -> None:
     seven = open_bundle(shipped_bundle("conv-attention-fer2013"))
     labels = np.eye(8, dtype=np.float32)[[FERPLUS.index("contempt")] * 10 + [FERPLUS.index("happiness")] * 10]
