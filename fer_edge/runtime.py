@@ -53,6 +53,11 @@ class RuntimeOptions:
         Faces per batch; a frame with more takes several.
     threads : int or None
         CPU threads of the network; ``None`` leaves the choice to the backend.
+    dla_core : int or None
+        Which deep-learning accelerator of a Jetson computes the network, with backend ``tensorrt``; ``None`` is
+        the GPU. Detectors are not given to it.
+    gpu_fallback : bool
+        Let the GPU compute the layers that the accelerator cannot; else they are an error.
     allow_random : bool
         Accept a bundle whose weights are random.
     attention : bool
@@ -66,6 +71,8 @@ class RuntimeOptions:
     min_probability: float = MIN_PROBABILITY
     max_batch: int = 64
     threads: int | None = None
+    dla_core: int | None = None
+    gpu_fallback: bool = False
     allow_random: bool = False
     attention: bool = False
 
@@ -118,9 +125,12 @@ class Runtime:
         self.spec = self.bundle.spec
         self.backend = choose_backend(self.options.backend, self.bundle, self.options.precision)
         self.precision = self.options.precision or self.bundle.manifest.precision
-        self._session = load_session(
-            self.bundle, self.backend, self.precision, SessionOptions(threads=self.options.threads)
+        session_options = SessionOptions(
+            threads=self.options.threads,
+            dla_core=self.options.dla_core,
+            gpu_fallback=self.options.gpu_fallback,
         )
+        self._session = load_session(self.bundle, self.backend, self.precision, session_options)
         self._detector = create_detector(self.options.detector, self.options.detector_options)
         self._timings: Mapping[str, deque[float]] = {stage: deque(maxlen=_HISTORY) for stage in STAGES}
         self._frames = 0

@@ -87,7 +87,10 @@ def load_session(
     settings = dataclasses.replace(options or SessionOptions(), precision=chosen)
     dla = settings.dla_core is not None or settings.gpu_fallback
     if dla and not isinstance(backend, TensorRtBackend):
-        raise UsageError(f"a DLA needs the backend tensorrt, found {backend.name}: give that, or no dla_core")
+        raise UsageError(
+            f"a DLA needs the backend tensorrt, found {backend.name}: choose that (--backend tensorrt), or leave "
+            "dla_core and gpu_fallback (--dla-core, --gpu-fallback) out"
+        )
     return backend.open(bundle.model_path(chosen, backend.dialect), settings)
 
 

@@ -46,6 +46,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
     parser.add_argument(
+        "--dla-core", type=int, metavar="N", help="DLA of a Jetson that computes the network, from 0"
+    )
+    parser.add_argument(
+        "--gpu-fallback", action="store_true", help="let the GPU compute the layers that the DLA cannot"
+    )
+    parser.add_argument(
         "--attention", action="store_true", help="draw where the network attends, and write it as JSON"
     )
     parser.add_argument("--allow-random", action="store_true", help="accept a bundle with random weights")
@@ -77,6 +83,8 @@ def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]
         ),
         min_probability=args.min_probability,
         threads=args.threads,
+        dla_core=args.dla_core,
+        gpu_fallback=args.gpu_fallback,
         allow_random=args.allow_random,
         attention=args.attention,
     )

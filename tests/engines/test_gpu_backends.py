@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 import os
 import threading
 import time
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -22,6 +24,7 @@ import pytest
 from fake_device import FakeDevice, FakeNetwork
 from onnx import TensorProto, helper, numpy_helper
 
+from fer_edge import Runtime
 from fer_edge.backends import (
     BACKENDS,
     SessionOptions,
@@ -33,8 +36,9 @@ from fer_edge.backends import (
 from fer_edge.backends.base import NO_GPU
 from fer_edge.backends.onnxruntime import OnnxRuntimeGpuBackend, OnnxRuntimeSession
 from fer_edge.backends.tensorrt import TensorRtBackend, precision_of
-from fer_edge.bundle import Bundle, Manifest, open_bundle
+from fer_edge.bundle import FP16_MODEL, FP32_MODEL, Bundle, Manifest, open_bundle, write_bundle
 from fer_edge.catalogue import shipped_bundle
+from fer_edge.cli import main
 from fer_edge.engines import builder
 from fer_edge.engines.ahead_of_time import ENGINES, compile_ahead
 from fer_edge.engines.builder import EngineOptions
@@ -344,9 +348,39 @@ def test_a_dla_that_cannot_be(machine: Machine, model: Path, tmp_path: Path) -> 
     for name in ("onnxruntime", "openvino", "onnxruntime-tensorrt"):
         with pytest.raises(UsageError, match=f"a DLA needs the backend tensorrt, found {name}"):
             load_session(bundle, BACKENDS[name], "fp32", SessionOptions(dla_core=0))
-        with pytest.raises(UsageError, match="give that, or no dla_core"):
+        with pytest.raises(UsageError, match=r"choose that \(--backend tensorrt\), or leave dla_core"):
             load_session(bundle, BACKENDS[name], "fp32", SessionOptions(gpu_fallback=True))
     assert machine.built == []
+
+
+@pytest.mark.parametrize("by_command", [False, True], ids=["Runtime", "fer-edge run"])
+def test_the_dla_that_was_asked_for_computes(
+    machine: Machine, model: Path, astronaut_file: Path, by_command: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = model.parent / "net.fer"
+    spec = ModelSpec("net", 2, 2, "rgb", 3, (0.0,) * 3, (1.0,) * 3, tuple("abcde"))
+    files = {FP32_MODEL: model, FP16_MODEL: model}
+    write_bundle(folder, Manifest(spec, "fp16", {"weights": "trained"}), files)
+    if by_command:
+        arguments = ["run", str(folder), "--source", str(astronaut_file), "--backend", "tensorrt", "--json"]
+        assert main([*arguments, "--dla-core", "1", "--gpu-fallback"]) == 0
+        assert json.loads(capsys.readouterr().out)["faces"] == 1
+    else:
+        with Runtime(folder, backend="tensorrt", dla_core=1, gpu_fallback=True) as runtime:
+            assert len(runtime(cv2.imread(str(astronaut_file))).faces) == 1
+    assert [(o.precision, o.dla_core, o.gpu_fallback) for o in machine.built] == [("fp16", 1, True)]
+    assert machine.dla_cores == [1]
+
+
+@pytest.mark.parametrize("given", [["--dla-core", "0"], ["--gpu-fallback"]])
+def test_a_dla_asked_of_a_cpu(
+    given: list[str], astronaut_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--source", str(astronaut_file), "--backend", "onnxruntime", *given]) == 2
+    assert (
+        "a DLA needs the backend tensorrt, found onnxruntime: choose that (--backend tensorrt), or leave dla_core "
+        "and gpu_fallback (--dla-core, --gpu-fallback) out"
+    ) in " ".join(capsys.readouterr().err.split())
 
 
 def test_device_arrays_stay_on_the_device(machine: Machine, model: Path) -> None:
