@@ -106,22 +106,25 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
             found = _ranges(options, manifest, backend, work, on_progress)
         int8: Int8 | None = None
         report: dict[str, Any] = {}
+        metrics = dict(manifest.metrics)
         temperature = None
         if options.precision == "int8" and found is not None:
-            int8, report = _int8(options, manifest, backend, work, found, on_progress)
+            faces = _comparison_faces(options)
+            int8, report = _int8(options, manifest, backend, work, found, faces, on_progress)
             temperature = int8.comparison.temperature
-        elif options.eval_data is not None:
-            # FP16 differs from FP32 by less than a temperature can be fitted to.
-            temperature = _fp32_temperature(options, manifest.spec, backend, work, on_progress)
-        metrics = dict(manifest.metrics)
-        if options.precision == "fp16":
-            metrics["fp16"] = _half(options, manifest, work, on_progress)
+            metrics["comparison"] = int8.comparison.to_dict()
+            del metrics["comparison"]["temperature"]  # it stands beside, as in bundles of other precisions
+        elif options.precision == "fp16" or options.eval_data is not None:
+            faces = _comparison_faces(options)
+            if options.eval_data is not None:
+                # FP16 differs from FP32 by less than a temperature can be fitted to.
+                temperature = _fp32_temperature(faces, manifest.spec, backend, work, on_progress)
+            if options.precision == "fp16":
+                metrics["fp16"] = _half(manifest, faces, work, on_progress)
         engines: tuple[EngineReport, ...] = ()
         if options.compute_capabilities:
             capabilities = [parse_capability(text) for text in options.compute_capabilities]
             engines = _engines(options, capabilities, work, on_progress)
-        if int8 is not None:
-            metrics["comparison"] = int8.comparison.to_dict()
         if temperature is not None:
             metrics["temperature"] = temperature.to_dict()
         whole = dataclasses.replace(
@@ -268,6 +271,7 @@ def _int8(
     backend: Backend,
     work: Path,
     calibration: _Calibration,
+    faces: FaceDataset,
     on_progress: Progress,
 ) -> tuple[Int8, dict[str, Any]]:
     """Leave the INT8 models, their calibration and the report in ``work``."""
@@ -281,7 +285,7 @@ def _int8(
     bounds: Bounds | None = Bounds(options.max_drop, options.min_cosine, options.min_agreement)
     if bounds == Bounds() and not manifest.timing_only:  # random weights may give anything
         bounds = None
-    model, faces = work / FP32_MODEL, _comparison_faces(options)
+    model = work / FP32_MODEL
     int8 = make_int8(
         work,
         model,
@@ -312,11 +316,10 @@ def _int8(
     return int8, report
 
 
-def _half(options: BuildOptions, manifest: Manifest, work: Path, on_progress: Progress) -> dict[str, Any]:
+def _half(manifest: Manifest, faces: FaceDataset, work: Path, on_progress: Progress) -> dict[str, Any]:
     """Leave the FP16 model in ``work``; return what was measured of it."""
     from fer_edge.calibration.half import LEAST_COSINE, make_half
 
-    faces = _comparison_faces(options)
     report = make_half(
         work / FP32_MODEL,
         work / FP16_MODEL,
@@ -329,11 +332,10 @@ def _half(options: BuildOptions, manifest: Manifest, work: Path, on_progress: Pr
 
 
 def _fp32_temperature(
-    options: BuildOptions, spec: ModelSpec, backend: Backend, work: Path, on_progress: Progress
+    faces: FaceDataset, spec: ModelSpec, backend: Backend, work: Path, on_progress: Progress
 ) -> Temperature | None:
     from fer_edge.temperature import measure_temperature
 
-    faces = _comparison_faces(options)
     session = backend.open(work / FP32_MODEL, SessionOptions())
     count = face_counter(on_progress, f"fitting a temperature on {faces.name}", len(faces))
     logits, targets = labelled_logits(session, faces, spec, on_faces=count)

@@ -146,6 +146,7 @@ def test_a_temperature_is_fitted_on_labelled_faces_and_used(
     temperature = bundle.manifest.temperature
     assert temperature == pytest.approx(fit_temperature(logits, faces.targets), rel=1e-4)
     fitted = bundle.manifest.metrics["temperature"]
+    assert "temperature" not in bundle.manifest.metrics.get("comparison", {})  # once is enough
     assert fitted["faces"] == 400
     assert fitted["ece_before"] == pytest.approx(
         expected_calibration_error(softmax(logits), faces.targets), abs=1e-6
