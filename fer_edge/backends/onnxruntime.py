@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,30 +19,54 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 from fer_edge.backends.base import NO_GPU, Availability, SessionOptions, check_batch
+from fer_edge.backends.onnx_file import input_of, precision_of, read_graph
 from fer_edge.engines.devices import require_gpu
+from fer_edge.engines.engine_options import EngineOptions
 from fer_edge.errors import BackendError, EngineError
 
+if TYPE_CHECKING:
+    import onnx
+
+_LOG = logging.getLogger(__name__)
 _ERRORS_ONLY = 3
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _TENSORRT = "TensorrtExecutionProvider"
 _INSTALL_GPU = "pip uninstall onnxruntime, then pip install onnxruntime-gpu (on a Jetson: NVIDIA's wheel for its JetPack)"
+#: FP32 is FP32: unless told, cuBLAS and cuDNN keep ten bits of each factor (TF32).
+CUDA_OPTIONS: Mapping[str, str] = {"use_tf32": "0"}
+#: What the TensorRT provider says where it takes a graph in parts: the batch of their inputs is open too.
+_LACKS_PROFILES = "provide all the dynamic shape inputs with associated profiles"
+_USE_CUDA = "; TensorRT takes this network in parts only: use the backend onnxruntime-cuda"
+_TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
 
 
 class OnnxRuntimeSession:
     """One ONNX file in ONNX Runtime.
 
-    ``providers`` compute it, the first that can each operator; ``name`` is the backend's, for messages.
+    Parameters
+    ----------
+    model : Path
+        The file.
+    options : SessionOptions
+        Threads.
+    providers : mapping
+        ONNX Runtime's execution providers → their options; each operator is computed by the first that can.
+    name : str
+        The backend's, for messages.
+    max_batch : int or None
+        Larger batches are run in parts; ``None`` runs each as it comes.
     """
 
     def __init__(
         self,
         model: Path,
         options: SessionOptions,
-        providers: Sequence[str] = (_CPU,),
+        providers: Mapping[str, Mapping[str, str]] = MappingProxyType({_CPU: {}}),
         name: str = "onnxruntime",
+        max_batch: int | None = None,
     ) -> None:
-        self._name = name
+        self._name, self._max_batch = name, max_batch
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = _ERRORS_ONLY
         # Its threads would spin for some milliseconds after each run, and halve the speed of whatever computes
@@ -51,9 +78,15 @@ class OnnxRuntimeSession:
             # It would compute on the CPU what they cannot, and all of it where they do not start.
             settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            self._session = onnxruntime.InferenceSession(str(model), settings, providers=list(providers))
+            self._session = onnxruntime.InferenceSession(
+                str(model),
+                settings,
+                providers=[(provider, dict(given)) for provider, given in providers.items()],
+                enable_fallback=0,  # else it prints the error and starts other providers
+            )
         except Exception as error:  # its exception classes share no public base
-            raise BackendError(f"{name} cannot load {model}: {_first_line(error)}") from error
+            hint = _USE_CUDA if _LACKS_PROFILES in str(error) else ""
+            raise BackendError(f"{name} cannot load {model}: {_first_line(error)}{hint}") from error
         self._session.disable_fallback()
         found = self._session.get_providers()
         if found[: len(providers)] != list(providers):
@@ -70,12 +103,16 @@ class OnnxRuntimeSession:
         """See :class:`fer_edge.backends.base.Session`."""
         if self._session is None:
             raise BackendError("this session is closed: open another")
+        rows = check_batch(batch)
+        size = self._max_batch or len(rows)
         try:
-            values = self._session.run(self._outputs, {self._input: check_batch(batch)})
-        except BackendError:
-            raise
+            parts = [
+                self._session.run(self._outputs, {self._input: rows[first : first + size]})
+                for first in range(0, len(rows), size)
+            ]
         except Exception as error:
             raise BackendError(f"{self._name} failed on {batch.shape}: {_first_line(error)}") from error
+        values = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
         return dict(zip(self._outputs, values, strict=True))
 
     def close(self) -> None:
@@ -100,6 +137,12 @@ class OnnxRuntimeBackend:
 
 class OnnxRuntimeGpuBackend:
     """ONNX Runtime on an NVIDIA GPU, never on the CPU.
+
+    The CUDA provider computes FP32 as such. The TensorRT provider cannot be told to: it has no option against TF32,
+    only the variable ``NVIDIA_TF32_OVERRIDE=0`` of the whole process; and in FP16 it need not keep to the types of
+    the file. A warning says which of these holds. It compiles each file that is opened, once for all batch sizes:
+    engines that ONNX Runtime keeps are to be deleted by hand when the model or a version changes, so none are kept.
+    The backend ``tensorrt`` does without all of this.
 
     Parameters
     ----------
@@ -128,11 +171,62 @@ class OnnxRuntimeGpuBackend:
 
     def open(self, model: Path, options: SessionOptions) -> OnnxRuntimeSession:
         """See :class:`fer_edge.backends.base.Backend`."""
-        return OnnxRuntimeSession(model, options, self._providers, self.name)
+        state = self.available()
+        if not state.ok:
+            raise BackendError(f"backend {self.name} is not available: {state.reason}; run: {state.fix}")
+        providers: dict[str, Mapping[str, str]] = dict.fromkeys(self._providers, CUDA_OPTIONS)
+        max_batch = None
+        if _TENSORRT in providers:
+            try:
+                graph = read_graph(model)
+                precision = options.precision or precision_of(graph)
+                providers[_TENSORRT], max_batch = make_tensorrt_options(graph, precision, options.max_batch)
+            except EngineError as error:
+                raise BackendError(f"{self.name} cannot load {model}: {error}") from error
+            _warn_of_tensorrt(model.name, precision)
+        return OnnxRuntimeSession(model, options, providers, self.name, max_batch)
+
+
+def make_tensorrt_options(
+    graph: onnx.GraphProto, precision: str, max_batch: int | None = None
+) -> tuple[dict[str, str], int]:
+    """Return ONNX Runtime's options for its TensorRT provider, and the largest batch that it will take.
+
+    Without a profile it would compile again for each batch that is larger or smaller than all before. TensorRT
+    refuses types that are not enabled.
+
+    Raises
+    ------
+    EngineError
+        If the graph has not one input, or one of open sizes beside the batch.
+    """
+    name, (rows, *sizes) = input_of(graph)
+    options = {} if precision == "fp32" else {f"trt_{precision}_enable": "1"}
+    if rows is not None:
+        return options, rows
+    largest = max_batch or EngineOptions.max_batch
+    batches = {"min": EngineOptions.min_batch, "opt": min(EngineOptions.opt_batch, largest), "max": largest}
+    for end, batch in batches.items():
+        options[f"trt_profile_{end}_shapes"] = f"{name}:{'x'.join(map(str, (batch, *sizes)))}"
+    return options, largest
+
+
+def _warn_of_tensorrt(model: str, precision: str) -> None:
+    _LOG.warning("compiling %s for this device, as at each start; it may take minutes", model)
+    if precision == "fp16":
+        _LOG.warning(
+            "what %s keeps in FP32 may be computed in FP16; with the backend tensorrt it is not", model
+        )
+    elif os.environ.get(_TF32_OVERRIDE) != "0":
+        _LOG.warning(
+            "FP32 in %s is computed in TF32, of ten bits; with %s=0, or the backend tensorrt, it is not",
+            model,
+            _TF32_OVERRIDE,
+        )
 
 
 def make_gpu_backends() -> tuple[OnnxRuntimeGpuBackend, ...]:
-    """Return the backends for NVIDIA's providers; what TensorRT cannot compute, CUDA does."""
+    """Return the backends for NVIDIA's providers; what TensorRT leaves over of a network, CUDA computes."""
     return (
         OnnxRuntimeGpuBackend("onnxruntime-tensorrt", (_TENSORRT, _CUDA)),
         OnnxRuntimeGpuBackend("onnxruntime-cuda", (_CUDA,)),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_edge.backends.base import NO_GPU, Availability, SessionOptions, check_batch
+from fer_edge.backends.onnx_file import precision_of, read_graph
 from fer_edge.engines.cache import CachedEngine, EngineCache, OnWait
 from fer_edge.engines.cuda_device import INSTALL_CUDA_PYTHON, CudaDevice, identify_gpu
 from fer_edge.engines.device_arrays import DeviceArray, describe, is_device_array
@@ -154,7 +155,7 @@ class TensorRtBackend:
 def _engine_options(flavour: str, model: Path, options: SessionOptions) -> EngineOptions:
     from fer_edge.engines.builder import EngineOptions
 
-    precision = options.precision or precision_of(model)
+    precision = options.precision or precision_of(read_graph(model))
     # A DLA takes no other batch than the one that it was built for, and one face must not wait for a second.
     largest = 1 if options.dla_core is not None else options.max_batch or EngineOptions.max_batch
     return EngineOptions(
@@ -199,20 +200,6 @@ def _compiled_ahead(cache: EngineCache, key: EngineKey) -> CachedEngine | None:
         if found is not None:
             return CachedEngine(found, built=False)
     return None
-
-
-def precision_of(model: Path) -> str:
-    """Return what an ONNX file is: ``int8`` with Q/DQ, ``fp16`` where it computes in half precision, else ``fp32``."""
-    import onnx
-
-    try:
-        graph = onnx.load(model).graph
-    except Exception as error:  # protobuf's own class, which moved between its versions
-        raise EngineError(f"it is no ONNX file: {error}") from error
-    if any(node.op_type == "QuantizeLinear" for node in graph.node):
-        return "int8"
-    half = onnx.TensorProto.FLOAT16
-    return "fp16" if any(tensor.data_type == half for tensor in graph.initializer) else "fp32"
 
 
 def _needed_plugin(model: Path) -> Path | None:
