@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fer_edge._files import sha256_of, write_json
+from fer_edge._files import write_json
 from fer_edge.backends import BACKENDS, Backend, SessionOptions, choose_backend
+from fer_edge.build_faces import HELD_OUT, calibration_faces, comparison_faces
+from fer_edge.build_model import fp32_model
 from fer_edge.build_options import AUTO_METHOD, BuildOptions, check_options
 from fer_edge.bundle import (
     FP16_MODEL,
@@ -21,16 +21,12 @@ from fer_edge.bundle import (
     Bundle,
     Manifest,
     int8_model,
-    open_bundle,
     write_bundle,
 )
-from fer_edge.catalogue import SHIPPED, shipped_bundle
-from fer_edge.datasets import FaceDataset, load_dataset
+from fer_edge.datasets import FaceDataset
 from fer_edge.engines.devices import parse_capability
-from fer_edge.errors import DataError, UsageError, lookup
+from fer_edge.errors import UsageError
 from fer_edge.evaluation import Progress, face_counter, labelled_logits
-from fer_edge.explanation import require_attention
-from fer_edge.generated import DEFAULT_GENERATOR, GENERATORS
 from fer_edge.spec import ModelSpec
 from fer_edge.statistics import measurement_record, tool_versions
 
@@ -42,14 +38,12 @@ if TYPE_CHECKING:
     from fer_edge.engines.builder import EngineReport
     from fer_edge.temperature import Temperature
 
-__all__ = ["BuildOptions", "BuildReport", "build", "generated_faces"]
+__all__ = ["BuildOptions", "BuildReport", "build"]
 
 REPORT = "report.json"
 REPORT_PAGE = "report.html"
 #: For TensorRT 10's users of DLA, who cannot take a Q/DQ model.
 CALIBRATION_CACHE = "calibration.tensorrt10.cache"
-#: Faces on which ``auto`` measures, beside those that calibrate.
-_HELD_OUT = 64
 
 
 @dataclass(frozen=True)
@@ -100,7 +94,7 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
     output = options.output or Path(f"{options.model}-{options.precision}.fer")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        manifest = _fp32_model(options, work, on_progress)
+        manifest = fp32_model(options, work, on_progress)
         found = None
         if options.precision == "int8" or options.calibration_data is not None:
             found = _ranges(options, manifest, backend, work, on_progress)
@@ -109,13 +103,13 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
         metrics = dict(manifest.metrics)
         temperature = None
         if options.precision == "int8" and found is not None:
-            faces = _comparison_faces(options)
+            faces = comparison_faces(options)
             int8, report = _int8(options, manifest, backend, work, found, faces, on_progress)
             temperature = int8.comparison.temperature
             metrics["comparison"] = int8.comparison.to_dict()
             del metrics["comparison"]["temperature"]  # it stands beside, as in bundles of other precisions
         elif options.precision == "fp16" or options.eval_data is not None:
-            faces = _comparison_faces(options)
+            faces = comparison_faces(options)
             if options.eval_data is not None:
                 # FP16 differs from FP32 by less than a temperature can be fitted to.
                 temperature = _fp32_temperature(faces, manifest.spec, backend, work, on_progress)
@@ -173,56 +167,6 @@ def _engines(
     )
 
 
-def _fp32_model(options: BuildOptions, work: Path, on_progress: Progress) -> Manifest:
-    """Put ``model.onnx`` (and ranges that ship) into ``work``; return the manifest so far."""
-    shipped = options.model if options.weights == "auto" else options.weights
-    if options.weights == "auto" or shipped in SHIPPED:
-        bundle = open_bundle(shipped_bundle(shipped))
-        if bundle.spec.network != options.model:
-            raise UsageError(
-                f"{shipped} is of the network {bundle.spec.network}: give --model {bundle.spec.network}"
-            )
-        if options.attention:
-            require_attention(bundle)
-        for name in (FP32_MODEL, RANGES):
-            if name in bundle.manifest.files:
-                shutil.copyfile(bundle.path / name, work / name)
-        return bundle.manifest
-    if importlib.util.find_spec("torch") is None:
-        raise UsageError("exporting weights needs PyTorch: run pip install 'fer-edge[export]'")
-    from fer_edge.export.checkpoints import AuthorInputs, load_any, random_network
-    from fer_edge.export.onnx_model import FACES_TO_CHECK, export_onnx
-
-    on_progress("exporting", 0, 1)
-    origin: dict[str, str] = {}
-    if options.weights == "random":
-        trained = random_network(options.model)
-    else:
-        inputs = AuthorInputs(options.canonical_shape, options.image_statistics)
-        trained = load_any(Path(options.weights), options.model, inputs)
-        if "weights_sha256" not in trained.provenance:  # authors' files have been hashed while loading
-            origin["weights_sha256"] = sha256_of(Path(options.weights))
-    if options.attention:
-        from fer_edge.export.explanation.attention import with_attention
-
-        trained = with_attention(trained)
-    faces = None
-    if options.calibration_data is not None:
-        faces = load_dataset(options.calibration_data, options.calibration_split).sample(FACES_TO_CHECK)
-    report = export_onnx(trained, work / FP32_MODEL, faces)
-    # PyTorch's exporter holds what it exported until the process ends: let that be empty.
-    for tensor in (*trained.module.parameters(), *trained.module.buffers()):
-        tensor.data = tensor.data.new_empty(0)
-    on_progress("exporting", 1, 1)
-    return Manifest(
-        spec=trained.spec,
-        precision="fp32",
-        provenance={"options": dict(trained.options), **origin, **trained.provenance},
-        metrics={"export": dataclasses.asdict(report)},
-        temperature=trained.temperature,
-    )
-
-
 @dataclass(frozen=True)
 class _Calibration:
     """Ranges, where they come from, and what was tried."""
@@ -239,7 +183,7 @@ def _ranges(
     from fer_edge.calibration.pipeline import calibrate
     from fer_edge.calibration.ranges import load_ranges
 
-    model, count = work / FP32_MODEL, options.calibration_images
+    model = work / FP32_MODEL
     if options.calibration_data is None and (work / RANGES).is_file():
         if options.method != AUTO_METHOD:
             raise UsageError(
@@ -248,20 +192,20 @@ def _ranges(
         ranges = load_ranges(work / RANGES, model)
         shipped = f"{ranges.method} on {ranges.images} faces of {ranges.data['name']}"
         return _Calibration(ranges, f"those that ship with the model ({shipped})")
-    if options.calibration_data is None:
-        drawn = generated_faces(count + _HELD_OUT, options.generator or DEFAULT_GENERATOR)
-        data = {"name": drawn.name}
-    else:
-        dataset = load_dataset(options.calibration_data, options.calibration_split)
-        drawn = dataset.sample(count + _HELD_OUT)
-        data = {"name": drawn.name, "fingerprint": drawn.first(count).fingerprint()}
-    faces = drawn.first(count)
-    # Where there are few faces all of them calibrate, and some of the same must do for measuring.
-    held_out = drawn.subset(range(max(len(drawn) - _HELD_OUT, 0), len(drawn)))
+    faces = calibration_faces(options)
     method = "minmax" if options.method == AUTO_METHOD and manifest.timing_only else options.method
-    choice = calibrate(model, manifest.spec, backend, faces, held_out, method, data, on_progress)
+    choice = calibrate(
+        model,
+        manifest.spec,
+        backend,
+        faces.calibrating,
+        faces.held_out,
+        method,
+        faces.origin,
+        on_progress,
+    )
     choice.ranges.save(work / RANGES)
-    origin = f"{choice.ranges.method} on {choice.ranges.images} faces of {faces.name}"
+    origin = f"{choice.ranges.method} on {choice.ranges.images} faces of {faces.calibrating.name}"
     return _Calibration(choice.ranges, origin, choice.candidates)
 
 
@@ -324,7 +268,7 @@ def _half(manifest: Manifest, faces: FaceDataset, work: Path, on_progress: Progr
         work / FP32_MODEL,
         work / FP16_MODEL,
         manifest.spec,
-        faces.first(_HELD_OUT),
+        faces.first(HELD_OUT),
         -1.0 if manifest.timing_only else LEAST_COSINE,
         lambda attempts: on_progress("converting to FP16", attempts, 0),
     )
@@ -341,24 +285,3 @@ def _fp32_temperature(
     logits, targets = labelled_logits(session, faces, spec, on_faces=count)
     session.close()
     return measure_temperature(logits, targets)
-
-
-def generated_faces(count: int, generator: str = DEFAULT_GENERATOR, seed: int = 0) -> FaceDataset:
-    """Return ``count`` generated face-like images without labels, as a data set."""
-    crops = lookup(GENERATORS, generator, "generator")(count, seed)
-    return FaceDataset(f"generated images ({generator})", crops, None, (), are_crops=True)
-
-
-def _comparison_faces(options: BuildOptions) -> FaceDataset:
-    if options.eval_data is not None:
-        faces = load_dataset(options.eval_data, options.eval_split, options.eval_labels)
-        if not faces.are_crops:
-            raise DataError(
-                f"{options.eval_data} holds photographs, not face crops: give crops to --eval-data"
-            )
-        return faces
-    if options.calibration_data is not None:
-        return load_dataset(options.calibration_data, options.calibration_split).sample(
-            options.comparison_images, seed=1
-        )
-    return generated_faces(options.comparison_images, options.generator or DEFAULT_GENERATOR, seed=1)

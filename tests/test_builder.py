@@ -14,17 +14,14 @@ import pytest
 
 from fer_edge._files import sha256_of
 from fer_edge.backends import BACKENDS, available_backends, load_session
-from fer_edge.builder import BuildOptions, build, generated_faces
+from fer_edge.builder import BuildOptions, build
 from fer_edge.bundle import open_bundle
 from fer_edge.catalogue import CATALOGUE, SHIPPED, find_bundle, shipped_bundle, shipped_figures
 from fer_edge.datasets import load_dataset
 from fer_edge.errors import DataError, GateError, UsageError, WeightsError
 from fer_edge.evaluation import evaluate, session_logits
 from fer_edge.export.networks import NETWORKS
-from fer_edge.generated import GENERATORS
-from fer_edge.labels import FER2013
 from fer_edge.metrics import expected_calibration_error, softmax
-from fer_edge.preprocess import prepare_batch
 from fer_edge.synthetic_faces import generate_faces
 from fer_edge.temperature import fit_temperature
 
@@ -100,18 +97,6 @@ def test_shipped_bundles_are_small_trained_and_calibrated_on_real_faces(name: st
     assert f"{100 * figures['accuracy']['fp32']:.2f} %" in path.with_suffix(".md").read_text()
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_weights_are_those_of_the_shipped_bundle(name: str, tmp_path: Path) -> None:
-    weights = shipped_bundle(name).with_suffix(".safetensors")
-    options = BuildOptions(SHIPPED[name].network, str(weights), "fp32", output=tmp_path / "w.fer")
-    faces = list(generate_faces(8))
-    logits = [
-        session_logits(load_session(b, BACKENDS["onnxruntime"]), faces, b.spec)
-        for b in (build(options).bundle, open_bundle(shipped_bundle(name)))
-    ]
-    assert np.abs(logits[0] - logits[1]).max() < 1e-4
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_figures_are_reached(name: str, shared: Path) -> None:
@@ -154,17 +139,6 @@ def test_a_temperature_is_fitted_on_labelled_faces_and_used(
     used = evaluate(bundle, BACKENDS["onnxruntime"], faces).metrics
     expected = expected_calibration_error(softmax(logits / temperature), faces.targets)
     assert used.ece == pytest.approx(expected, abs=1e-6)
-
-
-def test_shipped_names_build_and_are_checked_against_the_network(tmp_path: Path) -> None:
-    options = BuildOptions(weights="conv-attention-fer2013", precision="fp32", output=tmp_path / "a.fer")
-    assert build(options).bundle.spec.class_names == FER2013
-    with pytest.raises(UsageError, match="is of the network visual-attention: give --model visual-attention"):
-        build(BuildOptions(weights="visual-attention", output=tmp_path / "b.fer"))
-    with pytest.raises(
-        WeightsError, match=r"no trained weights of resmasking ship .*there are conv-attention"
-    ):
-        build(BuildOptions(model="resmasking", output=tmp_path / "c.fer"))
 
 
 def test_bundles_are_found_by_name_unless_a_folder_has_it(
@@ -224,16 +198,6 @@ def test_a_bound_that_int8_misses_is_met_by_mixed_precision(int8_bundle: Path, t
         floats = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
         assert {original[n].input[1] for n in left if original[n].op_type == "Conv"} <= floats
     assert left[0] in (bundle.path / "report.html").read_text()
-
-
-@pytest.mark.parametrize("name", GENERATORS)
-def test_every_generator_gives_faces_to_calibrate_on(name: str) -> None:
-    faces, spec = generated_faces(3, name), open_bundle(shipped_bundle()).spec
-    assert (len(faces), faces.name) == (3, f"generated images ({name})")
-    batch = prepare_batch(list(faces), spec)
-    assert batch.shape == (3, *spec.input_shape)
-    assert batch.std() > 0.05
-    assert np.array_equal(batch, prepare_batch(list(generated_faces(3, name)), spec))
 
 
 def test_random_weights_calibrate_on_generated_images(tmp_path: Path) -> None:
