@@ -1,45 +1,36 @@
-"""From an FP32 model to INT8: calibrate, quantise for every dialect, measure, and meet the bounds or refuse."""
+"""From an FP32 model and ranges to INT8: quantise for every dialect, measure, and meet the bounds or refuse."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
 from fer_edge.backends import BACKENDS, Backend, SessionOptions
-from fer_edge.build_options import AUTO_METHOD
 from fer_edge.bundle import int8_model
-from fer_edge.calibration.candidates import Candidate, Choice, choose_calibration
-from fer_edge.calibration.families import PlacementRow, explain_placement, placement_of
+from fer_edge.calibration.families import PlacementRow, explain_placement
 from fer_edge.calibration.fidelity import Fidelity, measure_fidelity
 from fer_edge.calibration.gate import Bounds, MixedPrecision, Outcome, judge, lost_pp, mix_precision
 from fer_edge.calibration.memory import return_free_memory
-from fer_edge.calibration.methods import METHODS
 from fer_edge.calibration.qdq import DIALECTS, integer_layers, quantise
-from fer_edge.calibration.ranges import Observations, Ranges, collect_ranges, observe
+from fer_edge.calibration.ranges import Ranges
 from fer_edge.calibration.report import Comparison, compare, time_in_turn
 from fer_edge.calibration.sensitivity import LayerSensitivity, Quantised, measure_sensitivity
 from fer_edge.calibration.work import multiply_adds, share_of
 from fer_edge.datasets import FaceDataset
 from fer_edge.errors import GateError
 from fer_edge.evaluation import Progress, face_counter, known_targets, session_logits
-from fer_edge.preprocess import prepare_batch
 from fer_edge.spec import ModelSpec
 from fer_edge.statistics import LatencySummary
 
 #: INT8 that falls below has collapsed; it is refused whether the user set bounds or not.
 COLLAPSED_COSINE = 0.99
 COLLAPSED = Bounds(min_cosine=COLLAPSED_COSINE)
-#: Every tensor of a batch is in memory at once: about 1 GiB in Residual Masking Network.
-_CALIBRATION_BATCH = 8
-#: Corrections of biases hold the weights twice, and half as many faces.
-_CORRECTION_BATCH = 4
-#: Faces for the means and maxima of corrections, and for what is too slow to run on all.
+#: For what is too slow to run on all faces.
 _FEW_FACES = 64
 
 
@@ -101,59 +92,6 @@ class Int8:
     placement: tuple[PlacementRow, ...]
     sensitivity: tuple[LayerSensitivity, ...]
     mixed: Mixed | None
-
-
-def calibrate(
-    model: Path,
-    spec: ModelSpec,
-    backend: Backend,
-    faces: FaceDataset,
-    held_out: FaceDataset,
-    method: str,
-    data: Mapping[str, str],
-    on_progress: Progress,
-) -> Choice:
-    """Take ranges from ``faces``.
-
-    Parameters
-    ----------
-    model : Path
-        FP32 ONNX file; ``auto`` may replace it by its equalised form.
-    spec : ModelSpec
-        Pixels in, labels out.
-    backend : Backend
-        Where ``auto`` measures.
-    faces, held_out : FaceDataset
-        For the ranges, and for measuring what they give.
-    method : str
-        A key of :data:`fer_edge.calibration.methods.METHODS`, or ``auto``.
-    data : mapping
-        Where the faces come from, for the record.
-    on_progress : callable
-        Called with (stage, done, total).
-    """
-    placement = placement_of(spec.network)
-
-    def count(done: int) -> None:
-        on_progress("calibrating", done, len(faces))
-
-    if method != AUTO_METHOD:
-        return Choice(collect_ranges(model, _batches(faces, spec), method, data, count, placement), ())
-
-    def observe_all(path: Path) -> Observations:
-        return observe(path, _batches(faces, spec), data, count, placement)
-
-    quantised = Quantised(model, backend, spec)
-    reference = quantised.fp32_logits(held_out)
-    few = faces.first(_FEW_FACES)
-    return choose_calibration(
-        model,
-        observe_all,
-        tuple(METHODS),
-        lambda: _batches(few, spec, _CORRECTION_BATCH),
-        lambda path, ranges: measure_fidelity(reference, quantised.logits(ranges, held_out, path)),
-        lambda done, total: on_progress("choosing a calibration", done, total),
-    )
 
 
 def make_int8(
@@ -220,46 +158,6 @@ def outcome_of(comparison: Comparison) -> Outcome:
     drop_pp = lost_pp(1, comparison.agreement) if paired is None else lost_pp(0, paired.change_pp / 100)
     fidelity = Fidelity(comparison.agreement, comparison.logit_cosine, comparison.snr_db)
     return Outcome(drop_pp, paired is not None, fidelity)
-
-
-def report_of(int8: Int8, candidates: tuple[Candidate, ...], bounds: Bounds | None) -> dict[str, Any]:
-    """Return what ``report.json`` and ``report.html`` say of INT8, as plain JSON types."""
-    left = {name for row in int8.placement for name in row.layers}
-    results = outcome_of(int8.comparison).against(bounds or COLLAPSED)
-    value: dict[str, Any] = {
-        "gate": {
-            "passed": all(result.passed for result in results),
-            "bounds": [dataclasses.asdict(result) for result in results],
-        },
-        "comparison": int8.comparison.to_dict(),
-        "simulated": {name: fidelity.to_dict() for name, fidelity in int8.simulated.items()},
-        "placement": [dataclasses.asdict(row) for row in int8.placement],
-        "calibration": {
-            "method": int8.ranges.method,
-            "images": int8.ranges.images,
-            "data": int8.ranges.data["name"],
-            "integer multiply-adds": f"{100 * int8.integer_share:.2f} %",
-        },
-    }
-    if candidates:
-        value["candidates"] = [dataclasses.asdict(candidate) for candidate in candidates]
-    if int8.sensitivity:
-        value["sensitivity"] = [
-            {**dataclasses.asdict(layer), "precision": "float" if layer.layer in left else "int8"}
-            for layer in int8.sensitivity
-        ]
-    if int8.mixed is not None:
-        found = int8.mixed.found
-        value["mixed_precision"] = {
-            "bound": "; ".join(f"{result.name} {result.bound}" for result in results),
-            "float_layers": list(found.float_layers),
-            "steps": [
-                {**dataclasses.asdict(step), "float_layers": len(step.float_layers)} for step in found.steps
-            ],
-            "int8_p50_ms": int8.mixed.int8_latency.p50_ms,
-            "mixed_p50_ms": int8.mixed.mixed_latency.p50_ms,
-        }
-    return value
 
 
 def _write(work: Path, model: Path, ranges: Ranges) -> None:
@@ -344,9 +242,3 @@ def _collapsed(comparison: Comparison, faces: FaceDataset) -> str:
         f"expected at least {COLLAPSED_COSINE}, and {comparison.agreement:.1%} of the faces keep their class: calibrate on "
         "other faces, or leave the most harmful layers in floating point with --max-drop PP or --min-cosine X"
     )
-
-
-def _batches(faces: FaceDataset, spec: ModelSpec, size: int = _CALIBRATION_BATCH) -> Iterator[np.ndarray]:
-    for start in range(0, len(faces), size):
-        stop = min(start + size, len(faces))
-        yield prepare_batch([faces[i] for i in range(start, stop)], spec)

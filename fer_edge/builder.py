@@ -180,7 +180,7 @@ def _ranges(
     options: BuildOptions, manifest: Manifest, backend: Backend, work: Path, on_progress: Progress
 ) -> _Calibration:
     """Leave ``ranges.json`` in ``work``; ``model.onnx`` may become its equalised form."""
-    from fer_edge.calibration.pipeline import calibrate
+    from fer_edge.calibration.calibrate import calibrate
     from fer_edge.calibration.ranges import load_ranges
 
     model = work / FP32_MODEL
@@ -223,7 +223,8 @@ def _int8(
 
     from fer_edge.calibration.cache_text import write_calibration_cache
     from fer_edge.calibration.gate import Bounds
-    from fer_edge.calibration.pipeline import Int8Options, make_int8, report_of
+    from fer_edge.calibration.int8_report import report_of
+    from fer_edge.calibration.pipeline import Int8Options, make_int8
     from fer_edge.calibration.report_page import write_report_page
 
     bounds: Bounds | None = Bounds(options.max_drop, options.min_cosine, options.min_agreement)

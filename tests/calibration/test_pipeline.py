@@ -3,65 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from int8_builds import FACES, make
 from small_graphs import constants_of, nodes_of, run
 
-from fer_edge.backends import BACKENDS
-from fer_edge.bundle import RANGES, Bundle, int8_model, open_bundle
+from fer_edge.bundle import Bundle, int8_model
 from fer_edge.calibration.gate import Bounds
+from fer_edge.calibration.int8_report import report_of
 from fer_edge.calibration.observers import TensorRange
-from fer_edge.calibration.pipeline import (
-    COLLAPSED_COSINE,
-    Int8,
-    Int8Options,
-    make_int8,
-    outcome_of,
-    report_of,
-)
+from fer_edge.calibration.pipeline import COLLAPSED_COSINE, Int8, Int8Options, outcome_of
 from fer_edge.calibration.qdq import DIALECTS, quantise
-from fer_edge.calibration.ranges import Ranges, load_ranges, observe
+from fer_edge.calibration.ranges import Ranges, observe
 from fer_edge.calibration.work import multiply_adds
-from fer_edge.catalogue import shipped_bundle
-from fer_edge.datasets import FaceDataset
 from fer_edge.errors import GateError
-from fer_edge.generated import render_faces
 from fer_edge.preprocess import prepare_batch
-
-ONNXRUNTIME = BACKENDS["onnxruntime"]
-FACES = FaceDataset("rendered", render_faces(32, 7), None, (), are_crops=True)
-
-
-@pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return open_bundle(shipped_bundle())
-
-
-@pytest.fixture(scope="module")
-def ranges(bundle: Bundle) -> Ranges:
-    return load_ranges(bundle.path / RANGES, bundle.model_path("fp32", "cpu"))
-
-
-def make(bundle: Bundle, ranges: Ranges, work: Path, options: Int8Options | None = None) -> Int8:
-    model = bundle.model_path("fp32", "cpu")
-    return make_int8(
-        work, model, bundle.spec, ONNXRUNTIME, ranges, FACES, options or Int8Options(), lambda *progress: None
-    )
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
     a, b = (v - v.mean(axis=1, keepdims=True) for v in (a.astype(float), b.astype(float)))
     return float(np.mean([x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(a, b, strict=True)]))
-
-
-@pytest.fixture(scope="module")
-def plain(bundle: Bundle, ranges: Ranges, tmp_path_factory: pytest.TempPathFactory) -> tuple[Int8, Path]:
-    work = tmp_path_factory.mktemp("plain")
-    return make(bundle, ranges, work), work
 
 
 def test_both_dialects_are_measured(bundle: Bundle, plain: tuple[Int8, Path]) -> None:
@@ -90,12 +54,6 @@ def test_the_integer_share_is_that_of_layers_with_integer_weights(
     expected = sum(work_of[name] for name in stored) / sum(work_of.values())
     assert int8.integer_share == pytest.approx(expected)
     assert int8.integer_share > 0.9
-    report = report_of(int8, (), None)
-    assert report["calibration"]["integer multiply-adds"] == f"{100 * expected:.2f} %"
-    assert [row["name"] for row in report["gate"]["bounds"]] == ["cosine of the centred logits, at least"]
-    assert report["gate"]["passed"]
-    assert "mixed_precision" not in report
-    json.dumps(report)
 
 
 def test_every_dialect_comes_from_one_calibration(
@@ -107,8 +65,8 @@ def test_every_dialect_comes_from_one_calibration(
         raise AssertionError("ranges were computed again")
 
     for name in ("observe", "collect_ranges"):
-        monkeypatch.setattr(f"fer_edge.calibration.pipeline.{name}", refuse)
-        monkeypatch.setattr(f"fer_edge.calibration.ranges.{name}", refuse)
+        for module in ("calibrate", "ranges"):
+            monkeypatch.setattr(f"fer_edge.calibration.{module}.{name}", refuse)
     monkeypatch.setattr("fer_edge.calibration.observers.Observer.update", refuse)
     int8 = make(bundle, ranges, tmp_path, Int8Options(Bounds(100)))
     assert int8.ranges == ranges
@@ -131,19 +89,6 @@ def test_the_same_twice_byte_for_byte(bundle: Bundle, tmp_path: Path) -> None:
 
 
 # --- bounds -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def mixed(
-    bundle: Bundle,
-    ranges: Ranges,
-    plain: tuple[Int8, Path],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[Int8, Path, Bounds]:
-    """A bound that all layers in INT8 miss: three quarters of what they lose."""
-    work = tmp_path_factory.mktemp("mixed")
-    bounds = Bounds(min_cosine=1 - 0.75 * (1 - plain[0].comparison.logit_cosine))
-    return make(bundle, ranges, work, Int8Options(bounds, sensitivity_images=8)), work, bounds
 
 
 def test_mixed_precision_meets_the_bound_and_says_what_it_left_out(
@@ -172,29 +117,6 @@ def test_mixed_precision_meets_the_bound_and_says_what_it_left_out(
         cosine(fp32, run(onnx.load(work / int8_model("cpu")), batch)["logits"])
         >= (bounds.min_cosine or 1) - 1e-6
     )
-
-
-def test_the_report_of_mixed_precision(mixed: tuple[Int8, Path, Bounds]) -> None:
-    int8, _, bounds = mixed
-    assert int8.mixed is not None
-    report = json.loads(json.dumps(report_of(int8, (), bounds)))
-    section = report["mixed_precision"]
-    assert section["float_layers"] == list(int8.mixed.found.float_layers)
-    assert section["bound"].startswith("cosine of the centred logits, at least")
-    assert section["int8_p50_ms"] > 0
-    assert section["mixed_p50_ms"] > 0
-    first, *_, last = section["steps"]
-    assert (first["float_layers"], first["passed"]) == (0, False)
-    assert {"drop_pp", "logit_cosine"} <= last.keys()
-    assert any(
-        step["passed"] and step["float_layers"] == len(section["float_layers"]) for step in section["steps"]
-    )
-    precisions = {row["layer"]: row["precision"] for row in report["sensitivity"]}
-    assert {layer for layer, precision in precisions.items() if precision == "float"} == set(
-        section["float_layers"]
-    )
-    (row,) = (row for row in report["placement"] if row["rule"] == "mixed precision")
-    assert row["layers"] == sorted(section["float_layers"])
 
 
 def test_a_bound_that_cannot_be_met_is_an_error(bundle: Bundle, ranges: Ranges, tmp_path: Path) -> None:

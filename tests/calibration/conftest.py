@@ -1,0 +1,43 @@
+"""INT8 of the network that ships, with all layers in integers and with some in floating point."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from int8_builds import make
+
+from fer_edge.bundle import RANGES, Bundle, open_bundle
+from fer_edge.calibration.gate import Bounds
+from fer_edge.calibration.pipeline import Int8, Int8Options
+from fer_edge.calibration.ranges import Ranges, load_ranges
+from fer_edge.catalogue import shipped_bundle
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Bundle:
+    return open_bundle(shipped_bundle())
+
+
+@pytest.fixture(scope="session")
+def ranges(bundle: Bundle) -> Ranges:
+    return load_ranges(bundle.path / RANGES, bundle.model_path("fp32", "cpu"))
+
+
+@pytest.fixture(scope="session")
+def plain(bundle: Bundle, ranges: Ranges, tmp_path_factory: pytest.TempPathFactory) -> tuple[Int8, Path]:
+    work = tmp_path_factory.mktemp("plain")
+    return make(bundle, ranges, work), work
+
+
+@pytest.fixture(scope="session")
+def mixed(
+    bundle: Bundle,
+    ranges: Ranges,
+    plain: tuple[Int8, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Int8, Path, Bounds]:
+    """A bound that all layers in INT8 miss: three quarters of what they lose."""
+    work = tmp_path_factory.mktemp("mixed")
+    bounds = Bounds(min_cosine=1 - 0.75 * (1 - plain[0].comparison.logit_cosine))
+    return make(bundle, ranges, work, Int8Options(bounds, sensitivity_images=8)), work, bounds
