@@ -16,11 +16,12 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx.parser
+from kernel_work import ATTENTION_SHAPES, Work
 
 from fer_edge import kernels
 from fer_edge.commands.base import make_table
@@ -28,9 +29,6 @@ from fer_edge.engines.builder import EngineOptions, build_engine
 from fer_edge.engines.flavours import FLAVOURS
 from fer_edge.errors import EngineError, UsageError
 from fer_edge.export.attention_op import DOMAIN, attend, function_text
-
-if TYPE_CHECKING:
-    from kernels import Work
 
 GAMMA = 0.7
 _WARM_UP, _RUNS, _CALLS_PER_RUN = 20, 50, 20
@@ -82,8 +80,8 @@ attention (float16[b, {depth}, {positions}] query, float16[b, {depth}, {position
     return model
 
 
-def measure(works: Sequence[Work], shapes: Mapping[str, tuple[int, int]]) -> list[Measured]:
-    """Time every way to compute the self-attention among ``works``; ``shapes`` are positions and channels by name.
+def measure(works: Sequence[Work]) -> list[Measured]:
+    """Time every way to compute the self-attention among ``works``.
 
     Raises
     ------
@@ -101,7 +99,7 @@ def measure(works: Sequence[Work], shapes: Mapping[str, tuple[int, int]]) -> lis
         for work in works:
             if work.kernel != "self_attention":
                 continue
-            positions, channels = shapes[work.shape]
+            positions, channels = ATTENTION_SHAPES[work.shape]
             operations = 2 * work.batch * positions**2 * (channels + channels // 8)
             for method, call in _ways(torch, work.batch, positions, channels, Path(folder)).items():
                 p50_us, p99_us = np.percentile(_times_us(torch, call), (50, 99)).tolist()

@@ -27,55 +27,14 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("kernels")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the kernels are compiled for the CPU, once."""
-    return tmp_path_factory.mktemp("emulation")
+@pytest.fixture
+def kernel_work(benchmark: ModuleType) -> ModuleType:
+    return importlib.import_module("kernel_work")
 
 
 @pytest.fixture
 def on_gpu(benchmark: ModuleType) -> ModuleType:
     return importlib.import_module("kernels_on_gpu")
-
-
-@needs_compiler
-def test_attention_at_48_pixels_by_hand(benchmark: ModuleType, folder: Path) -> None:
-    """36 positions, 128 channels, 16 of queries and keys, halves: one tile of 64 queries, two of 32 keys."""
-    work = benchmark.count_attention(benchmark.Emulation(folder), "conv-attention 48×48", 2)
-    # Query and key 2 · 16 · 36, value, residual and out 3 · 128 · 36; γ once.
-    assert work.once_bytes == 2 * (2 * (2 * 16 * 36 + 3 * 128 * 36) + 1) == 59906
-    # γ by each of 128 threads of a sample's block.
-    assert work.counted_bytes == 2 * 2 * (2 * 16 * 36 + 3 * 128 * 36 + 128)
-    # Four N × N maps, and the mixed values written and read.
-    assert work.unfused_bytes == work.once_bytes + 2 * 2 * (4 * 36 * 36 + 2 * 128 * 36)
-    # Padded to 48 queries (three warps of 16 that have any) or more, and to 64 keys at most.
-    assert 2 * 2 * 36 * 36 * 144 <= work.operations <= 1.1 * 2 * 2 * 64 * 64 * 144
-    nano = benchmark.BOARDS["Orin Nano 8 GB"]
-    # Below 10.25 TFLOP/s over 68 GB/s = 151 FLOP per byte, memory decides.
-    assert work.intensity < 151
-    assert work.times_us(nano) == pytest.approx((59906 / 68e3, work.counted_bytes / 68e3))
-
-
-@needs_compiler
-def test_crops_at_48_pixels_by_hand(benchmark: ModuleType, folder: Path) -> None:
-    """160 → 48: samples are 3⅓ pixels apart, so that each has four pixels of its own."""
-    work = benchmark.count_crops(benchmark.Emulation(folder), "gray 48×48", 3)
-    assert work.once_bytes == work.counted_bytes == 3 * (48 * 48 * 4 * 3 + 48 * 48 * 2)
-
-
-def test_pixels_that_a_crop_reads(benchmark: ModuleType) -> None:
-    assert benchmark._pixels_read(160) == 160
-    assert benchmark._pixels_read(224) == 160
-    assert benchmark._pixels_read(48) == 96
-
-
-@pytest.mark.parametrize(
-    ("operations", "moved", "expected_us"),
-    [(42.6e6, 0, 1.0), (0, 204.8e3, 1.0), (2 * 42.6e6, 204.8e3, 2.0), (42.6e6, 3 * 204.8e3, 3.0)],
-)
-def test_the_roofline(benchmark: ModuleType, operations: float, moved: float, expected_us: float) -> None:
-    """AGX Orin: 85.2 TOPS in INT8, half of that in FP16, and 204.8 GB/s."""
-    assert benchmark.BOARDS["AGX Orin 64 GB"].time_us(operations, moved) == pytest.approx(expected_us)
 
 
 def test_the_pool_by_hand_and_in_words(benchmark: ModuleType) -> None:
@@ -166,14 +125,14 @@ def test_the_engine_to_compare_with_has_no_plugin(on_gpu: ModuleType, tmp_path: 
 
 
 @pytest.mark.gpu
-def test_everything_is_timed(benchmark: ModuleType, on_gpu: ModuleType, folder: Path) -> None:
+def test_everything_is_timed(kernel_work: ModuleType, on_gpu: ModuleType, tmp_path: Path) -> None:
     from fer_edge.kernels import availability
 
     state = availability()
     if not state.ok:
         pytest.skip(state.reason)
-    work = benchmark.count_attention(benchmark.Emulation(folder), "conv-attention 48×48", 1)
-    rows = on_gpu.measure([work], benchmark.ATTENTION_SHAPES)
+    work = kernel_work.count_attention(kernel_work.Emulation(tmp_path), "conv-attention 48×48", 1)
+    rows = on_gpu.measure([work])
     assert {"fer_edge", "cuBLAS + softmax + cuBLAS", "scaled_dot_product_attention"} <= {
         r.method for r in rows
     }
