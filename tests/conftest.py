@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -11,12 +10,12 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
 import pytest
 from emulated_kernels import Emulation, compile_emulation
+from golden_outputs import GoldenFolder
 
 from fer_edge._files import cache_folder, whole_folder
 
@@ -44,14 +43,9 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def golden_filler(shared: Path) -> ModuleType:
-    """The module that draws the weights and inputs of the golden outputs."""
-    spec = importlib.util.spec_from_file_location("golden_fill", shared / "golden" / "fill.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def golden_folder(shared: Path) -> GoldenFolder:
+    """The outputs of the original networks."""
+    return GoldenFolder(shared / "golden")
 
 
 @pytest.fixture(scope="session")

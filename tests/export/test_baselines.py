@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from golden_outputs import GoldenFolder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -53,10 +53,11 @@ def faces(size: int, seed: int = 0) -> np.ndarray:
     return prepare_batch(list(generate_faces(size, seed)), baseline_spec("any"))
 
 
-def filled(name: str, filler: ModuleType, seed: int = 20200) -> nn.Module:
+def filled(name: str, golden_folder: GoldenFolder, seed: int = 20200) -> nn.Module:
     """A member with the made-up weights of the golden outputs, whose values depend on the names."""
     module = MEMBERS[name].build(7).eval()
-    state = filler.fill({key: tuple(value.shape) for key, value in module.state_dict().items()}, seed)
+    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    state = golden_folder.filler.fill(shapes, seed)
     module.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
     return module
 
@@ -72,21 +73,15 @@ def test_parameters() -> None:
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_outputs_of_the_original_network(name: str, shared: Path, golden_filler: ModuleType) -> None:
-    filler = golden_filler
-    keys = filler.read_keys(shared / "golden" / "keys" / f"{name}.txt")
-    golden = np.load(shared / "golden" / f"{name}.npz")
-    state = filler.fill(keys, int(golden["seed"]))
-    batch = filler.inputs(golden["input_shape"], int(golden["input_seed"]))
-    assert filler.digest(state) == str(golden["weights_sha256"])
-
+def test_outputs_of_the_original_network(name: str, golden_folder: GoldenFolder) -> None:
+    golden = golden_folder.load(name)
     module = MEMBERS[name].build(7).eval()
     own = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    assert list(own.items()) == list(keys.items())
-    module.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
+    assert list(own.items()) == list(golden.keys.items())
+    module.load_state_dict({key: torch.from_numpy(value) for key, value in golden.weights().items()})
     with torch.no_grad():
-        logits = module(torch.from_numpy(batch))
-    np.testing.assert_allclose(logits, golden["logits"], rtol=0, atol=1e-4)
+        logits = module(torch.from_numpy(golden.batch()))
+    np.testing.assert_allclose(logits, golden.arrays["logits"], rtol=0, atol=1e-4)
 
 
 def test_depths() -> None:
@@ -207,8 +202,8 @@ def check_export(module: nn.Module, path: Path) -> None:
     # Face-to-face differences are 1 % of the logits of an efficientnet with made-up weights.
     [("resnet18", 0.99), ("efficientnet_b2b", 0.3)],
 )
-def test_export_and_int8(name: str, similarity: float, golden_filler: ModuleType, tmp_path: Path) -> None:
-    module, path = filled(name, golden_filler), tmp_path / "model.onnx"
+def test_export_and_int8(name: str, similarity: float, golden_folder: GoldenFolder, tmp_path: Path) -> None:
+    module, path = filled(name, golden_folder), tmp_path / "model.onnx"
     check_export(module, path)
     model = onnx.load(path)
     assert not {node.op_type for node in model.graph.node} & {"Pad", "BatchNormalization"}
@@ -231,8 +226,8 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.slow
-def test_the_ensemble_exports_as_one_graph(golden_filler: ModuleType, tmp_path: Path) -> None:
-    members = {f"resnet18_{seed}": filled("resnet18", golden_filler, seed) for seed in (1, 2)}
+def test_the_ensemble_exports_as_one_graph(golden_folder: GoldenFolder, tmp_path: Path) -> None:
+    members = {f"resnet18_{seed}": filled("resnet18", golden_folder, seed) for seed in (1, 2)}
     check_export(ResmaskingEnsemble(members).eval(), tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.onnx")
     heads = {f"members.{name}.fc/Gemm" for name in members}
@@ -244,8 +239,8 @@ def test_the_ensemble_exports_as_one_graph(golden_filler: ModuleType, tmp_path: 
 
 
 @pytest.mark.slow
-def test_the_draws_of_an_ensemble_are_part_of_its_graph(golden_filler: ModuleType, tmp_path: Path) -> None:
-    module = ResmaskingEnsemble({"resnet18": filled("resnet18", golden_filler)}, draw_views(2, 1234)).eval()
+def test_the_draws_of_an_ensemble_are_part_of_its_graph(golden_folder: GoldenFolder, tmp_path: Path) -> None:
+    module = ResmaskingEnsemble({"resnet18": filled("resnet18", golden_folder)}, draw_views(2, 1234)).eval()
     check_export(module, tmp_path / "model.onnx")
     operators = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
     assert operators.count("GridSample") == 2

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from golden_outputs import GoldenFolder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -73,22 +73,14 @@ def random_points(batch: int, seed: int) -> Tensor:
 
 
 @pytest.mark.slow
-def test_outputs_of_the_original_network(shared: Path, golden_filler: ModuleType) -> None:
-    filler = golden_filler
-    with np.load(shared / "golden" / "emotionaldan.npz") as archive:
-        golden = {name: archive[name] for name in archive.files}
-    variables = filler.fill(
-        filler.read_keys(shared / "golden" / "keys" / "emotionaldan.txt"), int(golden["seed"])
-    )
-    batch = filler.inputs(golden["input_shape"], int(golden["input_seed"]))
-    assert filler.digest(variables) == str(golden["weights_sha256"])
-    assert filler.digest({"input": batch}) == str(golden["input_sha256"])
-    options, state = from_tensorflow(variables, golden["canonical_shape"], MEAN, STD)
-    del variables
+def test_outputs_of_the_original_network(golden_folder: GoldenFolder) -> None:
+    original = golden_folder.load("emotionaldan")
+    golden = original.arrays
+    options, state = from_tensorflow(original.weights(), golden["canonical_shape"], MEAN, STD)
     module = empty(**options).to_empty(device="cpu").eval()
     fill(module, state, "golden")
     with torch.inference_mode():
-        outputs = module.forward_stages(torch.from_numpy(batch))
+        outputs = module.forward_stages(torch.from_numpy(original.batch()))
 
     link = outputs.connection
     assert link is not None
@@ -109,9 +101,9 @@ def test_outputs_of_the_original_network(shared: Path, golden_filler: ModuleType
         np.testing.assert_allclose(part, golden[f"{name}_slice"], rtol=0, atol=1e-4)
 
 
-def test_default_canonical_shape_is_that_of_the_reference(shared: Path) -> None:
-    with np.load(shared / "golden" / "emotionaldan.npz") as archive:
-        np.testing.assert_allclose(MEAN_FACE, archive["canonical_shape"], rtol=0, atol=0.0501)
+def test_default_canonical_shape_is_that_of_the_reference(golden_folder: GoldenFolder) -> None:
+    expected = golden_folder.load("emotionaldan").arrays["canonical_shape"]
+    np.testing.assert_allclose(MEAN_FACE, expected, rtol=0, atol=0.0501)
 
 
 # --- geometry ---------------------------------------------------------------------------------------
@@ -231,9 +223,9 @@ def test_options_specs_and_bad_input() -> None:
 
 
 @pytest.fixture
-def variables(shared: Path, golden_filler: ModuleType) -> Variables:
+def variables(golden_folder: GoldenFolder) -> Variables:
     """All 199 names, each with one value of its own; only that value is stored."""
-    keys = golden_filler.read_keys(shared / "golden" / "keys" / "emotionaldan.txt")
+    keys = golden_folder.keys("emotionaldan")
     return {name: np.broadcast_to(np.float32(i), shape) for i, (name, shape) in enumerate(keys.items())}
 
 

@@ -11,12 +11,12 @@ import functools
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from golden_outputs import Golden, GoldenFolder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -161,13 +161,11 @@ def test_specs() -> None:
 
 
 @dataclasses.dataclass
-class Golden:
-    """A variant filled as the originals were, and what they gave."""
+class Filled:
+    """A variant filled as the original was."""
 
     variant: str
-    arrays: dict[str, np.ndarray]
-    keys: dict[str, tuple[int, ...]]
-    batch: np.ndarray
+    original: Golden
     module: FERAtt
 
     @property
@@ -177,27 +175,21 @@ class Golden:
 
 
 @pytest.fixture(scope="module", params=["paper", "2020"])
-def golden(request: pytest.FixtureRequest, shared: Path, golden_filler: ModuleType) -> Golden:
+def filled(request: pytest.FixtureRequest, golden_folder: GoldenFolder) -> Filled:
     variant = request.param
-    filler = golden_filler
-    keys = filler.read_keys(shared / "golden" / "keys" / f"feratt_{variant}.txt")
-    with np.load(shared / "golden" / f"feratt_{variant}.npz") as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    filled = filler.fill(keys, int(arrays["seed"]))
-    batch = filler.inputs(arrays["input_shape"], int(arrays["input_seed"]))
-    assert filler.digest(filled) == str(arrays["weights_sha256"])
-    assert filler.digest({"input": batch}) == str(arrays["input_sha256"])
-    author = {name: torch.from_numpy(value) for name, value in filled.items()}
+    golden = golden_folder.load(f"feratt_{variant}")
+    author = {name: torch.from_numpy(value) for name, value in golden.weights().items()}
     options, own = READERS[variant](author, "golden")
-    assert options == {"num_classes": len(arrays["logits"][0]), "embedding": 64, "variant": variant}
+    classes = len(golden.arrays["logits"][0])
+    assert options == {"num_classes": classes, "embedding": 64, "variant": variant}
     module = FERAtt(FERAttOptions(**options)).eval()
     fill(module, own, "golden")
-    return Golden(variant, arrays, keys, batch, module)
+    return Filled(variant, golden, module)
 
 
 def check_against(golden: Golden, module: FERAtt, prefix: str = "", pooled_face: float = 2e-5) -> None:
     with torch.no_grad():
-        parts = module.forward_parts(torch.from_numpy(golden.batch))
+        parts = module.forward_parts(torch.from_numpy(golden.batch()))
     found = {
         "logits": (parts.logits, 1e-4),
         "embedding": (parts.embedding, 1e-4),
@@ -218,37 +210,37 @@ def check_against(golden: Golden, module: FERAtt, prefix: str = "", pooled_face:
 
 
 @pytest.mark.slow
-def test_outputs_of_the_original_network(golden: Golden) -> None:
-    check_against(golden, golden.module)
-    author = to_author(golden.module)
-    assert list(author) == list(golden.keys)
-    assert {name: tuple(value.shape) for name, value in author.items()} == golden.keys
+def test_outputs_of_the_original_network(filled: Filled) -> None:
+    check_against(filled.original, filled.module)
+    author = to_author(filled.module)
+    assert list(author) == list(filled.original.keys)
+    assert {name: tuple(value.shape) for name, value in author.items()} == filled.original.keys
 
 
 @pytest.mark.slow
-def test_dead_zone_of_the_original_network(golden: Golden) -> None:
-    if golden.variant != "paper":
-        assert not VARIANTS[golden.variant].dead_zone
+def test_dead_zone_of_the_original_network(filled: Filled) -> None:
+    if filled.variant != "paper":
+        assert not VARIANTS[filled.variant].dead_zone
         return
-    last = golden.module.reconstruction[1]
+    last = filled.module.reconstruction[1]
     assert isinstance(last, nn.Conv2d)
     kept = {name: value.clone() for name, value in last.state_dict().items()}
     last.load_state_dict({name: value * 0.001 for name, value in kept.items()})
     try:
-        check_against(golden, golden.module, "deadzone_", pooled_face=1e-7)
+        check_against(filled.original, filled.module, "deadzone_", pooled_face=1e-7)
     finally:
         last.load_state_dict(kept)
 
 
 @pytest.mark.slow
-def test_onnx_and_int8(golden: Golden, tmp_path: Path) -> None:
-    path, spec = tmp_path / "model.onnx", golden.spec
+def test_onnx_and_int8(filled: Filled, tmp_path: Path) -> None:
+    path, spec = tmp_path / "model.onnx", filled.spec
     faces = list(generate_faces(4, seed=5))
-    report = export_onnx(TrainedNetwork(golden.module, spec, {}, {}), path, faces[:2])
+    report = export_onnx(TrainedNetwork(filled.module, spec, {}, {}), path, faces[:2])
     assert report.same_argmax
     batch = prepare_batch(faces, spec)
     with torch.inference_mode():
-        expected = dict(zip(OUTPUTS, golden.module(torch.from_numpy(batch)), strict=True))
+        expected = dict(zip(OUTPUTS, filled.module(torch.from_numpy(batch)), strict=True))
     attention = expected["attention"].numpy()
     assert 0 < attention.min() < attention.max() <= 1
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 
 import google_crc32c
 import numpy as np
 import torch
+from golden_outputs import GoldenFolder
 from torch import Tensor
 
 State = dict[str, Tensor]
@@ -26,16 +26,15 @@ def light(state: Mapping[str, Tensor]) -> State:
     }
 
 
-def light_from_keys(filler: ModuleType, shared: Path, name: str) -> State:
+def light_from_keys(golden_folder: GoldenFolder, name: str) -> State:
     """Return the entries of a golden keys file, aliases of one value, zeros for all but their first name."""
-    keys = filler.read_keys(shared / "golden" / "keys" / f"{name}.txt")
     values: dict[str, int] = {}
     return {
         key: torch.tensor(
-            1 + values.setdefault(filler.canonical(key), len(values)),
+            1 + values.setdefault(golden_folder.filler.canonical(key), len(values)),
             dtype=torch.int64 if key.endswith("num_batches_tracked") else torch.float32,
         ).expand(shape)
-        for key, shape in keys.items()
+        for key, shape in golden_folder.keys(name).items()
     }
 
 

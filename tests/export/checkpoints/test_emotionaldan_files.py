@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from golden_outputs import GoldenFolder
 
 pytest.importorskip("google_crc32c", reason="needs pip install 'fer-edge[tensorflow]'")
 
@@ -27,15 +27,12 @@ FACE = np.array(MEAN_FACE, np.float32)
 
 @pytest.mark.slow
 def test_checkpoint_gives_the_outputs_of_the_original_graph(
-    shared: Path, golden_filler: ModuleType, tmp_path: Path
+    golden_folder: GoldenFolder, tmp_path: Path
 ) -> None:
-    filler = golden_filler
-    with np.load(shared / "golden" / "emotionaldan.npz") as archive:
-        golden = {name: archive[name] for name in archive.files}
-    keys = filler.read_keys(shared / "golden" / "keys" / "emotionaldan.txt")
-    write_checkpoint(tmp_path / "Model2", filler.fill(keys, int(golden["seed"])))
+    golden = golden_folder.load("emotionaldan")
+    write_checkpoint(tmp_path / "Model2", golden.weights())
     shape, statistics = tmp_path / "shape.npy", tmp_path / "training.npz"
-    np.save(shape, golden["canonical_shape"].reshape(1, 136).astype(np.float32))
+    np.save(shape, golden.arrays["canonical_shape"].reshape(1, 136).astype(np.float32))
     np.savez(statistics, ImgMean=np.zeros((224, 224, 1)), ImgStd=np.ones((224, 224, 1)))
 
     trained = load_any(tmp_path / "Model2.index", "emotionaldan", AuthorInputs(shape, statistics))
@@ -43,11 +40,11 @@ def test_checkpoint_gives_the_outputs_of_the_original_graph(
     assert set(trained.provenance["extra_inputs"]) == {"shape.npy", "training.npz"}
     assert trained.spec.class_names[:2] == ("neutral", "happiness")
     assert isinstance(trained.module, EmotionalDan)
-    batch = torch.from_numpy(filler.inputs(golden["input_shape"], int(golden["input_seed"])))
+    batch = torch.from_numpy(golden.batch())
     with torch.inference_mode():
         logits, landmarks = trained.module(batch)
-    np.testing.assert_allclose(logits, golden["logits"], rtol=0, atol=2e-4)
-    np.testing.assert_allclose(landmarks, golden["landmarks_stage2"], rtol=0, atol=5e-4)
+    np.testing.assert_allclose(logits, golden.arrays["logits"], rtol=0, atol=2e-4)
+    np.testing.assert_allclose(landmarks, golden.arrays["landmarks_stage2"], rtol=0, atol=5e-4)
     with pytest.raises(
         WeightsError, match="files of emotionaldan .TensorFlow checkpoint. are read, not written"
     ):

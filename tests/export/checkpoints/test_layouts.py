@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from author_files import equal, light, light_from_keys
+from golden_outputs import GoldenFolder
 from torch import nn
 
 from fer_edge.errors import WeightsError
@@ -48,9 +48,9 @@ def on_meta(network: str, **options: object) -> nn.Module:
 
 @pytest.mark.parametrize(("file", "network"), KEYS.items())
 def test_entries_of_the_originals_are_recognised_as_one_layout(
-    shared: Path, golden_filler: ModuleType, file: str, network: str
+    golden_folder: GoldenFolder, file: str, network: str
 ) -> None:
-    keys = golden_filler.read_keys(shared / "golden" / "keys" / f"{file}.txt")
+    keys = golden_folder.keys(file)
     assert [name for name, layout in LAYOUTS.items() if layout.matches(keys)] == [network]
 
 
@@ -68,8 +68,8 @@ def test_other_networks_are_not_recognised() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b2b", "cbam_resnet50", "resnet50_pretrained_vgg"])
-def test_members_round_trip(shared: Path, golden_filler: ModuleType, tmp_path: Path, name: str) -> None:
-    state, network = light_from_keys(golden_filler, shared, name), KEYS[name]
+def test_members_round_trip(golden_folder: GoldenFolder, tmp_path: Path, name: str) -> None:
+    state, network = light_from_keys(golden_folder, name), KEYS[name]
     path, again = tmp_path / "member", tmp_path / "again"
     torch.save({"arch": name, "net": state, "best_val_acc": 71.5}, path)
     trained = load_checkpoint(path, network)
@@ -102,24 +102,21 @@ def test_a_file_of_another_variant_says_which_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_feratt_of_seven_classes_gives_the_outputs_of_the_original(
-    shared: Path, golden_filler: ModuleType, tmp_path: Path
+    golden_folder: GoldenFolder, tmp_path: Path
 ) -> None:
-    filler = golden_filler
-    keys = filler.read_keys(shared / "golden" / "keys" / "feratt_2020.txt")
-    with np.load(shared / "golden" / "feratt_2020.npz") as archive:
-        golden = {name: archive[name] for name in archive.files}
-    state = {n: torch.from_numpy(v) for n, v in filler.fill(keys, int(golden["seed"])).items()}
+    golden = golden_folder.load("feratt_2020")
+    state = {n: torch.from_numpy(v) for n, v in golden.weights().items()}
     path = tmp_path / "model_best.pth.tar"
     torch.save({"arch": "ferattentiongmm", "epoch": 9, "state_dict": state, "prec": torch.tensor(81.5)}, path)
     trained = load_any(path, "feratt-2020")
     assert trained.spec.class_names == FERPLUS[:7]
     assert trained.options == {"num_classes": 7, "embedding": 64, "variant": "2020"}
     assert trained.provenance["claims"] == {"prec": 81.5, "epoch": 9}
-    batch = torch.from_numpy(filler.inputs(golden["input_shape"], int(golden["input_seed"])))
+    batch = torch.from_numpy(golden.batch())
     with torch.inference_mode():
         logits, embedding, _ = trained.module(batch)
-    np.testing.assert_allclose(logits, golden["logits"], rtol=0, atol=1e-4)
-    np.testing.assert_allclose(embedding, golden["embedding"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(logits, golden.arrays["logits"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(embedding, golden.arrays["embedding"], rtol=0, atol=1e-4)
 
     again = tmp_path / "again"
     save_checkpoint(again, trained, {"prec": 81.5})
@@ -127,7 +124,7 @@ def test_feratt_of_seven_classes_gives_the_outputs_of_the_original(
     assert {name: content[name] for name in ("imsize", "num_output_channels", "num_input_channels", "num_classes")} == {
         "imsize": 64, "num_output_channels": 64, "num_input_channels": 3, "num_classes": 7,
     }  # fmt: skip
-    assert content["state_dict"].keys() == keys.keys()
+    assert content["state_dict"].keys() == golden.keys.keys()
 
 
 def test_class_only_feratt_is_loaded_too(tmp_path: Path) -> None:
@@ -215,9 +212,7 @@ def test_folders_that_hold_no_ensemble(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_folder_of_the_seven_files_is_the_ensemble(
-    shared: Path, golden_filler: ModuleType, tmp_path: Path
-) -> None:
+def test_a_folder_of_the_seven_files_is_the_ensemble(golden_folder: GoldenFolder, tmp_path: Path) -> None:
     for name in (
         "resnet18",
         "resnet50_pretrained_vgg",
@@ -226,13 +221,13 @@ def test_a_folder_of_the_seven_files_is_the_ensemble(
         "efficientnet_b2b",
         "resmasking",
     ):
-        torch.save({"net": light_from_keys(golden_filler, shared, name)}, tmp_path / f"{name}_rot30_2019Nov")
+        torch.save({"net": light_from_keys(golden_folder, name)}, tmp_path / f"{name}_rot30_2019Nov")
     plain = to_author_state(on_meta("resmasking-nodropout"), "resmasking-nodropout")
     torch.save({"net": light(plain)}, tmp_path / "resmasking_plain")
     trained = load_any(tmp_path, ENSEMBLE)
     expected = on_meta(ENSEMBLE).state_dict()
     found = trained.module.state_dict()
     assert {n: v.shape for n, v in found.items()} == {n: v.shape for n, v in expected.items()}
-    stored = light_from_keys(golden_filler, shared, "resnet101")
+    stored = light_from_keys(golden_folder, "resnet101")
     assert torch.equal(found["members.resnet101.layer3.22.conv3.weight"], stored["layer3.22.conv3.weight"])
     assert trained.provenance["container"] == "folder of 7 files"

@@ -11,13 +11,13 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from author_files import State, equal, light
+from golden_outputs import GoldenFolder
 from torch import nn
 
 from fer_edge._files import sha256_of
@@ -75,40 +75,35 @@ def refuse(path: Path, match: str, network: str = "resmasking") -> str:
 
 
 @pytest.mark.slow
-def test_outputs_of_the_original_network(shared: Path, golden_filler: ModuleType, tmp_path: Path) -> None:
-    filler = golden_filler
-    keys = filler.read_keys(shared / "golden" / "keys" / "resmasking.txt")
-    with np.load(shared / "golden" / "resmasking.npz") as archive:
-        golden = {name: archive[name] for name in archive.files}
-    filled = filler.fill(keys, int(golden["seed"]))
-    batch = filler.inputs(golden["input_shape"], int(golden["input_seed"]))
-    assert filler.digest(filled) == str(golden["weights_sha256"])
-    assert filler.digest({"input": batch}) == str(golden["input_sha256"])
-    net = {name: torch.from_numpy(value) for name, value in filled.items()}
+def test_outputs_of_the_original_network(golden_folder: GoldenFolder, tmp_path: Path) -> None:
+    golden = golden_folder.load("resmasking")
+    net = {name: torch.from_numpy(value) for name, value in golden.weights().items()}
     path = write(tmp_path, {"arch": "resmasking_dropout1", "net": net, "best_val_acc": 70.5, "lr": 1e-4})
-    del filled, net
+    del net
 
     trained = load_checkpoint(path, "resmasking")
-    assert {n: tuple(v.shape) for n, v in to_author_state(trained.module, "resmasking").items()} == keys
+    assert {
+        n: tuple(v.shape) for n, v in to_author_state(trained.module, "resmasking").items()
+    } == golden.keys
     assert trained.provenance["weights_sha256"] == sha256_of(path)
     assert trained.provenance["claims"] == {"best_val_acc": 70.5}
     path.unlink()  # 572 MB
 
     assert isinstance(trained.module, ResMasking)
     with torch.no_grad():
-        stages = trained.module.forward_stages(torch.from_numpy(batch))
-    np.testing.assert_allclose(stages.logits, golden["logits"], rtol=0, atol=1e-4)
+        stages = trained.module.forward_stages(torch.from_numpy(golden.batch()))
+    np.testing.assert_allclose(stages.logits, golden.arrays["logits"], rtol=0, atol=1e-4)
     for index in range(4):
         kinds = {"before": stages.before, "mask": stages.masks, "after": stages.after}
         for kind, tensors in kinds.items():
             tensor, prefix = tensors[index].numpy(), f"stage{index + 1}_{kind}"
             axes = (1, 2, 3)
             statistics = np.stack([tensor.mean(axes), tensor.std(axes), tensor.max(axes)], axis=1)
-            np.testing.assert_allclose(statistics, golden[f"{prefix}_stats"], rtol=2e-5)
+            np.testing.assert_allclose(statistics, golden.arrays[f"{prefix}_stats"], rtol=2e-5)
             if kind != "before":
                 step = tensor.shape[2] // 7
                 part = tensor[:, :8, ::step, ::step]
-                np.testing.assert_allclose(part, golden[f"{prefix}_slice"], rtol=1e-4, atol=2e-5)
+                np.testing.assert_allclose(part, golden.arrays[f"{prefix}_slice"], rtol=1e-4, atol=2e-5)
 
 
 # --- good files ---------------------------------------------------------------------------------------
