@@ -29,7 +29,8 @@ class EpochMetrics:
     """One line of ``metrics.csv``. Validation uses the averaged weights where there are such.
 
     Accuracy and macro-F1 are ``None`` where the objective classifies nothing; ``parts`` are the parts of
-    the validation loss. ``temperature`` is fitted on the held-out images, where they are enough.
+    the validation loss. ``temperature`` is fitted on the held-out images, where they are enough and the
+    weights are kept.
     """
 
     epoch: int

@@ -216,22 +216,24 @@ class _Run:
 
     def _close_epoch(self, phase: Phase, rate: float, seconds: float) -> EpochMetrics:
         """Validate; count the epoch as done unless it ended at the limit of steps."""
+        figures, temperature = self._validate(phase)
         metrics = EpochMetrics(
             epoch=len(self.progress.history) + 1,
             train_loss=float(np.mean(self.progress.losses)),
             learning_rate=rate,
             seconds=seconds,
-            **self._validate(phase),
+            **figures,
         )
         accuracy, best = metrics.validation_accuracy, self.progress.best_accuracy
         if self.recipe.keep == "best" and (best is None or (accuracy is not None and accuracy > best)):
+            metrics = dataclasses.replace(metrics, temperature=temperature())
             self._save(self.output / BEST, self.network, metrics)
         self.progress.close_epoch(metrics, len(self.progress.losses) == self.epoch_steps)
         return metrics
 
     @torch.no_grad()
-    def _validate(self, phase: Phase) -> dict[str, Any]:
-        """Return what :class:`EpochMetrics` says of the held-out images."""
+    def _validate(self, phase: Phase) -> tuple[dict[str, Any], Callable[[], float | None]]:
+        """Return what :class:`EpochMetrics` says of the held-out images, and what fits a temperature on them."""
         network = self.network if self.average is None else self.average.module
         network.eval()
         losses, logits, targets, weights = [], [], [], []
@@ -252,13 +254,17 @@ class _Run:
             "validation_macro_f1": None,
             "parts": {name: float(np.average(values, weights=weights)) for name, values in parts.items()},
         }
-        if logits:
-            values, classes = torch.cat(logits).numpy(), torch.cat(targets).numpy()
-            metrics = compute_metrics(softmax(values), classes, self.recipe.spec.class_names)
+        if not logits:
+            return found, lambda: None
+        values, classes = torch.cat(logits).numpy(), torch.cat(targets).numpy()
+        metrics = compute_metrics(softmax(values), classes, self.recipe.spec.class_names)
+        found["validation_accuracy"], found["validation_macro_f1"] = metrics.accuracy, metrics.macro_f1
+
+        def temperature() -> float | None:
             fitted = measure_temperature(values, classes)
-            found["validation_accuracy"], found["validation_macro_f1"] = metrics.accuracy, metrics.macro_f1
-            found["temperature"] = None if fitted is None else fitted.value
-        return found
+            return None if fitted is None else fitted.value
+
+        return found, temperature
 
     def finish(self) -> Path:
         """Write the weights that the recipe keeps."""
@@ -267,12 +273,13 @@ class _Run:
             shutil.copyfile(self.output / BEST, path)
         else:
             network = self.network if self.average is None else self.average.module
-            metrics = self.progress.last_metrics
             if self.recipe.precise_norms:
                 images = self._order(0)[:PRECISE_NORMS_IMAGES]
                 reestimate_norms(network, (self.data.plain(i).images for i in torch.split(images, 128)))
-                metrics = dataclasses.replace(metrics, **self._validate(self.recipe.phases[-1]))
-            self._save(path, network, metrics)
+            last_phase = min(self.progress.phase, len(self.recipe.phases) - 1)
+            figures, temperature = self._validate(self.recipe.phases[last_phase])
+            metrics = self.progress.last_metrics
+            self._save(path, network, dataclasses.replace(metrics, **figures, temperature=temperature()))
         return path
 
     def _save(self, path: Path, network: nn.Module, metrics: EpochMetrics) -> None:

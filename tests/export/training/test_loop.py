@@ -23,13 +23,14 @@ import torch
 
 from fer_edge.errors import DataError, UsageError, WeightsError
 from fer_edge.export.training.augmentation import AugmentationOptions
-from fer_edge.export.training.data import DataOptions
+from fer_edge.export.training.data import DataOptions, load_training_data
 from fer_edge.export.training.logs import CURVES, METRICS, TENSORBOARD, EpochMetrics
-from fer_edge.export.training.loop import TrainOptions, train
+from fer_edge.export.training.loop import KEPT, TrainOptions, train
 from fer_edge.export.training.recipes import RECIPES, Phase, Recipe
 from fer_edge.export.training.state import CHECKPOINT
 from fer_edge.export.weights import load_weights
 from fer_edge.labels import FER2013, FERPLUS
+from fer_edge.temperature import fit_temperature
 
 ROWS = 60
 STILL = AugmentationOptions(
@@ -388,6 +389,26 @@ def test_best_weights_are_those_of_the_best_epoch(faces: Path, tmp_path: Path) -
     weights = run(recipe, faces, tmp_path / "run", on_epoch=seen.append)
     accuracies = [m.validation_accuracy for m in seen]
     assert load_weights(weights).provenance["epochs"] == 1 + accuracies.index(max(accuracies))
+
+
+@pytest.mark.parametrize("keep", KEPT)
+def test_a_temperature_is_fitted_for_the_weights_that_are_kept(
+    keep: str, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fer_edge.temperature._LEAST_FACES", 2)
+    seen: list[EpochMetrics] = []
+    recipe = dataclasses.replace(SMALL, keep=keep, precise_norms=False)
+    trained = load_weights(run(recipe, faces, tmp_path / "run", on_epoch=seen.append))
+    data = load_training_data(recipe, DataOptions(faces, cache=tmp_path / "run"))
+    held_out = data.plain(data.split.held_out)
+    with torch.no_grad():
+        logits = trained.module(held_out.images).numpy()
+    expected = fit_temperature(logits, held_out.labels.argmax(1).numpy())
+    assert trained.temperature == pytest.approx(expected, rel=1e-3)
+    accuracies = [-1.0, *(m.validation_accuracy for m in seen)]
+    for epoch, metrics in enumerate(seen, 1):
+        kept = keep == "best" and accuracies[epoch] > max(accuracies[:epoch])
+        assert (metrics.temperature is not None) == kept
 
 
 def test_patience_ends_a_phase(faces: Path, tmp_path: Path) -> None:
