@@ -89,10 +89,15 @@ def choose_calibration(
         equalised = Path(folder) / model.name
         onnx.save(_equalised(model, observations.placement, correction_batches), equalised)
         ranges = observe_all(equalised).ranges(method)
+        shifts = measure_bias_shifts(equalised, correction_batches(), observations.placement)
+        corrected = dataclasses.replace(ranges, bias_shifts=shifts)
+        name = f"{best[0]} + equalisation"
+        search.total += not best[1].bias_shifts
         if best[1].bias_shifts:
-            shifts = measure_bias_shifts(equalised, correction_batches(), observations.placement)
-            ranges = dataclasses.replace(ranges, bias_shifts=shifts)
-        kept = search.improve(equalised, best, f"{best[0]} + equalisation", ranges)
+            kept = search.improve(equalised, best, name, corrected)
+        else:  # what was not worth its work may be now: less noise of the activations is in its way
+            kept = search.improve(equalised, best, name, ranges)
+            kept = search.improve(equalised, kept, f"{name} + bias correction", corrected)
         if kept is not best:
             equalised.replace(model)
     return search.choice(kept)
@@ -120,7 +125,7 @@ class _Search:
     """What has been measured so far."""
 
     def __init__(self, measure: Measure, total: int, on_candidate: Callable[[int, int], None]) -> None:
-        self._measure, self._total, self._on_candidate = measure, total, on_candidate
+        self._measure, self.total, self._on_candidate = measure, total, on_candidate
         self._found: list[Candidate] = []
 
     def best(self, model: Path, named: Sequence[Named]) -> Named:
@@ -143,5 +148,5 @@ class _Search:
     def _snr(self, model: Path, name: str, ranges: Ranges) -> float:
         fidelity = self._measure(model, ranges)
         self._found.append(Candidate(name, **fidelity.to_dict()))
-        self._on_candidate(len(self._found), self._total)
+        self._on_candidate(len(self._found), self.total)
         return np.inf if fidelity.snr_db is None else fidelity.snr_db

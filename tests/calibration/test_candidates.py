@@ -81,15 +81,29 @@ def chosen(choice: Choice) -> str:
 @pytest.mark.parametrize(
     ("noise", "expected", "corrected", "replaced"),
     [
-        ({"minmax": 30, "mse": 31, "mse + bias": 31.19, "mse + equal": 31.19}, "mse", False, False),
-        ({"minmax": 31, "mse": 31, "minmax + bias": 20, "minmax + equal": 20}, "minmax", False, False),
+        ({"minmax": 30, "mse": 31, "mse + bias": 31.19, "mse + equal": 31.19, "mse + bias + equal": 31.19}, "mse", False, False),
+        ({"minmax": 31, "mse": 31, "minmax + bias": 20, "minmax + equal": 20, "minmax + bias + equal": 20}, "minmax", False, False),
         ({"minmax": 30, "mse": 31, "mse + bias": 31.25, "mse + bias + equal": 31.3}, "mse + bias correction", True, False),
         (
             {"minmax": 30, "mse": 20, "minmax + bias": 34, "minmax + bias + equal": 36},
             "minmax + bias correction + equalisation", True, True,
         ),
-        ({"minmax": 30, "mse": 20, "minmax + bias": 30.1, "minmax + equal": 30.5}, "minmax + equalisation", False, True),
-        ({"minmax": 30, "mse": None, "mse + bias": None, "mse + equal": None}, "mse", False, False),
+        (
+            {"minmax": 30, "mse": 20, "minmax + bias": 30.1, "minmax + equal": 30.5, "minmax + bias + equal": 30.6},
+            "minmax + equalisation", False, True,
+        ),
+        (
+            {"minmax": 30, "mse": 20, "minmax + bias": 30.1, "minmax + equal": 30.5, "minmax + bias + equal": 31},
+            "minmax + equalisation + bias correction", True, True,
+        ),
+        (
+            {"minmax": 30, "mse": 20, "minmax + bias": 30.1, "minmax + equal": 30.1, "minmax + bias + equal": 30.3},
+            "minmax + equalisation + bias correction", True, True,
+        ),
+        (
+            {"minmax": 30, "mse": None, "mse + bias": None, "mse + equal": None, "mse + bias + equal": None},
+            "mse", False, False,
+        ),
         ({"minmax": 30, "mse": 20, "minmax + bias": None, "minmax + bias + equal": None}, "minmax + bias correction", True, False),
     ],
 )  # fmt: skip
@@ -113,7 +127,10 @@ def test_what_is_more_work_is_kept_if_it_is_worth_it(
 
 def test_the_equalised_file_computes_the_same(model: Path) -> None:
     before = onnx.load(model)
-    choose(model, {"minmax": 30, "mse": 20, "minmax + bias": 30, "minmax + equal": 40})
+    choose(
+        model,
+        {"minmax": 30, "mse": 20, "minmax + bias": 30, "minmax + equal": 40, "minmax + bias + equal": 40},
+    )
     expected, found = (run(m, FACES)["logits"] for m in (before, onnx.load(model)))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
