@@ -1,6 +1,6 @@
 """The gate: bounds that INT8 must meet, and the smallest set of layers left in floating point that meets them.
 
-``--int8`` never gives a floating-point model: at least half of the multiply-adds stay in integers, or the
+``--int8`` never gives a floating-point model: at least a quarter of the multiply-adds stays in integers, or the
 bounds cannot be met and the build fails.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from fer_edge.calibration.fidelity import Fidelity, measure_fidelity
 from fer_edge.errors import GateError, UsageError
 
-LEAST_INTEGER_SHARE = 0.5
+LEAST_INTEGER_SHARE = 0.25
 #: In the error; the report of a build with looser bounds shows all.
 _LAYERS_NAMED = 5
 
@@ -147,7 +147,7 @@ def mix_precision(
     Raises
     ------
     GateError
-        If the bounds are not met while at least half of the multiply-adds compute in integers.
+        If the bounds are not met while at least a quarter of the multiply-adds compute in integers.
     """
     tried: dict[frozenset[str], Step] = {}
     order = _affordable(order, integer_share)

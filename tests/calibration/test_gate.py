@@ -14,6 +14,8 @@ from fer_edge.errors import GateError, UsageError
 
 LAYERS = [f"layer{i}" for i in range(8)]
 EQUAL = dict.fromkeys(LAYERS, 1)
+#: Of eight equal layers, a quarter of the multiply-adds is two.
+MOST = 6
 
 
 def outcome(drop_pp: float, cosine: float = 1.0) -> Outcome:
@@ -46,7 +48,7 @@ def test_the_set_is_as_small_as_that_of_trying_all(harm: Mapping[str, float], al
     evaluate, bounds = additive(harm), Bounds(max_drop_pp=allowed)
     enough = [
         chosen
-        for count in range(5)
+        for count in range(MOST + 1)
         for chosen in itertools.combinations(LAYERS, count)
         if evaluate(frozenset(chosen)).drop_pp <= allowed
     ]
@@ -112,7 +114,7 @@ def test_a_loss_that_is_not_monotone_still_ends_in_a_set_that_passes() -> None:
         except GateError:
             continue
         assert losses[frozenset(found.float_layers)] <= 0.4
-        assert len(found.float_layers) <= 4
+        assert len(found.float_layers) <= MOST
 
 
 def test_what_cannot_be_met_is_an_error_that_holds_all_that_was_tried() -> None:
@@ -126,20 +128,20 @@ def test_what_cannot_be_met_is_an_error_that_holds_all_that_was_tried() -> None:
         mix_precision(LAYERS, evaluate, share(EQUAL), Bounds(max_drop_pp=0.5, min_cosine=0.999))
     text = str(failed.value)
     assert "cannot meet a drop of at most 0.5 points and a logit cosine of at least 0.999" in text
-    assert "50% of the multiply-adds" in text
-    assert [len(left) for left in tried] == [0, 1, 2, 4]
+    assert "25% of the multiply-adds" in text
+    assert [len(left) for left in tried] == [0, 1, 2, 4, 6]
     for left in tried:
         count = len(left)
         assert (
             f"{count} layers in floating point: {9 - count:+.2f} points, cosine {0.9 + count / 1000:.5f}"
             in text
         )
-    assert "the most harmful of them layer0, layer1, layer2, layer3;" in text
+    assert "the most harmful of them layer0, layer1, layer2, layer3, layer4;" in text
     assert "build --fp32" in text
     assert "\n" not in text
 
 
-def test_at_least_half_of_the_multiply_adds_stay_in_integers() -> None:
+def test_at_least_a_quarter_of_the_multiply_adds_stays_in_integers() -> None:
     rng = np.random.default_rng(1)
     for _ in range(100):
         work = dict(zip(LAYERS, rng.integers(0, 10, 8).tolist(), strict=True))
@@ -166,7 +168,7 @@ def test_a_layer_too_large_to_leave_out_does_not_end_the_search() -> None:
 
 def test_where_too_little_is_in_integers_already_nothing_more_is_left_out() -> None:
     with pytest.raises(GateError, match="at most 0 layers in floating point; tried 0 layers"):
-        mix_precision(LAYERS, lambda left: outcome(9), lambda left: 0.4, Bounds(max_drop_pp=0.5))
+        mix_precision(LAYERS, lambda left: outcome(9), lambda left: 0.2, Bounds(max_drop_pp=0.5))
     with pytest.raises(GateError, match="at most 0 layers"):
         mix_precision([], lambda left: outcome(9), share(EQUAL), Bounds(max_drop_pp=0.5))
 
