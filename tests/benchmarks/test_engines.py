@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 import subprocess
@@ -20,9 +19,14 @@ NOW = {"commit": "abc", "compiler": "1.7", "plugin": None}
 
 
 @pytest.fixture
-def engines(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    return importlib.import_module("engines")
+def engines() -> ModuleType:
+    """Loaded from its file: ``engines`` may be the name of the folder of tests as well."""
+    spec = importlib.util.spec_from_file_location("benchmark_of_engines", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def row(**changes: Any) -> dict[str, Any]:
