@@ -92,10 +92,10 @@ def choose_calibration(
         shifts = measure_bias_shifts(equalised, correction_batches(), observations.placement)
         corrected = dataclasses.replace(ranges, bias_shifts=shifts)
         name = f"{best[0]} + equalisation"
-        search.total += not best[1].bias_shifts
         if best[1].bias_shifts:
             kept = search.improve(equalised, best, name, corrected)
         else:  # what was not worth its work may be now: less noise of the activations is in its way
+            search.total += 1
             kept = search.improve(equalised, best, name, ranges)
             kept = search.improve(equalised, kept, f"{name} + bias correction", corrected)
         if kept is not best:

@@ -535,3 +535,17 @@ def _overlap(a: Range, b: Range) -> bool:
 def _merge(into: Clock, other: Clock) -> None:
     for stream, number in other.items():
         into[stream] = max(into.get(stream, 0), number)
+
+
+class Dlpack:
+    """An array of the fake device under DLPack, as PyTorch gives it: it waits for its own stream."""
+
+    def __init__(self, array: FakeArray) -> None:
+        self.array, self.streams = array, list[int | None]()
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0
+
+    def __dlpack__(self, *, stream: int | None = None) -> object:
+        self.streams.append(stream)
+        return self.array.memory.view(self.array.dtype).reshape(self.array.shape).__dlpack__()

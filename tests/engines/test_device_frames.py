@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from emulated_kernels import Emulation
-from fake_device import FakeArray, FakeDevice, FakeNetwork, random_delays
+from fake_device import Dlpack, FakeArray, FakeDevice, FakeNetwork, random_delays
 
 from fer_edge import Runtime, kernels
 from fer_edge.backends import BACKENDS, CropSession, SessionOptions, available_backends, tensorrt
@@ -111,20 +111,6 @@ class FixedDetector:
 
     def close(self) -> None:
         pass
-
-
-class Dlpack:
-    """An array of the fake device under DLPack, as PyTorch gives it: it waits for its own stream."""
-
-    def __init__(self, array: FakeArray) -> None:
-        self.array, self.streams = array, list[int | None]()
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return 2, 0
-
-    def __dlpack__(self, *, stream: int | None = None) -> object:
-        self.streams.append(stream)
-        return self.array.memory.view(self.array.dtype).reshape(self.array.shape).__dlpack__()
 
 
 def assert_same(found: FrameResult, expected: FrameResult, atol: float = 0.0) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_device import FakeArray, FakeDevice, FakeNetwork, random_delays
+from fake_device import Dlpack, FakeDevice, FakeNetwork, random_delays
 
 from fer_edge.engines.device import TensorInfo
 from fer_edge.engines.device_arrays import DeviceArray
@@ -651,19 +651,6 @@ def test_closing_in_the_middle(seed: int) -> None:
 
 
 def test_dlpack_arrays_are_read_in_place() -> None:
-    class Dlpack:
-        """Memory of the fake device under DLPack, which says that it is a CUDA device's."""
-
-        def __init__(self, array: FakeArray) -> None:
-            self.array, self.streams = array, list[int | None]()
-
-        def __dlpack_device__(self) -> tuple[int, int]:
-            return 2, 0
-
-        def __dlpack__(self, *, stream: int | None = None) -> object:
-            self.streams.append(stream)
-            return self.array.memory.view(self.array.dtype).reshape(self.array.shape).__dlpack__()
-
     device = FakeDevice(network())
     with opened(device) as runner:
         given = Dlpack(device.put(draw(3)))
