@@ -4,6 +4,9 @@ A 2×2 transposed convolution of stride 2 without padding writes each input pixe
 out[o, 2y + r, 2x + s] = Σ_i W[i, o, r, s] in[i, y, x]. That is a 1×1 convolution to 4 times the channels
 followed by DepthToSpace, which only moves values. ONNX Runtime has no integer kernel for the former;
 on Residual Masking Network it took a sixth of the time of the INT8 model.
+
+The four outputs of a pixel are blocks of channels (DCR), not neighbours (CRD): where channels lie last, as in
+OpenVINO, each block is then one copy (0.05 ms of that network's 25 on two cores, against 0.35).
 """
 
 from __future__ import annotations
@@ -35,11 +38,11 @@ def expand_transposed(model: onnx.ModelProto, ranges: Ranges) -> Ranges:
         final = stored_output(graph, node)
         weight = numpy_helper.to_array(graph.constants[node.input[1]])
         names = [f"{node.name}.blocks.weight"]
-        blocks = weight.transpose(1, 2, 3, 0).reshape(-1, weight.shape[0], 1, 1)
+        blocks = weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0], 1, 1)
         model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(blocks), names[0]))
         if len(node.input) > 2:
             names.append(f"{node.name}.blocks.bias")
-            bias = np.repeat(numpy_helper.to_array(graph.constants[node.input[2]]), 4)
+            bias = np.tile(numpy_helper.to_array(graph.constants[node.input[2]]), 4)
             model.graph.initializer.append(numpy_helper.from_array(bias, names[1]))
         moved = f"{final}.blocks"
         chain = [helper.make_node("Conv", [node.input[0], *names], [moved], node.name, kernel_shape=[1, 1])]
@@ -49,7 +52,7 @@ def expand_transposed(model: onnx.ModelProto, ranges: Ranges) -> Ranges:
             chain.append(helper.make_node("Relu", [chain[0].output[0]], [moved], relu.name))
             replacements[id(relu)] = []
         shuffle = helper.make_node(
-            "DepthToSpace", [moved], [final], f"{node.name}/shuffle", blocksize=2, mode="CRD"
+            "DepthToSpace", [moved], [final], f"{node.name}/shuffle", blocksize=2, mode="DCR"
         )
         replacements[id(node)] = [*chain, shuffle]
         if final in tensors:

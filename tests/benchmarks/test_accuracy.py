@@ -45,7 +45,8 @@ def test_a_tiny_comparison(tmp_path: Path) -> None:
     ]
     csv.write_text("\n".join(["emotion,pixels,Usage", *rows]) + "\n")
     arguments = ["--model", "visual-attention", "--calibration-images", "4", "--batch", "1", "--runs", "2"]
-    arguments += ["--peak-size", "64", "--peak-runs", "1", "--threads", "1", "--json", str(report)]
+    arguments += ["--openings", "2", "--peak-size", "64", "--peak-runs", "1", "--threads", "1"]
+    arguments += ["--json", str(report)]
     command = [sys.executable, str(BENCHMARKS / "accuracy.py"), str(csv), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -67,6 +68,7 @@ def test_a_tiny_comparison(tmp_path: Path) -> None:
         assert (row["bytes"] < reference["bytes"] / 2) is ("INT8" in model)
         assert (row["logit_cosine"] < 1 - 1e-7) is ("INT8" in model)  # integers leave a trace
         (timed,) = row["latency"]
+        assert timed["n"] == 2 * 2
         best = max(
             p["best_gops"]
             for p in result["peaks"]
