@@ -18,6 +18,7 @@ from fer_edge.backends import (
     choose_backend,
     load_session,
 )
+from fer_edge.backends.openvino import OpenVinoSession
 from fer_edge.bundle import Bundle, Manifest
 from fer_edge.errors import BackendError, UsageError
 from fer_edge.spec import ModelSpec
@@ -102,6 +103,28 @@ def test_batches_of_different_sizes_on_one_session(network: Path, backend: Backe
     np.testing.assert_allclose(together, alone, atol=1e-6)
     np.testing.assert_allclose(together, reference(batch)[0], atol=1e-5)  # not overwritten by later runs
     session.close()
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_more_than_the_largest_batch_runs_in_parts(network: Path, backend: Backend, most: int) -> None:
+    batch = RNG.normal(0, 1, (3, 3, 8, 8)).astype(np.float32)
+    session = backend.open(network, SessionOptions(max_batch=most))
+    for rows in (batch, batch[:1]):
+        outputs, (logits, features) = session.run(rows), reference(rows)
+        assert list(outputs) == ["logits", "features"]
+        np.testing.assert_allclose(outputs["logits"], logits, atol=1e-5)
+        np.testing.assert_allclose(outputs["features"], features, atol=1e-5)
+    session.close()
+
+
+def test_openvino_compiles_for_single_faces_where_batches_hold_one(network: Path) -> None:
+    openvino = pytest.importorskip("openvino", reason="needs OpenVINO: pip install 'fer-edge[openvino]'")
+    assert openvino
+    for most, batch in ((1, "1"), (None, "?"), (8, "?")):
+        session = BACKENDS["openvino"].open(network, SessionOptions(max_batch=most))
+        assert isinstance(session, OpenVinoSession)
+        (entry,) = session._request.get_compiled_model().inputs
+        assert str(entry.partial_shape) == f"[{batch},3,8,8]"
 
 
 def test_views_that_are_not_contiguous(network: Path, backend: Backend) -> None:

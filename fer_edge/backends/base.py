@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -45,7 +45,8 @@ class SessionOptions:
         Let the GPU compute the layers that the accelerator cannot; else they are an error.
     max_batch : int or None
         Largest batch that will be run, for backends that compile for one and hold memory for it; ``None`` is their
-        own choice. Larger ones run too, in parts. Backends on a CPU take every batch as it comes.
+        own choice. Larger ones run too, in parts. OpenVINO compiles for single faces where it is 1; else
+        backends on a CPU take every batch as it comes.
     """
 
     threads: int | None = None
@@ -132,3 +133,13 @@ def check_batch(batch: np.ndarray, rank: int = 4) -> np.ndarray:
     if batch.dtype != np.float32 or batch.ndim != rank or batch.shape[0] < 1:
         raise BackendError(f"expected a float32 batch [B ≥ 1, C, H, W], found {batch.dtype} {batch.shape}")
     return np.ascontiguousarray(batch)
+
+
+def run_in_parts(
+    run: Callable[[np.ndarray], Mapping[str, np.ndarray]], rows: np.ndarray, size: int | None
+) -> Mapping[str, np.ndarray]:
+    """Give ``rows`` to ``run``, at most ``size`` at a time, and put the outputs together."""
+    if size is None or len(rows) <= size:
+        return run(rows)
+    parts = [run(rows[first : first + size]) for first in range(0, len(rows), size)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -18,7 +18,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime
 
-from fer_edge.backends.base import NO_GPU, Availability, SessionOptions, check_batch
+from fer_edge.backends.base import NO_GPU, Availability, SessionOptions, check_batch, run_in_parts
 from fer_edge.backends.onnx_file import input_of, precision_of, read_graph
 from fer_edge.engines.devices import require_gpu
 from fer_edge.engines.engine_options import EngineOptions
@@ -104,16 +104,14 @@ class OnnxRuntimeSession:
         if self._session is None:
             raise BackendError("this session is closed: open another")
         rows = check_batch(batch)
-        size = self._max_batch or len(rows)
         try:
-            parts = [
-                self._session.run(self._outputs, {self._input: rows[first : first + size]})
-                for first in range(0, len(rows), size)
-            ]
+            return run_in_parts(self._run, rows, self._max_batch)
         except Exception as error:
             raise BackendError(f"{self._name} failed on {batch.shape}: {_first_line(error)}") from error
-        values = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
-        return dict(zip(self._outputs, values, strict=True))
+
+    def _run(self, rows: np.ndarray) -> Mapping[str, np.ndarray]:
+        assert self._session is not None
+        return dict(zip(self._outputs, self._session.run(self._outputs, {self._input: rows}), strict=True))
 
     def close(self) -> None:
         """See :class:`fer_edge.backends.base.Session`."""

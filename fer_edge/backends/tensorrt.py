@@ -9,6 +9,7 @@ import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,10 +194,17 @@ def _make_patient() -> OnWait:
 
 
 def _compiled_ahead(cache: EngineCache, key: EngineKey) -> CachedEngine | None:
-    """Return an engine of the bundle that was compiled without a device, with the plugin or without."""
+    """Return an engine of the bundle that was compiled without a device, with the plugin or without.
+
+    It was compiled for the usual batches, which hold smaller ones.
+    """
+    from fer_edge.engines.engine_options import EngineOptions
+
     options = {name: value for name, value in key.options.items() if name != "workspace_share"}
-    for plugin in dict.fromkeys((key.plugin, None)):
-        found = cache.find(replace(key, gpu=None, driver=None, plugin=plugin, options=options))
+    usual = (EngineOptions.min_batch, EngineOptions.opt_batch, EngineOptions.max_batch)
+    batches = [key.batches, *([usual] if key.batches[-1] < usual[-1] else [])]
+    for plugin, sizes in product(dict.fromkeys((key.plugin, None)), batches):
+        found = cache.find(replace(key, gpu=None, driver=None, plugin=plugin, batches=sizes, options=options))
         if found is not None:
             return CachedEngine(found, built=False)
     return None

@@ -33,6 +33,20 @@ def test_peaks_of_both_precisions_are_measured(peak: ModuleType) -> None:
         assert best.best_gops == max(p.best_gops for p in peaks if p.precision == precision)
 
 
+def test_the_ratio_of_two_models_is_over_openings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    accuracy = importlib.import_module("accuracy")
+    ours, theirs = ("ours", "openvino"), ("theirs", "openvino")
+    openings = [{ours: [1.0, 2.0, 90.0], theirs: [4.0, 4.0, 4.0]}, {ours: [8.0], theirs: [4.0]}]
+    assert accuracy._time_against(openings, ours, theirs) == {
+        "ratio": pytest.approx(1),  # a half, and twice
+        "standard_error": pytest.approx(np.log(2)),
+        "openings": 2,
+    }
+    alone = accuracy._time_against(openings[:1], ours, theirs)
+    assert (alone["ratio"], np.isnan(alone["standard_error"])) == (pytest.approx(0.5), True)
+
+
 @pytest.mark.slow
 def test_a_tiny_comparison(tmp_path: Path) -> None:
     if importlib.util.find_spec("nncf") is None:
@@ -76,6 +90,10 @@ def test_a_tiny_comparison(tmp_path: Path) -> None:
         )
         rate = 2 * result["multiply_adds"] / (timed["p50_ms"] * 1e6)
         assert timed["share_of_peak"] == pytest.approx(rate / best, rel=0.01)
+    (ratio,) = result["time_against_nncf"]
+    assert (ratio["nncf"], ratio["batch"], ratio["openings"]) == ("NNCF INT8", 1, 2)
+    assert ratio["ratio"] > 0
+    assert ratio["standard_error"] >= 0
     bad = subprocess.run(
         [*command[:3], "--model", "no-such"], capture_output=True, text=True, timeout=300, check=False
     )

@@ -472,13 +472,15 @@ def test_an_engine_that_was_compiled_elsewhere_is_taken(machine: Machine, model:
     (report,) = compile_ahead(model, model.parent / ENGINES, "fp32", [(8, 6)])
     machine.gpu = Gpu((8, 6), "NVIDIA GeForce RTX 3060, 28 multiprocessors, 12 GiB", "580.95.05, CUDA 13.0")
     machine.version = report.versions["tensorrt_rtx"]
-    BACKENDS["tensorrt-rtx"].open(model, SessionOptions()).close()
+    for most in (None, 1):  # one for the usual batches takes single faces too
+        BACKENDS["tensorrt-rtx"].open(model, SessionOptions(max_batch=most)).close()
     assert machine.built == []
     machine.gpu = dataclasses.replace(machine.gpu, compute_capability=(8, 9))
     session = BACKENDS["tensorrt-rtx"].open(model, SessionOptions())
     assert "sm86 on any GPU driver none" in str(session.rebuilt_because)
     session.close()
-    assert len(machine.built) == 1
+    BACKENDS["tensorrt-rtx"].open(model, SessionOptions(max_batch=32)).close()
+    assert [options.max_batch for options in machine.built] == [16, 32]
 
 
 def test_a_dla_has_an_engine_of_its_own(
