@@ -77,6 +77,10 @@ class RuntimeOptions:
     allow_random: bool = False
     attention: bool = False
 
+    def __post_init__(self) -> None:
+        if self.max_batch < 1:
+            raise UsageError(f"max_batch must be at least 1, found {self.max_batch}")
+
 
 class Runtime:
     """Finds faces in frames and classifies them, all faces of a frame in one batch.

@@ -228,6 +228,7 @@ def test_sources_that_cannot_be_read_are_one_line_and_exit_1(
         (["build", "--sensitivity-images", "0"], 2, "sensitivity_images must be at least 1"),
         (["run", "--source", "0", "--detector", "mtcn"], 1, "camera 0|did you mean"),
         (["run", "--source", "0", "--min-face", "0"], 2, "at least 1"),
+        (["run", "--source", "0", "--max-batch", "0"], 2, "max_batch must be at least 1, found 0"),
         (["run", "--source", "x", "--jsonl", "-", "--json"], 2, "choose one"),
         (["eval", "default", "--data", "missing.csv"], 1, "does not exist"),
         (["train", "--recipe", "conv", "--data", "x", "--output", "y"], 2, "unknown recipe"),

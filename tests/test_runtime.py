@@ -18,7 +18,7 @@ from fer_edge.backends import BACKENDS, SessionOptions, available_backends
 from fer_edge.builder import BuildOptions, build
 from fer_edge.bundle import Bundle, open_bundle
 from fer_edge.catalogue import MODELS_FOLDER, shipped_bundle
-from fer_edge.errors import BundleError, DataError, FerEdgeError
+from fer_edge.errors import BundleError, DataError, FerEdgeError, UsageError
 from fer_edge.metrics import softmax
 from fer_edge.preprocess import crop_face, prepare_batch
 from fer_edge.results import Detection, RuntimeState
@@ -89,10 +89,17 @@ def test_a_frame_without_faces_is_a_result(runtime: Runtime) -> None:
     assert runtime(np.full((240, 320, 3), 90, np.uint8)).faces == ()
 
 
-def test_more_faces_than_a_batch_holds(astronaut: np.ndarray) -> None:
-    with Runtime(options=RuntimeOptions(backend="onnxruntime", max_batch=1)) as runtime:
-        result = runtime(np.hstack([astronaut, astronaut[:, ::-1]]))
-    assert [face.label for face in result.faces] == ["happiness", "happiness"]
+@pytest.mark.parametrize("backend", available_backends("cpu"))
+def test_more_faces_than_a_batch_holds(backend: str, astronaut: np.ndarray) -> None:
+    pair = np.hstack([astronaut, astronaut[:, ::-1]])
+    found = []
+    for size in (1, 64):
+        with Runtime(options=RuntimeOptions(backend=backend, max_batch=size)) as runtime:
+            found.append([list(face.probabilities.values()) for face in runtime(pair).faces])
+    assert len(found[0]) == 2
+    np.testing.assert_allclose(*found, atol=1e-6)
+    with pytest.raises(UsageError, match="max_batch must be at least 1, found 0"):
+        RuntimeOptions(max_batch=0)
 
 
 def test_too_little_certainty_leaves_the_label_open(astronaut: np.ndarray) -> None:

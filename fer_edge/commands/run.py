@@ -46,6 +46,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
     parser.add_argument(
+        "--max-batch",
+        type=int,
+        default=RuntimeOptions.max_batch,
+        metavar="N",
+        help="faces per batch; with 1 OpenVINO compiles for single faces, which is faster for one",
+    )
+    parser.add_argument(
         "--dla-core", type=int, metavar="N", help="DLA of a Jetson that computes the network, from 0"
     )
     parser.add_argument(
@@ -82,6 +89,7 @@ def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]
             min_face_px=args.min_face, model=args.detector_model, backend=args.detector_backend
         ),
         min_probability=args.min_probability,
+        max_batch=args.max_batch,
         threads=args.threads,
         dla_core=args.dla_core,
         gpu_fallback=args.gpu_fallback,
