@@ -1,6 +1,6 @@
 """Latency of the whole pipeline by stage, on one picture put into a 640×480 frame.
 
-    python benchmarks/pipeline.py IMAGE [--bundle BUNDLE] [--attention] [--json FILE]
+    python benchmarks/pipeline.py IMAGE --bundle BUNDLE [--attention] [--json FILE]
 
 FP32 and INT8 take turns within the run.
 """
@@ -39,7 +39,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("image", type=Path)
-    parser.add_argument("--bundle", type=Path, help="an INT8 bundle")
+    parser.add_argument("--bundle", type=Path, required=True, help="an INT8 bundle")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--detector", default="mtcnn")
     parser.add_argument("--detector-model", type=Path)
