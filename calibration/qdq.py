@@ -32,7 +32,7 @@ from fer_edge.calibration.placement import (
     quantised_tensors,
 )
 from fer_edge.calibration.ranges import Ranges
-from fer_edge.calibration.transposed import expand_transposed, is_block_write
+from fer_edge.calibration.transposed import doubles, expand_transposed
 from fer_edge.calibration.weights import SMALLEST_SCALE, output_axis, round_weight, shift_biases
 from fer_edge.errors import CalibrationError, lookup
 
@@ -73,7 +73,7 @@ def integer_layers(model: onnx.ModelProto, placement: Placement, dialect_name: s
     return [
         node
         for node in quantised_nodes(graph, placement)
-        if node.op_type in dialect.integer_ops or (dialect.expand_transposed and is_block_write(graph, node))
+        if node.op_type in dialect.integer_ops or (dialect.expand_transposed and doubles(graph, node))
     ]
 
 

@@ -118,11 +118,12 @@ def test_a_layer_in_floating_point_keeps_its_bias(
 
 
 def test_a_transposed_convolution_that_one_dialect_cannot_store_is_not_shifted_there(tmp_path: Path) -> None:
-    """4×4, stride 2: TensorRT has an integer kernel, ONNX Runtime has none."""
+    """3×3, stride 2: TensorRT has an integer kernel; it has no phases of one size to be convolutions."""
     b = Builder(12)
     b.add("Relu", [b.conv("input", "conv1", 3, 4, 3)], "relu1")
-    weights = [b.weight("w", 4, 4, 4, 4), b.weight("b", 4)]
-    b.add("Relu", [b.add("ConvTranspose", ["relu1", *weights], "up", strides=[2, 2], pads=[1] * 4)], "relu2")
+    weights = [b.weight("w", 4, 4, 3, 3), b.weight("b", 4)]
+    size = {"strides": [2, 2], "pads": [1] * 4, "output_padding": [1, 1]}
+    b.add("Relu", [b.add("ConvTranspose", ["relu1", *weights], "up", **size)], "relu2")
     flat = b.add("Flatten", [b.add("GlobalAveragePool", ["relu2"], "mean")], "flat")
     b.gemm(flat, "logits", 4, 5)
     model, path = b.model("logits"), tmp_path / "model.onnx"

@@ -15,7 +15,6 @@ from small_graphs import constants_of, make_every_kind, nodes_of, random_faces, 
 from fer_edge.calibration.placement import quantised_tensors
 from fer_edge.calibration.qdq import DIALECTS, quantise
 from fer_edge.calibration.ranges import Ranges, collect_ranges, load_ranges
-from fer_edge.calibration.transposed import expand_transposed
 from fer_edge.errors import CalibrationError, UsageError
 
 FACES = random_faces(16, 12)
@@ -85,18 +84,6 @@ def test_tensorrt_dialect_is_signed_symmetric_with_float_biases(
     assert [nodes[n].input[2] for n in ("conv1", "up", "hidden1")] == ["b1", "bt", "gb1"]
     assert nodes["product"].input[0] == "relu1"  # a float reader reads floats
     assert nodes["add"].input[:] == ["conv2.dq", "pool.dq"]
-
-
-def test_transposed_convolutions_become_convolutions_with_the_same_numbers(
-    model: onnx.ModelProto, ranges: Ranges
-) -> None:
-    expanded = onnx.ModelProto()
-    expanded.CopyFrom(model)
-    more = expand_transposed(expanded, ranges)
-    onnx.checker.check_model(expanded, full_check=True)
-    assert [n.op_type for n in expanded.graph.node].count("DepthToSpace") == 1
-    assert np.abs(run(expanded, FACES)["logits"] - run(model, FACES)["logits"]).max() < 1e-5
-    assert more.tensors["up.blocks"] == ranges.tensors["up"]
 
 
 def test_both_dialects_come_from_the_same_ranges(model: onnx.ModelProto, ranges: Ranges) -> None:
