@@ -266,3 +266,45 @@ def test_load_session_opens_the_model_of_the_bundle(network: Path, backend: Back
     session = load_session(bundle, backend)
     np.testing.assert_allclose(session.run(batch)["logits"], reference(batch)[0], atol=1e-5)
     session.close()
+
+
+def rounded(name: str, scale: float) -> list[onnx.NodeProto]:
+    """Q and DQ of the tensor ``name``, to ``name.dq``."""
+    zero = numpy_helper.from_array(np.array(100, np.uint8))
+    return [
+        helper.make_node("Constant", [], [f"{name}.scale"], value_float=scale),
+        helper.make_node("Constant", [], [f"{name}.zero"], value=zero),
+        helper.make_node("QuantizeLinear", [name, f"{name}.scale", f"{name}.zero"], [f"{name}.q"]),
+        helper.make_node("DequantizeLinear", [f"{name}.q", f"{name}.scale", f"{name}.zero"], [f"{name}.dq"]),
+    ]
+
+
+@pytest.mark.parametrize("also_integers", [False, True])
+def test_openvino_does_not_round_what_only_floating_point_reads(tmp_path: Path, also_integers: bool) -> None:
+    pytest.importorskip("openvino", reason="needs OpenVINO: pip install 'fer-edge[openvino]'")
+    batch = RNG.normal(0, 1, (2, 3, 8, 8)).astype(np.float32)
+    integers = np.clip(np.rint(WEIGHT / 0.01), -127, 127).astype(np.int8)
+
+    def make(read: str) -> Path:
+        """A convolution whose rough output is rounded; the sigmoid reads ``read``."""
+        nodes = [
+            *rounded("x", 0.03),
+            helper.make_node("DequantizeLinear", ["w.q", "w.scale", "w.zero"], ["w"]),
+            helper.make_node("Conv", ["x.dq", "w", "b"], ["c"], pads=[1, 1, 1, 1]),
+            *rounded("c", 0.2),
+            helper.make_node("Sigmoid", [read], ["logits"]),
+        ]
+        outputs = [value("logits", ["N", 4, 8, 8])]
+        weights = {"w.q": integers, "w.scale": np.float32(0.01), "w.zero": np.int8(0), "b": BIAS}
+        if also_integers:
+            nodes.append(helper.make_node("MaxPool", ["c.dq"], ["pooled"], kernel_shape=[2, 2]))
+            outputs.append(value("pooled", ["N", 4, 7, 7]))
+        return save(tmp_path / f"{read}.onnx", nodes, [value("x", ["N", 3, 8, 8])], outputs, {**weights})
+
+    expected = {
+        read: BACKENDS["onnxruntime"].open(make(read), ONE_THREAD).run(batch)["logits"]
+        for read in ("c", "c.dq")
+    }
+    found = BACKENDS["openvino"].open(make("c.dq"), ONE_THREAD).run(batch)["logits"]
+    assert np.abs(expected["c"] - expected["c.dq"]).max() > 0.01
+    np.testing.assert_allclose(found, expected["c.dq" if also_integers else "c"], atol=1e-4)

@@ -15,6 +15,21 @@ from fer_edge.backends.base import Availability, SessionOptions, check_batch, ru
 from fer_edge.errors import BackendError
 
 _FIX = "pip install 'fer-edge[openvino]'"
+#: What computes in integers or passes them on; everything else reads floating point.
+_READS_INTEGERS = frozenset(
+    {
+        "Add",
+        "Concat",
+        "Convolution",
+        "ConvolutionBackpropData",
+        "DepthToSpace",
+        "GroupConvolution",
+        "Interpolate",
+        "MatMul",
+        "MaxPool",
+        "Result",
+    }
+)
 
 
 class OpenVinoSession:
@@ -29,6 +44,7 @@ class OpenVinoSession:
         try:
             core = openvino.Core()
             network = _read(core, model)
+            _take_out_idle_rounding(network)
             # Fixed sizes are up to 5 % faster, measured on two cores. Of all sizes only this one can be known.
             self._max_batch = 1 if options.max_batch == 1 else None
             if self._max_batch is not None:
@@ -111,6 +127,26 @@ def _read(core: Any, model: Path) -> Any:
 
     inlined = onnx.inliner.inline_local_functions(onnx.load(model))
     return core.read_model(inlined.SerializeToString())
+
+
+def _take_out_idle_rounding(network: Any) -> None:
+    """Remove Q/DQ that only floating point reads.
+
+    ONNX Runtime has no integer convolution whose output is not rounded. OpenVINO has, and reads a rounded one by two
+    operations of their own: a fifteenth of the time of FERAtt.
+    """
+    for rounding in network.get_ordered_ops():
+        if rounding.get_type_name() != "FakeQuantize":
+            continue
+        source, readers = rounding.input_value(0), rounding.output(0).get_target_inputs()
+        for expected in ("Convert", "Convert", "Subtract", "Multiply"):
+            if {reader.get_node().get_type_name() for reader in readers} != {expected} or len(readers) != 1:
+                break
+            readers = next(iter(readers)).get_node().output(0).get_target_inputs()
+        else:
+            if _READS_INTEGERS.isdisjoint(reader.get_node().get_type_name() for reader in readers):
+                for reader in readers:
+                    reader.replace_source_output(source)
 
 
 def _fix_batch(network: Any, size: int) -> None:
