@@ -128,13 +128,14 @@ def doubles(graph: Graph, node: onnx.NodeProto) -> bool:
     if node.op_type != "ConvTranspose" or any(n not in graph.constants for n in node.input[1:]):
         return False
     attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    height, width = graph.constants[node.input[1]].dims[2:]
+    sides = list(graph.constants[node.input[1]].dims[2:])
+    kernel = sides[0]
     return (
-        height == width
-        and height % 2 == 0
+        sides == [kernel, kernel]
+        and kernel % 2 == 0
         and attributes.get("strides") == [2, 2]
         and attributes.get("group", 1) == 1
-        and set(attributes.get("pads", [0])) == {height // 2 - 1}
+        and set(attributes.get("pads", [0])) == {kernel // 2 - 1}
         and attributes.get("auto_pad", b"NOTSET") == b"NOTSET"
         and not any(attributes.get("output_padding", [0]))
         and set(attributes.get("dilations", [1])) == {1}

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import onnx
 import pytest
-from onnx import shape_inference
+from onnx import helper, numpy_helper, shape_inference
 from small_graphs import Builder, constants_of, copy_of, nodes_of, run
 
 from fer_edge.calibration.observers import TensorRange
@@ -127,4 +127,18 @@ def test_groups_are_left_alone() -> None:
     b.add("ConvTranspose", ["narrow", *weights], "up", kernel_shape=[2, 2], strides=[2, 2], group=2)
     b.conv("up", "last", 6, 2)
     model = b.model("last", last=["n", 2, None, None])
+    assert expand(model)[0] == model
+
+
+def test_those_of_one_dimension_are_left_alone() -> None:
+    weight = numpy_helper.from_array(np.ones((3, 2, 2), np.float32), "w")
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("ConvTranspose", ["input", "w"], ["up"], "up", strides=[2])],
+        "line",
+        [value("input", onnx.TensorProto.FLOAT, ["n", 3, 6])],
+        [value("up", onnx.TensorProto.FLOAT, ["n", 2, 12])],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     assert expand(model)[0] == model
