@@ -113,19 +113,22 @@ def measure(name: str, args: argparse.Namespace, work: Path) -> dict[str, Any]:
         scores = _scores(sessions, faces, spec)
     peaks = measure_peaks(args.peak_size, args.peak_runs, args.threads)
     macs = sum(multiply_adds(onnx.load(fp32)).values())
-    latencies = {size: _latencies(models, size, spec, args) for size in args.batch}
+    openings = {size: _latencies(models, size, spec, args) for size in args.batch}
+    pooled = {
+        size: {key: summarise([value for taken in found for value in taken[key]]) for key in models}
+        for size, found in openings.items()
+    }
     rows = []
     for key, files in models.items():
         peak = best_peaks(peaks)["fp32" if key[0] == FP32 else "int8"].best_gops
         timed = []
-        for size, openings in latencies.items():
-            summary = summarise([value for taken in openings for value in taken[key]])
-            baseline = np.median([value for taken in openings for value in taken[BASELINE]])
+        for size, summaries in pooled.items():
+            summary = summaries[key]
             timed.append(
                 {
                     "batch": size,
                     **summary.to_dict(),
-                    "speed_against_baseline": float(baseline) / summary.p50_ms,
+                    "speed_against_baseline": summaries[BASELINE].p50_ms / summary.p50_ms,
                     "share_of_peak": 2 * macs * size / summary.p50_ms / 1e6 / peak,
                 }
             )
@@ -141,8 +144,8 @@ def measure(name: str, args: argparse.Namespace, work: Path) -> dict[str, Any]:
         "multiply_adds": macs,
         "peaks": [asdict(peak) for peak in peaks],
         "time_against_nncf": [
-            {"nncf": other[0], "batch": size, **_time_against(openings, (OURS, "openvino"), other)}
-            for size, openings in latencies.items()
+            {"nncf": other[0], "batch": size, **_time_against(found, (OURS, "openvino"), other)}
+            for size, found in openings.items()
             for other in models
             if other[0] in BIAS_CORRECTIONS.values()
         ],

@@ -81,7 +81,7 @@ def _convolutions(
         suffix = "blocks" if together else "phase{}{}".format(*phases[0])
         name = node.name if together else f"{node.name}/{suffix}"
         blocks = np.concatenate([_phase_weight(weight, phase) for phase in phases])
-        constants = {f"{node.name}.{suffix}.weight": np.ascontiguousarray(blocks)}
+        constants = {f"{node.name}.{suffix}.weight": blocks}
         if bias is not None:
             constants[f"{node.name}.{suffix}.bias"] = np.tile(bias, len(phases))
         model.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in constants.items())

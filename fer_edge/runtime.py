@@ -134,6 +134,7 @@ class Runtime:
             threads=self.options.threads,
             dla_core=self.options.dla_core,
             gpu_fallback=self.options.gpu_fallback,
+            # What holds more is sized by the backend: an engine for 64 faces would hold memory for all of them.
             max_batch=1 if self.options.max_batch == 1 else None,
         )
         self._session = load_session(self.bundle, self.backend, self.precision, session_options)

@@ -95,8 +95,9 @@ def test_more_faces_than_a_batch_holds(backend: str, astronaut: np.ndarray) -> N
     found = []
     for size in (1, 64):
         with Runtime(options=RuntimeOptions(backend=backend, max_batch=size)) as runtime:
-            found.append([list(face.probabilities.values()) for face in runtime(pair).faces])
-    assert len(found[0]) == 2
+            result = runtime(pair)
+        assert [face.label for face in result.faces] == ["happiness", "happiness"]
+        found.append([list(face.probabilities.values()) for face in result.faces])
     np.testing.assert_allclose(*found, atol=1e-6)
     with pytest.raises(UsageError, match="max_batch must be at least 1, found 0"):
         RuntimeOptions(max_batch=0)

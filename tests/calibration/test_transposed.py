@@ -33,14 +33,13 @@ def make(kernel: int, relu: bool = True, bias: bool = True, **changes: object) -
     return b.model("last", last=["n", 2, None, None])
 
 
-def ranges_of(model: onnx.ModelProto) -> Ranges:
-    tensors = dict.fromkeys(("input", "narrow", "up", "rising", "last"), TensorRange(-4, 4, -4, 4))
-    return Ranges("minmax", 2, {"name": "test"}, "0" * 64, tensors)
+TENSORS = dict.fromkeys(("input", "narrow", "up", "rising", "last"), TensorRange(-4, 4, -4, 4))
+RANGES = Ranges("minmax", 2, {"name": "test"}, "0" * 64, TENSORS)
 
 
 def expand(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Ranges]:
     expanded = copy_of(model)
-    ranges = expand_transposed(expanded, ranges_of(model))
+    ranges = expand_transposed(expanded, RANGES)
     onnx.checker.check_model(expanded, full_check=True)
     return expanded, ranges
 
@@ -54,9 +53,10 @@ def test_the_numbers_stay(kernel: int, relu: bool, bias: bool) -> None:
     operators = [node.op_type for node in expanded.graph.node]
     assert "ConvTranspose" not in operators
     assert operators.count("Conv") == 2 + (1 if kernel % 4 else 4)
+    assert operators.count("DepthToSpace") == 1
     assert run(expanded, FACES)["last"] == pytest.approx(run(model, FACES)["last"], abs=1e-5)
     final = "rising" if relu else "up"
-    added = set(ranges.tensors) - set(ranges_of(model).tensors)
+    added = set(ranges.tensors) - set(TENSORS)
     assert added == {f"{final}.{part}" for part in _parts(kernel)}
     assert all(ranges.tensors[name] == ranges.tensors[final] for name in added)
 
@@ -78,7 +78,7 @@ def test_no_more_is_multiplied_than_before() -> None:
 @pytest.mark.parametrize("kernel", [2, 4])
 def test_integers_of_all_phases_share_a_scale(kernel: int) -> None:
     model = make(kernel)
-    quantised = quantise(model, ranges_of(model), "cpu")
+    quantised = quantise(model, RANGES, "cpu")
     assert "ConvTranspose" not in {node.op_type for node in quantised.graph.node}
     expected = run(model, FACES)["last"]
     assert np.abs(run(quantised, FACES)["last"] - expected).max() < 0.05 * np.abs(expected).max()
@@ -114,7 +114,7 @@ def test_others_are_left_alone(kernel: int, changes: dict[str, object]) -> None:
 
 def test_what_stays_in_floating_point_is_left_alone() -> None:
     model = make(4)
-    ranges = dataclasses.replace(ranges_of(model), placement=Placement(float_layers=frozenset({"up"})))
+    ranges = dataclasses.replace(RANGES, placement=Placement(float_layers=frozenset({"up"})))
     quantised = quantise(model, ranges, "cpu")
     assert nodes_of(quantised)["up"].op_type == "ConvTranspose"
     assert nodes_of(quantised)["up"].input[1] == "up.w"
