@@ -50,7 +50,7 @@ from fer_edge.statistics import measurement_record, summarise
 CALIBRATION_SPLIT, EVALUATION_SPLIT = "Training", "PublicTest"
 #: A model, and the backend that runs it.
 Variant = tuple[str, str]
-Ratio = dict[str, float | int]
+Ratio = dict[str, float | int | None]
 FP32, OURS = "FP32", "FER-Edge INT8"
 #: Of NNCF: how the shift of each layer's mean is estimated. ``fast`` is its default.
 BIAS_CORRECTIONS = {"fast": "NNCF INT8", "full": "NNCF INT8 full"}
@@ -232,7 +232,7 @@ def _latencies(
 def _time_against(openings: Sequence[Mapping[Variant, list[float]]], key: Variant, other: Variant) -> Ratio:
     """Mean over the openings of the logarithm of the ratio of medians, and what it is uncertain by."""
     logs = [float(np.log(np.median(taken[key]) / np.median(taken[other]))) for taken in openings]
-    error = float(np.std(logs, ddof=1) / len(logs) ** 0.5) if len(logs) > 1 else float("nan")
+    error = float(np.std(logs, ddof=1) / len(logs) ** 0.5) if len(logs) > 1 else None
     return {"ratio": float(np.exp(np.mean(logs))), "standard_error": error, "openings": len(logs)}
 
 
@@ -275,9 +275,10 @@ def print_tables(console: Console, result: Mapping[str, Any], record: Mapping[st
         "of layers per face at p50, against the best of the same precision below.\n",
     )
     for row in result["time_against_nncf"]:
+        error = "unknown" if row["standard_error"] is None else f"{row['standard_error']:.3f}"
         console.print(
             f"Time of ours in OpenVINO against {row['nncf']}, batch {row['batch']}: {row['ratio']:.3f} "
-            f"± {row['standard_error']:.3f} (geometric mean and its standard error of {row['openings']} openings)."
+            f"± {error} (geometric mean and its standard error of {row['openings']} openings)."
         )
     console.print(peak_table([Peak(**peak) for peak in result["peaks"]]))
     console.print(f"{record['device']}, {record['cores']} cores, {record['date']}, commit {record['commit']}")
