@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from fer_edge.backends import Backend
-from fer_edge.build_options import AUTO_METHOD
 from fer_edge.calibration.candidates import Choice, choose_calibration
 from fer_edge.calibration.families import placement_of
 from fer_edge.calibration.fidelity import measure_fidelity
-from fer_edge.calibration.methods import METHODS
+from fer_edge.calibration.methods import AUTO_METHOD, METHODS
 from fer_edge.calibration.ranges import Observations, collect_ranges, observe
 from fer_edge.calibration.sensitivity import Quantised
 from fer_edge.datasets import FaceDataset

@@ -12,6 +12,8 @@ import numpy as np
 
 from fer_edge.calibration.observers import BINS, Observer, TensorRange
 
+#: In place of a method's name: measure all of them and the corrections, and keep the best.
+AUTO_METHOD = "auto"
 #: Levels of a signed 8-bit number without its sign: what TensorRT's entropy calibration keeps.
 _LEVELS = 128
 _STRIDE = 16

@@ -13,12 +13,11 @@ from small_graphs import Builder, random_faces, run
 
 from fer_edge._files import sha256_of
 from fer_edge.backends import BACKENDS
-from fer_edge.build_options import AUTO_METHOD
 from fer_edge.bundle import open_bundle
 from fer_edge.calibration.calibrate import calibrate
 from fer_edge.calibration.candidates import Choice, choose_calibration
 from fer_edge.calibration.fidelity import Fidelity
-from fer_edge.calibration.methods import METHODS
+from fer_edge.calibration.methods import AUTO_METHOD, METHODS
 from fer_edge.calibration.placement import DEFAULT_PLACEMENT
 from fer_edge.calibration.qdq import quantise
 from fer_edge.calibration.ranges import Observations, Ranges, observe

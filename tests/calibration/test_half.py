@@ -10,8 +10,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from fer_edge.build_faces import generated_faces
 from fer_edge.builder import BuildOptions, build
+from fer_edge.builder.faces import generated_faces
 from fer_edge.bundle import open_bundle
 from fer_edge.calibration.graph import Graph, infer_values
 from fer_edge.calibration.half import make_half, overflowing_layers, to_half

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_edge.build_faces import HELD_OUT, calibration_faces, comparison_faces, generated_faces
-from fer_edge.build_options import BuildOptions
+from fer_edge.builder.faces import HELD_OUT, calibration_faces, comparison_faces, generated_faces
+from fer_edge.builder.options import BuildOptions
 from fer_edge.bundle import open_bundle
 from fer_edge.catalogue import shipped_bundle
 from fer_edge.errors import DataError

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from fer_edge._files import sha256_of
-from fer_edge.build_options import BuildOptions
+from fer_edge.builder.options import BuildOptions
 from fer_edge.bundle import FP32_MODEL, RANGES, Manifest, open_bundle
 from fer_edge.catalogue import SHIPPED, shipped_bundle
 from fer_edge.datasets import load_dataset

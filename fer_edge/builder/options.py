@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_edge.bundle import PRECISIONS
+from fer_edge.calibration.methods import AUTO_METHOD
 from fer_edge.catalogue import CATALOGUE
 from fer_edge.engines.devices import parse_capability
 from fer_edge.engines.plugin import PLUGIN_CHOICES
 from fer_edge.errors import UsageError, lookup
 from fer_edge.generated import GENERATORS
-
-#: Measures every calibration method and what can be corrected, and keeps the best.
-AUTO_METHOD = "auto"
 
 
 @dataclass(frozen=True)

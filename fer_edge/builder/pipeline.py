@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from fer_edge._files import write_json
 from fer_edge.backends import BACKENDS, Backend, SessionOptions, choose_backend
-from fer_edge.build_faces import HELD_OUT, calibration_faces, comparison_faces
-from fer_edge.build_model import fp32_model
-from fer_edge.build_options import AUTO_METHOD, BuildOptions, check_options
+from fer_edge.builder.faces import HELD_OUT, calibration_faces, comparison_faces
+from fer_edge.builder.fp32_model import fp32_model
+from fer_edge.builder.options import BuildOptions, check_options
 from fer_edge.bundle import (
     FP16_MODEL,
     FP32_MODEL,
@@ -23,6 +23,7 @@ from fer_edge.bundle import (
     int8_model,
     write_bundle,
 )
+from fer_edge.calibration.methods import AUTO_METHOD
 from fer_edge.datasets import FaceDataset
 from fer_edge.engines.devices import parse_capability
 from fer_edge.errors import UsageError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fer_edge.build_options import BuildOptions
+from fer_edge.builder.options import BuildOptions
 from fer_edge.datasets import FaceDataset, load_dataset
 from fer_edge.errors import DataError, lookup
 from fer_edge.generated import DEFAULT_GENERATOR, GENERATORS
