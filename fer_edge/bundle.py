@@ -1,86 +1,96 @@
 """The bundle: a folder that holds everything needed to run one network correctly.
 
-``manifest.json`` names every file with its size and sha256; :func:`open_bundle` checks them all before
-anything is loaded. A bundle is written whole or not at all.
+``manifest.json`` names every file with its size and sha256; :func:`open_bundle` checks them all before anything is
+loaded, and a model is loaded from the bytes that were hashed. A bundle is written whole or not at all. The hashes
+show that a bundle is complete and unchanged, not who made it: whoever can replace a file can replace the manifest.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-import math
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from fer_edge._files import sha256_of, whole_folder
 from fer_edge.errors import BundleError
+from fer_edge.manifest import (
+    FORMAT_VERSION,
+    FP16_MODEL,
+    FP32_MODEL,
+    MANIFEST,
+    PRECISIONS,
+    RANGES,
+    SELF_TEST,
+    FileRecord,
+    Manifest,
+    int8_model,
+    read_manifest,
+)
 from fer_edge.spec import ModelSpec
 
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
-FP32_MODEL = "model.onnx"
-FP16_MODEL = "model.fp16.onnx"
-RANGES = "ranges.json"
-PRECISIONS = ("fp32", "fp16", "int8")
-_MANIFEST_LIMIT_BYTES = 4 << 20
+__all__ = [
+    "ENGINES",
+    "FP16_MODEL",
+    "FP32_MODEL",
+    "MANIFEST",
+    "PRECISIONS",
+    "RANGES",
+    "SELF_TEST",
+    "Bundle",
+    "FileRecord",
+    "Manifest",
+    "ModelFile",
+    "int8_model",
+    "model_key",
+    "open_bundle",
+    "write_bundle",
+]
 
-
-def int8_model(dialect: str) -> str:
-    """Return the file name of the Q/DQ model in one dialect."""
-    return f"model.int8.{dialect}.onnx"
+#: Folder of a bundle that holds engines which were compiled ahead.
+ENGINES = "engines"
+_MAX_FOUND = 4096
 
 
 @dataclass(frozen=True)
-class FileRecord:
-    """Size in bytes and sha256 of one file of a bundle."""
-
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What ``manifest.json`` says.
+class ModelFile:
+    """An ONNX file that was read once, so that the bytes which were hashed are the bytes that are loaded.
 
     Attributes
     ----------
-    spec : ModelSpec
-        Pixels in, labels out.
-    precision : {"fp32", "fp16", "int8"}
-        What the bundle was built for, and what is loaded unless another is asked for.
-    provenance : mapping
-        Network, options, paper, weights sha256, licence, training data. ``weights`` is ``"random"``
-        for a bundle that is good for timing only.
-    tools : mapping
-        Versions that made the bundle.
-    metrics : mapping
-        What was measured, and on what.
-    files : mapping
-        Relative path → :class:`FileRecord`.
-    temperature : float
-        T > 0: probabilities are softmax(logits / T). 1 where none was fitted.
+    path : Path
+        Where it lies, for messages.
+    content : bytes
+        The file.
+    engines : mapping or None
+        Paths of engines and their headers that the same manifest names → their sha256; ``None`` for a file without
+        a manifest.
     """
 
-    spec: ModelSpec
-    precision: str
-    provenance: Mapping[str, Any]
-    tools: Mapping[str, str] = field(default_factory=dict)
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    files: Mapping[str, FileRecord] = field(default_factory=dict)
-    temperature: float = 1.0
-    format_version: int = FORMAT_VERSION
+    path: Path
+    content: bytes = field(repr=False)
+    engines: Mapping[Path, str] | None = None
 
     @property
-    def timing_only(self) -> bool:
-        """Whether the weights are random."""
-        return self.provenance.get("weights") == "random"
+    def sha256(self) -> str:
+        """Of the content, 64 hex digits."""
+        return hashlib.sha256(self.content).hexdigest()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        return dataclasses.asdict(self)
+    def vouches_for(self, engine: Path) -> bool:
+        """Return whether an engine may be used with this file: the manifest names it, or there is no manifest."""
+        return self.engines is None or self.engines.get(engine) == sha256_of(engine)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+def model_key(precision: str, dialect: str) -> str:
+    """Return the name of a model among self-test references: ``fp32``, ``fp16``, ``int8.cpu``, ``int8.tensorrt``."""
+    return f"int8.{dialect}" if precision == "int8" else precision
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,47 @@ class Bundle:
         BundleError
             If the bundle does not hold it; the message names the command that makes it.
         """
+        return self.path / self._model_name(precision, dialect)
+
+    def read_model(self, precision: str, dialect: str) -> ModelFile:
+        """Return the ONNX file for a precision and a Q/DQ dialect, read now and checked.
+
+        Raises
+        ------
+        BundleError
+            If the bundle does not hold it, or it was changed since the bundle was opened.
+        """
+        name = self._model_name(precision, dialect)
+        engines = {
+            self.path / other: record.sha256
+            for other, record in self.manifest.files.items()
+            if PurePosixPath(other).parts[0] == ENGINES
+        }
+        return ModelFile(self.path / name, self.read(name), engines)
+
+    def read(self, name: str) -> bytes:
+        """Return one file that the manifest names, read now and checked.
+
+        Raises
+        ------
+        BundleError
+            If the manifest does not name it, or it was changed since the bundle was opened.
+        """
+        record = self.manifest.files.get(name)
+        if record is None:
+            raise BundleError(f"{self.path} holds no {name}: build the bundle again")
+        try:
+            with (self.path / name).open("rb") as file:
+                content = file.read(record.size + 1)
+        except OSError as error:
+            raise BundleError(
+                f"{self.path / name} cannot be read ({error.strerror}): build the bundle again"
+            ) from error
+        if len(content) != record.size or hashlib.sha256(content).hexdigest() != record.sha256:
+            raise _altered(self.path, name)
+        return content
+
+    def _model_name(self, precision: str, dialect: str) -> str:
         if precision not in PRECISIONS:
             raise BundleError(f"unknown precision {precision!r}: choose from {', '.join(PRECISIONS)}")
         name = {"fp32": FP32_MODEL, "fp16": FP16_MODEL, "int8": int8_model(dialect)}[precision]
@@ -111,23 +162,26 @@ class Bundle:
                 f"{self.path} holds no {precision} model ({name}): "
                 f"run fer-edge build --model {self.spec.network} --{precision}"
             )
-        return self.path / name
+        return name
 
 
 def open_bundle(path: str | Path) -> Bundle:
     """Open a bundle and verify every file in it.
 
+    Links of the file system are followed, as package tools and caches lay them: the sha256 decides. Files whose name
+    begins with a dot are passed over, as file managers and version control leave them.
+
     Raises
     ------
     BundleError
-        If it is missing, incomplete, altered, of another format version, or names a file outside
-        its folder.
+        If it is missing, incomplete, altered, of another format version, names a file outside its folder, or holds
+        a file that the manifest does not name.
     """
     root = Path(path)
-    manifest = _read_manifest(root)
+    manifest = read_manifest(root)
     for name, record in manifest.files.items():
+        file = _inside(root, name)
         try:
-            file = _inside(root, name)
             if not file.is_file():
                 raise BundleError(f"{root} is incomplete: {name} is missing; build the bundle again")
             whole = file.stat().st_size == record.size and sha256_of(file) == record.sha256
@@ -136,7 +190,12 @@ def open_bundle(path: str | Path) -> Bundle:
                 f"{root} names {name[:80]!r}, which cannot be read: do not use this bundle"
             ) from error
         if not whole:
-            raise BundleError(f"{root} was altered: {name} does not match its sha256; build the bundle again")
+            raise _altered(root, name)
+    unlisted = [name for name in _files_below(root) if name not in manifest.files and name != MANIFEST]
+    if unlisted:
+        raise BundleError(
+            f"{root} holds {unlisted[0]!r:.80}, which its manifest does not name: remove it, or build the bundle again"
+        )
     return Bundle(root, manifest)
 
 
@@ -154,58 +213,38 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, Path]) -> B
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
             records[name] = FileRecord(target.stat().st_size, sha256_of(target))
-        whole = dataclasses.replace(manifest, files=records)
+        whole = dataclasses.replace(manifest, files=records, format_version=FORMAT_VERSION)
         text = json.dumps(whole.to_dict(), indent=2, allow_nan=False)
         (part / MANIFEST).write_text(text + "\n", encoding="utf-8")
         open_bundle(part)
     return Bundle(path, whole)
 
 
-def _read_manifest(root: Path) -> Manifest:
-    file = root / MANIFEST
-    if not root.exists():
-        raise BundleError(f"bundle {root} does not exist: run fer-edge build, or check the path")
-    if not file.is_file():
-        raise BundleError(f"{root} is not a bundle: it has no {MANIFEST}")
-    if file.stat().st_size > _MANIFEST_LIMIT_BYTES:
-        raise BundleError(f"{file} is larger than {_MANIFEST_LIMIT_BYTES} bytes: this is no manifest of ours")
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-        version = value["format_version"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BundleError(
-            f"{file} cannot be read ({type(error).__name__}): build the bundle again"
-        ) from error
-    if version != FORMAT_VERSION:
-        raise BundleError(
-            f"{root} has format version {version!r}, this FER-Edge reads {FORMAT_VERSION}: "
-            "build it again with this version"
-        )
-    try:
-        fields = dict(value)
-        fields["spec"] = ModelSpec.from_dict(value["spec"])
-        fields["files"] = {
-            name: FileRecord(int(r["size"]), str(r["sha256"])) for name, r in value["files"].items()
-        }
-        manifest = Manifest(**fields)
-        if not all(isinstance(m, dict) for m in (manifest.provenance, manifest.tools, manifest.metrics)):
-            raise TypeError("provenance, tools and metrics must be objects")
-        if not (isinstance(manifest.temperature, int | float) and 0 < manifest.temperature < math.inf):
-            raise ValueError(f"the temperature must be a number above 0, found {manifest.temperature!r}")
-        manifest.to_dict()
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        raise BundleError(
-            f"{file} cannot be read ({type(error).__name__}: {error}): build it again"
-        ) from error
-    if manifest.precision not in PRECISIONS or FP32_MODEL not in manifest.files:
-        raise BundleError(f"{file} names no {FP32_MODEL} or an unknown precision: build the bundle again")
-    return manifest
+def _altered(root: Path, name: str) -> BundleError:
+    return BundleError(f"{root} was altered: {name} does not match its sha256; build the bundle again")
 
 
 def _inside(root: Path, name: str) -> Path:
-    """Return ``root / name`` if it stays inside ``root``, links followed."""
+    """Return ``root / name`` where the name itself stays inside ``root``."""
     pure = PurePosixPath(name)
-    file = root / pure
-    if pure.is_absolute() or ".." in pure.parts or not file.resolve().is_relative_to(root.resolve()):
-        raise BundleError(f"{root} names {name!r}, which lies outside the bundle: do not use this bundle")
-    return file
+    if not pure.parts or pure.is_absolute() or ".." in pure.parts:
+        raise BundleError(
+            f"{root} names {name[:80]!r}, which lies outside the bundle: do not use this bundle"
+        )
+    return root / pure
+
+
+def _files_below(root: Path) -> Iterator[str]:
+    """Yield the names of the files below ``root``, links followed, without hidden ones."""
+    seen: set[str] = set()
+    found = 0
+    for folder, folders, names in os.walk(root, followlinks=True):
+        place = os.path.realpath(folder)
+        folders[:] = [name for name in folders if not name.startswith(".") and place not in seen]
+        seen.add(place)
+        for name in names:
+            found += 1
+            if found > _MAX_FOUND:
+                raise BundleError(f"{root} holds more than {_MAX_FOUND} files: this is no bundle of ours")
+            if not name.startswith("."):
+                yield Path(folder, name).relative_to(root).as_posix()

@@ -10,8 +10,18 @@ from typing import Any
 
 import pytest
 
-from fer_edge.bundle import FP32_MODEL, MANIFEST, RANGES, Manifest, int8_model, open_bundle, write_bundle
+from fer_edge.bundle import (
+    FP32_MODEL,
+    MANIFEST,
+    RANGES,
+    SELF_TEST,
+    Manifest,
+    int8_model,
+    open_bundle,
+    write_bundle,
+)
 from fer_edge.errors import BundleError
+from fer_edge.manifest import SelfTestRecord
 from fer_edge.spec import ModelSpec
 
 SPEC = ModelSpec("net", 8, 8, "gray", 1, (0.0,), (1.0,), ("happy", "sad"))
@@ -104,22 +114,20 @@ def test_a_missing_file_is_named(bundle: Path, name: str) -> None:
         open_bundle(bundle)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
+@pytest.mark.parametrize("version", [0, 3, "1", None, [1], True, 1.0, "x" * 10_000])
 def test_other_format_versions(bundle: Path, version: Any) -> None:
     edit(bundle, lambda value: value.update(format_version=version))
-    with pytest.raises(BundleError, match="has format version .* reads 1"):
+    with pytest.raises(BundleError, match="has format version .{1,60} reads 1 and 2: build it again"):
         open_bundle(bundle)
 
 
 @pytest.mark.parametrize(
     "name",
-    ["../x", "engines/../../x", "/etc/hostname", "..", "link", "linked/x", "a\0b", "x" * 300, "\ud800", "loop", ""],
+    ["../x", "engines/../../x", "/etc/hostname", "..", "a\0b", "x" * 300, "\ud800", "loop", "", "."],
     ids=ascii,
 )  # fmt: skip
 def test_names_that_are_no_file_of_the_bundle(bundle: Path, name: str) -> None:
     (bundle.parent / "x").write_bytes(b"outside")
-    (bundle / "link").symlink_to(bundle.parent / "x")
-    (bundle / "linked").symlink_to(bundle.parent)
     (bundle / "loop").symlink_to("loop")
     edit(bundle, lambda value: value["files"].update({name: {"size": 7, "sha256": "0" * 64}}))
     with pytest.raises(BundleError, match="outside the bundle|cannot be read|incomplete"):
@@ -297,3 +305,148 @@ def test_concurrent_writers_leave_one_whole_bundle(tmp_path: Path) -> None:
     opened = open_bundle(tmp_path / "a.fer")
     assert len(set((opened.path / FP32_MODEL).read_bytes())) == 1
     assert [p.name for p in tmp_path.glob("a.fer*")] == ["a.fer"]
+
+
+def test_links_are_followed_and_the_hash_decides(bundle: Path, tmp_path: Path) -> None:
+    """Files as colcon's symlink install, Hugging Face's cache, DVC and Nix lay them."""
+    store = tmp_path / "blobs"
+    store.mkdir()
+    for i, name in enumerate([*CONTENT, MANIFEST]):
+        (bundle / name).rename(store / str(i))
+        (bundle / name).symlink_to(store / str(i))
+    assert open_bundle(bundle).read(RANGES) == CONTENT[RANGES]
+    linked = tmp_path / "linked.fer"
+    linked.symlink_to(bundle)
+    assert open_bundle(linked).read_model("fp32", "cpu").content == CONTENT[FP32_MODEL]
+    (bundle / RANGES).unlink()
+    (bundle / RANGES).symlink_to(store / "0")
+    with pytest.raises(BundleError, match=f"altered: {RANGES}"):
+        open_bundle(bundle)
+
+
+def test_a_linked_folder_is_searched_and_a_loop_ends(bundle: Path, tmp_path: Path) -> None:
+    (bundle / "engines").rename(tmp_path / "engines")
+    (bundle / "engines").symlink_to(tmp_path / "engines")
+    open_bundle(bundle)
+    (tmp_path / "engines" / "up").symlink_to(bundle)
+    with pytest.raises(BundleError, match="engines/up/.*, which its manifest does not name"):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", ["model.onnx.data", "engines/b.engine", "engines/b.json", "deep/er/x"])
+def test_files_that_the_manifest_does_not_name_are_refused(bundle: Path, name: str) -> None:
+    (bundle / name).parent.mkdir(parents=True, exist_ok=True)
+    (bundle / name).write_bytes(b"weights")
+    with pytest.raises(BundleError, match=f"holds '{name}', which its manifest does not name: remove it"):
+        open_bundle(bundle)
+
+
+def test_hidden_files_of_file_managers_and_version_control_are_passed_over(bundle: Path) -> None:
+    (bundle / ".DS_Store").write_bytes(b"x")
+    (bundle / ".git").mkdir()
+    (bundle / ".git" / "config").write_text("x")
+    open_bundle(bundle)
+
+
+def test_a_folder_with_too_many_files_is_refused(bundle: Path) -> None:
+    for i in range(4100):
+        (bundle / f".{i}").touch()
+    with pytest.raises(BundleError, match="more than 4096 files"):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize("change", [b"A model", b"the model and more", b"the", None])
+def test_a_file_that_is_swapped_after_the_check_is_not_loaded(bundle: Path, change: bytes | None) -> None:
+    opened = open_bundle(bundle)
+    (bundle / FP32_MODEL).unlink()
+    if change is not None:
+        (bundle / FP32_MODEL).write_bytes(change)
+    with pytest.raises(BundleError, match="was altered|cannot be read"):
+        opened.read_model("fp32", "cpu")
+
+
+def test_the_bytes_that_are_loaded_are_the_bytes_that_were_hashed(bundle: Path) -> None:
+    opened = open_bundle(bundle)
+    model = opened.read_model("fp32", "cpu")
+    (bundle / FP32_MODEL).write_bytes(b"swapped")
+    assert model.content == CONTENT[FP32_MODEL]
+    assert model.sha256 == opened.manifest.files[FP32_MODEL].sha256
+    assert model.engines == {bundle / "engines/a.engine": opened.manifest.files["engines/a.engine"].sha256}
+    with pytest.raises(BundleError, match="holds no other"):
+        opened.read("other")
+
+
+def as_version_1(bundle: Path) -> None:
+    def change(value: dict[str, Any]) -> None:
+        value["format_version"] = 1
+        for name in ("class_frequencies", "logit_prior", "default_prior", "self_test"):
+            value.pop(name)
+
+    edit(bundle, change)
+
+
+def test_version_1_is_read(bundle: Path) -> None:
+    as_version_1(bundle)
+    manifest = open_bundle(bundle).manifest
+    assert manifest.format_version == 1
+    assert (manifest.class_frequencies, manifest.logit_prior, manifest.self_test) == (None, None, None)
+
+
+def test_version_1_has_none_of_the_new_fields(bundle: Path) -> None:
+    as_version_1(bundle)
+    edit(bundle, lambda value: value.update(logit_prior="training"))
+    with pytest.raises(BundleError, match="format version 1 has no logit_prior"):
+        open_bundle(bundle)
+
+
+def test_writers_write_version_2(bundle: Path, tmp_path: Path) -> None:
+    as_version_1(bundle)
+    old = open_bundle(bundle)
+    files = {name: bundle / name for name in old.manifest.files}
+    write_bundle(tmp_path / "new.fer", old.manifest, files)
+    assert json.loads((tmp_path / "new.fer" / MANIFEST).read_text())["format_version"] == 2
+
+
+FREQUENCIES = {"sad": 0.25, "happy": 0.75}
+
+
+def test_priors_and_self_test_are_kept(tmp_path: Path) -> None:
+    path = make(
+        tmp_path / "a.fer",
+        {**CONTENT, SELF_TEST: b"x"},
+        class_frequencies=FREQUENCIES,
+        logit_prior="training",
+        default_prior="balanced",
+        self_test=SelfTestRecord(("int8.cpu",), {"fp32": 1e-4}),
+    )
+    manifest = open_bundle(path).manifest
+    assert list((manifest.class_frequencies or {}).items()) == [("happy", 0.75), ("sad", 0.25)]
+    assert (manifest.logit_prior, manifest.default_prior) == ("training", "balanced")
+    assert manifest.self_test == SelfTestRecord(("int8.cpu",), {"fp32": 1e-4})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"class_frequencies": {"happy": 1.0}},
+        {"class_frequencies": {"happy": 0.5, "sad": 0.4}},
+        {"class_frequencies": {"happy": 1.0, "sad": 0.0}},
+        {"class_frequencies": {"happy": 2.0, "sad": -1.0}},
+        {"class_frequencies": {"happy": float("nan"), "sad": 0.5}},
+        {"class_frequencies": [0.5, 0.5]},
+        {"class_frequencies": {"happy": True, "sad": 0.5}},
+        {"logit_prior": "balanced"},
+        {"logit_prior": ["training"]},
+        {"self_test": {"insensitive": [], "tolerances": {}}},  # without self_test.npz
+        {"self_test": {"insensitive": "int8.cpu"}},
+        {"self_test": {"tolerances": {"fp32": 0}}},
+        {"self_test": {"tolerances": {"fp32": float("nan")}}},
+        {"self_test": [1]},
+        {"self_test": {"other": 1}},
+    ],
+    ids=str,
+)
+def test_priors_and_self_tests_that_say_the_impossible(bundle: Path, change: dict[str, Any]) -> None:
+    edit(bundle, lambda value: value.update(change))
+    with pytest.raises(BundleError, match="cannot be read"):
+        open_bundle(bundle)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from fer_edge.bundle import ModelFile
 from fer_edge.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +31,26 @@ class Availability:
 
 
 @dataclass(frozen=True)
+class Int8Config:
+    """One way in which a backend can compute INT8.
+
+    Attributes
+    ----------
+    entries : mapping
+        Entries of the backend's own session configuration; empty for its default.
+    note : str
+        What it costs, for people; empty for the default.
+    """
+
+    entries: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+
+
+#: Of a backend that has one way.
+DEFAULT_INT8 = Int8Config()
+
+
+@dataclass(frozen=True)
 class SessionOptions:
     """How a session may use the machine.
 
@@ -47,6 +68,9 @@ class SessionOptions:
         Largest batch that will be run, for backends that compile for one and hold memory for it; ``None`` is their
         own choice. Larger ones run too, in parts. OpenVINO compiles for single faces where it is 1; else
         backends on a CPU take every batch as it comes.
+    int8_config : Int8Config or None
+        How the backend computes INT8, one of :attr:`Backend.int8_configs`; ``None`` takes the first that is exact on
+        this processor.
     """
 
     threads: int | None = None
@@ -54,6 +78,7 @@ class SessionOptions:
     dla_core: int | None = None
     gpu_fallback: bool = False
     max_batch: int | None = None
+    int8_config: Int8Config | None = None
 
     def __post_init__(self) -> None:
         if self.threads is not None and not 1 <= self.threads <= _MAX_THREADS:
@@ -108,23 +133,30 @@ class CropSession(Session, Protocol):
 class Backend(Protocol):
     """What turns an ONNX file into a :class:`Session`.
 
-    ``dialect`` names the Q/DQ form that it turns into integer kernels: ``cpu`` or ``tensorrt``. With the latter, all
-    sizes of the input but the batch must be fixed.
+    Attributes
+    ----------
+    dialect : {"cpu", "tensorrt"}
+        The Q/DQ form that it turns into integer kernels. With the latter, all sizes of the input but the batch must
+        be fixed.
+    int8_configs : sequence of Int8Config
+        The fastest first: the arithmetic probe takes the first that is exact (:mod:`fer_edge.backends.int8_probe`).
+        Empty where the hardware keeps all sums in 32 bits, as GPUs do: then only the self-test judges.
     """
 
     name: str
     dialect: str
+    int8_configs: Sequence[Int8Config]
 
     def available(self) -> Availability:
         """Say whether this machine can run the backend."""
 
-    def open(self, model: Path, options: SessionOptions) -> Session:
-        """Load an ONNX file.
+    def open(self, model: Path | ModelFile, options: SessionOptions) -> Session:
+        """Load an ONNX file, or the bytes of one.
 
         Raises
         ------
         BackendError
-            If the backend is missing or refuses the file.
+            If the backend is missing, refuses the file, or does not compute INT8 exactly on this processor.
         """
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fer_edge.bundle import ModelFile
 from fer_edge.errors import EngineError
 
 if TYPE_CHECKING:
     import onnx
 
 
-def read_graph(model: Path) -> onnx.GraphProto:
+def read_graph(model: Path | ModelFile) -> onnx.GraphProto:
     """Return the graph of an ONNX file, without constants that lie in other files.
 
     Raises
@@ -22,6 +23,8 @@ def read_graph(model: Path) -> onnx.GraphProto:
     import onnx
 
     try:
+        if isinstance(model, ModelFile):
+            return onnx.load_model_from_string(model.content).graph
         return onnx.load(model, load_external_data=False).graph
     except Exception as error:  # protobuf's own class, which moved between its versions
         raise EngineError(f"it is no ONNX file: {error}") from error

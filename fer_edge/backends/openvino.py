@@ -5,28 +5,43 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fer_edge.backends.base import Availability, SessionOptions, check_batch, run_in_parts
+from fer_edge.backends.base import (
+    DEFAULT_INT8,
+    Availability,
+    Int8Config,
+    SessionOptions,
+    check_batch,
+    run_in_parts,
+)
+from fer_edge.backends.int8_probe import with_exact_int8
+from fer_edge.bundle import ModelFile
 from fer_edge.errors import BackendError
 
 _FIX = "pip install 'fer-edge[openvino]'"
 #: Readers that gain by what is not rounded: activation functions, which become part of the convolution in front, and
 #: what else cannot take the rounding into itself. Others read a quarter of the memory where it is.
 _GAIN_UNROUNDED = ({"PRelu"}, {"Sigmoid", "Multiply"}, {"Reshape"})
+#: On x86 with AVX2 and without VNNI its integer kernels add two products in 16 bits, which saturates, and it has none
+#: that are exact.
+FLOAT_INT8 = Int8Config(
+    {"LP_TRANSFORMS_MODE": "NO"}, "INT8 values are multiplied in floating point, which is no faster than FP32"
+)
 
 
 class OpenVinoSession:
     """One ONNX file compiled by OpenVINO."""
 
-    def __init__(self, model: Path, options: SessionOptions) -> None:
+    def __init__(self, model: Path | ModelFile, options: SessionOptions) -> None:
         openvino = _import_openvino()
         # Without the precision hint OpenVINO computes FP32 models in bfloat16 on processors that have it.
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        settings.update((options.int8_config or DEFAULT_INT8).entries)
         if options.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = options.threads
         try:
@@ -71,6 +86,7 @@ class OpenVinoBackend:
 
     name = "openvino"
     dialect = "cpu"
+    int8_configs: Sequence[Int8Config] = (DEFAULT_INT8, FLOAT_INT8)
 
     def available(self) -> Availability:
         """See :class:`fer_edge.backends.base.Backend`."""
@@ -78,9 +94,9 @@ class OpenVinoBackend:
             return Availability(False, reason="openvino is not installed", fix=_FIX)
         return Availability(True, importlib.metadata.version("openvino"))
 
-    def open(self, model: Path, options: SessionOptions) -> OpenVinoSession:
+    def open(self, model: Path | ModelFile, options: SessionOptions) -> OpenVinoSession:
         """See :class:`fer_edge.backends.base.Backend`."""
-        return OpenVinoSession(model, options)
+        return OpenVinoSession(model, with_exact_int8(self, model, options))
 
 
 def _import_openvino() -> Any:
@@ -103,9 +119,9 @@ def _import_openvino() -> Any:
     return openvino
 
 
-def _read(core: Any, model: Path) -> Any:
+def _read(core: Any, model: Path | ModelFile) -> Any:
     try:
-        return core.read_model(str(model))
+        return core.read_model(model.content if isinstance(model, ModelFile) else str(model))
     except RuntimeError as error:
         if "No conversion rule" not in str(error):
             raise
@@ -113,7 +129,8 @@ def _read(core: Any, model: Path) -> Any:
     import onnx
     import onnx.inliner
 
-    inlined = onnx.inliner.inline_local_functions(onnx.load(model))
+    loaded = onnx.load_model_from_string(model.content) if isinstance(model, ModelFile) else onnx.load(model)
+    inlined = onnx.inliner.inline_local_functions(loaded)
     return core.read_model(inlined.SerializeToString())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
-import mmap
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_edge.backends.base import NO_GPU, Availability, SessionOptions, check_batch
+from fer_edge.backends.base import NO_GPU, Availability, Int8Config, SessionOptions, check_batch
 from fer_edge.backends.onnx_file import precision_of, read_graph
+from fer_edge.bundle import ENGINES, ModelFile
 from fer_edge.engines.cache import CachedEngine, EngineCache, OnWait
 from fer_edge.engines.cuda_device import INSTALL_CUDA_PYTHON, CudaDevice, identify_gpu
 from fer_edge.engines.device_arrays import DeviceArray, describe, is_device_array
@@ -107,6 +108,9 @@ class TensorRtBackend:
     """
 
     dialect = "tensorrt"
+    int8_configs: Sequence[
+        Int8Config
+    ] = ()  # sums are kept in 32 bits by the hardware; the self-test compares outputs
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -127,23 +131,24 @@ class TensorRtBackend:
         except ImportError as error:
             return Availability(False, reason=f"{self.name} cannot be imported: {error}", fix=flavour.fix)
 
-    def open(self, model: Path, options: SessionOptions) -> TensorRtSession:
+    def open(self, model: Path | ModelFile, options: SessionOptions) -> TensorRtSession:
         """See :class:`fer_edge.backends.base.Backend`; compiles the model where no engine is kept for it."""
-        from fer_edge.engines.ahead_of_time import ENGINES, make_key  # needs onnx
+        from fer_edge.engines.ahead_of_time import make_key  # needs onnx
 
         state = self.available()
         if not state.ok:
             raise BackendError(f"backend {self.name} is not available: {state.reason}; run: {state.fix}")
         try:
-            plugin = _needed_plugin(model)
-            settings = _engine_options(self.name, model, options)
-            key = make_key(model, settings, state.version, identify_gpu(), plugin)
-            cache = EngineCache(also=[model.parent / ENGINES])
+            file = model if isinstance(model, ModelFile) else ModelFile(model, model.read_bytes())
+            plugin = _needed_plugin(file)
+            settings = _engine_options(self.name, file, options)
+            key = make_key(file.sha256, settings, state.version, identify_gpu(), plugin)
+            cache = EngineCache(also=[file.path.parent / ENGINES], accepts=file.vouches_for)
             engine = _compiled_ahead(cache, key) or cache.get_or_build(
-                key, lambda path: _build(model, path, settings), _make_patient()
+                key, lambda path: _build(file, path, settings), _make_patient()
             )
             if engine.rebuilt_because is not None:
-                _LOG.warning("the engine of %s was built again: %s", model.name, engine.rebuilt_because)
+                _LOG.warning("the engine of %s was built again: %s", file.path.name, engine.rebuilt_because)
             device = partial(CudaDevice, self.name, plugin=plugin, dla_core=options.dla_core)
             # Whether what a DLA does can be captured is unproved: then it is run without, and the report says so.
             graphs = "required" if options.dla_core is None else "preferred"
@@ -153,7 +158,7 @@ class TensorRtBackend:
         return TensorRtSession(runner, engine.rebuilt_because)
 
 
-def _engine_options(flavour: str, model: Path, options: SessionOptions) -> EngineOptions:
+def _engine_options(flavour: str, model: ModelFile, options: SessionOptions) -> EngineOptions:
     from fer_edge.engines.builder import EngineOptions
 
     precision = options.precision or precision_of(read_graph(model))
@@ -169,13 +174,15 @@ def _engine_options(flavour: str, model: Path, options: SessionOptions) -> Engin
     )
 
 
-def _build(model: Path, path: Path, settings: EngineOptions) -> None:
+def _build(model: ModelFile, path: Path, settings: EngineOptions) -> None:
     from fer_edge.engines.builder import build_engine
 
-    _LOG.warning(
-        "compiling %s for this device with %s, once; it may take minutes", model.name, settings.flavour
-    )
-    report = build_engine(model, path, settings)
+    name = model.path.name
+    _LOG.warning("compiling %s for this device with %s, once; it may take minutes", name, settings.flavour)
+    with tempfile.TemporaryDirectory() as folder:  # the compiler reads the bytes that were hashed
+        copy = Path(folder) / name
+        copy.write_bytes(model.content)
+        report = build_engine(copy, path, settings)
     if settings.dla_core is not None:
         _LOG.warning("TensorRT gives %d of %d layers to the DLA", report.dla_layers, report.layers)
 
@@ -210,13 +217,9 @@ def _compiled_ahead(cache: EngineCache, key: EngineKey) -> CachedEngine | None:
     return None
 
 
-def _needed_plugin(model: Path) -> Path | None:
+def _needed_plugin(model: ModelFile) -> Path | None:
     """Return the plugin library where it is installed and the model has its operator."""
-    plugin = find_plugin()
-    if plugin is None or not model.stat().st_size:
-        return None
-    with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return plugin if content.find(NAME.encode()) >= 0 else None
+    return find_plugin() if NAME.encode() in model.content else None
 
 
 def _require_kernels() -> None:

@@ -15,6 +15,7 @@ from fer_edge.builder.faces import HELD_OUT, calibration_faces, comparison_faces
 from fer_edge.builder.fp32_model import fp32_model
 from fer_edge.builder.options import BuildOptions, check_options
 from fer_edge.bundle import (
+    ENGINES,
     FP16_MODEL,
     FP32_MODEL,
     RANGES,
@@ -155,7 +156,7 @@ def _engines(
     options: BuildOptions, capabilities: Sequence[tuple[int, int]], work: Path, on_progress: Progress
 ) -> tuple[EngineReport, ...]:
     """Leave an engine for every device in ``work``."""
-    from fer_edge.engines.ahead_of_time import ENGINES, compile_ahead
+    from fer_edge.engines.ahead_of_time import compile_ahead
 
     names = {"fp32": FP32_MODEL, "fp16": FP16_MODEL, "int8": int8_model("tensorrt")}
     return compile_ahead(

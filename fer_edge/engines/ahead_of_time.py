@@ -14,23 +14,21 @@ from fer_edge.engines.plugin import NAME, NAMESPACE, VERSION
 
 #: The compiler that needs no device.
 FLAVOUR = "tensorrt-rtx"
-#: Folder of a bundle that holds its engines.
-ENGINES = "engines"
 
 
 def make_key(
-    model: Path,
+    onnx_sha256: str,
     options: EngineOptions,
     version: str,
     gpu: Gpu,
     plugin: Path | None,
 ) -> EngineKey:
-    """Return what names the engine of ``model``.
+    """Return what names the engine of a model.
 
     Parameters
     ----------
-    model : Path
-        The ONNX file.
+    onnx_sha256 : str
+        Of the ONNX file.
     options : EngineOptions
         How it is compiled.
     version : str
@@ -41,7 +39,7 @@ def make_key(
         The plugin library that the engine needs.
     """
     return EngineKey(
-        onnx_sha256=sha256_of(model),
+        onnx_sha256=onnx_sha256,
         precision=options.precision,
         batches=(options.min_batch, options.opt_batch, options.max_batch),
         flavour=options.flavour,
@@ -92,7 +90,7 @@ def compile_ahead(
         report = build_engine(model, part, options, on_progress)
         version = report.versions[FLAVOURS[FLAVOUR].module]
         used = report.plugin if report.plugin_layers else None
-        key = make_key(model, options, version, Gpu(capability), used)
+        key = make_key(sha256_of(model), options, version, Gpu(capability), used)
         engine = part.replace(folder / f"{key.digest()}.engine")
         write_header(folder / f"{key.digest()}.json", key, engine)
         reports.append(report)

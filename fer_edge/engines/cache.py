@@ -66,6 +66,8 @@ class EngineCache:
         Where engines are built; ``engines`` in the cache folder unless given.
     also : sequence of Path
         Further folders that are only read, such as ``engines`` of a bundle; asked first.
+    accepts : callable
+        Says of the path of an engine in those folders whether it may be used.
     size_limit_bytes : int
         Beyond it, engines that were not used for the longest time are deleted.
     wait_limit_s : float
@@ -76,11 +78,12 @@ class EngineCache:
         self,
         folder: Path | None = None,
         also: Sequence[Path] = (),
+        accepts: Callable[[Path], bool] = lambda engine: True,
         size_limit_bytes: int = 4 << 30,
         wait_limit_s: float = 3600.0,
     ) -> None:
         self.folder = cache_folder() / "engines" if folder is None else folder
-        self._places = (*also, self.folder)
+        self._places, self._accepts = (*also, self.folder), accepts
         self._size_limit_bytes = size_limit_bytes
         self._wait_limit_s = wait_limit_s
 
@@ -151,7 +154,7 @@ class EngineCache:
                 damage = f"the engine lies under a wrong name: {describe_difference(header.key, key)}"
             else:
                 damage = find_damage(header, engine)
-                if damage is None:
+                if damage is None and (place == self.folder or self._accepts(engine)):
                     return engine, None
         return None, damage
 

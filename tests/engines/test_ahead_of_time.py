@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from fer_edge.builder import BuildOptions, build
-from fer_edge.bundle import open_bundle
-from fer_edge.engines.ahead_of_time import ENGINES
+from fer_edge.bundle import ENGINES, open_bundle
 from fer_edge.engines.cache import EngineCache
 from fer_edge.engines.header import read_header
 from fer_edge.errors import EngineError, UsageError

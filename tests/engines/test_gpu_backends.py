@@ -42,11 +42,11 @@ from fer_edge.backends.onnxruntime import (
     make_tensorrt_options,
 )
 from fer_edge.backends.tensorrt import TensorRtBackend
-from fer_edge.bundle import FP16_MODEL, FP32_MODEL, Bundle, Manifest, open_bundle, write_bundle
+from fer_edge.bundle import ENGINES, FP16_MODEL, FP32_MODEL, Bundle, Manifest, open_bundle, write_bundle
 from fer_edge.catalogue import shipped_bundle
 from fer_edge.cli import main
 from fer_edge.engines import builder
-from fer_edge.engines.ahead_of_time import ENGINES, compile_ahead
+from fer_edge.engines.ahead_of_time import compile_ahead
 from fer_edge.engines.builder import EngineOptions
 from fer_edge.engines.device import TensorInfo
 from fer_edge.engines.devices import Gpu, require_gpu

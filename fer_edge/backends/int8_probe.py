@@ -1,0 +1,209 @@
+"""Whether a backend computes INT8 exactly on this processor: small Q/DQ models whose results are known.
+
+x86 processors with AVX2 and without VNNI multiply u8 by s8 with ``VPMADDUBSW``, which adds two products in 16 bits and
+saturates: 255·127 + 255·127 becomes 32767. ONNX Runtime does so unless a session entry asks for exact arithmetic. The
+probe computes instead of looking at the processor's name, since versions and builds differ as well.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fer_edge.bundle import ModelFile
+from fer_edge.errors import BackendError
+
+if TYPE_CHECKING:
+    from fer_edge.backends.base import Backend, Int8Config, SessionOptions
+
+_LOG = logging.getLogger(__name__)
+_LOCK = threading.RLock()
+#: Operator of the standard that every Q/DQ model holds.
+_MARK = b"QuantizeLinear"
+_CHANNELS, _SIDE, _OUTPUTS = 32, 6, 8
+_LARGEST_WEIGHT = 127
+#: Level to which the exact result of each product is scaled; saturated arithmetic gives about half of it.
+_LEVEL = 71
+_OPSET = 17
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """How a backend's INT8 arithmetic was found to be.
+
+    Attributes
+    ----------
+    config : Int8Config
+        The first of the backend's with which it is exact.
+    levels : mapping
+        Operator → the level that was found with the backend's default; exact is 71.
+    """
+
+    config: Int8Config
+    levels: Mapping[str, float]
+
+
+_results: dict[tuple[int, str, str], ProbeResult | str] = {}
+
+
+def holds_int8(model: Path | ModelFile) -> bool:
+    """Return whether a model holds Q/DQ operators."""
+    if isinstance(model, ModelFile):
+        return _MARK in model.content
+    try:
+        with model.open("rb") as file:
+            tail = b""
+            while block := file.read(1 << 22):
+                if _MARK in tail + block:
+                    return True
+                tail = block[-len(_MARK) :]
+    except OSError:
+        pass  # opening the model says what is wrong with the file
+    return False
+
+
+def with_exact_int8(backend: Backend, model: Path | ModelFile, options: SessionOptions) -> SessionOptions:
+    """Return ``options`` with the configuration that makes INT8 exact, where ``model`` is INT8.
+
+    Raises
+    ------
+    BackendError
+        If no configuration of the backend computes the probe exactly.
+    """
+    if not backend.int8_configs or options.int8_config is not None or not holds_int8(model):
+        return options
+    return replace(options, int8_config=probe_int8(backend, options).config)
+
+
+def probe_int8(backend: Backend, options: SessionOptions) -> ProbeResult:
+    """Run the probe on ``backend``, once per process, backend and dialect, and return what makes it exact.
+
+    Raises
+    ------
+    BackendError
+        If nothing does; every later call raises it too.
+    """
+    key = (os.getpid(), backend.name, backend.dialect)
+    with _LOCK:
+        if key not in _results:
+            _results[key] = _probe(backend, options)
+        found = _results[key]
+    if isinstance(found, str):
+        raise BackendError(found)
+    return found
+
+
+def _probe(backend: Backend, options: SessionOptions) -> ProbeResult | str:
+    model = ModelFile(Path(f"int8-probe.{backend.dialect}.onnx"), probe_model(backend.dialect))
+    batch = np.full((1, _CHANNELS, _SIDE, _SIDE), 255 if backend.dialect == "cpu" else 127, np.float32)
+    first: dict[str, float] = {}
+    for config in backend.int8_configs:
+        try:
+            levels = _run(backend, model, batch, replace(options, int8_config=config, precision="int8"))
+        except BackendError as error:
+            if config is backend.int8_configs[0]:
+                raise
+            _LOG.warning("%s has no entry %s here: %s", backend.name, dict(config.entries), error)
+            continue
+        first = first or levels
+        if all(abs(level - _LEVEL) <= 1 for level in levels.values()):
+            if config.entries:
+                _LOG.warning(
+                    "%s saturates INT8 products on this processor (level %d became: %s); %s",
+                    backend.name,
+                    _LEVEL,
+                    _describe(first),
+                    config.note,
+                )
+            return ProbeResult(config, first)
+    return (
+        f"{backend.name} computes INT8 wrongly on this processor: products of known sums must give level {_LEVEL}, "
+        f"found {_describe(first)}; choose another backend (--backend), or --precision fp32"
+    )
+
+
+def _run(backend: Backend, model: ModelFile, batch: np.ndarray, options: SessionOptions) -> dict[str, float]:
+    """Return the level of each output that is furthest from the exact one."""
+    session = backend.open(model, options)
+    try:
+        return {name: _worst(values) for name, values in session.run(batch).items()}
+    finally:
+        session.close()
+
+
+def _worst(values: np.ndarray) -> float:
+    flat = np.asarray(values, np.float64).ravel()
+    return float(flat[np.abs(flat - _LEVEL).argmax()])
+
+
+def _describe(levels: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {level:g}" for name, level in levels.items())
+
+
+@cache
+def probe_model(dialect: str) -> bytes:
+    """Return an ONNX model of one Q/DQ dialect whose outputs are 71 where sums of products are exact.
+
+    Its input ``[B, 32, 6, 6]`` is 255 (``cpu``, uint8 activations) or 127 (``tensorrt``, int8 activations) everywhere.
+    Each output is one operator: a convolution of 3×3, of 1×1, a depthwise one, and a dense layer, with weights of
+    127 and, for half of the outputs, −127, which the sign of the scale turns back.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    kind = np.uint8 if dialect == "cpu" else np.int8
+    nodes: list[onnx.NodeProto] = []
+    constants = [
+        numpy_helper.from_array(np.float32(1), "one"),
+        numpy_helper.from_array(kind(0), "zero"),
+    ]
+
+    def add(operator: str, inputs: list[str], output: str, **attributes: object) -> str:
+        nodes.append(helper.make_node(operator, inputs, [output], output, **attributes))
+        return output
+
+    def product(
+        name: str, operator: str, value: str, shape: tuple[int, ...], terms: int, **attributes: object
+    ) -> None:
+        weights = np.full(shape, _LARGEST_WEIGHT, np.int8)
+        level = (255 if kind is np.uint8 else 127) * _LARGEST_WEIGHT * terms / _LEVEL
+        constants.append(numpy_helper.from_array(weights, f"{name}.weight"))
+        # Of its own: ONNX Runtime's exact form rewrites the zero points of weights, and fails on a shared one.
+        constants.append(numpy_helper.from_array(np.int8(0), f"{name}.zero"))
+        constants.append(numpy_helper.from_array(np.float32(level), f"{name}.scale"))
+        weight = add("DequantizeLinear", [f"{name}.weight", "one", f"{name}.zero"], f"{name}.w")
+        result = add(operator, [value, weight], f"{name}.y", **attributes)
+        rounded = add("QuantizeLinear", [result, f"{name}.scale", "zero"], f"{name}.q")
+        add("DequantizeLinear", [rounded, f"{name}.scale", "zero"], f"{name}.d")
+        add("Div", [f"{name}.d", f"{name}.scale"], name)
+
+    pixels = add("QuantizeLinear", ["input", "one", "zero"], "pixels.q")
+    pixels = add("DequantizeLinear", [pixels, "one", "zero"], "pixels")
+    rows = add("Flatten", [pixels], "rows.f")
+    rows = add("QuantizeLinear", [rows, "one", "zero"], "rows.q")
+    rows = add("DequantizeLinear", [rows, "one", "zero"], "rows")
+    inside = _CHANNELS * _SIDE * _SIDE
+    product("conv3x3", "Conv", pixels, (_OUTPUTS, _CHANNELS, 3, 3), 9 * _CHANNELS)
+    product("conv1x1", "Conv", pixels, (_OUTPUTS, _CHANNELS, 1, 1), _CHANNELS)
+    product("depthwise", "Conv", pixels, (_CHANNELS, 1, 3, 3), 9, group=_CHANNELS)
+    product("dense", "MatMul", rows, (inside, _OUTPUTS), inside)
+    outputs = ("conv3x3", "conv1x1", "depthwise", "dense")
+    graph = helper.make_graph(
+        nodes,
+        "int8_probe",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", _CHANNELS, _SIDE, _SIDE])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
+    return bytes(
+        onnx.shape_inference.infer_shapes(model, strict_mode=True).SerializeToString(deterministic=True)
+    )

@@ -1,0 +1,220 @@
+"""What ``manifest.json`` says, in format versions 1 and 2.
+
+Version 2 adds the prior of the training labels and the self-test. Version 1 is read, with defaults that give the same
+probabilities as before; version 2 is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fer_edge.errors import BundleError
+from fer_edge.spec import ModelSpec
+
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+MANIFEST = "manifest.json"
+FP32_MODEL = "model.onnx"
+FP16_MODEL = "model.fp16.onnx"
+RANGES = "ranges.json"
+SELF_TEST = "self_test.npz"
+PRECISIONS = ("fp32", "fp16", "int8")
+#: Which class prior the logits of a network imply; ``None``: unknown.
+LOGIT_PRIORS = ("training", "uniform", None)
+_MANIFEST_LIMIT_BYTES = 4 << 20
+_MAX_FILES = 1024
+_MAX_FILE_BYTES = 1 << 40
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SUM_TOLERANCE = 1e-6
+#: Fields that version 1 does not have.
+_SINCE_2 = ("class_frequencies", "logit_prior", "default_prior", "self_test")
+
+
+def int8_model(dialect: str) -> str:
+    """Return the file name of the Q/DQ model in one dialect."""
+    return f"model.int8.{dialect}.onnx"
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size in bytes and sha256 of one file of a bundle."""
+
+    size: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if type(self.size) is not int or not 0 <= self.size <= _MAX_FILE_BYTES:
+            raise ValueError(f"the size of a file must be a number of bytes, found {self.size!r:.40}")
+        if not (isinstance(self.sha256, str) and _SHA256.fullmatch(self.sha256)):
+            raise ValueError(f"a sha256 has 64 hex digits, found {self.sha256!r:.80}")
+
+
+@dataclass(frozen=True)
+class SelfTestRecord:
+    """What the manifest says of the bundle's self-test.
+
+    Attributes
+    ----------
+    insensitive : tuple of str
+        Models, such as ``int8.cpu``, on whose logits saturated INT8 arithmetic errs by less than twice the tolerance:
+        for them only the arithmetic probe tells.
+    tolerances : mapping
+        Model → largest error, where it is tighter than the tolerance in the code. A wider one is ignored.
+    """
+
+    insensitive: tuple[str, ...] = ()
+    tolerances: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, value: Any) -> SelfTestRecord:
+        """Read JSON types; :class:`ValueError` says what is wrong."""
+        if not isinstance(value, dict) or not value.keys() <= {"insensitive", "tolerances"}:
+            raise ValueError("self_test must be an object of insensitive and tolerances")
+        names, tolerances = value.get("insensitive", []), value.get("tolerances", {})
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise ValueError("self_test.insensitive must be a list of names")
+        if not (isinstance(tolerances, dict) and all(map(_is_positive, tolerances.values()))):
+            raise ValueError("self_test.tolerances must be numbers above 0")
+        return cls(tuple(names), {name: float(number) for name, number in tolerances.items()})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``manifest.json`` says.
+
+    Attributes
+    ----------
+    spec : ModelSpec
+        Pixels in, labels out.
+    precision : {"fp32", "fp16", "int8"}
+        What the bundle was built for, and what is loaded unless another is asked for.
+    provenance : mapping
+        Network, options, paper, weights sha256, licence, training data. ``weights`` is ``"random"``
+        for a bundle that is good for timing only.
+    tools : mapping
+        Versions that made the bundle.
+    metrics : mapping
+        What was measured, and on what.
+    files : mapping
+        Relative path → :class:`FileRecord`.
+    temperature : float
+        T > 0 of :mod:`fer_edge.probabilities`. 1 where none was fitted.
+    class_frequencies : mapping or None
+        Class name → share π among the training labels, in the order of ``spec.class_names``; ``None`` where unknown.
+    logit_prior : {"training", "uniform", None}
+        Prior that softmax(logits / T) implies; ``None`` where unknown.
+    default_prior : str, mapping or None
+        Prior of a runtime that names none: see :func:`fer_edge.probabilities.make_rule`. ``None`` is ``training``.
+    self_test : SelfTestRecord or None
+        ``None`` for a bundle without reference outputs.
+    format_version : int
+        The version that was read.
+    """
+
+    spec: ModelSpec
+    precision: str
+    provenance: Mapping[str, Any]
+    tools: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, FileRecord] = field(default_factory=dict)
+    temperature: float = 1.0
+    class_frequencies: Mapping[str, float] | None = None
+    logit_prior: str | None = None
+    default_prior: str | Mapping[str, float] | None = None
+    self_test: SelfTestRecord | None = None
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def timing_only(self) -> bool:
+        """Whether the weights are random."""
+        return self.provenance.get("weights") == "random"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return dataclasses.asdict(self)
+
+
+def read_manifest(root: Path) -> Manifest:
+    """Read ``manifest.json`` of the bundle at ``root``.
+
+    Raises
+    ------
+    BundleError
+        If there is none, or it is of another format version, damaged, or says the impossible.
+    """
+    file = root / MANIFEST
+    if not root.exists():
+        raise BundleError(f"bundle {root} does not exist: run fer-edge build, or check the path")
+    if not file.is_file():
+        raise BundleError(f"{root} is not a bundle: it has no {MANIFEST}")
+    if file.stat().st_size > _MANIFEST_LIMIT_BYTES:
+        raise BundleError(f"{file} is larger than {_MANIFEST_LIMIT_BYTES} bytes: this is no manifest of ours")
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+        version = value["format_version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleError(
+            f"{file} cannot be read ({type(error).__name__}): build the bundle again"
+        ) from error
+    if type(version) is not int or version not in READABLE_VERSIONS:
+        known = " and ".join(map(str, READABLE_VERSIONS))
+        raise BundleError(
+            f"{root} has format version {version!r:.40}, this FER-Edge reads {known}: "
+            "build it again with this version, or install the FER-Edge that made it"
+        )
+    try:
+        manifest = _parse(value, version)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise BundleError(
+            f"{file} cannot be read ({type(error).__name__}: {error}): build it again"
+        ) from error
+    if manifest.precision not in PRECISIONS or FP32_MODEL not in manifest.files:
+        raise BundleError(f"{file} names no {FP32_MODEL} or an unknown precision: build the bundle again")
+    return manifest
+
+
+def _parse(value: Mapping[str, Any], version: int) -> Manifest:
+    if version < 2 and (newer := [name for name in _SINCE_2 if name in value]):
+        raise ValueError(f"format version {version} has no {', '.join(newer)}")
+    fields = dict(value)
+    fields["spec"] = spec = ModelSpec.from_dict(value["spec"])
+    if len(value["files"]) > _MAX_FILES:
+        raise ValueError(f"a bundle has at most {_MAX_FILES} files, found {len(value['files'])}")
+    fields["files"] = {name: FileRecord(**record) for name, record in value["files"].items()}
+    if fields.get("self_test") is not None:
+        fields["self_test"] = SelfTestRecord.from_dict(fields["self_test"])
+    fields["class_frequencies"] = parse_frequencies(fields.get("class_frequencies"), spec)
+    manifest = Manifest(**fields)
+    if not all(isinstance(m, dict) for m in (manifest.provenance, manifest.tools, manifest.metrics)):
+        raise TypeError("provenance, tools and metrics must be objects")
+    if not _is_positive(manifest.temperature):
+        raise ValueError(f"the temperature must be a number above 0, found {manifest.temperature!r:.40}")
+    if manifest.logit_prior not in LOGIT_PRIORS:
+        raise ValueError(f"logit_prior must be training, uniform or null, found {manifest.logit_prior!r:.40}")
+    if manifest.self_test is not None and SELF_TEST not in manifest.files:
+        raise ValueError(f"it describes a self-test, and names no {SELF_TEST}")
+    manifest.to_dict()
+    return manifest
+
+
+def parse_frequencies(value: Any, spec: ModelSpec) -> dict[str, float] | None:
+    """Return class frequencies in the order of the classes; :class:`ValueError` says what is wrong."""
+    if value is None:
+        return None
+    if not isinstance(value, Mapping) or set(value) != set(spec.class_names):
+        raise ValueError(f"class_frequencies must name the classes {', '.join(spec.class_names)}")
+    found = {name: value[name] for name in spec.class_names}
+    if not all(map(_is_positive, found.values())) or abs(sum(found.values()) - 1) > _SUM_TOLERANCE:
+        raise ValueError("class_frequencies must be numbers above 0 whose sum is 1")
+    return {name: float(share) for name, share in found.items()}
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
