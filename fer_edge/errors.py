@@ -36,6 +36,10 @@ class BackendError(FerEdgeError):
     """A backend is not available or cannot run this bundle."""
 
 
+class SelfTestError(BackendError):
+    """A session computes something else than the reference outputs of its bundle."""
+
+
 class DetectorError(FerEdgeError):
     """A face detector cannot be loaded."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +28,11 @@ _PACKAGES = (
     "tensorrt-rtx-cu13",
     "nncf",
 )
+#: As the kernel names them: what decides how integers are multiplied, and how fast.
+_PROCESSOR_FEATURES = (
+    "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8",
+    "asimd", "asimddp", "i8mm", "sve", "sve2",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,7 @@ def measurement_record() -> dict[str, Any]:
     """Return device, versions, commit and date: what a figure needs beside it to mean something."""
     return {
         "device": device_name(),
+        "processor_features": list(processor_features()),
         "cores": len(os.sched_getaffinity(0)),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "versions": tool_versions(),
@@ -84,6 +91,30 @@ def device_name() -> str:
     except OSError:
         return platform.processor() or "unknown"
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def processor_features(cpuinfo: str | None = None) -> tuple[str, ...]:
+    """Return the extensions of this processor that integer networks compute with, such as ``avx512_vnni``.
+
+    Parameters
+    ----------
+    cpuinfo : str, optional
+        Text of ``/proc/cpuinfo``; that of this machine if left out.
+
+    Returns
+    -------
+    tuple of str
+        Names as the Linux kernel gives them, in a fixed order; empty where it gives none.
+    """
+    if cpuinfo is None:
+        try:
+            cpuinfo = Path("/proc/cpuinfo").read_text(errors="replace")
+        except OSError:
+            return ()
+    rows = re.findall(r"^(?:flags|Features)[ \t]*:(.*)$", cpuinfo, re.MULTILINE)
+    # Cores may differ; a thread may run on any of them.
+    found = set.intersection(*(set(row.split()) for row in rows)) if rows else set()
+    return tuple(name for name in _PROCESSOR_FEATURES if name in found)
 
 
 def _commit() -> str | None:

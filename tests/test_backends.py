@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from fer_edge.backends import (
     load_session,
 )
 from fer_edge.backends.openvino import OpenVinoSession
-from fer_edge.bundle import Bundle, Manifest
+from fer_edge.bundle import Manifest, write_bundle
 from fer_edge.errors import BackendError, UsageError
 from fer_edge.spec import ModelSpec
 
@@ -258,9 +259,11 @@ def test_a_backend_that_is_not_installed_names_the_command(monkeypatch: pytest.M
 
 def test_load_session_opens_the_model_of_the_bundle(network: Path, backend: Backend) -> None:
     spec = ModelSpec("net", 8, 8, "rgb", 3, (0.0,) * 3, (1.0,) * 3, tuple("abcde"))
-    folder = network.parent
-    network.rename(folder / "model.onnx")
-    bundle = Bundle(folder, Manifest(spec, "fp32", {}, files={"model.onnx": None}))  # type: ignore[dict-item]
+    bundle = write_bundle(
+        network.parent / "net.fer",
+        Manifest(dataclasses.replace(spec, outputs=("logits", "features")), "fp32", {}),
+        {"model.onnx": network},
+    )
     batch = RNG.normal(0, 1, (1, 3, 8, 8)).astype(np.float32)
     session = load_session(bundle, backend)
     np.testing.assert_allclose(session.run(batch)["logits"], reference(batch)[0], atol=1e-5)

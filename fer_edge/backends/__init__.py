@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from fer_edge.backends.base import Availability, Backend, CropSession, Session, SessionOptions
 from fer_edge.backends.onnxruntime import OnnxRuntimeBackend, make_gpu_backends
 from fer_edge.backends.openvino import OpenVinoBackend
+from fer_edge.backends.self_test import OFF, SelfTestReport, run_self_test
 from fer_edge.backends.tensorrt import TensorRtBackend
 from fer_edge.bundle import Bundle
 from fer_edge.errors import BackendError, BundleError, UsageError, lookup
@@ -31,11 +33,14 @@ __all__ = [
     "Availability",
     "Backend",
     "CropSession",
+    "SelfTestReport",
     "Session",
     "SessionOptions",
+    "TestedSession",
     "available_backends",
     "choose_backend",
     "load_session",
+    "load_tested_session",
 ]
 
 
@@ -68,20 +73,47 @@ def choose_backend(name: str = "auto", bundle: Bundle | None = None, precision: 
     return backend
 
 
+@dataclass(frozen=True)
+class TestedSession:
+    """A session, and the outcome of its self-test."""
+
+    session: Session
+    self_test: SelfTestReport
+
+
 def load_session(
     bundle: Bundle,
     backend: Backend,
     precision: str | None = None,
     options: SessionOptions | None = None,
 ) -> Session:
-    """Load a bundle on a backend, at the bundle's own precision unless another is asked for.
+    """Return the session of :func:`load_tested_session`."""
+    return load_tested_session(bundle, backend, precision, options).session
+
+
+def load_tested_session(
+    bundle: Bundle,
+    backend: Backend,
+    precision: str | None = None,
+    options: SessionOptions | None = None,
+    self_test: bool = True,
+) -> TestedSession:
+    """Load a bundle on a backend, at the bundle's own precision unless another is asked for, and test it.
+
+    Parameters
+    ----------
+    self_test : bool
+        Compare the session with the bundle's reference outputs. Without it a backend that computes something else
+        answers as if nothing were wrong.
 
     Raises
     ------
     UsageError
         If a DLA is asked of a backend that has none.
+    SelfTestError
+        If the session computes something else than the references of the bundle.
     FerEdgeError
-        If the bundle lacks the model, or see :meth:`fer_edge.backends.base.Backend.open`.
+        If the bundle lacks the model or disagrees with it, or see :meth:`fer_edge.backends.base.Backend.open`.
     """
     chosen = precision or bundle.manifest.precision
     settings = dataclasses.replace(options or SessionOptions(), precision=chosen)
@@ -91,7 +123,15 @@ def load_session(
             f"a DLA needs the backend tensorrt, found {backend.name}: choose that (--backend tensorrt), or leave "
             "dla_core and gpu_fallback (--dla-core, --gpu-fallback) out"
         )
-    return backend.open(bundle.model_path(chosen, backend.dialect), settings)
+    session = backend.open(bundle.read_model(chosen, backend.dialect), settings)
+    if not self_test:
+        return TestedSession(session, OFF)
+    try:
+        report = run_self_test(bundle, backend, session, chosen, settings, BACKENDS["onnxruntime"])
+    except BaseException:
+        session.close()
+        raise
+    return TestedSession(session, report)
 
 
 def _fits(backend: Backend, bundle: Bundle | None, precision: str | None) -> bool:

@@ -88,7 +88,15 @@ class SessionOptions:
 
 
 class Session(Protocol):
-    """A network that is ready to run. One session is used by one thread at a time."""
+    """A network that is ready to run. One session is used by one thread at a time.
+
+    Attributes
+    ----------
+    largest_batch : int or None
+        The largest that it runs at once; ``None`` where every batch runs as it comes.
+    """
+
+    largest_batch: int | None
 
     def run(self, batch: np.ndarray) -> Mapping[str, np.ndarray]:
         """Run ``[B, C, H, W]`` float32, B ≥ 1, and return every output by name."""
@@ -140,12 +148,21 @@ class Backend(Protocol):
         be fixed.
     int8_configs : sequence of Int8Config
         The fastest first: the arithmetic probe takes the first that is exact (:mod:`fer_edge.backends.int8_probe`).
-        Empty where the hardware keeps all sums in 32 bits, as GPUs do: then only the self-test judges.
+    int8_dialects : sequence of str
+        Dialects in which the probe is run. Empty where the hardware keeps all sums in 32 bits, as GPUs do: then only
+        the self-test judges.
+    computes_tf32 : bool
+        Whether FP32 is computed with ten bits of each factor.
     """
 
     name: str
     dialect: str
     int8_configs: Sequence[Int8Config]
+    int8_dialects: Sequence[str]
+
+    @property
+    def computes_tf32(self) -> bool:
+        """See above."""
 
     def available(self) -> Availability:
         """Say whether this machine can run the backend."""

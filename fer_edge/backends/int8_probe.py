@@ -30,6 +30,8 @@ _LOCK = threading.RLock()
 _MARK = b"QuantizeLinear"
 _CHANNELS, _SIDE, _OUTPUTS = 32, 6, 8
 _LARGEST_WEIGHT = 127
+#: Value of every pixel in a dialect: the largest of its integers.
+_PIXEL = {"cpu": 255, "tensorrt": 127}
 #: Level to which the exact result of each product is scaled; saturated arithmetic gives about half of it.
 _LEVEL = 71
 _OPSET = 17
@@ -44,14 +46,14 @@ class ProbeResult:
     config : Int8Config
         The first of the backend's with which it is exact.
     levels : mapping
-        Operator → the level that was found with the backend's default; exact is 71.
+        Dialect and operator → the level that was found with the backend's default; exact is 71.
     """
 
     config: Int8Config
     levels: Mapping[str, float]
 
 
-_results: dict[tuple[int, str, str], ProbeResult | str] = {}
+_results: dict[tuple[int, str], ProbeResult | str] = {}
 
 
 def holds_int8(model: Path | ModelFile) -> bool:
@@ -78,20 +80,20 @@ def with_exact_int8(backend: Backend, model: Path | ModelFile, options: SessionO
     BackendError
         If no configuration of the backend computes the probe exactly.
     """
-    if not backend.int8_configs or options.int8_config is not None or not holds_int8(model):
+    if not backend.int8_dialects or options.int8_config is not None or not holds_int8(model):
         return options
     return replace(options, int8_config=probe_int8(backend, options).config)
 
 
 def probe_int8(backend: Backend, options: SessionOptions) -> ProbeResult:
-    """Run the probe on ``backend``, once per process, backend and dialect, and return what makes it exact.
+    """Run the probe on ``backend``, once per process, in every dialect that it computes, and return the result.
 
     Raises
     ------
     BackendError
-        If nothing does; every later call raises it too.
+        If no configuration is exact; every later call raises it too.
     """
-    key = (os.getpid(), backend.name, backend.dialect)
+    key = (os.getpid(), backend.name)
     with _LOCK:
         if key not in _results:
             _results[key] = _probe(backend, options)
@@ -102,12 +104,10 @@ def probe_int8(backend: Backend, options: SessionOptions) -> ProbeResult:
 
 
 def _probe(backend: Backend, options: SessionOptions) -> ProbeResult | str:
-    model = ModelFile(Path(f"int8-probe.{backend.dialect}.onnx"), probe_model(backend.dialect))
-    batch = np.full((1, _CHANNELS, _SIDE, _SIDE), 255 if backend.dialect == "cpu" else 127, np.float32)
     first: dict[str, float] = {}
     for config in backend.int8_configs:
         try:
-            levels = _run(backend, model, batch, replace(options, int8_config=config, precision="int8"))
+            levels = _run(backend, replace(options, int8_config=config, precision="int8"))
         except BackendError as error:
             if config is backend.int8_configs[0]:
                 raise
@@ -130,13 +130,19 @@ def _probe(backend: Backend, options: SessionOptions) -> ProbeResult | str:
     )
 
 
-def _run(backend: Backend, model: ModelFile, batch: np.ndarray, options: SessionOptions) -> dict[str, float]:
-    """Return the level of each output that is furthest from the exact one."""
-    session = backend.open(model, options)
-    try:
-        return {name: _worst(values) for name, values in session.run(batch).items()}
-    finally:
-        session.close()
+def _run(backend: Backend, options: SessionOptions) -> dict[str, float]:
+    """Return the level of each operator, in each dialect, that is furthest from the exact one."""
+    levels: dict[str, float] = {}
+    for dialect in backend.int8_dialects:
+        model = ModelFile(Path(f"int8-probe.{dialect}.onnx"), probe_model(dialect))
+        batch = np.full((1, _CHANNELS, _SIDE, _SIDE), _PIXEL[dialect], np.float32)
+        session = backend.open(model, options)
+        try:
+            outputs = session.run(batch)
+        finally:
+            session.close()
+        levels |= {f"{dialect}.{name}": _worst(values) for name, values in outputs.items()}
+    return levels
 
 
 def _worst(values: np.ndarray) -> float:
@@ -153,8 +159,7 @@ def probe_model(dialect: str) -> bytes:
     """Return an ONNX model of one Q/DQ dialect whose outputs are 71 where sums of products are exact.
 
     Its input ``[B, 32, 6, 6]`` is 255 (``cpu``, uint8 activations) or 127 (``tensorrt``, int8 activations) everywhere.
-    Each output is one operator: a convolution of 3×3, of 1×1, a depthwise one, and a dense layer, with weights of
-    127 and, for half of the outputs, −127, which the sign of the scale turns back.
+    Each output is one operator with weights of 127: a convolution of 3×3, of 1×1, a depthwise one, a dense layer.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -174,7 +179,7 @@ def probe_model(dialect: str) -> bytes:
         name: str, operator: str, value: str, shape: tuple[int, ...], terms: int, **attributes: object
     ) -> None:
         weights = np.full(shape, _LARGEST_WEIGHT, np.int8)
-        level = (255 if kind is np.uint8 else 127) * _LARGEST_WEIGHT * terms / _LEVEL
+        level = _PIXEL[dialect] * _LARGEST_WEIGHT * terms / _LEVEL
         constants.append(numpy_helper.from_array(weights, f"{name}.weight"))
         # Of its own: ONNX Runtime's exact form rewrites the zero points of weights, and fails on a shared one.
         constants.append(numpy_helper.from_array(np.int8(0), f"{name}.zero"))

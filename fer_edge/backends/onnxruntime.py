@@ -80,7 +80,7 @@ class OnnxRuntimeSession:
         name: str = "onnxruntime",
         max_batch: int | None = None,
     ) -> None:
-        self._name, self._max_batch = name, max_batch
+        self._name, self.largest_batch = name, max_batch
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = _ERRORS_ONLY
         # Its threads would spin for some milliseconds after each run, and halve the speed of whatever computes
@@ -121,7 +121,7 @@ class OnnxRuntimeSession:
             raise BackendError("this session is closed: open another")
         rows = check_batch(batch)
         try:
-            return run_in_parts(self._run, rows, self._max_batch)
+            return run_in_parts(self._run, rows, self.largest_batch)
         except Exception as error:
             raise BackendError(f"{self._name} failed on {batch.shape}: {_first_line(error)}") from error
 
@@ -140,6 +140,8 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
     dialect = "cpu"
     int8_configs: Sequence[Int8Config] = (DEFAULT_INT8, EXACT_INT8)
+    int8_dialects: Sequence[str] = ("cpu", "tensorrt")  # the latter for comparisons at build
+    computes_tf32 = False
 
     def available(self) -> Availability:
         """See :class:`fer_edge.backends.base.Backend`."""
@@ -168,12 +170,16 @@ class OnnxRuntimeGpuBackend:
     """
 
     dialect = "tensorrt"
-    int8_configs: Sequence[
-        Int8Config
-    ] = ()  # sums are kept in 32 bits by the hardware; the self-test compares outputs
+    int8_configs: Sequence[Int8Config] = (DEFAULT_INT8,)
+    int8_dialects: Sequence[str] = ()  # the hardware keeps sums in 32 bits
 
     def __init__(self, name: str, providers: Sequence[str]) -> None:
         self.name, self._providers = name, tuple(providers)
+
+    @property
+    def computes_tf32(self) -> bool:
+        """Whether FP32 is computed with ten bits of each factor."""
+        return _TENSORRT in self._providers and os.environ.get(_TF32_OVERRIDE) != "0"
 
     def available(self) -> Availability:
         """See :class:`fer_edge.backends.base.Backend`."""

@@ -49,9 +49,9 @@ class OpenVinoSession:
             network = _read(core, model)
             _take_out_idle_rounding(network)
             # Fixed sizes are up to 5 % faster, measured on two cores. Of all sizes only this one can be known.
-            self._max_batch = 1 if options.max_batch == 1 else None
-            if self._max_batch is not None:
-                _fix_batch(network, self._max_batch)
+            self.largest_batch = 1 if options.max_batch == 1 else None
+            if self.largest_batch is not None:
+                _fix_batch(network, self.largest_batch)
             # Of the compiled network an output may answer to names of inner values as well.
             self._outputs = [output.any_name for output in network.outputs]
             compiled = core.compile_model(network, "CPU", settings)
@@ -68,7 +68,7 @@ class OpenVinoSession:
         if self._request is None:
             raise BackendError("this session is closed: open another")
         try:
-            return run_in_parts(self._run, check_batch(batch), self._max_batch)
+            return run_in_parts(self._run, check_batch(batch), self.largest_batch)
         except RuntimeError as error:
             raise BackendError(f"openvino failed on {batch.shape}: {_last_line(error)}") from error
 
@@ -87,6 +87,8 @@ class OpenVinoBackend:
     name = "openvino"
     dialect = "cpu"
     int8_configs: Sequence[Int8Config] = (DEFAULT_INT8, FLOAT_INT8)
+    int8_dialects: Sequence[str] = ("cpu",)
+    computes_tf32 = False
 
     def available(self) -> Availability:
         """See :class:`fer_edge.backends.base.Backend`."""

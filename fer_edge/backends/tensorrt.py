@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_edge.backends.base import NO_GPU, Availability, Int8Config, SessionOptions, check_batch
+from fer_edge.backends.base import DEFAULT_INT8, NO_GPU, Availability, Int8Config, SessionOptions, check_batch
 from fer_edge.backends.onnx_file import precision_of, read_graph
 from fer_edge.bundle import ENGINES, ModelFile
 from fer_edge.engines.cache import CachedEngine, EngineCache, OnWait
@@ -53,6 +53,7 @@ class TensorRtSession:
 
     def __init__(self, runner: EngineRunner, rebuilt_because: str | None = None) -> None:
         self.runner, self.rebuilt_because = runner, rebuilt_because
+        self.largest_batch: int | None = runner.report.buckets[-1]
 
     def run(self, batch: Any) -> Mapping[str, np.ndarray]:
         """See :class:`fer_edge.backends.base.Session`; also takes an array on the device, without a copy to the host."""
@@ -108,9 +109,9 @@ class TensorRtBackend:
     """
 
     dialect = "tensorrt"
-    int8_configs: Sequence[
-        Int8Config
-    ] = ()  # sums are kept in 32 bits by the hardware; the self-test compares outputs
+    int8_configs: Sequence[Int8Config] = (DEFAULT_INT8,)
+    int8_dialects: Sequence[str] = ()  # the hardware keeps sums in 32 bits
+    computes_tf32 = False
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fer_edge._files import sha256_of
 from fer_edge.builder.options import BuildOptions
-from fer_edge.bundle import FP32_MODEL, RANGES, Manifest, open_bundle
+from fer_edge.bundle import FP32_MODEL, RANGES, SELF_TEST, Manifest, open_bundle
 from fer_edge.catalogue import SHIPPED, shipped_bundle
 from fer_edge.datasets import load_dataset
 from fer_edge.errors import UsageError
@@ -36,7 +36,7 @@ def fp32_model(options: BuildOptions, work: Path, on_progress: Progress) -> Mani
             )
         if options.attention:
             require_attention(bundle)
-        for name in (FP32_MODEL, RANGES):
+        for name in (FP32_MODEL, RANGES, SELF_TEST):
             if name in bundle.manifest.files:
                 shutil.copyfile(bundle.path / name, work / name)
         return bundle.manifest

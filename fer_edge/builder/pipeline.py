@@ -14,6 +14,7 @@ from fer_edge.backends import BACKENDS, Backend, SessionOptions, choose_backend
 from fer_edge.builder.faces import HELD_OUT, calibration_faces, comparison_faces
 from fer_edge.builder.fp32_model import fp32_model
 from fer_edge.builder.options import BuildOptions, check_options
+from fer_edge.builder.self_test import add_self_test
 from fer_edge.bundle import (
     ENGINES,
     FP16_MODEL,
@@ -123,8 +124,12 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
             engines = _engines(options, capabilities, work, on_progress)
         if temperature is not None:
             metrics["temperature"] = temperature.to_dict()
+        on_progress("choosing faces for the self-test", 0, 1)
+        self_test = add_self_test(work, manifest.spec)
+        on_progress("choosing faces for the self-test", 1, 1)
         whole = dataclasses.replace(
             manifest,
+            self_test=self_test,
             precision=options.precision,
             tools=tool_versions(),
             metrics=metrics,

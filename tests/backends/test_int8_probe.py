@@ -27,6 +27,8 @@ class Saturating:
 
     name = "saturating"
     dialect = "cpu"
+    int8_dialects = ("cpu",)
+    computes_tf32 = False
 
     def __init__(self, *configs: Int8Config) -> None:
         self.int8_configs = configs
@@ -101,7 +103,7 @@ def test_a_backend_that_saturates_is_cured(caplog: pytest.LogCaptureFixture) -> 
     backend = Saturating(DEFAULT_INT8, Int8Config({"other": "1"}), CURE)
     result = probe_int8(backend, SessionOptions())
     assert result.config == CURE
-    assert result.levels == {"conv3x3": 36, "conv1x1": 36, "depthwise": 36, "dense": 36}
+    assert result.levels == {f"cpu.{name}": 36 for name in ("conv3x3", "conv1x1", "depthwise", "dense")}
     assert "saturating saturates INT8 products" in caplog.text
     assert "slower" in caplog.text
 
@@ -111,7 +113,7 @@ def test_a_backend_that_cannot_be_cured_refuses_int8_each_time() -> None:
     model = ModelFile(Path("any.onnx"), probe_model("cpu"))
     for _ in range(2):
         with pytest.raises(
-            BackendError, match=r"computes INT8 wrongly .* must give level 71, found conv3x3 36"
+            BackendError, match=r"computes INT8 wrongly .* must give level 71, found cpu.conv3x3 36"
         ):
             backend.open(model, SessionOptions())
     assert backend.opened == [DEFAULT_INT8]  # the probe ran once

@@ -38,7 +38,7 @@ def test_the_default_bundle_holds_both_dialects_and_a_report(int8_bundle: Path) 
     assert bundle.manifest.precision == "int8"
     assert set(bundle.manifest.files) == {
         "model.onnx", "ranges.json", "model.int8.cpu.onnx", "model.int8.tensorrt.onnx", "report.json",
-        "report.html", "calibration.tensorrt10.cache",
+        "report.html", "calibration.tensorrt10.cache", "self_test.npz",
     }  # fmt: skip
     report = json.loads((int8_bundle / "report.json").read_text())
     comparison = report["comparison"]

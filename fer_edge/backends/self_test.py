@@ -1,0 +1,231 @@
+"""Self-test: what an opened session computes is compared with the reference outputs of the same file.
+
+Engines, drivers, versions and processors differ; a session that computes something else must not answer. Errors are
+relative: the norm of the difference of the logits, each centred over the classes, by that of the reference.
+Legitimate differences were measured to stay below half of each tolerance.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from fer_edge.backends.base import Backend, Session, SessionOptions
+from fer_edge.backends.self_test_data import SelfTestData, read_self_test
+from fer_edge.bundle import SELF_TEST, Bundle, model_key
+from fer_edge.errors import BundleError, SelfTestError
+from fer_edge.generated import GENERATORS
+from fer_edge.preprocess import prepare_batch
+from fer_edge.spec import ModelSpec
+from fer_edge.statistics import device_name, processor_features
+
+#: Largest relative error by arithmetic. A manifest may tighten these, never widen them.
+TOLERANCES: Mapping[str, float] = {
+    "fp32": 1e-3,
+    "tf32": 2e-2,  # FP32 whose factors have ten bits: ONNX Runtime's TensorRT provider
+    "fp16": 1e-2,
+    "int8": 5e-2,
+    "dla": 0.15,
+    "derived": 0.30,  # INT8 against FP32, for bundles without references
+}
+#: A slow network is tested on this many faces.
+_MIN_FACES = 2
+#: What a self-test may take where two faces take less.
+_BUDGET_S = 0.05
+_DERIVED_FACES = 4
+_SMALLEST_NORM = 1e-6
+#: Outputs other than logits → number of their dimensions, batch included; ``None``: any.
+_RANKS: Mapping[str, int | None] = {"attention": 3, "landmarks": 3, "embedding": None}
+
+
+@dataclass(frozen=True)
+class SelfTestReport:
+    """Outcome of a self-test that passed, or was left out.
+
+    Attributes
+    ----------
+    mode : str
+        ``passed``; ``insensitive``, where saturated arithmetic would hardly show in the outputs and the arithmetic
+        probe decides; ``derived``, against FP32 in ONNX Runtime, for bundles without references; ``contract``, where
+        shapes, names and finiteness alone could be compared; ``off``.
+    faces : int
+        How many crops were run.
+    error, tolerance : float or None
+        Largest relative error that was found, and the largest allowed; ``None`` where nothing was compared.
+    batches : tuple of int
+        Batch sizes that were run.
+    seconds : float
+        What it took; it also warms the session up.
+    """
+
+    mode: str
+    faces: int = 0
+    error: float | None = None
+    tolerance: float | None = None
+    batches: tuple[int, ...] = ()
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return {**asdict(self), "batches": list(self.batches)}
+
+
+#: Of a session that was opened with ``self_test=False``.
+OFF = SelfTestReport("off")
+
+
+def run_self_test(
+    bundle: Bundle,
+    backend: Backend,
+    session: Session,
+    precision: str,
+    options: SessionOptions,
+    reference: Backend,
+) -> SelfTestReport:
+    """Run a session on the faces of its bundle, in the batches in which it will run, and compare.
+
+    Parameters
+    ----------
+    bundle, backend, session, precision, options
+        The session, and how it was opened.
+    reference : Backend
+        ONNX Runtime, which computes the reference for bundles of format 1.
+
+    Raises
+    ------
+    SelfTestError
+        If the outputs are not those of the reference.
+    BundleError
+        If the model disagrees with its spec, or the reference cannot be read.
+    """
+    started = time.perf_counter()
+    spec, record = bundle.spec, bundle.manifest.self_test
+    key = model_key(precision, backend.dialect)
+    data = _crops_of(bundle)
+    batch = prepare_batch(list(data.crops), spec)
+    logits, batches = _run(session, batch, spec, bundle)
+    if bundle.manifest.timing_only:  # random weights leave no signal to compare
+        return SelfTestReport("contract", len(logits), None, None, batches, time.perf_counter() - started)
+    mode, tolerance = "passed", _tolerance(backend, precision, options)
+    expected = data.logits.get(key)
+    if record is None and (precision, backend.name) == ("fp32", reference.name):
+        return SelfTestReport("contract", len(logits), None, None, batches, time.perf_counter() - started)
+    if record is None:
+        mode, tolerance = "derived", TOLERANCES["derived"] if precision == "int8" else tolerance
+        expected = _fp32_logits(bundle, reference, batch[: len(logits)])
+    elif expected is None:
+        raise BundleError(f"{bundle.path} has no self-test of its model {key}: build the bundle again")
+    else:
+        tolerance = min(tolerance, record.tolerances.get(key, tolerance))
+        if key in record.insensitive:
+            mode = "insensitive"
+    error = _compare(logits, expected[: len(logits)], tolerance, bundle, backend, key)
+    return SelfTestReport(mode, len(logits), error, tolerance, batches, time.perf_counter() - started)
+
+
+def relative_errors(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Return ``[N]`` float64: ‖difference‖ / ‖expected‖ of ``[N, K]`` logits, each centred over the classes."""
+    a, b = (v.astype(np.float64) - v.mean(axis=1, keepdims=True, dtype=np.float64) for v in (found, expected))
+    return np.asarray(np.linalg.norm(a - b, axis=1) / np.maximum(np.linalg.norm(b, axis=1), _SMALLEST_NORM))
+
+
+def changed_classes(found: np.ndarray, expected: np.ndarray, tolerance: float) -> np.ndarray:
+    """Return ``[N]`` bool: another class where the margin of the reference exceeds twice the tolerance."""
+    centred = expected.astype(np.float64) - expected.mean(axis=1, keepdims=True, dtype=np.float64)
+    best = np.sort(centred, axis=1)
+    margin = (best[:, -1] - best[:, -2]) / np.maximum(np.linalg.norm(centred, axis=1), _SMALLEST_NORM)
+    return np.asarray((found.argmax(axis=1) != expected.argmax(axis=1)) & (margin > 2 * tolerance))
+
+
+def _crops_of(bundle: Bundle) -> SelfTestData:
+    if bundle.manifest.self_test is not None:
+        return read_self_test(bundle.read(SELF_TEST), bundle.spec)
+    return SelfTestData(GENERATORS["rendered"](_DERIVED_FACES, 0), {})
+
+
+def _tolerance(backend: Backend, precision: str, options: SessionOptions) -> float:
+    if options.dla_core is not None:
+        return TOLERANCES["dla"]
+    return TOLERANCES["tf32" if precision == "fp32" and backend.computes_tf32 else precision]
+
+
+def _run(
+    session: Session, batch: np.ndarray, spec: ModelSpec, bundle: Bundle
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Run the first face alone, then as many as the budget allows together, and an engine at its largest batch."""
+    started = time.perf_counter()
+    first = _checked(session.run(batch[:1]), 1, spec, bundle)
+    seconds = max(time.perf_counter() - started, 1e-6)
+    faces = min(len(batch), max(_MIN_FACES, int(_BUDGET_S / seconds)))
+    logits, batches = [first], [1]
+    if faces > 1:
+        rest = batch[1:faces]
+        size = max(len(rest), session.largest_batch or 0)
+        rows = rest[np.arange(size) % len(rest)]
+        found = _checked(session.run(rows), size, spec, bundle)
+        logits.append(found[: len(rest)])
+        batches.append(size)
+    return np.concatenate(logits), tuple(batches)
+
+
+def _checked(outputs: Mapping[str, np.ndarray], rows: int, spec: ModelSpec, bundle: Bundle) -> np.ndarray:
+    """Return the logits, after comparing names, shapes, types and finiteness of all outputs with the spec."""
+    problem = _disagreement(outputs, rows, spec)
+    if problem:
+        raise BundleError(f"the model of {bundle.path} disagrees with its spec: {problem}; build it again")
+    return outputs["logits"]
+
+
+def _disagreement(outputs: Mapping[str, np.ndarray], rows: int, spec: ModelSpec) -> str:
+    if set(outputs) != set(spec.outputs):
+        return f"expected the outputs {', '.join(spec.outputs)}, found {', '.join(outputs)}"
+    for name, values in outputs.items():
+        if values.dtype != np.float32:
+            return f"{name} must be float32, found {values.dtype}"
+        rank = 2 if name == "logits" else _RANKS.get(name)
+        if not values.shape or values.shape[0] != rows or (rank is not None and values.ndim != rank):
+            return f"{name} of {rows} faces has the shape {list(values.shape)}"
+        if not np.isfinite(values).all():
+            return f"{name} holds values that are not finite"
+    shape, classes = outputs["logits"].shape, len(spec.class_names)
+    if shape != (rows, classes):
+        return f"expected logits of {classes} classes ({', '.join(spec.class_names)}), found {shape[1]}"
+    return ""
+
+
+def _fp32_logits(bundle: Bundle, reference: Backend, batch: np.ndarray) -> np.ndarray:
+    session = reference.open(bundle.read_model("fp32", reference.dialect), SessionOptions())
+    try:
+        return _checked(session.run(batch), len(batch), bundle.spec, bundle)
+    finally:
+        session.close()
+
+
+def _compare(
+    found: np.ndarray,
+    expected: np.ndarray,
+    tolerance: float,
+    bundle: Bundle,
+    backend: Backend,
+    key: str,
+) -> float:
+    """Return the largest error; raise where it is too large, or a sure class becomes another."""
+    error = float(relative_errors(found, expected).max())
+    changed = int(changed_classes(found, expected, tolerance).sum())
+    if error <= tolerance and not changed:
+        return error
+    raise SelfTestError(
+        f"{key} of {bundle.path} computes something else here than where it was built: expected logits within "
+        f"{tolerance:g} of the reference, found {error:.3g} on {len(found)} faces, {changed} of them with another "
+        f"class (backend {backend.name} {backend.available().version}, {device_name()} with "
+        f"{', '.join(_features())}); choose another --backend or --precision, or build the bundle on this machine: "
+        f"fer-edge build --model {bundle.spec.network} --{key.partition('.')[0]}"
+    )
+
+
+def _features() -> Sequence[str]:
+    return processor_features() or ("unknown features",)

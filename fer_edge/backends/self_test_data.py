@@ -1,0 +1,110 @@
+"""``self_test.npz`` of a bundle: face crops, and the logits that each of its models must give for them.
+
+The file is data of a stranger: it is read from bytes that were hashed, without pickle, with limits on what it claims.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fer_edge._files import whole_file
+from fer_edge.errors import BundleError
+from fer_edge.spec import ModelSpec
+
+MAX_CROPS = 64
+MAX_SIDE_PX = 512
+_CROPS = "crops"
+_LOGITS = "logits."
+_MAX_ARRAYS = 16
+_MAX_HEADER_BYTES = 4096
+_MAX_ARRAY_BYTES = MAX_CROPS * MAX_SIDE_PX * MAX_SIDE_PX * 3 + _MAX_HEADER_BYTES
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # equal data give equal bytes
+
+
+@dataclass(frozen=True)
+class SelfTestData:
+    """Crops, and what they must give.
+
+    Attributes
+    ----------
+    crops : np.ndarray
+        ``[N, h, w, 3]`` uint8 BGR, the most sensitive to wrong arithmetic first.
+    logits : mapping
+        Key of :func:`fer_edge.bundle.model_key` → ``[N, K]`` float32.
+    """
+
+    crops: np.ndarray
+    logits: Mapping[str, np.ndarray]
+
+
+def write_self_test(path: Path, data: SelfTestData) -> None:
+    """Write ``self_test.npz``; equal data give equal bytes."""
+    arrays = {_CROPS: data.crops, **{f"{_LOGITS}{key}": values for key, values in data.logits.items()}}
+    with whole_file(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, values in arrays.items():
+            content = io.BytesIO()
+            np.save(content, np.ascontiguousarray(values), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", _EPOCH), content.getvalue(), zipfile.ZIP_DEFLATED)
+
+
+def read_self_test(content: bytes, spec: ModelSpec) -> SelfTestData:
+    """Read ``self_test.npz``.
+
+    Raises
+    ------
+    BundleError
+        If it is no such file, or does not fit the spec.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = archive.infolist()
+            if len(members) > _MAX_ARRAYS:
+                raise ValueError(f"{len(members)} arrays")
+            for member in members:
+                if member.file_size > _MAX_ARRAY_BYTES:
+                    raise ValueError(f"{member.filename[:40]!r} has {member.file_size} bytes")
+                arrays[member.filename.removesuffix(".npy")] = _read_array(archive.read(member))
+    # Headers of NumPy are Python text, whose parser raises errors of many classes; so does zipfile.
+    except Exception as error:
+        raise BundleError(
+            f"the self-test of the bundle cannot be read ({type(error).__name__}: {str(error)[:80]}): build it again"
+        ) from error
+    crops = arrays.pop(_CROPS, np.empty(0))
+    if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[3] != 3 or 0 in crops.shape:
+        raise BundleError(f"the crops of the self-test are {crops.dtype} {list(crops.shape)}: build it again")
+    if len(crops) > MAX_CROPS or max(crops.shape[1:3]) > MAX_SIDE_PX:
+        raise BundleError(
+            f"the self-test has at most {MAX_CROPS} crops of {MAX_SIDE_PX} pixels a side, "
+            f"found {list(crops.shape)}: build it again"
+        )
+    expected = (len(crops), len(spec.class_names))
+    logits = {name.removeprefix(_LOGITS): values for name, values in arrays.items()}
+    for name, values in logits.items():
+        if values.dtype != np.float32 or values.shape != expected or not np.isfinite(values).all():
+            raise BundleError(
+                f"the self-test must hold finite float32 logits {list(expected)} of {name[:40]!r}, "
+                f"found {values.dtype} {list(values.shape)}: build it again"
+            )
+    return SelfTestData(crops, logits)
+
+
+def _read_array(content: bytes) -> np.ndarray:
+    """Read one ``.npy``; its header must describe exactly the bytes that follow."""
+    file = io.BytesIO(content)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("another version of .npy")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=_MAX_HEADER_BYTES)
+    if dtype.hasobject or fortran or dtype not in (np.dtype(np.uint8), np.dtype(np.float32)):
+        raise ValueError(f"an array of {dtype}")
+    values = np.frombuffer(content, dtype, offset=file.tell())
+    if any(type(size) is not int or size < 0 for size in shape) or math.prod(shape) != values.size:
+        raise ValueError(f"{values.size} numbers for the shape {shape}")
+    return values.reshape(shape)

@@ -1,0 +1,117 @@
+"""The self-test of a bundle: faces on which wrong arithmetic shows, and what each model gives for them.
+
+References are computed by ONNX Runtime in exact arithmetic. Of 256 rendered faces (32 where a network is slow) it takes
+the four on which saturated INT8 errs most, and four that spread over the classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fer_edge.backends import BACKENDS, SessionOptions
+from fer_edge.backends.self_test import TOLERANCES, relative_errors
+from fer_edge.backends.self_test_data import MAX_SIDE_PX, SelfTestData, read_self_test, write_self_test
+from fer_edge.bundle import FP16_MODEL, FP32_MODEL, SELF_TEST, int8_model, model_key
+from fer_edge.generated import DEFAULT_GENERATOR, GENERATORS
+from fer_edge.manifest import SelfTestRecord
+from fer_edge.preprocess import prepare_batch
+from fer_edge.spec import ModelSpec
+
+#: Other faces than those that calibrate and compare.
+_SEED = 20_261_127
+_CANDIDATES, _FEW_CANDIDATES = 256, 32
+_SLOW_PIXELS = 128 * 128
+_SENSITIVE, _SPREAD = 4, 4
+#: Crops are larger than the input, so that resizing is tested.
+_ENLARGED = 1.25
+_BATCH = 8
+_SENSITIVE_DIALECT = "cpu"
+
+
+def add_self_test(work: Path, spec: ModelSpec) -> SelfTestRecord:
+    """Write ``self_test.npz`` beside the models in ``work``, and return the manifest's record of it.
+
+    Crops of a ``self_test.npz`` that lies there already are kept where they are sensitive, since choosing takes time.
+    """
+    models = _models(work)
+    kept = _kept_crops(work, spec)
+    crops, errors = (kept, _saturation_errors(models, kept, spec)) if kept is not None else (None, None)
+    if crops is None or (errors is not None and _insensitive(errors)):
+        candidates = _candidates(spec)
+        errors = _saturation_errors(models, candidates, spec)
+        logits = _logits(models["fp32"], prepare_batch(list(candidates), spec))
+        chosen = _choose(logits, np.zeros(len(logits)) if errors is None else errors)
+        crops, errors = candidates[chosen], None if errors is None else errors[chosen]
+    batch = prepare_batch(list(crops), spec)
+    logits_of = {key: _logits(path, batch) for key, path in models.items()}
+    write_self_test(work / SELF_TEST, SelfTestData(crops, logits_of))
+    insensitive = errors is not None and _insensitive(errors)
+    return SelfTestRecord(tuple(key for key in models if key.startswith("int8")) if insensitive else ())
+
+
+def _kept_crops(work: Path, spec: ModelSpec) -> np.ndarray | None:
+    path = work / SELF_TEST
+    return read_self_test(path.read_bytes(), spec).crops if path.is_file() else None
+
+
+def _saturation_errors(models: Mapping[str, Path], crops: np.ndarray, spec: ModelSpec) -> np.ndarray | None:
+    """Return ``[N]`` relative errors of the logits under saturated sums; ``None`` without an INT8 model."""
+    model = models.get(model_key("int8", _SENSITIVE_DIALECT))
+    if model is None:
+        return None
+    from fer_edge.calibration.saturation import SaturationEmulator
+
+    batch = prepare_batch(list(crops), spec)
+    return relative_errors(SaturationEmulator(model).logits(batch), _logits(model, batch))
+
+
+def _insensitive(errors: np.ndarray) -> bool:
+    return bool(errors.max() < 2 * TOLERANCES["int8"])
+
+
+def _models(work: Path) -> dict[str, Path]:
+    """Return the models in ``work`` by the key of their references."""
+    names = {
+        "fp32": FP32_MODEL,
+        "fp16": FP16_MODEL,
+        **{model_key("int8", dialect): int8_model(dialect) for dialect in ("cpu", "tensorrt")},
+    }
+    return {key: work / name for key, name in names.items() if (work / name).is_file()}
+
+
+def _candidates(spec: ModelSpec) -> np.ndarray:
+    """Return ``[N, h, w, 3]`` uint8 faces, larger than the input."""
+    slow = spec.input_height * spec.input_width > _SLOW_PIXELS
+    faces = GENERATORS[DEFAULT_GENERATOR](_FEW_CANDIDATES if slow else _CANDIDATES, _SEED)
+    side = min(round(_ENLARGED * max(spec.input_height, spec.input_width)), MAX_SIDE_PX)
+    how = cv2.INTER_AREA if side < faces.shape[1] else cv2.INTER_CUBIC
+    return np.stack([cv2.resize(face, (side, side), interpolation=how) for face in faces])
+
+
+def _choose(logits: np.ndarray, errors: np.ndarray) -> Sequence[int]:
+    """Return the faces with the largest errors, then the surest faces of as many classes as there are."""
+    sensitive = [int(i) for i in np.argsort(-errors, kind="stable")[:_SENSITIVE]]
+    ordered = np.sort(logits, axis=1)
+    surest = np.argsort(-(ordered[:, -1] - ordered[:, -2]), kind="stable")
+    spread: list[int] = []
+    classes: set[int] = set()
+    for repeat in (False, True):
+        for i in map(int, surest):
+            label = int(logits[i].argmax())
+            if len(spread) < _SPREAD and i not in (*sensitive, *spread) and (repeat or label not in classes):
+                spread.append(i)
+                classes.add(label)
+    return sensitive + spread
+
+
+def _logits(model: Path, batch: np.ndarray) -> np.ndarray:
+    session = BACKENDS["onnxruntime"].open(model, SessionOptions())
+    try:
+        parts = [session.run(batch[i : i + _BATCH])["logits"] for i in range(0, len(batch), _BATCH)]
+    finally:
+        session.close()
+    return np.concatenate(parts)
