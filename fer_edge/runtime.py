@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from fer_edge.backends import CropSession, SessionOptions, choose_backend, load_session
+from fer_edge import __version__
+from fer_edge.backends import CropSession, SessionOptions, choose_backend, load_tested_session
 from fer_edge.bundle import Bundle, open_bundle
 from fer_edge.catalogue import find_bundle
 from fer_edge.detection import DetectorOptions, create_detector
@@ -26,7 +27,7 @@ from fer_edge.metrics import softmax
 from fer_edge.preprocess import covered_box, crop_rectangle, cut_rectangle, prepare_batch
 from fer_edge.results import Detection, Face, FrameResult, RuntimeState
 from fer_edge.sources import Frame, Source, open_source
-from fer_edge.statistics import LatencySummary, summarise
+from fer_edge.statistics import LatencySummary, device_name, processor_features, summarise
 
 #: Timings kept for percentiles; older ones are forgotten.
 _HISTORY = 1000
@@ -63,6 +64,9 @@ class RuntimeOptions:
         Accept a bundle whose weights are random.
     attention : bool
         Give :attr:`Face.attention`; the bundle must have been built with ``--attention``.
+    self_test : bool
+        Compare the network with the reference outputs of its bundle before the first frame. Without it, a backend
+        that computes something else here answers as if nothing were wrong; :attr:`Runtime.info` records that.
     """
 
     backend: str = "auto"
@@ -76,6 +80,7 @@ class RuntimeOptions:
     gpu_fallback: bool = False
     allow_random: bool = False
     attention: bool = False
+    self_test: bool = True
 
     def __post_init__(self) -> None:
         if self.max_batch < 1:
@@ -137,7 +142,10 @@ class Runtime:
             # What holds more is sized by the backend: an engine for 64 faces would hold memory for all of them.
             max_batch=1 if self.options.max_batch == 1 else None,
         )
-        self._session = load_session(self.bundle, self.backend, self.precision, session_options)
+        opened = load_tested_session(
+            self.bundle, self.backend, self.precision, session_options, self.options.self_test
+        )
+        self._session, self.self_test = opened.session, opened.self_test
         self._detector = create_detector(self.options.detector, self.options.detector_options)
         self._timings: Mapping[str, deque[float]] = {stage: deque(maxlen=_HISTORY) for stage in STAGES}
         self._frames = 0
@@ -217,6 +225,27 @@ class Runtime:
             state=RuntimeState.RUNNING,
             source=frame.name,
         )
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What computes here, and how it was tested, as plain JSON types: the header of recorded results."""
+        manifest = self.bundle.manifest
+        return {
+            "fer_edge": __version__,
+            "bundle": str(self.bundle.path),
+            "format_version": manifest.format_version,
+            "network": self.spec.network,
+            "weights": manifest.provenance.get("weights"),
+            "weights_sha256": manifest.provenance.get("weights_sha256"),
+            "backend": self.backend.name,
+            "backend_version": self.backend.available().version,
+            "precision": self.precision,
+            "self_test": self.self_test.to_dict(),
+            "detector": self.options.detector,
+            "min_probability": self.options.min_probability,
+            "device": device_name(),
+            "processor_features": list(processor_features()),
+        }
 
     def latency(self) -> dict[str, LatencySummary]:
         """Return n, p50, p90 and p99 of each stage over the last frames."""

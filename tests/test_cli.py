@@ -39,7 +39,8 @@ def test_run_as_a_process(tmp_path: Path, astronaut_file: Path) -> None:
     )
     assert "happiness" in result.stdout
     assert result.stderr == ""
-    (line,) = lines.read_text().splitlines()
+    header, line = lines.read_text().splitlines()
+    assert json.loads(header)["info"]["self_test"]["mode"] == "passed"
     assert json.loads(line)["faces"][0]["label"] == "happiness"
     annotated, original = cv2.imread(str(output)), cv2.imread(str(astronaut_file))
     assert annotated.shape == original.shape
@@ -56,7 +57,8 @@ def test_run_over_a_video_writes_a_video(
     writer.release()
     assert main(["run", "--source", str(video), "--output", str(output), "--jsonl", "-"]) == 0
     captured = capsys.readouterr()
-    frames = [json.loads(line) for line in captured.out.splitlines()]
+    header, *frames = (json.loads(line) for line in captured.out.splitlines())
+    assert header["schema"] == "fer-edge/frames"
     assert [frame["index"] for frame in frames] == [0, 1, 2, 3]
     assert json.loads(captured.err.splitlines()[-1])["frames"] == 4
     capture = cv2.VideoCapture(str(output))

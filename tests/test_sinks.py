@@ -279,6 +279,17 @@ def test_json_lines_have_the_documented_fields(tmp_path: Path) -> None:
     assert (second["index"], second["faces"]) == (1, [])
 
 
+def test_json_lines_begin_with_what_made_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    sink = JsonLinesSink(str(path), {"precision": "int8"})
+    for index in range(2):
+        sink.write(frame(), result(index=index))
+    sink.close()
+    header, *frames = (json.loads(line) for line in path.read_text().splitlines())
+    assert header == {"schema": "fer-edge/frames", "schema_version": 1, "info": {"precision": "int8"}}
+    assert [line["index"] for line in frames] == [0, 1]
+
+
 def test_json_lines_survive_a_discard(tmp_path: Path) -> None:
     sink = JsonLinesSink(str(tmp_path / "a.jsonl"))
     sink.write(frame(), result())

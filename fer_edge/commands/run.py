@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attention", action="store_true", help="draw where the network attends, and write it as JSON"
     )
+    parser.add_argument(
+        "--no-self-test",
+        dest="self_test",
+        action="store_false",
+        help="do not compare the network with the reference outputs of its bundle; the results record that",
+    )
     parser.add_argument("--allow-random", action="store_true", help="accept a bundle with random weights")
 
 
@@ -95,9 +101,10 @@ def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]
         gpu_fallback=args.gpu_fallback,
         allow_random=args.allow_random,
         attention=args.attention,
+        self_test=args.self_test,
     )
     source = open_source(args.source)
-    with Runtime(args.bundle, options) as runtime, _sinks(args, source) as sinks:
+    with Runtime(args.bundle, options) as runtime, _sinks(args, source, runtime.info) as sinks:
         shown, frames, faces = _consume(runtime, source, sinks, args.max_frames)
         latency = {stage: summary.to_dict() for stage, summary in runtime.latency().items()}
         value = {
@@ -105,6 +112,7 @@ def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]
             "backend": runtime.backend.name,
             "precision": runtime.precision,
             "detector": args.detector,
+            "info": runtime.info,
             "frames": frames,
             "faces": faces,
             "latency_ms": latency,
@@ -159,13 +167,13 @@ def _consume(
 
 
 @contextmanager
-def _sinks(args: argparse.Namespace, source: Source) -> Iterator[list[Sink]]:
+def _sinks(args: argparse.Namespace, source: Source, info: Mapping[str, Any]) -> Iterator[list[Sink]]:
     sinks: list[Sink] = []
     try:
         if args.output:
             sinks.append(picture_sink(args.output, source))
         if args.jsonl:
-            sinks.append(JsonLinesSink(args.jsonl))
+            sinks.append(JsonLinesSink(args.jsonl, info))
         yield sinks
     except KeyboardInterrupt:
         for sink in sinks:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import cv2
 import numpy as np
@@ -16,6 +17,8 @@ from fer_edge.errors import DataError
 from fer_edge.results import FrameResult
 from fer_edge.sinks.annotate import annotate
 
+#: Of the header line. Lines of frames have the key ``index``.
+_SCHEMA = {"schema": "fer-edge/frames", "schema_version": 1}
 _DEFAULT_FPS = 25.0
 _MIN_FPS = 1.0  # slower, the encoders refuse or abort
 
@@ -108,10 +111,20 @@ class VideoFileSink:
 
 
 class JsonLinesSink:
-    """One JSON object per frame, to a file or to standard output (``-``); every line is whole."""
+    """One JSON object per frame, to a file or to standard output (``-``); every line is whole.
 
-    def __init__(self, path: str) -> None:
+    Parameters
+    ----------
+    path : str
+        The file, or ``-``.
+    info : mapping, optional
+        :attr:`fer_edge.Runtime.info`. With it, the first line is a header ``{"schema", "schema_version", "info"}``,
+        so that results say what made them.
+    """
+
+    def __init__(self, path: str, info: Mapping[str, Any] | None = None) -> None:
         self.path = path
+        self._header = None if info is None else {**_SCHEMA, "info": dict(info)}
         self._file: TextIO | None = sys.stdout if path == "-" else None
 
     def write(self, frame_bgr: np.ndarray, result: FrameResult) -> None:
@@ -122,6 +135,9 @@ class JsonLinesSink:
                 self._file = Path(self.path).open("w", encoding="utf-8")  # noqa: SIM115  # closed in close()
             except OSError as error:
                 raise DataError(f"{self.path} cannot be written ({error.strerror})") from error
+        if self._header is not None:
+            self._file.write(json.dumps(self._header, allow_nan=False) + "\n")
+            self._header = None
         self._file.write(json.dumps(result.to_dict(), allow_nan=False) + "\n")
         self._file.flush()
 
