@@ -157,7 +157,7 @@ def _escape(value: dict) -> None:
 
 
 def _next_version(value: dict) -> None:
-    value["format_version"] = 2
+    value["format_version"] = 3
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def add_self_test(work: Path, spec: ModelSpec) -> SelfTestRecord:
         candidates = _candidates(spec)
         errors = _saturation_errors(models, candidates, spec)
         logits = _logits(models["fp32"], prepare_batch(list(candidates), spec))
-        chosen = _choose(logits, np.zeros(len(logits)) if errors is None else errors)
+        chosen = choose_faces(logits, np.zeros(len(logits)) if errors is None else errors)
         crops, errors = candidates[chosen], None if errors is None else errors[chosen]
     batch = prepare_batch(list(crops), spec)
     logits_of = {key: _logits(path, batch) for key, path in models.items()}
@@ -92,7 +92,7 @@ def _candidates(spec: ModelSpec) -> np.ndarray:
     return np.stack([cv2.resize(face, (side, side), interpolation=how) for face in faces])
 
 
-def _choose(logits: np.ndarray, errors: np.ndarray) -> Sequence[int]:
+def choose_faces(logits: np.ndarray, errors: np.ndarray) -> Sequence[int]:
     """Return the faces with the largest errors, then the surest faces of as many classes as there are."""
     sensitive = [int(i) for i in np.argsort(-errors, kind="stable")[:_SENSITIVE]]
     ordered = np.sort(logits, axis=1)
