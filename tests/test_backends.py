@@ -123,7 +123,8 @@ def test_openvino_compiles_for_single_faces_where_batches_hold_one(network: Path
     for most, batch in ((1, "1"), (None, "?"), (8, "?")):
         session = BACKENDS["openvino"].open(network, SessionOptions(max_batch=most))
         assert isinstance(session, OpenVinoSession)
-        (entry,) = session._request.get_compiled_model().inputs
+        with session._request as request:
+            (entry,) = request.get_compiled_model().inputs
         assert str(entry.partial_shape) == f"[{batch},3,8,8]"
 
 

@@ -88,7 +88,13 @@ class SessionOptions:
 
 
 class Session(Protocol):
-    """A network that is ready to run. One session is used by one thread at a time.
+    """A network that is ready to run.
+
+    Any thread may call, several at the same time: calls run in turn or together, as the backend can, and each gets
+    the outputs of its own batch. After a fork of the process only its parent may: CUDA, and the threads behind a
+    network, do not live on in a forked process, where :meth:`run` raises :class:`BackendError`. New sessions can be
+    opened there, except on a GPU that the parent has used, and in OpenVINO where another thread of the parent used it
+    in that moment, which is an error too.
 
     Attributes
     ----------
@@ -102,7 +108,10 @@ class Session(Protocol):
         """Run ``[B, C, H, W]`` float32, B ≥ 1, and return every output by name."""
 
     def close(self) -> None:
-        """Free the session's memory; further calls of :meth:`run` raise :class:`BackendError`."""
+        """Wait for the calls that run, then free the session's memory; further ones raise :class:`BackendError`.
+
+        A second call, and one in a forked process, does nothing.
+        """
 
 
 @runtime_checkable

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ from fer_edge.bundle import ModelFile
 from fer_edge.engines.devices import require_gpu
 from fer_edge.engines.engine_options import EngineOptions
 from fer_edge.errors import BackendError, EngineError
+from fer_edge.guard import Guard
 
 if TYPE_CHECKING:
     import onnx
@@ -94,7 +96,7 @@ class OnnxRuntimeSession:
             # It would compute on the CPU what they cannot, and all of it where they do not start.
             settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            self._session = onnxruntime.InferenceSession(
+            session = onnxruntime.InferenceSession(
                 model.content if isinstance(model, ModelFile) else str(model),
                 settings,
                 providers=[(provider, dict(given)) for provider, given in providers.items()],
@@ -103,35 +105,35 @@ class OnnxRuntimeSession:
         except Exception as error:  # its exception classes share no public base
             hint = _USE_CUDA if _LACKS_PROFILES in str(error) else ""
             raise BackendError(f"{name} cannot load {model}: {_first_line(error)}{hint}") from error
-        self._session.disable_fallback()
-        found = self._session.get_providers()
+        session.disable_fallback()
+        found = session.get_providers()
         if found[: len(providers)] != list(providers):
             raise BackendError(
                 f"{name} cannot load {model}: ONNX Runtime started {', '.join(found)} instead of {', '.join(providers)}; run: fer-edge doctor"
             )
-        inputs = self._session.get_inputs()
+        inputs = session.get_inputs()
         if len(inputs) != 1:
             raise BackendError(f"{name} cannot load {model}: it has {len(inputs)} inputs, not one")
         self._input = inputs[0].name
-        self._outputs = [output.name for output in self._session.get_outputs()]
+        self._outputs = [output.name for output in session.get_outputs()]
+        # ONNX Runtime runs the calls of several threads at the same time.
+        self._session = Guard(session, "session", BackendError, remedy="open another", parallel=True)
 
     def run(self, batch: np.ndarray) -> Mapping[str, np.ndarray]:
         """See :class:`fer_edge.backends.base.Session`."""
-        if self._session is None:
-            raise BackendError("this session is closed: open another")
         rows = check_batch(batch)
-        try:
-            return run_in_parts(self._run, rows, self.largest_batch)
-        except Exception as error:
-            raise BackendError(f"{self._name} failed on {batch.shape}: {_first_line(error)}") from error
+        with self._session as session:
+            try:
+                return run_in_parts(partial(self._run, session), rows, self.largest_batch)
+            except Exception as error:
+                raise BackendError(f"{self._name} failed on {batch.shape}: {_first_line(error)}") from error
 
-    def _run(self, rows: np.ndarray) -> Mapping[str, np.ndarray]:
-        assert self._session is not None
-        return dict(zip(self._outputs, self._session.run(self._outputs, {self._input: rows}), strict=True))
+    def _run(self, session: onnxruntime.InferenceSession, rows: np.ndarray) -> Mapping[str, np.ndarray]:
+        return dict(zip(self._outputs, session.run(self._outputs, {self._input: rows}), strict=True))
 
     def close(self) -> None:
         """See :class:`fer_edge.backends.base.Session`."""
-        self._session = None
+        self._session.close()
 
 
 class OnnxRuntimeBackend:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,11 @@ from fer_edge.backends.base import (
 from fer_edge.backends.int8_probe import with_exact_int8
 from fer_edge.bundle import ModelFile
 from fer_edge.errors import BackendError
+from fer_edge.guard import Activity, Guard
 
 _FIX = "pip install 'fer-edge[openvino]'"
+_IMPORT = threading.Lock()  # of what is hidden meanwhile
+_ACTIVITY = Activity()
 #: Readers that gain by what is not rounded: activation functions, which become part of the convolution in front, and
 #: what else cannot take the rounding into itself. Others read a quarter of the memory where it is.
 _GAIN_UNROUNDED = ({"PRelu"}, {"Sigmoid", "Multiply"}, {"Reshape"})
@@ -38,6 +43,11 @@ class OpenVinoSession:
     """One ONNX file compiled by OpenVINO."""
 
     def __init__(self, model: Path | ModelFile, options: SessionOptions) -> None:
+        if _ACTIVITY.was_cut:  # to compile would hang
+            raise BackendError(
+                "openvino cannot be used here: this process was forked while another thread used it; start processes "
+                "with multiprocessing.get_context('spawn'), or fork while no other thread runs a network"
+            )
         openvino = _import_openvino()
         # Without the precision hint OpenVINO computes FP32 models in bfloat16 on processors that have it.
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
@@ -54,31 +64,34 @@ class OpenVinoSession:
                 _fix_batch(network, self.largest_batch)
             # Of the compiled network an output may answer to names of inner values as well.
             self._outputs = [output.any_name for output in network.outputs]
-            compiled = core.compile_model(network, "CPU", settings)
+            with _ACTIVITY:
+                compiled = core.compile_model(network, "CPU", settings)
             if len(compiled.inputs) != 1:  # the others would be run as they lie in memory
                 raise BackendError(
                     f"openvino cannot load {model}: it has {len(compiled.inputs)} inputs, not one"
                 )
-            self._request = compiled.create_infer_request()
+            # One serves all threads in turn: with the hint, OpenVINO computes one request at a time itself.
+            request = compiled.create_infer_request()
         except RuntimeError as error:
             raise BackendError(f"openvino cannot load {model}: {_last_line(error)}") from error
+        self._request = Guard(request, "session", BackendError, remedy="open another")
 
     def run(self, batch: np.ndarray) -> Mapping[str, np.ndarray]:
         """See :class:`fer_edge.backends.base.Session`."""
-        if self._request is None:
-            raise BackendError("this session is closed: open another")
-        try:
-            return run_in_parts(self._run, check_batch(batch), self.largest_batch)
-        except RuntimeError as error:
-            raise BackendError(f"openvino failed on {batch.shape}: {_last_line(error)}") from error
+        rows = check_batch(batch)
+        with self._request as request, _ACTIVITY:
+            try:
+                return run_in_parts(partial(self._run, request), rows, self.largest_batch)
+            except RuntimeError as error:
+                raise BackendError(f"openvino failed on {batch.shape}: {_last_line(error)}") from error
 
-    def _run(self, rows: np.ndarray) -> Mapping[str, np.ndarray]:
-        self._request.infer([rows], share_inputs=True)
-        return {name: self._request.get_output_tensor(i).data.copy() for i, name in enumerate(self._outputs)}
+    def _run(self, request: Any, rows: np.ndarray) -> Mapping[str, np.ndarray]:
+        request.infer([rows], share_inputs=True)
+        return {name: request.get_output_tensor(i).data.copy() for i, name in enumerate(self._outputs)}
 
     def close(self) -> None:
         """See :class:`fer_edge.backends.base.Session`."""
-        self._request = None
+        self._request.close()
 
 
 class OpenVinoBackend:
@@ -109,16 +122,19 @@ def _import_openvino() -> Any:
     the time of the import.
     """
     telemetry = "openvino_telemetry"
-    hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == telemetry}
-    sys.modules[telemetry] = None  # type: ignore[assignment]  # how Python marks a module as not importable
-    try:
-        import openvino
-    except ImportError as error:
-        raise BackendError(f"openvino is not installed: {_FIX}") from error
-    finally:
-        del sys.modules[telemetry]
-        sys.modules.update(hidden)
-    return openvino
+    with _IMPORT:
+        hidden = {
+            name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == telemetry
+        }
+        sys.modules[telemetry] = None  # type: ignore[assignment]  # how Python marks a module as not importable
+        try:
+            import openvino
+        except ImportError as error:
+            raise BackendError(f"openvino is not installed: {_FIX}") from error
+        finally:
+            del sys.modules[telemetry]
+            sys.modules.update(hidden)
+        return openvino
 
 
 def _read(core: Any, model: Path | ModelFile) -> Any:
