@@ -38,7 +38,11 @@ class DetectorOptions:
 
 
 class Detector(Protocol):
-    """Finds faces. One detector is used by one thread at a time."""
+    """Finds faces.
+
+    Any thread may call, several at the same time, as with :class:`fer_edge.backends.base.Session`; a detector that
+    is closed, or was made before a fork of the process, raises :class:`fer_edge.errors.DetectorError`.
+    """
 
     name: str
 
@@ -46,4 +50,4 @@ class Detector(Protocol):
         """Return the faces of ``[H, W, 3]`` uint8 BGR, largest first, boxes inside the frame."""
 
     def close(self) -> None:
-        """Free what the detector holds."""
+        """Wait for the frames that run, then free what the detector holds."""

@@ -13,6 +13,7 @@ import numpy as np
 from fer_edge.detection import check_frame, to_detections
 from fer_edge.detection.base import DetectorOptions
 from fer_edge.errors import DetectorError
+from fer_edge.guard import Guard
 from fer_edge.results import Detection
 
 DEFAULT_MIN_SCORE = 0.5
@@ -44,24 +45,24 @@ class HaarDetector:
     def __init__(self, options: DetectorOptions) -> None:
         self._min_face_px = options.min_face_px
         self._min_score = DEFAULT_MIN_SCORE if options.min_score is None else options.min_score
-        self._cascade: cv2.CascadeClassifier | None = _load()
+        self._cascade = Guard(_load(), "detector", DetectorError)  # OpenCV's keeps its work in itself
 
     def detect(self, frame_bgr: np.ndarray) -> list[Detection]:
         """See :class:`fer_edge.detection.base.Detector`."""
-        if self._cascade is None:
-            raise DetectorError("this detector is closed: create another")
         frame = check_frame(frame_bgr)
         scale = min(_SMALLEST_FACE_PX / self._min_face_px, 1.0)
         height, width = (max(round(side * scale), 1) for side in frame.shape[:2])
         small = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
         smallest_px = min(self._min_face_px, _SMALLEST_FACE_PX)
-        corners_and_sizes, _, votes = self._cascade.detectMultiScale3(
-            cv2.cvtColor(small, cv2.COLOR_BGR2GRAY),
-            scaleFactor=_SCALE_STEP,
-            minNeighbors=_MIN_NEIGHBOURS,
-            minSize=(smallest_px, smallest_px),
-            outputRejectLevels=True,
-        )
+        gray = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
+        with self._cascade as cascade:
+            corners_and_sizes, _, votes = cascade.detectMultiScale3(
+                gray,
+                scaleFactor=_SCALE_STEP,
+                minNeighbors=_MIN_NEIGHBOURS,
+                minSize=(smallest_px, smallest_px),
+                outputRejectLevels=True,
+            )
         boxes = np.asarray(corners_and_sizes, np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         boxes *= np.tile([frame.shape[1] / width, frame.shape[0] / height], 2)
@@ -71,7 +72,7 @@ class HaarDetector:
 
     def close(self) -> None:
         """See :class:`fer_edge.detection.base.Detector`."""
-        self._cascade = None
+        self._cascade.close()
 
 
 def _load() -> cv2.CascadeClassifier:

@@ -6,6 +6,8 @@ Convolutional Networks", IEEE Signal Processing Letters 23(10), 2016.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,7 +22,8 @@ from fer_edge.detection.mtcnn_weights import mtcnn_models
 from fer_edge.detection.networks import open_network, takes_any_size, with_size
 from fer_edge.detection.pyramid import STRIDE_PX, WINDOW_PX, crop, cut_pyramid, halve
 from fer_edge.detection.suppression import suppress
-from fer_edge.errors import BackendError
+from fer_edge.errors import DetectorError
+from fer_edge.guard import Guard
 from fer_edge.results import Detection
 
 DEFAULT_MIN_SCORE = 0.7
@@ -56,37 +59,37 @@ class MtcnnDetector:
         backend = choose_backend(options.backend)
         settings = SessionOptions(threads=options.threads)
         self._tile_px = None if takes_any_size(backend) else _TILE_PX
-        self._sessions: dict[str, Session] = {}
-        try:
+        sessions: dict[str, Session] = {}
+        with ExitStack() as opened:  # what a device holds for those that could be opened is freed on an error
             for name, path in mtcnn_models().items():
                 tiled = name == "pnet" and self._tile_px is not None
                 open_session = partial(_open_tiled, backend) if tiled else backend.open
-                self._sessions[name] = open_session(path, settings)
-        except BackendError:
-            self.close()  # what a device holds for those that could be opened
-            raise
+                sessions[name] = open_session(path, settings)
+                opened.callback(sessions[name].close)
+            opened.pop_all()
+        self._sessions = Guard(sessions, "detector", DetectorError, free=_close_all, parallel=True)
 
     def detect(self, frame_bgr: np.ndarray) -> list[Detection]:
         """See :class:`fer_edge.detection.base.Detector`."""
         frame = check_frame(frame_bgr)
         halvings = halve(frame)
-        boxes = self._propose(halvings)
-        boxes = self._refine(halvings, boxes)
-        boxes, scores, landmarks = self._locate(halvings, boxes)
+        with self._sessions as sessions:
+            boxes = self._propose(halvings, sessions["pnet"])
+            boxes = self._refine(halvings, boxes, sessions["rnet"])
+            boxes, scores, landmarks = self._locate(halvings, boxes, sessions["onet"])
         return to_detections(frame, boxes, scores, landmarks, self._min_face_px)
 
     def close(self) -> None:
         """See :class:`fer_edge.detection.base.Detector`."""
-        for session in self._sessions.values():
-            session.close()
+        self._sessions.close()
 
-    def _propose(self, halvings: list[np.ndarray]) -> np.ndarray:
+    def _propose(self, halvings: list[np.ndarray], pnet: Session) -> np.ndarray:
         """Slide PNet over the pyramid; return square boxes ``[N, 4]``, best first."""
         by_level: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
         pieces = cut_pyramid(halvings, self._min_face_px, self._tile_px)
         together = _TILES_PER_RUN if self._tile_px else 1  # strips differ in size
         while batch := list(islice(pieces, together)):
-            outputs = self._sessions["pnet"].run(_batch([piece.image for piece in batch]))
+            outputs = pnet.run(_batch([piece.image for piece in batch]))
             for piece, score, offsets in zip(batch, outputs["score"][:, 0], outputs["offsets"], strict=True):
                 rows, columns = piece.windows
                 y, x = np.nonzero(score[:rows, :columns] > _PNET_SCORE)
@@ -102,23 +105,23 @@ class MtcnnDetector:
         boxes, scores = map(np.concatenate, zip(*found, strict=True))
         return to_square(boxes[suppress(boxes, scores, _OVERLAP)[:_MAX_RNET]])
 
-    def _refine(self, halvings: list[np.ndarray], boxes: np.ndarray) -> np.ndarray:
+    def _refine(self, halvings: list[np.ndarray], boxes: np.ndarray, rnet: Session) -> np.ndarray:
         """Let RNet reject and move boxes; return square boxes, best first."""
         if not len(boxes):
             return boxes
-        outputs = self._sessions["rnet"].run(_batch([crop(halvings, box, 24) for box in boxes]))
+        outputs = rnet.run(_batch([crop(halvings, box, 24) for box in boxes]))
         scores = outputs["score"][:, 0]
         keep = scores > _RNET_SCORE
         boxes, scores = shift(boxes, outputs["offsets"])[keep], scores[keep]
         return to_square(boxes[suppress(boxes, scores, _OVERLAP)[:_MAX_ONET]])
 
     def _locate(
-        self, halvings: list[np.ndarray], boxes: np.ndarray
+        self, halvings: list[np.ndarray], boxes: np.ndarray, onet: Session
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Let ONet decide; return boxes ``[N, 4]``, scores ``[N]`` and landmarks ``[N, 5, 2]``."""
         if not len(boxes):
             return boxes, np.empty(0, np.float32), np.empty((0, 5, 2), np.float32)
-        outputs = self._sessions["onet"].run(_batch([crop(halvings, box, 48) for box in boxes]))
+        outputs = onet.run(_batch([crop(halvings, box, 48) for box in boxes]))
         scores = outputs["score"][:, 0]
         points = outputs["landmarks"].reshape(-1, 2, 5).transpose(0, 2, 1)
         landmarks = boxes[:, None, :2] + points * (boxes[:, None, 2:] - boxes[:, None, :2])
@@ -144,6 +147,11 @@ def to_square(boxes: np.ndarray) -> np.ndarray:
 def shift(boxes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Return boxes ``[N, 4]`` with each edge moved by its offset, which is in box sides."""
     return boxes + offsets * np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+
+
+def _close_all(sessions: Mapping[str, Session]) -> None:
+    for session in sessions.values():
+        session.close()
 
 
 def _open_tiled(backend: Backend, path: Path, settings: SessionOptions) -> Session:

@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import math
 import struct
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ from fer_edge.errors import DetectorError
 _REQUIREMENT = "mtcnn==1.0.0"
 _CONVERTER_VERSION = 1
 _HASHES_FILE = "sha256.json"
-_LOCK = threading.Lock()  # the temporary names of whole_file are unique per process only
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def mtcnn_models() -> Mapping[str, Path]:
     (x of five points, then y, in box sides), as ``[B, K]``, or ``[B, K, h, w]`` of ``pnet``.
 
     The files lie in the cache folder, under a name that changes with the weights and with this converter.
-    A damaged file is converted again. Processes may do so at the same time: each file is replaced whole,
+    A damaged file is converted again. Processes and threads may do so at the same time: each file is replaced whole,
     by the same bytes.
 
     Raises
@@ -108,9 +106,8 @@ def mtcnn_models() -> Mapping[str, Path]:
     identity = json.dumps([_CONVERTER_VERSION, *(network.sha256 for network in NETWORKS.values())])
     folder = cache_folder() / f"mtcnn-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     models = {name: folder / f"{name}.onnx" for name in NETWORKS}
-    with _LOCK:
-        if not _intact(folder, models):
-            _convert(folder, models)
+    if not _intact(folder, models):
+        _convert(folder, models)
     return models
 
 

@@ -6,18 +6,20 @@ W. Wu, H. Peng, S. Yu: "YuNet: A Tiny Millisecond-level Face Detector", Machine 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import methodcaller
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from fer_edge.backends import Session, SessionOptions, choose_backend
+from fer_edge.backends import Backend, Session, SessionOptions, choose_backend
 from fer_edge.detection import check_frame, to_detections
 from fer_edge.detection.base import DetectorOptions
 from fer_edge.detection.networks import open_network, takes_any_size
 from fer_edge.detection.suppression import suppress
 from fer_edge.detection.yunet_model import FIX, STRIDES_PX, YuNetModel
 from fer_edge.errors import BackendError, DetectorError
+from fer_edge.guard import Guard
 from fer_edge.results import Detection
 
 DEFAULT_MIN_SCORE = 0.7
@@ -57,19 +59,22 @@ class YuNetDetector:
             )
         self._min_face_px = options.min_face_px
         self._min_score = DEFAULT_MIN_SCORE if options.min_score is None else options.min_score
-        self._backend = choose_backend(options.backend)
-        self._settings = SessionOptions(threads=options.threads, max_batch=1)
-        self._model: YuNetModel | None = YuNetModel(Path(options.model))
-        self._any_size: Session | None = None
-        #: By height and width; what was used last comes last.
-        self._by_size: dict[tuple[int, int], Session] = {}
-        if takes_any_size(self._backend):
+        backend = choose_backend(options.backend)
+        settings = SessionOptions(threads=options.threads, max_batch=1)
+        model = YuNetModel(Path(options.model))
+        any_size = takes_any_size(backend)
+        network: Session
+        if any_size:
             try:
-                self._any_size = open_network(self._model.free(), self._backend, self._settings)
+                network = open_network(model.free(), backend, settings)
                 # Some that do not fit together load too, and fail only when they run.
-                self._any_size.run(np.zeros((1, 3, _MIN_SIDE_PX, _MIN_SIDE_PX), np.float32))
+                network.run(np.zeros((1, 3, _MIN_SIDE_PX, _MIN_SIDE_PX), np.float32))
             except BackendError as error:
                 raise DetectorError(f"{options.model} cannot be run as YuNet ({error}): {FIX}") from error
+        else:
+            network = _SessionPerSize(model, backend, settings)
+        free = methodcaller("close")
+        self._network = Guard(network, "detector", DetectorError, free=free, parallel=any_size)
 
     def detect(self, frame_bgr: np.ndarray) -> list[Detection]:
         """See :class:`fer_edge.detection.base.Detector`."""
@@ -79,7 +84,8 @@ class YuNetDetector:
         small = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
         bottom, right = (max(-side % _STEP_PX, _MIN_SIDE_PX - side) for side in (height, width))
         image = cv2.copyMakeBorder(small, 0, bottom, 0, right, cv2.BORDER_CONSTANT)
-        outputs = self._session(image.shape[:2]).run(cv2.dnn.blobFromImage(image))
+        with self._network as network:
+            outputs = network.run(cv2.dnn.blobFromImage(image))
         boxes, scores, landmarks = decode(outputs, image.shape[1], self._min_score)
         best = np.argsort(-scores, kind="stable")[:_MAX_CANDIDATES]
         best = best[suppress(boxes[best], scores[best], _MAX_OVERLAP)]
@@ -94,25 +100,30 @@ class YuNetDetector:
 
     def close(self) -> None:
         """See :class:`fer_edge.detection.base.Detector`."""
-        for session in (self._any_size, *self._by_size.values()):
-            if session is not None:
-                session.close()
-        self._model, self._any_size = None, None
-        self._by_size.clear()
+        self._network.close()
 
-    def _session(self, size: tuple[int, ...]) -> Session:
-        if self._model is None:
-            raise DetectorError("this detector is closed: create another")
-        if self._any_size is not None:
-            return self._any_size
-        height, width = size
+
+class _SessionPerSize:
+    """YuNet on a backend that compiles it for one size: a session of each of the last sizes, for one thread."""
+
+    def __init__(self, model: YuNetModel, backend: Backend, settings: SessionOptions) -> None:
+        self._model, self._backend, self._settings = model, backend, settings
+        #: By height and width; the size used last comes last.
+        self._by_size: dict[tuple[int, int], Session] = {}
+
+    def run(self, batch: np.ndarray) -> Mapping[str, np.ndarray]:
+        height, width = batch.shape[2:]
         session = self._by_size.pop((height, width), None)
         if session is None:
             while len(self._by_size) >= _MAX_SIZES:
                 self._by_size.pop(next(iter(self._by_size))).close()
             session = open_network(self._model.at(height, width), self._backend, self._settings)
         self._by_size[height, width] = session
-        return session
+        return session.run(batch)
+
+    def close(self) -> None:
+        for session in self._by_size.values():
+            session.close()
 
 
 def decode(

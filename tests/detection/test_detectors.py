@@ -131,11 +131,16 @@ def test_mtcnn_finds_a_face_in_a_huge_frame(mtcnn, astronaut):
     assert iou(found[0].box_xyxy, tuple(np.add(ASTRONAUT_FACE, [5100, 5000] * 2))) > 0.6
 
 
+def propose(mtcnn, halvings):
+    with mtcnn._sessions as sessions:
+        return mtcnn._propose(halvings, sessions["pnet"])
+
+
 def test_strips_give_what_the_whole_level_gives(mtcnn, astronaut, monkeypatch):
     halvings = halve(astronaut)
-    boxes = mtcnn._propose(halvings)
+    boxes = propose(mtcnn, halvings)
     monkeypatch.setattr("fer_edge.detection.pyramid._STRIP_AREA_PX", 20 * 160)
-    strip_boxes = mtcnn._propose(halvings)
+    strip_boxes = propose(mtcnn, halvings)
     assert len(boxes) > 10
     np.testing.assert_allclose(strip_boxes, boxes, atol=1e-2)
 

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from crowds import count_wrong, draw_crowds, of_detections
 from matching import MIN_FACE_PX, compare
 
 from fer_edge.backends import BACKENDS, Availability, Session, SessionOptions
@@ -121,6 +122,18 @@ def test_few_sizes_of_yunet_are_kept(backend, create):
     assert sizes_open() == []
     with pytest.raises(DetectorError, match="closed"):
         detector.detect(np.zeros((64, 64, 3), np.uint8))
+
+
+@pytest.mark.parametrize("name", ["mtcnn", "yunet"])
+def test_threads_with_more_sizes_than_are_kept(name, backend, create, astronaut):
+    """A session that one thread uses is not closed for the size of another."""
+    crowds = draw_crowds(astronaut, 12)
+    pictures = [crowd[: 428 - 96 * (i % 3), : 642 - 96 * (i // 3 % 3)] for i, crowd in enumerate(crowds)]
+    detector = create(name, backend=backend.name)
+    expected = [of_detections(detector.detect(picture)) for picture in pictures]
+    ask = lambda picture: of_detections(detector.detect(picture))  # noqa: E731
+    assert count_wrong(ask, pictures, expected, 4, 3) == (0, 36)
+    assert name == "mtcnn" or len(backend.sessions) > 12
 
 
 def test_networks_are_closed_where_another_cannot_be_opened(backend, create, monkeypatch):
