@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,9 +21,10 @@ from fer_edge.bundle import Bundle, open_bundle
 from fer_edge.catalogue import find_bundle
 from fer_edge.detection import DetectorOptions, create_detector
 from fer_edge.engines.device_arrays import is_device_array
-from fer_edge.errors import BundleError, UsageError
+from fer_edge.errors import BackendError, BundleError, UsageError
 from fer_edge.explanation import MIN_PROBABILITY, require_attention
 from fer_edge.frames import check_frame
+from fer_edge.guard import Guard
 from fer_edge.heatmaps import min_max
 from fer_edge.metrics import softmax
 from fer_edge.preprocess import covered_box, crop_rectangle, cut_rectangle, prepare_batch
@@ -95,6 +98,9 @@ class Runtime:
     frame is copied to the host once, for the detector; its crops are made on the device and stay there. Its copy
     counts as ``detect``, its crops as ``classify``.
 
+    Any thread may call, several at the same time; each gets the answer to its own frame. After a fork of the process
+    only its parent may: elsewhere :class:`BackendError` is raised. Create a runtime in each process.
+
     Parameters
     ----------
     bundle : path, Bundle or None
@@ -142,18 +148,28 @@ class Runtime:
             # What holds more is sized by the backend: an engine for 64 faces would hold memory for all of them.
             max_batch=1 if self.options.max_batch == 1 else None,
         )
-        opened = load_tested_session(
-            self.bundle, self.backend, self.precision, session_options, self.options.self_test
-        )
-        self._session, self.self_test = opened.session, opened.self_test
-        self._detector = create_detector(self.options.detector, self.options.detector_options)
+        with ExitStack() as opened:  # an error in between closes what is open
+            tested = load_tested_session(
+                self.bundle, self.backend, self.precision, session_options, self.options.self_test
+            )
+            self._session, self.self_test = tested.session, tested.self_test
+            opened.callback(self._session.close)
+            self._detector = create_detector(self.options.detector, self.options.detector_options)
+            opened.callback(self._detector.close)
+            self._opened = Guard(
+                opened.pop_all(), "runtime", BackendError, free=ExitStack.close, parallel=True
+            )
+        self._counting = threading.Lock()  # of the fields below
         self._timings: Mapping[str, deque[float]] = {stage: deque(maxlen=_HISTORY) for stage in STAGES}
-        self._frames = 0
+        self._calls = 0
         self.non_finite = 0  # network outputs that were dropped
 
     def __call__(self, frame_bgr: Any) -> FrameResult:
-        """Process one frame ``[H, W, 3]`` uint8 BGR now."""
-        frame = Frame(frame_bgr, self._frames, time.monotonic())
+        """Process one frame ``[H, W, 3]`` uint8 BGR now; its index counts these calls."""
+        self._opened.require_process()
+        with self._counting:
+            frame = Frame(frame_bgr, self._calls, time.monotonic())
+            self._calls += 1
         return self.process(frame)
 
     def stream(self, source: str | int | Path | Source) -> Iterator[FrameResult]:
@@ -180,8 +196,13 @@ class Runtime:
         UsageError
             If it lies on a device, and the backend takes frames of the host only.
         BackendError
-            If it lies on a device and the CUDA kernels are not compiled, or the backend fails.
+            If it lies on a device and the CUDA kernels are not compiled, or the backend fails; or the runtime is
+            closed, or was made before a fork of the process.
         """
+        with self._opened:
+            return self._process(frame)
+
+    def _process(self, frame: Frame) -> FrameResult:
         on_device = self._crop_session(frame.image) if is_device_array(frame.image) else None
         started = time.perf_counter()
         image = on_device.copy_to_host(frame.image) if on_device else check_frame(frame.image)
@@ -212,9 +233,9 @@ class Runtime:
                 strict=True,
             )
         )
-        for stage, value in timings.items():
-            self._timings[stage].append(value)
-        self._frames += 1
+        with self._counting:
+            for stage, value in timings.items():
+                self._timings[stage].append(value)
         return FrameResult(
             index=frame.index,
             captured_at_s=frame.captured_at_s,
@@ -249,12 +270,14 @@ class Runtime:
 
     def latency(self) -> dict[str, LatencySummary]:
         """Return n, p50, p90 and p99 of each stage over the last frames."""
-        return {stage: summarise(list(values)) for stage, values in self._timings.items()}
+        self._opened.require_process()
+        with self._counting:
+            kept = {stage: list(values) for stage, values in self._timings.items()}
+        return {stage: summarise(values) for stage, values in kept.items()}
 
     def close(self) -> None:
-        """Free the network and the detector."""
-        self._session.close()
-        self._detector.close()
+        """Wait for the frames that run, then free the network and the detector; a second call does nothing."""
+        self._opened.close()
 
     def __enter__(self) -> Runtime:
         return self
@@ -292,7 +315,8 @@ class Runtime:
             flawed = broken | np.isnan(scaled).any(axis=(1, 2))
             maps = [None if bad else heat for bad, heat in zip(flawed, scaled, strict=True)]
             broken = flawed
-        self.non_finite += int(broken.sum())
+        with self._counting:
+            self.non_finite += int(broken.sum())
         return list(zip(probabilities, maps, strict=True))
 
     def _face(
