@@ -19,6 +19,7 @@ import cv2
 
 from fer_edge.datasets import IMAGE_SUFFIXES, list_images, read_image
 from fer_edge.errors import SourceError
+from fer_edge.guard import ProcessBound
 
 # FFmpeg, inside OpenCV, prints its own lines about files that it cannot read; our error says it once.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -76,12 +77,13 @@ class ImageSource:
         """Nothing is held."""
 
 
-class VideoSource:
+class VideoSource(ProcessBound):
     """Every frame of a video file."""
 
     is_live = False
 
     def __init__(self, path: Path) -> None:
+        super().__init__("video", SourceError)
         self.path = path
         self._capture = _open_capture(
             str(path), f"{path} is not a video that OpenCV can read: convert it to MP4 (H.264)"
@@ -94,6 +96,7 @@ class VideoSource:
 
     def __iter__(self) -> Iterator[Frame]:
         while True:
+            self.require_process()
             ok, image = self._capture.read()
             if not ok:
                 break
@@ -104,17 +107,19 @@ class VideoSource:
             raise SourceError(f"{self.path} holds no frame that OpenCV can decode: convert it to MP4 (H.264)")
 
     def close(self) -> None:
-        """Close the file."""
-        self._capture.release()
+        """Close the file; in a forked process nothing is done."""
+        if not self.is_inherited:
+            self._capture.release()
 
 
-class LiveSource:
+class LiveSource(ProcessBound):
     """The newest frame of a camera (index) or a network stream (URL)."""
 
     is_live = True
     frame_count: int | None = None
 
     def __init__(self, address: int | str) -> None:
+        super().__init__("live source", SourceError)
         self.address = address
         # User name and password of an address are for nobody's log.
         what = f"camera {address}" if isinstance(address, int) else re.sub(r"(?<=://)[^/]*@", "", address)
@@ -152,6 +157,7 @@ class LiveSource:
     def __iter__(self) -> Iterator[Frame]:
         timeout_s = _FIRST_FRAME_TIMEOUT_S
         while True:
+            self.require_process()  # the thread that grabs frames is in the other one
             with self._fresh:
                 if not self._fresh.wait_for(lambda: self._slot is not None or self._ended, timeout_s):
                     raise SourceError(
@@ -166,7 +172,9 @@ class LiveSource:
             yield frame
 
     def close(self) -> None:
-        """Stop the thread and release the device."""
+        """Stop the thread and release the device; in a forked process nothing is done."""
+        if self.is_inherited:
+            return
         self._ended = self._closed = True
         self._thread.join(timeout=_STALL_TIMEOUT_S)
         if not self._thread.is_alive():

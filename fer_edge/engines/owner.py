@@ -23,6 +23,7 @@ from fer_edge.engines.runner_options import RunnerOptions, RunnerReport, RunnerS
 from fer_edge.engines.slot import STAGES, Part, Slot, Streams, create_event, create_streams
 from fer_edge.engines.warm_up import POLL_S, RESET, hang, prepare, wait_until
 from fer_edge.errors import BackendError, FerEdgeError, UsageError
+from fer_edge.guard import ProcessBound
 
 #: Timings kept for percentiles; older ones are forgotten.
 HISTORY = 1000
@@ -39,7 +40,7 @@ class _UnderWay:
     deadline_s: float
 
 
-class Owner:
+class Owner(ProcessBound):
     """See the module. It does not know the runner that it serves, so that one can be collected.
 
     Parameters
@@ -57,6 +58,7 @@ class Owner:
     report: RunnerReport
 
     def __init__(self, open_device: Callable[[], Device], path: Path, options: RunnerOptions) -> None:
+        super().__init__("session", BackendError)
         self._open_device, self._path, self._options = open_device, path, options
         self.state = RunnerState.READY
         self.timings_ms = np.zeros((HISTORY, len(STAGES)))
@@ -86,6 +88,7 @@ class Owner:
 
     def run(self, request: Request) -> None:
         """Wait until a request is done, and raise what went wrong."""
+        self.require_process()
         with self._lock:
             self._require_ready()
             self._queue.put(request)
@@ -102,8 +105,10 @@ class Owner:
             raise BackendError(str(self._failure)) from self._failure
 
     def stop(self) -> None:
-        """Finish what is queued, free everything and end."""
+        """Finish what is queued, free everything and end; in a forked process nothing is done."""
         atexit.unregister(self.stop)
+        if self.is_inherited:
+            return
         with self._lock:
             if self.state is RunnerState.READY:
                 self.state = RunnerState.CLOSED

@@ -156,7 +156,7 @@ class EngineRunner:
 
     def __del__(self) -> None:
         owner = getattr(self, "_owner", None)
-        if owner is not None and owner.state is RunnerState.READY:
+        if owner is not None and owner.state is RunnerState.READY and not owner.is_inherited:
             warnings.warn(f"{self!r} was not closed: use it in a with block", ResourceWarning, stacklevel=2)
 
     def _run(self, source: Source, rows: int, out: Mapping[str, Any] | None) -> dict[str, Any]:
