@@ -50,7 +50,10 @@ class Explained:
 
 
 class Explainer(Protocol):
-    """A network that explains itself by ``method``, a key of :data:`METHODS`."""
+    """A network that explains itself by ``method``, a key of :data:`METHODS`; any thread may call.
+
+    One that is closed, or was made before a fork of the process, raises :class:`fer_edge.errors.BackendError`.
+    """
 
     spec: ModelSpec
     method: str

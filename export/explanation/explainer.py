@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import nn
 
-from fer_edge.errors import lookup
+from fer_edge.errors import BackendError, lookup
 from fer_edge.explanation import METHODS, Explained
 from fer_edge.export.explanation.attention import AttentionOptions, attention_maps
 from fer_edge.export.explanation.gradcam import grad_cam
 from fer_edge.export.weights import TrainedNetwork
+from fer_edge.guard import Guard
 
 
 class NetworkExplainer:
@@ -40,15 +42,20 @@ class NetworkExplainer:
         self.spec = trained.spec
         self.method = method
         self.random_weights = trained.provenance.get("weights") == "random"
-        self._module = trained.module.eval()
+        # In turn: Grad-CAM reads inner values by hooks, which would see those of every thread.
+        self._module = Guard(trained.module.eval(), "explainer", BackendError)
         self._options = options
         self._temperature = temperature
 
     def explain(self, batch: np.ndarray, classes: Sequence[int] | None = None) -> Explained:
         """See :class:`fer_edge.explanation.Explainer`."""
         tensor = torch.from_numpy(batch)
+        with self._module as module:
+            return self._explain(module, tensor, classes)
+
+    def _explain(self, module: nn.Module, tensor: torch.Tensor, classes: Sequence[int] | None) -> Explained:
         with torch.no_grad():
-            outputs = self._module(tensor)
+            outputs = module(tensor)
         named = dict(
             zip(
                 self.spec.outputs,
@@ -57,9 +64,9 @@ class NetworkExplainer:
             )
         )
         if self.method == "gradcam":
-            maps = grad_cam(self._module, tensor, classes).maps
+            maps = grad_cam(module, tensor, classes).maps
         else:
-            maps = attention_maps(self._module, tensor, self._options)
+            maps = attention_maps(module, tensor, self._options)
         landmarks = named.get("landmarks")
         return Explained(
             named["logits"].numpy() / self._temperature,
@@ -69,3 +76,4 @@ class NetworkExplainer:
 
     def close(self) -> None:
         """See :class:`fer_edge.explanation.Explainer`."""
+        self._module.close()
