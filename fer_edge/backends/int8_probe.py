@@ -53,7 +53,17 @@ class ProbeResult:
     levels: Mapping[str, float]
 
 
-_results: dict[tuple[int, str], ProbeResult | str] = {}
+_results: dict[str, ProbeResult | str] = {}
+
+
+def _forget() -> None:
+    """A forked process asks again: the lock may be held by a thread that does not live on there."""
+    global _LOCK
+    _LOCK = threading.RLock()
+    _results.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def holds_int8(model: Path | ModelFile) -> bool:
@@ -93,11 +103,10 @@ def probe_int8(backend: Backend, options: SessionOptions) -> ProbeResult:
     BackendError
         If no configuration is exact; every later call raises it too.
     """
-    key = (os.getpid(), backend.name)
     with _LOCK:
-        if key not in _results:
-            _results[key] = _probe(backend, options)
-        found = _results[key]
+        if backend.name not in _results:
+            _results[backend.name] = _probe(backend, options)
+        found = _results[backend.name]
     if isinstance(found, str):
         raise BackendError(found)
     return found
