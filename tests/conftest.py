@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: real faces, and the folder that holds what is not in the repository."""
+"""Which tests run, on which processors, and fixtures that every test may use."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,6 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 HEADERS = "kernel-lens==2.0.1 --hash=sha256:07cc714e8b5e7f34b672f7c7fad93febe7c747be5837ba276b1527370134ffe0"
 
 
+#: How many slow tests were left out.
+LEFT_OUT = pytest.StashKey[int]()
+
+
 def pytest_configure() -> None:
     """Give every parallel worker processors of its own: thread pools that compete lose half of their time."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
@@ -31,6 +36,36 @@ def pytest_configure() -> None:
         number, count = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         processors = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, processors[number::count] or processors[number % len(processors) :][:1])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave slow tests out, unless ``-m`` chooses the tests or the command names one with ``::``."""
+    if config.option.markexpr or any("::" in argument for argument in config.args):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+    config.stash[LEFT_OUT] = len(slow)
+    if hasattr(config, "workeroutput"):  # a parallel worker: the process that reports collects nothing itself
+        config.workeroutput["left_out"] = len(slow)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the number from a parallel worker; all collect the same tests."""
+    count = getattr(node, "workeroutput", {}).get("left_out")
+    if count is not None:
+        node.config.stash[LEFT_OUT] = count
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say how many slow tests were left out, and how they run."""
+    if count := config.stash.get(LEFT_OUT, 0):
+        terminalreporter.write_line(
+            f"{count} slow tests were not run: '-m slow' runs them, '.ci/full' or -m 'slow or not slow' runs all"
+        )
 
 
 @pytest.fixture(scope="session")

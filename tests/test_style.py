@@ -8,8 +8,6 @@ import sys
 import zipfile
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -29,7 +27,6 @@ def test_format() -> None:
     run("ruff", "format", "--check", ".")
 
 
-@pytest.mark.slow
 def test_types(tmp_path: Path) -> None:
     """The packages are put where they are installed, since mypy does not read the build's table."""
     for source, target in (
@@ -44,7 +41,6 @@ def test_types(tmp_path: Path) -> None:
     run("mypy", cwd=tmp_path)
 
 
-@pytest.mark.slow
 def test_the_wheel_holds_one_package_with_its_models(tmp_path: Path) -> None:
     run("pip", "wheel", "--no-deps", "--quiet", "--disable-pip-version-check", "-w", str(tmp_path), str(ROOT))
     (wheel,) = tmp_path.glob("*.whl")

@@ -29,13 +29,14 @@ def save_curves(path: Path, history: Sequence[EpochMetrics]) -> None:
         values = [m.parts.get(name, nan) for m in history]
         loss.plot(epochs, values, "--", label=f"held out: {name}")
     loss.set(xlabel="epoch", ylabel="loss")
-    loss.legend()
+    # A fixed place: matplotlib searches for the best one for seconds on slow machines, and warns.
+    loss.legend(loc="upper right")
     for label, shares in (
         ("accuracy", [m.validation_accuracy for m in history]),
         ("macro-F1", [m.validation_macro_f1 for m in history]),
     ):
         accuracy.plot(epochs, [nan if share is None else 100 * share for share in shares], label=label)
     accuracy.set(xlabel="epoch", ylabel="% of held-out images")
-    accuracy.legend()
+    accuracy.legend(loc="lower right")
     with whole_file(path) as part:
         figure.savefig(part, dpi=120)

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 import fer_edge
+from fer_edge._files import cache_folder
 
 SCRIPT = Path(__file__).with_name("api_names.py")
 PACKAGE = Path(fer_edge.__file__).parent
@@ -105,7 +106,7 @@ def make_libraries(folder: Path, major: str) -> Path:
 
 @pytest.fixture(scope="module")
 def bindings(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Bindings | str]:
     """By requirement; a text says why there is none."""
     found: dict[str, Bindings | str] = {}
@@ -113,7 +114,7 @@ def bindings(
         found[RTX] = "needs TensorRT-RTX: pip install 'fer-edge[rtx]'"
     else:
         found[RTX] = Bindings(RTX, {})
-    folder = request.config.cache.mkdir("tensorrt-bindings")
+    folder = cache_folder() / "tests" / "tensorrt-bindings"
     for requirement in BINDINGS:
         if shutil.which("gcc") is None:
             found[requirement] = "needs gcc"

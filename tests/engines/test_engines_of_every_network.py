@@ -36,13 +36,18 @@ LARGE = {
     "feratt-2019": "has the layers of feratt",
     "emotionaldan-1stage": "is the first stage of emotionaldan",
 }
+#: Small ones, one of each of our own kinds and one with residual blocks.
+QUICK = ("conv-attention", "visual-attention", "resnet18")
 NAMES = [
     pytest.param(
         name,
-        marks=pytest.mark.skipif(
-            name in LARGE and "FER_EDGE_LARGE_TESTS" not in os.environ,
-            reason=f"{LARGE.get(name)}: set FER_EDGE_LARGE_TESTS=1",
-        ),
+        marks=[
+            pytest.mark.skipif(
+                name in LARGE and "FER_EDGE_LARGE_TESTS" not in os.environ,
+                reason=f"{LARGE.get(name)}: set FER_EDGE_LARGE_TESTS=1",
+            ),
+            *([pytest.mark.slow] if name not in QUICK else []),
+        ],
     )
     for name in NETWORKS
 ]

@@ -34,7 +34,18 @@ LARGE = pytest.mark.skipif(
     "FER_EDGE_LARGE_TESTS" not in os.environ,
     reason="takes minutes and 10 GB of memory: set FER_EDGE_LARGE_TESTS=1",
 )
-NAMES = [pytest.param(name, marks=[LARGE] if name == "resmasking-ensemble" else []) for name in NETWORKS]
+#: Small ones: a network of ours with attention, and residual blocks with normalisation.
+QUICK = ("visual-attention", "resnet18")
+NAMES = [
+    pytest.param(
+        name,
+        marks=[
+            *([LARGE] if name == "resmasking-ensemble" else []),
+            *([pytest.mark.slow] if name not in QUICK else []),
+        ],
+    )
+    for name in NETWORKS
+]
 ONE_THREAD = SessionOptions(threads=1)
 
 

@@ -180,7 +180,7 @@ def test_networks_without_attention_name_grad_cam(module: torch.nn.Module) -> No
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     options = BuildOptions(
-        weights=str(WEIGHTS), calibration_images=32, attention=True,
+        weights=str(WEIGHTS), calibration_images=32, comparison_images=16, attention=True,
         output=tmp_path_factory.mktemp("bundle") / "attentive.fer",
     )  # fmt: skip
     return build(options).bundle

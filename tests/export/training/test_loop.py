@@ -115,7 +115,6 @@ def identical(a: Path, b: Path) -> bool:
 # --- the loop -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_loss_falls_and_results_are_written(faces: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(
         SMALL,
@@ -193,7 +192,6 @@ def test_trained_weights_go_on_where_they_stood(faces: Path, tmp_path: Path) -> 
     assert load_weights(tmp_path / "second" / "weights.safetensors").provenance["initial"]["epochs"] == 12
 
 
-@pytest.mark.slow
 def test_resumed_runs_end_bit_for_bit_alike(faces: Path, tmp_path: Path) -> None:
     """Interrupted after an epoch, within one by a step limit, and within one by an error."""
     whole_losses: dict[int, float] = {}

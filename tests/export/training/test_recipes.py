@@ -24,6 +24,8 @@ from fer_edge.export.weights import load_weights
 
 #: Sides that keep a test short where the network takes any.
 SIDES = {"resmasking": 64, "conv-attention": 64, "visual-attention": 64}
+#: Networks that train within seconds.
+SMALL_NETWORKS = ("conv-attention", "visual-attention")
 ROWS = 24
 IMAGES = 6
 STEPS = 5
@@ -66,9 +68,15 @@ def small(name: str) -> Recipe:
     return dataclasses.replace(recipe, spec=spec, phases=phases, batch_size=IMAGES, per_class=None)
 
 
-@pytest.mark.slow
 # resmasking differs from resmasking-vemo in the weights of the classes alone, and has 143 million parameters.
-@pytest.mark.parametrize("name", [name for name in RECIPES if name != "resmasking"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if recipe.network in SMALL_NETWORKS else pytest.mark.slow)
+        for name, recipe in RECIPES.items()
+        if name != "resmasking"
+    ],
+)
 def test_loss_falls(name: str, faces: Path, tmp_path: Path) -> None:
     recipe = small(name)
     losses: list[float] = []
