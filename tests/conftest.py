@@ -98,6 +98,16 @@ def astronaut(astronaut_file: Path) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
+def int8_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The INT8 bundle of the default model, as ``fer-edge build --int8`` makes it; not to be changed."""
+    from fer_edge.builder import BuildOptions, build
+
+    output = tmp_path_factory.mktemp("int8") / "default.fer"
+    build(BuildOptions(backend="onnxruntime", output=output))
+    return output
+
+
+@pytest.fixture(scope="session")
 def compiled_emulation(tmp_path_factory: pytest.TempPathFactory) -> Emulation:
     """The kernels' module, compiled for the CPU once per session."""
     return compile_emulation(tmp_path_factory.mktemp("emulation"))

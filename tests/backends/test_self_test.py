@@ -21,7 +21,6 @@ from fer_edge.backends.base import Session
 from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
 from fer_edge.backends.self_test import OFF, TOLERANCES, changed_classes, relative_errors
 from fer_edge.backends.self_test_data import SelfTestData, read_self_test, write_self_test
-from fer_edge.builder import BuildOptions, build
 from fer_edge.bundle import MANIFEST, SELF_TEST, Bundle, ModelFile, open_bundle, write_bundle
 from fer_edge.calibration.saturation import SaturationEmulator
 from fer_edge.catalogue import SHIPPED, shipped_bundle
@@ -35,9 +34,8 @@ Outputs = Mapping[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def int8(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    output = tmp_path_factory.mktemp("self-test") / "int8.fer"
-    return build(BuildOptions(backend="onnxruntime", output=output)).bundle
+def int8(int8_bundle: Path) -> Bundle:
+    return open_bundle(int8_bundle)
 
 
 class Altered(OnnxRuntimeBackend):

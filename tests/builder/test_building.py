@@ -26,13 +26,6 @@ from fer_edge.synthetic_faces import generate_faces
 from fer_edge.temperature import fit_temperature
 
 
-@pytest.fixture(scope="module")
-def int8_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("build") / "default.fer"
-    build(BuildOptions(backend="onnxruntime", output=output))
-    return output
-
-
 def test_the_default_bundle_holds_both_dialects_and_a_report(int8_bundle: Path) -> None:
     bundle = open_bundle(int8_bundle)
     assert bundle.manifest.precision == "int8"

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import pytest
 
 import fer_edge
-from fer_edge._files import cache_folder
+from fer_edge._files import cache_folder, whole_folder
 
 SCRIPT = Path(__file__).with_name("api_names.py")
 PACKAGE = Path(fer_edge.__file__).parent
@@ -68,19 +69,17 @@ class Bindings:
 def obtain(requirement: str, folder: Path) -> Path | str:
     """Return the folder of the unpacked wheel, or why there is none."""
     target = folder / requirement
-    if not (target / "tensorrt_bindings").is_dir():
-        downloads = folder / f"{requirement}.wheels"
+    if (target / "tensorrt_bindings").is_dir():
+        return target
+    with tempfile.TemporaryDirectory() as downloads:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-        command += ["--disable-pip-version-check", "--dest", str(downloads), requirement]
+        command += ["--disable-pip-version-check", "--dest", downloads, requirement]
         result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-        wheels = list(downloads.glob("*.whl"))
+        wheels = list(Path(downloads).glob("*.whl"))
         if result.returncode or not wheels:
             return (result.stderr.strip().splitlines() or ["pip download failed"])[-1]
-        unpacked = folder / f"{requirement}.{os.getpid()}"
-        zipfile.ZipFile(wheels[0]).extractall(unpacked)
-        if not target.exists():
-            unpacked.rename(target)
-        shutil.rmtree(downloads, ignore_errors=True)
+        with whole_folder(target) as part, zipfile.ZipFile(wheels[0]) as wheel:
+            wheel.extractall(part)
     return target
 
 
