@@ -306,7 +306,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # NNCF and OpenVINO report their use
     record = measurement_record()
     console = Console(highlight=False, width=100)
     results = []

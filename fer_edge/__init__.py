@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fer_edge._privacy import opt_out
+
 if TYPE_CHECKING:
     from fer_edge.builder import BuildOptions, BuildReport, build
     from fer_edge.bundle import Bundle, open_bundle
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from fer_edge.spec import ModelSpec
 
 __version__ = "0.1.0"
+
+opt_out()
 
 _HOMES = {
     "BuildOptions": "builder",

@@ -79,7 +79,6 @@ def ask_cuda_python() -> dict[str, Any]:
 
 def ask_onnxruntime() -> dict[str, Any]:
     """Version and execution providers."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     answer = ask_module("onnxruntime")
     if "version" in answer:
         answer["providers"] = importlib.import_module("onnxruntime").get_available_providers()

@@ -11,12 +11,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-# Since 1.29 ONNX Runtime's Linux packages report use and hashes of models over the network, and keep a
-# device number in the home folder. A robot or car must not: this opts out before the library starts,
-# unless the user has set the variable.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
 import onnxruntime
 
 from fer_edge.backends.base import (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fer_edge._privacy import without_openvino_telemetry
 from fer_edge.backends.base import (
     DEFAULT_INT8,
     Availability,
@@ -115,26 +115,12 @@ class OpenVinoBackend:
 
 
 def _import_openvino() -> Any:
-    """Import OpenVINO without its usage statistics.
-
-    The Python package writes a client number to the home folder and reports its use over the network.
-    It does without where the package ``openvino_telemetry`` cannot be imported, so that is hidden for
-    the time of the import.
-    """
-    telemetry = "openvino_telemetry"
-    with _IMPORT:
-        hidden = {
-            name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == telemetry
-        }
-        sys.modules[telemetry] = None  # type: ignore[assignment]  # how Python marks a module as not importable
-        try:
+    try:
+        with _IMPORT, without_openvino_telemetry():
             import openvino
-        except ImportError as error:
-            raise BackendError(f"openvino is not installed: {_FIX}") from error
-        finally:
-            del sys.modules[telemetry]
-            sys.modules.update(hidden)
-        return openvino
+    except ImportError as error:
+        raise BackendError(f"openvino is not installed: {_FIX}") from error
+    return openvino
 
 
 def _read(core: Any, model: Path | ModelFile) -> Any:
