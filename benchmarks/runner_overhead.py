@@ -24,6 +24,7 @@ from rich.console import Console
 from fer_edge._files import write_json
 from fer_edge.commands.base import make_table
 from fer_edge.engines.device import TensorInfo
+from fer_edge.engines.engine_file import EngineFile
 from fer_edge.engines.runner import EngineRunner, RunnerOptions
 from fer_edge.statistics import measurement_record
 
@@ -89,7 +90,7 @@ class InstantDevice:
         """None."""
         return 0.0
 
-    def load_engine(self, path: Path) -> InstantEngine:
+    def load_engine(self, file: EngineFile) -> InstantEngine:
         """No file is read."""
         return InstantEngine()
 

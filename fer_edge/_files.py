@@ -25,15 +25,18 @@ def sha256_of(path: Path) -> str:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, mode: int | None = None) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it on success, delete it on failure.
 
-    The suffix is kept, since writers such as ``cv2.VideoWriter`` choose the format by it.
+    The suffix is kept, since writers such as ``cv2.VideoWriter`` choose the format by it. ``mode`` is that of the
+    file; without it the process's umask decides.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
         yield part
+        if mode is not None:
+            part.chmod(mode)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -78,9 +81,9 @@ def _swap(part: Path, path: Path, old: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, mode: int | None = None) -> None:
     """Write ``value`` as indented JSON, whole or not at all. NaN is refused."""
-    with whole_file(path) as part:
+    with whole_file(path, mode) as part:
         part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 

@@ -80,9 +80,9 @@ class ModelFile:
         """Of the content, 64 hex digits."""
         return hashlib.sha256(self.content).hexdigest()
 
-    def vouches_for(self, engine: Path) -> bool:
+    def vouches_for(self, engine: Path, sha256: str) -> bool:
         """Return whether an engine may be used with this file: the manifest names it, or there is no manifest."""
-        return self.engines is None or self.engines.get(engine) == sha256_of(engine)
+        return self.engines is None or self.engines.get(engine) == sha256
 
     def __str__(self) -> str:
         return str(self.path)

@@ -150,10 +150,16 @@ class TensorRtBackend:
             )
             if engine.rebuilt_because is not None:
                 _LOG.warning("the engine of %s was built again: %s", file.path.name, engine.rebuilt_because)
-            device = partial(CudaDevice, self.name, plugin=plugin, dla_core=options.dla_core)
+            device = partial(
+                CudaDevice,
+                self.name,
+                plugin=plugin,
+                dla_core=options.dla_core,
+                plugin_sha256=None if key.plugin is None else key.plugin.sha256,
+            )
             # Whether what a DLA does can be captured is unproved: then it is run without, and the report says so.
             graphs = "required" if options.dla_core is None else "preferred"
-            runner = EngineRunner(device, engine.path, RunnerOptions(cuda_graphs=graphs))
+            runner = EngineRunner(device, engine.path, RunnerOptions(cuda_graphs=graphs), engine.sha256)
         except (EngineError, OSError) as error:
             raise BackendError(f"{self.name} cannot load {model}: {error}") from error
         return TensorRtSession(runner, engine.rebuilt_because)
@@ -214,7 +220,7 @@ def _compiled_ahead(cache: EngineCache, key: EngineKey) -> CachedEngine | None:
     for plugin, sizes in product(dict.fromkeys((key.plugin, None)), batches):
         found = cache.find(replace(key, gpu=None, driver=None, plugin=plugin, batches=sizes, options=options))
         if found is not None:
-            return CachedEngine(found, built=False)
+            return found
     return None
 
 

@@ -1,13 +1,13 @@
 """Engines by content: built once, found again, and never taken for whole when they are not.
 
 Beside each engine lies its header, written last. An engine is used only where the header is that of the wanted
-key and the file has the header's size and sha256; this is checked before anything deserialises it. Whoever can
-write to the folder can still place an engine there, and an engine is code: the folder is its owner's alone.
+key and the file has the header's size and sha256; this is checked before anything deserialises it. A sha256 shows
+integrity, not authenticity: whoever can write to the folder can place engine and header there, and an engine is
+code. So it is loaded only from a folder that nobody but this user and root can change.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -19,7 +19,9 @@ from itertools import islice
 from pathlib import Path
 
 from fer_edge._files import cache_folder, whole_file
+from fer_edge._ownership import PRIVATE_FILE, make_private_folder, require_private
 from fer_edge.engines.header import (
+    EngineHeader,
     EngineKey,
     count_differences,
     describe_difference,
@@ -27,6 +29,7 @@ from fer_edge.engines.header import (
     read_header,
     write_header,
 )
+from fer_edge.engines.lock import is_current, open_lock, try_lock
 from fer_edge.errors import EngineError
 
 _OURS = re.compile(r"\.?([0-9a-f]{64})\..+")
@@ -46,6 +49,8 @@ class CachedEngine:
     ----------
     path : Path
         The file. It may be evicted ten minutes after it was last asked for: open it soon.
+    sha256 : str
+        Of the file, as it was checked; whoever reads it compares.
     built : bool
         Whether it was built now.
     rebuilt_because : str or None
@@ -53,7 +58,8 @@ class CachedEngine:
     """
 
     path: Path
-    built: bool
+    sha256: str
+    built: bool = False
     rebuilt_because: str | None = None
 
 
@@ -67,7 +73,7 @@ class EngineCache:
     also : sequence of Path
         Further folders that are only read, such as ``engines`` of a bundle; asked first.
     accepts : callable
-        Says of the path of an engine in those folders whether it may be used.
+        Says of the path and the sha256 of an engine in those folders whether it may be used.
     size_limit_bytes : int
         Beyond it, engines that were not used for the longest time are deleted.
     wait_limit_s : float
@@ -78,17 +84,24 @@ class EngineCache:
         self,
         folder: Path | None = None,
         also: Sequence[Path] = (),
-        accepts: Callable[[Path], bool] = lambda engine: True,
+        accepts: Callable[[Path, str], bool] = lambda engine, sha256: True,
         size_limit_bytes: int = 4 << 30,
         wait_limit_s: float = 3600.0,
     ) -> None:
-        self.folder = cache_folder() / "engines" if folder is None else folder
+        # Without links: whoever can change one must not lead from a folder that was checked to another.
+        self.folder = Path(os.path.realpath(cache_folder() / "engines" if folder is None else folder))
         self._places, self._accepts = (*also, self.folder), accepts
         self._size_limit_bytes = size_limit_bytes
         self._wait_limit_s = wait_limit_s
 
-    def find(self, key: EngineKey) -> Path | None:
-        """Return the engine of ``key``, ``None`` where there is no whole one."""
+    def find(self, key: EngineKey) -> CachedEngine | None:
+        """Return the engine of ``key``, ``None`` where there is no whole one.
+
+        Raises
+        ------
+        EngineError
+            If another user could have placed it there.
+        """
         return self._look(key)[0]
 
     def get_or_build(
@@ -113,21 +126,23 @@ class EngineCache:
         Raises
         ------
         EngineError
-            If the folder cannot be written, the wait is over, or ``build`` wrote nothing. What ``build``
+            If the folder cannot be written, other users can write to it, the wait is over, or ``build`` wrote
+            nothing. What ``build``
             raises is passed on, an :class:`OSError` as this one, and leaves nothing behind.
         """
-        path, _ = self._look(key)
-        if path is not None:
-            return CachedEngine(path, built=False)
+        found, _ = self._look(key)
+        if found is not None:
+            return found
         digest = key.digest()
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(self.folder)
+            require_private(self.folder)
             with self._locked(digest, on_wait):
-                path, damage = self._look(key)  # another process may have built it meanwhile
-                if path is not None:
-                    return CachedEngine(path, built=False)
+                found, damage = self._look(key)  # another process may have built it meanwhile
+                if found is not None:
+                    return found
                 reason = damage or self._explain(key)
-                path = self._build(key, build)
+                path, header = self._build(key, build)
                 with suppress(OSError):  # of other entries, which may be another user's: this engine is whole
                     self._evict(keep=digest)
         except OSError as error:
@@ -135,9 +150,9 @@ class EngineCache:
                 f"cannot keep engines in {self.folder} ({error.strerror or error}): "
                 "set FER_EDGE_CACHE to a folder that can be written and has room"
             ) from error
-        return CachedEngine(path, built=True, rebuilt_because=reason)
+        return CachedEngine(path, header.sha256, built=True, rebuilt_because=reason)
 
-    def _look(self, key: EngineKey) -> tuple[Path | None, str | None]:
+    def _look(self, key: EngineKey) -> tuple[CachedEngine | None, str | None]:
         """Return the whole engine; else what is wrong with what lies in its place."""
         digest = key.digest()
         damage = None
@@ -145,6 +160,9 @@ class EngineCache:
             engine, header_path = place / f"{digest}.engine", place / f"{digest}.json"
             if not (os.path.lexists(engine) or os.path.lexists(header_path)):
                 continue
+            if place == self.folder:
+                require_private(header_path)
+                require_private(engine)
             with suppress(OSError):  # a folder that is only read keeps no record of use
                 os.utime(header_path, follow_symlinks=False)
             header = read_header(header_path)
@@ -154,8 +172,8 @@ class EngineCache:
                 damage = f"the engine lies under a wrong name: {describe_difference(header.key, key)}"
             else:
                 damage = find_damage(header, engine)
-                if damage is None and (place == self.folder or self._accepts(engine)):
-                    return engine, None
+                if damage is None and (place == self.folder or self._accepts(engine, header.sha256)):
+                    return CachedEngine(engine, header.sha256), None
         return None, damage
 
     def _explain(self, key: EngineKey) -> str | None:
@@ -166,31 +184,30 @@ class EngineCache:
         nearest = min(keys, key=lambda other: count_differences(other, key), default=None)
         return None if nearest is None else describe_difference(nearest, key)
 
-    def _build(self, key: EngineKey, build: Callable[[Path], None]) -> Path:
+    def _build(self, key: EngineKey, build: Callable[[Path], None]) -> tuple[Path, EngineHeader]:
         digest = key.digest()
-        engine, header = self.folder / f"{digest}.engine", self.folder / f"{digest}.json"
+        engine, header_path = self.folder / f"{digest}.engine", self.folder / f"{digest}.json"
         # The lock is held, so nobody alive writes these. The header goes first: it vouches for the engine.
-        for path in (header, engine, *self.folder.glob(f".{digest}.*.part.*")):
+        for path in (header_path, engine, *self.folder.glob(f".{digest}.*.part.*")):
             _delete(path)
-        with whole_file(engine) as part:
+        with whole_file(engine, PRIVATE_FILE) as part:
             build(part)
             if not part.is_file() or not part.stat().st_size:
                 raise EngineError(f"the builder returned without writing an engine to {part}")
             with part.open("rb") as file:
                 os.fsync(file.fileno())  # else a power cut may keep the header and lose the engine
-        write_header(header, key, engine)
-        return engine
+        return engine, write_header(header_path, key, engine, PRIVATE_FILE)
 
     @contextmanager
     def _locked(self, digest: str, on_wait: OnWait) -> Iterator[None]:
         """Hold the lock of one engine; it ends with the process, whatever ends that."""
         started = time.monotonic()
         while True:
-            handle = _open_lock(self._lock_path(digest))
+            handle = open_lock(self._lock_path(digest))
             try:
-                while not _try_lock(handle):
+                while not try_lock(handle):
                     self._wait(handle, time.monotonic() - started, on_wait)
-                if _is_current(handle, self._lock_path(digest)):
+                if is_current(handle, self._lock_path(digest)):
                     os.ftruncate(handle, 0)
                     os.pwrite(handle, str(os.getpid()).encode(), 0)
                     yield
@@ -222,9 +239,9 @@ class EngineCache:
     def _delete_unused(self, digest: str) -> bool:
         """Delete one entry, unless it is being built or was used lately."""
         lock = self._lock_path(digest)
-        handle = _open_lock(lock)
+        handle = open_lock(lock)
         try:
-            if not _try_lock(handle) or not _is_current(handle, lock):
+            if not try_lock(handle) or not is_current(handle, lock):
                 return False
             entry = _entries(self.folder)[digest]
             if time.time() - entry.used_s < _GRACE_S:
@@ -268,25 +285,6 @@ def _make_entry(digest: str, files: Sequence[Path]) -> _Entry:
                 used_s = max(used_s, state.st_mtime)
             names.add(path.name)
     return _Entry(tuple(files), size, used_s, names >= {f"{digest}.engine", f"{digest}.json"})
-
-
-def _open_lock(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-
-
-def _try_lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_current(handle: int, path: Path) -> bool:
-    """Whether ``handle`` is the file that has the name now; a lock may be deleted while others wait for it."""
-    with suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(handle), path.lstat())
-    return False
 
 
 def _delete(path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from fer_edge._machine import LocalMachine, read_driver_version
 from fer_edge.engines.devices import Gpu
+from fer_edge.engines.engine_file import EngineFile
 from fer_edge.engines.flavours import FLAVOURS
 from fer_edge.engines.header import printable
 from fer_edge.engines.plugin import load_plugin
@@ -33,6 +34,8 @@ class CudaDevice:
         Which GPU, as CUDA counts them.
     plugin : Path or None
         The plugin library, for engines that need it.
+    plugin_sha256 : str or None
+        Of that library, where an engine was built with it.
     dla_core : int or None
         Which deep-learning accelerator, for engines that were built for one.
 
@@ -48,8 +51,10 @@ class CudaDevice:
         index: int = 0,
         plugin: Path | None = None,
         dla_core: int | None = None,
+        plugin_sha256: str | None = None,
     ) -> None:
         self._flavour, self._plugin = lookup(FLAVOURS, flavour, "flavour"), plugin
+        self._plugin_sha256 = plugin_sha256
         self._dla_core = dla_core
         self._cuda = _import_runtime(index)
         self._check(self._cuda.cudaSetDevice(index))
@@ -115,7 +120,7 @@ class CudaDevice:
         """See :class:`fer_edge.engines.device.Device`."""
         return float(self._check(self._cuda.cudaEventElapsedTime(begin, end)))
 
-    def load_engine(self, path: Path) -> TensorRtEngine:
+    def load_engine(self, file: EngineFile) -> TensorRtEngine:
         """See :class:`fer_edge.engines.device.Device`."""
         try:
             trt = importlib.import_module(self._flavour.module)
@@ -124,8 +129,8 @@ class CudaDevice:
                 f"{self._flavour.name} cannot be imported ({error}): {self._flavour.fix}"
             ) from error
         if self._plugin is not None:
-            load_plugin(trt, self._plugin)
-        return TensorRtEngine(trt, path, self._dla_core)
+            load_plugin(trt, self._plugin, self._plugin_sha256)
+        return TensorRtEngine(trt, file, self._dla_core)
 
     def capture(self, stream: int, enqueue: Callable[[], None]) -> int:
         """See :class:`fer_edge.engines.device.Device`."""

@@ -11,10 +11,11 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+from fer_edge.engines.engine_file import EngineFile
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,8 @@ class Device(Protocol):
     def elapsed_ms(self, begin: int, end: int) -> float:
         """Return the time between two events that are reached."""
 
-    def load_engine(self, path: Path) -> Engine:
-        """Load an engine file."""
+    def load_engine(self, file: EngineFile) -> Engine:
+        """Load an engine."""
 
     def capture(self, stream: int, enqueue: Callable[[], None]) -> int:
         """Return a graph of what ``enqueue`` gives to the stream; nothing of it runs now."""

@@ -172,12 +172,13 @@ def count_differences(old: EngineKey, new: EngineKey) -> int:
     return sum(before.get(name) != after.get(name) for name in {**before, **after})
 
 
-def write_header(path: Path, key: EngineKey, engine: Path) -> None:
-    """Write the header of a finished engine, whole or not at all."""
+def write_header(path: Path, key: EngineKey, engine: Path, mode: int | None = None) -> EngineHeader:
+    """Write the header of a finished engine, whole or not at all, and return it."""
     with engine.open("rb") as file:
         size, digest = _measure(file)
     header = EngineHeader(key, size, digest)
-    write_json(path, {"format": FORMAT_VERSION, **asdict(header)})
+    write_json(path, {"format": FORMAT_VERSION, **asdict(header)}, mode)
+    return header
 
 
 def read_header(path: Path) -> EngineHeader | None:

@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from fer_edge.engines.device import Device, Engine
+from fer_edge.engines.engine_file import EngineFile
 from fer_edge.engines.host_copy import HostCopy
 from fer_edge.engines.requests import Batch, Download, Request
 from fer_edge.engines.runner_options import RunnerOptions, RunnerReport, RunnerState
@@ -47,7 +47,7 @@ class Owner(ProcessBound):
     ----------
     open_device : callable
         Called by the thread.
-    path : Path
+    file : EngineFile
         The engine.
     options : RunnerOptions
         See there.
@@ -57,9 +57,9 @@ class Owner(ProcessBound):
     streams: Streams
     report: RunnerReport
 
-    def __init__(self, open_device: Callable[[], Device], path: Path, options: RunnerOptions) -> None:
+    def __init__(self, open_device: Callable[[], Device], file: EngineFile, options: RunnerOptions) -> None:
         super().__init__("session", BackendError)
-        self._open_device, self._path, self._options = open_device, path, options
+        self._open_device, self._file, self._options = open_device, file, options
         self.state = RunnerState.READY
         self.timings_ms = np.zeros((HISTORY, len(STAGES)))
         self.parts = 0
@@ -72,7 +72,7 @@ class Owner(ProcessBound):
         self._under_way: deque[_UnderWay] = deque()
         self._alive_s = time.monotonic()
         self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._main, name=f"fer-edge {path.name}", daemon=True)
+        self._thread = threading.Thread(target=self._main, name=f"fer-edge {file.path.name}", daemon=True)
 
     # Called by other threads.
 
@@ -120,9 +120,7 @@ class Owner(ProcessBound):
                 self._not_freed = "a call of CUDA or TensorRT does not return"
                 break
         if self._not_freed:
-            text = (
-                f"the memory of {self._path.name} is freed by the end of this process only: {self._not_freed}"
-            )
+            text = f"the memory of {self._file.path.name} is freed by the end of this process only: {self._not_freed}"
             self._not_freed = ""
             warnings.warn(text, ResourceWarning, stacklevel=3)
 
@@ -163,7 +161,7 @@ class Owner(ProcessBound):
         self.streams = create_streams(device, resources)
         self._last = [create_event(device, resources) for _ in STAGES]
         self._host_copy = HostCopy(device, self.streams.copy_in, resources)
-        self.engine, slots, self.report = prepare(device, self.streams, self._path, self._options, resources)
+        self.engine, slots, self.report = prepare(device, self.streams, self._file, self._options, resources)
         self._free.extend(slots)
         self._buckets = self.report.buckets
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import fer_edge
+from fer_edge._files import sha256_of
+from fer_edge._ownership import require_private
 from fer_edge.errors import EngineError, PluginMissingError
 
 #: What the library registers; the same as the operator in ONNX.
@@ -52,8 +54,10 @@ def require_plugin() -> Path:
     return found
 
 
-def load_plugin(trt: Any, path: Path) -> None:
+def load_plugin(trt: Any, path: Path, sha256: str | None = None) -> None:
     """Load the library into TensorRT, before a file that needs it is parsed or an engine is read.
+
+    The system's loader reads the file by its name, after it was checked: so nobody else may be able to change it.
 
     Parameters
     ----------
@@ -61,12 +65,16 @@ def load_plugin(trt: Any, path: Path) -> None:
         ``tensorrt`` or ``tensorrt_rtx``.
     path : Path
         From :func:`find_plugin`.
+    sha256 : str or None
+        Of the library, where an engine was built with it.
 
     Raises
     ------
     EngineError
-        If the library cannot be loaded or does not register the plugin.
+        If the library cannot be loaded or does not register the plugin, another user could have changed it, or it
+        has another sha256.
     """
+    _check(path, sha256)
     try:  # TensorRT says neither that it failed nor why
         library = ctypes.CDLL(str(path))
     except OSError as error:
@@ -82,6 +90,16 @@ def load_plugin(trt: Any, path: Path) -> None:
         raise EngineError(
             f"{path} does not give {trt.__name__} the plugin {NAMESPACE}::{NAME}, version {VERSION}: build it again, {_BUILD}"
         )
+
+
+def _check(path: Path, sha256: str | None) -> None:
+    try:
+        require_private(path, f"name another file in {VARIABLE}")
+        found = sha256_of(path)
+    except OSError as error:
+        raise EngineError(f"the plugin {path} cannot be read ({error.strerror})") from error
+    if sha256 not in (None, found):
+        raise EngineError(f"{path} was changed after the engine was built for it: open the model again")
 
 
 def _candidates() -> list[Path]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from fer_edge.engines.device import Device, TensorInfo
 from fer_edge.engines.device_arrays import describe, is_device_array
+from fer_edge.engines.engine_file import EngineFile
 from fer_edge.engines.owner import HISTORY, Owner
 from fer_edge.engines.requests import Batch, Download
 from fer_edge.engines.runner_options import RunnerOptions, RunnerReport, RunnerState
@@ -33,6 +34,8 @@ class EngineRunner:
         The engine file.
     options : RunnerOptions, optional
         Defaults suit most engines.
+    sha256 : str, optional
+        Of the engine, such as :attr:`fer_edge.engines.cache.CachedEngine.sha256`: another content is refused.
 
     Raises
     ------
@@ -50,8 +53,9 @@ class EngineRunner:
         open_device: Callable[[], Device],
         engine: Path,
         options: RunnerOptions | None = None,
+        sha256: str | None = None,
     ) -> None:
-        self._owner = Owner(open_device, engine, options or RunnerOptions())
+        self._owner = Owner(open_device, EngineFile(engine, sha256), options or RunnerOptions())
         self._owner.begin()
         self.input = self._owner.engine.input
         self.outputs = self._owner.engine.outputs

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fer_edge.engines.device import TensorInfo
+from fer_edge.engines.engine_file import EngineFile
 from fer_edge.errors import BackendError
 
 _WARNING = 2  # severities: internal error 0, error 1, warning 2, info 3, verbose 4
@@ -41,18 +42,20 @@ class TensorRtEngine:
     ----------
     trt : module
         ``tensorrt`` or ``tensorrt_rtx``. A device must be current: some bindings crash without one.
-    path : Path
+    file : EngineFile
         The engine.
     dla_core : int or None
         Which deep-learning accelerator runs an engine that was built for one.
 
     Raises
     ------
+    EngineError
+        If the file was changed after it was checked.
     BackendError
         If there is no such accelerator, TensorRT refuses the file, or the engine has not one input and a free batch.
     """
 
-    def __init__(self, trt: Any, path: Path, dla_core: int | None = None) -> None:
+    def __init__(self, trt: Any, file: EngineFile, dla_core: int | None = None) -> None:
         self._trt = trt
         self._messages: list[str] = []
         self._compiled: Any = None  # TensorRT-RTX's cache of kernels; contexts need it as long as they live
@@ -63,18 +66,14 @@ class TensorRtEngine:
                     f"there is no DLA {dla_core}: {trt.__name__} finds {self._runtime.num_DLA_cores} here; leave dla_core out"
                 )
             self._runtime.DLA_core = dla_core  # counts when an engine is read, and not later
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise BackendError(f"{path} cannot be read: {error.strerror}") from error
-        self._engine = self._runtime.deserialize_cuda_engine(content)
+        self._engine = self._runtime.deserialize_cuda_engine(file.read())
         if self._engine is None:
             raise BackendError(
-                f"{path} is no engine of this {trt.__name__} {trt.__version__} and device: "
+                f"{file.path} is no engine of this {trt.__name__} {trt.__version__} and device: "
                 f"{_last(self._messages)}; delete it, it is built again"
             )
         self.scratch_bytes = int(self._engine.device_memory_size_v2)
-        self._read_tensors(path)
+        self._read_tensors(file.path)
 
     def _read_tensors(self, path: Path) -> None:
         trt, engine = self._trt, self._engine

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 
 from fer_edge.engines.device import Device, Engine
+from fer_edge.engines.engine_file import EngineFile
 from fer_edge.engines.runner_options import DEFAULT_BUCKETS, RunnerOptions, RunnerReport
 from fer_edge.engines.slot import Part, Slot, Streams, allocate
 from fer_edge.errors import BackendError, UsageError
@@ -22,7 +22,7 @@ _SLOTS = 2
 
 
 def prepare(
-    device: Device, streams: Streams, path: Path, options: RunnerOptions, resources: ExitStack
+    device: Device, streams: Streams, file: EngineFile, options: RunnerOptions, resources: ExitStack
 ) -> tuple[Engine, tuple[Slot, ...], RunnerReport]:
     """Load an engine and return it with slots that can run it at once.
 
@@ -30,14 +30,14 @@ def prepare(
     ----------
     device, streams : Device, Streams
         Where it runs.
-    path : Path
+    file : EngineFile
         The engine.
     options : RunnerOptions
         Batch sizes, and whether to capture graphs.
     resources : ExitStack
         Gets a callback for whatever must be freed.
     """
-    engine = device.load_engine(path)
+    engine = device.load_engine(file)
     resources.callback(engine.close)
     buckets = _choose_buckets(options.buckets, engine)
     scratch = allocate(device, engine.scratch_bytes, resources)

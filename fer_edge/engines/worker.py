@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_edge._files import whole_file
+from fer_edge._ownership import PRIVATE_FILE, require_private
 from fer_edge.engines.cuda_device import free_device_bytes
 from fer_edge.engines.devices import ComputeCapability, require_capability, require_gpu
 from fer_edge.engines.flavours import FLAVOURS
@@ -254,7 +255,10 @@ def _make_monitor(trt: Any, send: Send) -> Any:
 def _load_timing_cache(config: Any, path: str | None) -> None:
     if path is None:
         return
-    stored = Path(path).read_bytes() if Path(path).is_file() else b""
+    stored = b""
+    if Path(path).is_file():
+        require_private(Path(path), "delete it")  # native code reads it
+        stored = Path(path).read_bytes()
     try:
         cache = config.create_timing_cache(stored)
         # A cache of another device or version is refused, not silently ignored.
@@ -268,7 +272,7 @@ def _load_timing_cache(config: Any, path: str | None) -> None:
 def _save_timing_cache(config: Any, path: str | None) -> None:
     if path is None:
         return
-    with whole_file(Path(path)) as part:
+    with whole_file(Path(path), PRIVATE_FILE) as part:
         part.write_bytes(config.get_timing_cache().serialize())
 
 

@@ -22,6 +22,7 @@ from fer_edge.detection.mtcnn_weights import mtcnn_models
 from fer_edge.engines import builder
 from fer_edge.engines.device import TensorInfo
 from fer_edge.engines.devices import Gpu
+from fer_edge.engines.engine_file import EngineFile
 from fer_edge.errors import UsageError
 
 
@@ -31,8 +32,8 @@ class GraphDevice(FakeDevice):
     def __init__(self) -> None:
         super().__init__(None, lambda: 0.0)
 
-    def load_engine(self, path: Path) -> FakeEngine:
-        graph = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    def load_engine(self, file: EngineFile) -> FakeEngine:
+        graph = onnxruntime.InferenceSession(file.read(), providers=["CPUExecutionProvider"])
 
         def describe(value: onnxruntime.NodeArg) -> TensorInfo:
             return TensorInfo(value.name, np.dtype(np.float32), tuple(value.shape[1:]))
@@ -45,7 +46,7 @@ class GraphDevice(FakeDevice):
             tuple(map(describe, outputs)),
             max_batch=int(graph.get_modelmeta().custom_metadata_map["max_batch"]),
         )
-        return super().load_engine(path)
+        return super().load_engine(file)
 
 
 @pytest.fixture
@@ -112,8 +113,9 @@ def test_an_engine_is_no_larger_than_the_batches_that_it_gets(devices, create):
 
 
 @pytest.mark.parametrize(("largest", "buckets"), [(None, (1, 2, 4, 8, 16)), (5, (1, 2, 4, 5)), (1, (1,))])
-def test_batches_larger_than_announced_are_run_in_parts(largest, buckets, devices):
-    model = mtcnn_models()["rnet"]
+def test_batches_larger_than_announced_are_run_in_parts(largest, buckets, devices, tmp_path):
+    model = tmp_path / "rnet.onnx"
+    model.write_bytes(mtcnn_models()["rnet"])
     batch = np.random.default_rng(1).uniform(-1, 1, (19, 3, 24, 24)).astype(np.float32)
     found = {}
     for name in ("onnxruntime", "openvino", "tensorrt"):

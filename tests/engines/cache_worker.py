@@ -113,10 +113,10 @@ def _fork(folder: Path, key: EngineKey) -> int:
 
 
 def _is_whole_or_none(folder: Path, key: EngineKey) -> bool:
-    path = EngineCache(folder / "cache").find(key)
-    if path is None:
+    engine = EngineCache(folder / "cache").find(key)
+    if engine is None:
         return False
-    assert path.read_bytes() == content(key), "the cache gave an engine that is not whole"
+    assert engine.path.read_bytes() == content(key), "the cache gave an engine that is not whole"
     return True
 
 

@@ -16,12 +16,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fer_edge.engines.device import TensorInfo
+from fer_edge.engines.engine_file import EngineFile
 from fer_edge.errors import BackendError
 
 ALIGNMENT = 256
@@ -251,7 +251,7 @@ class FakeDevice:
 
     # Engines and graphs.
 
-    def load_engine(self, path: Path) -> FakeEngine:
+    def load_engine(self, file: EngineFile) -> FakeEngine:
         self._call("load_engine")
         return FakeEngine(self, self.network)
 

@@ -40,7 +40,8 @@ def test_a_bundle_with_engines(precision: str, tmp_path: Path) -> None:
     assert parts == {(precision, None, None, None, 0)}
     for key in keys:
         found = EngineCache(tmp_path / "cache", also=[bundle.path / ENGINES]).find(key)
-        assert found == bundle.path / ENGINES / f"{key.digest()}.engine"
+        assert found is not None
+        assert found.path == bundle.path / ENGINES / f"{key.digest()}.engine"
     model = bundle.model_path(precision, "tensorrt").stat().st_size
     for engine in report.engines:
         assert engine.weights_memory_bytes == pytest.approx(model, rel=0.15)

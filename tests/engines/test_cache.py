@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import getpass
 import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from typing import Any
 import pytest
 
 from fer_edge.engines.cache import CachedEngine, EngineCache
+from fer_edge.engines.engine_file import EngineFile
 from fer_edge.engines.header import EngineKey, PluginKey, describe_difference, read_header
 from fer_edge.errors import EngineError, UsageError
 
@@ -97,6 +100,12 @@ def fill(cache: EngineCache, key: EngineKey = ORIN) -> CachedEngine:
     return cache.get_or_build(key, Builder())
 
 
+def new(cache: EngineCache, key: EngineKey) -> CachedEngine:
+    return CachedEngine(
+        cache.folder / f"{key.digest()}.engine", hashlib.sha256(ENGINE).hexdigest(), built=True
+    )
+
+
 def header_of(cache: EngineCache, key: EngineKey = ORIN) -> Path:
     return cache.folder / f"{key.digest()}.json"
 
@@ -104,10 +113,10 @@ def header_of(cache: EngineCache, key: EngineKey = ORIN) -> Path:
 def test_an_engine_is_built_once_and_found_again(cache: EngineCache) -> None:
     build = Builder()
     first = cache.get_or_build(ORIN, build)
-    assert first == CachedEngine(cache.folder / f"{ORIN.digest()}.engine", built=True)
+    assert first == new(cache, ORIN)
     assert first.path.read_bytes() == ENGINE
     again = EngineCache(cache.folder).get_or_build(ORIN, build)
-    assert again == CachedEngine(first.path, built=False)
+    assert again == CachedEngine(first.path, first.sha256)
     assert build.calls == 1
     header = json.loads(header_of(cache).read_text())
     assert header["sha256"] == hashlib.sha256(ENGINE).hexdigest()
@@ -141,7 +150,7 @@ def test_every_field_of_the_key_is_changed_above() -> None:
 
 def test_an_engine_of_another_model_is_no_reason(cache: EngineCache) -> None:
     fill(cache, dataclasses.replace(ORIN, onnx_sha256="f" * 64))
-    assert fill(cache) == CachedEngine(cache.folder / f"{ORIN.digest()}.engine", built=True)
+    assert fill(cache) == new(cache, ORIN)
 
 
 def test_the_nearest_engine_is_named(cache: EngineCache) -> None:
@@ -328,7 +337,7 @@ def test_a_bundle_brings_engines(tmp_path: Path) -> None:
     bundle = EngineCache(tmp_path / "net.fer" / "engines")
     shipped = fill(bundle)
     cache = EngineCache(tmp_path / "engines", also=[bundle.folder])
-    assert cache.get_or_build(ORIN, Builder()) == CachedEngine(shipped.path, built=False)
+    assert cache.get_or_build(ORIN, Builder()) == CachedEngine(shipped.path, shipped.sha256)
     assert not cache.folder.exists()
     flip(shipped.path)
     result = fill(cache)
@@ -355,7 +364,7 @@ def test_a_failed_build_leaves_nothing_and_can_be_repeated(
     with pytest.raises(error):
         cache.get_or_build(ORIN, fail)
     assert [path.name for path in cache.folder.iterdir()] == [f".{ORIN.digest()}.lock"]
-    assert fill(cache) == CachedEngine(cache.folder / f"{ORIN.digest()}.engine", built=True)
+    assert fill(cache) == new(cache, ORIN)
 
 
 @pytest.mark.parametrize("build", [lambda part: None, Path.touch, Path.mkdir])
@@ -451,6 +460,78 @@ def test_a_folder_that_cannot_be(place: str, tmp_path: Path) -> None:
     folder = Path(place.format(file=tmp_path / "file", loop=tmp_path / "loop"))
     with pytest.raises(EngineError, match="set FER_EDGE_CACHE to a folder that can be written"):
         fill(EngineCache(folder))
+
+
+@pytest.mark.parametrize("where", ["folder", "engine", "json"])
+def test_an_engine_that_others_could_place_is_neither_used_nor_replaced(
+    cache: EngineCache, where: str
+) -> None:
+    """It is code. Who mends the mode says that it is his."""
+    fill(cache)
+    path = cache.folder if where == "folder" else header_of(cache).with_suffix(f".{where}")
+    assert stat.S_IMODE(path.stat().st_mode) == (0o700 if where == "folder" else 0o600)
+    path.chmod(0o777)
+    build = Builder()
+    for ask in (cache.find, lambda key: cache.get_or_build(key, build)):
+        with pytest.raises(EngineError) as caught:
+            ask(ORIN)
+        assert str(caught.value) == (
+            f"{path} (owner {getpass.getuser()}, mode 0777) can be written by every user: what is loaded from there is "
+            f"code; run chmod go-w '{path}', or set FER_EDGE_CACHE to a folder of your own"
+        )
+    assert not build.calls
+    path.chmod(0o755)
+    assert cache.get_or_build(ORIN, build).built is False
+
+
+def test_nothing_is_built_into_a_folder_of_all(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    build = Builder()
+    with pytest.raises(EngineError, match="mode 0777.* can be written by every user"):
+        EngineCache(tmp_path / "engines").get_or_build(ORIN, build)
+    assert not build.calls
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o002])
+def test_what_is_new_is_its_users_alone_under_any_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        cache = EngineCache(tmp_path / "a" / "engines")
+        fill(cache)
+    finally:
+        os.umask(before)
+    assert fill(cache).built is False
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert set(modes.values()) == {0o700, 0o600}
+
+
+def test_a_folder_behind_a_link(tmp_path: Path) -> None:
+    """The link is followed once: what it leads to later is another folder, which was not checked."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "other").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "real")
+    cache = EngineCache(link)
+    engine = fill(cache)
+    assert engine.path.parent == tmp_path / "real"
+    link.unlink()
+    link.symlink_to(tmp_path / "other")
+    assert fill(cache) == CachedEngine(engine.path, engine.sha256)
+
+
+def test_what_is_loaded_is_what_was_checked(cache: EngineCache) -> None:
+    """A file that is exchanged between the look into the cache and the load is not deserialised."""
+    fill(cache)
+    engine = cache.find(ORIN)
+    assert engine is not None
+    file = EngineFile(engine.path, engine.sha256)
+    assert file.read() == ENGINE
+    flip(engine.path)
+    with pytest.raises(
+        EngineError, match=r"was changed after it was checked: expected sha256 \w{12}…, found"
+    ):
+        file.read()
+    assert EngineFile(engine.path).read() != ENGINE
 
 
 def test_a_full_disk(cache: EngineCache) -> None:

@@ -17,6 +17,7 @@ import pytest
 from fer_edge.engines import cuda_device
 from fer_edge.engines.cuda_device import CudaDevice, free_device_bytes, identify_gpu
 from fer_edge.engines.devices import Gpu, require_gpu
+from fer_edge.engines.engine_file import EngineFile
 from fer_edge.engines.header import EngineKey
 from fer_edge.engines.runner import EngineRunner
 from fer_edge.engines.tensorrt_engine import TensorRtEngine
@@ -259,9 +260,9 @@ def test_a_real_engine_without_a_gpu_is_an_error(cuda: Any, tmp_path: Path) -> N
     with pytest.raises(
         BackendError, match=r"n\.engine is no engine of this tensorrt_rtx .* it is built again"
     ):
-        TensorRtEngine(trt, path)
+        TensorRtEngine(trt, EngineFile(path))
     with pytest.raises(BackendError, match=r"missing\.engine cannot be read"):
-        TensorRtEngine(trt, tmp_path / "missing.engine")
+        TensorRtEngine(trt, EngineFile(tmp_path / "missing.engine"))
 
 
 class StandIn:
@@ -345,7 +346,7 @@ def engine_file(tmp_path: Path) -> Path:
 
 def test_what_an_engine_says_of_itself(engine_file: Path) -> None:
     trt = StandIn(dict([X, Y]))
-    engine = TensorRtEngine(trt, engine_file)
+    engine = TensorRtEngine(trt, EngineFile(engine_file))
     assert (engine.input.name, engine.input.dtype, engine.input.row_shape) == ("x", np.float32, (3,))
     assert [(o.name, o.dtype, o.row_shape, o.row_bytes) for o in engine.outputs] == [
         ("y", np.float16, (5, 2), 20)
@@ -379,7 +380,7 @@ def test_what_an_engine_says_of_itself(engine_file: Path) -> None:
 )
 def test_engines_that_are_not_taken(engine_file: Path, tensors: list[Any], message: str) -> None:
     with pytest.raises(BackendError, match=message):
-        TensorRtEngine(StandIn(dict(tensors)), engine_file)
+        TensorRtEngine(StandIn(dict(tensors)), EngineFile(engine_file))
 
 
 @pytest.mark.parametrize(
@@ -396,7 +397,7 @@ def test_engines_that_are_not_taken(engine_file: Path, tensors: list[Any], messa
 def test_what_tensorrt_refuses_is_an_error(engine_file: Path, refused: str, message: str) -> None:
     """It raises nothing of its own."""
     trt = StandIn(dict([X, Y]))
-    engine = TensorRtEngine(trt, engine_file)
+    engine = TensorRtEngine(trt, EngineFile(engine_file))
     trt.refused.add(refused)
     with pytest.raises(BackendError, match=message):
         engine.create_context(4, {"x": 256, "y": 512}, 768).enqueue(1)
@@ -414,10 +415,10 @@ def test_an_engine_of_a_dla(engine_file: Path) -> None:
 
     for core, expected in ((None, -1), (0, 0), (1, 1)):
         trt = TwoCores(dict([X, Y]))
-        TensorRtEngine(trt, engine_file, core)
+        TensorRtEngine(trt, EngineFile(engine_file), core)
         assert trt.said == [("read with", expected)]
     with pytest.raises(BackendError, match="there is no DLA 2: tensorrt finds 2 here; leave dla_core out"):
-        TensorRtEngine(TwoCores(dict([X, Y])), engine_file, 2)
+        TensorRtEngine(TwoCores(dict([X, Y])), EngineFile(engine_file), 2)
 
 
 def test_a_file_of_another_version(engine_file: Path) -> None:
@@ -425,7 +426,7 @@ def test_a_file_of_another_version(engine_file: Path) -> None:
     with pytest.raises(
         BackendError, match=r"is no engine of this tensorrt 10\.3\.0 and device: the version is another"
     ):
-        TensorRtEngine(StandIn(dict([X, Y])), engine_file)
+        TensorRtEngine(StandIn(dict([X, Y])), EngineFile(engine_file))
 
 
 def test_the_bindings_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -433,4 +434,4 @@ def test_the_bindings_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     device._flavour, device._plugin = cuda_device.FLAVOURS["tensorrt"], None
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(EngineError, match="tensorrt cannot be imported .*JetPack.*--system-site-packages"):
-        device.load_engine(Path("x.engine"))
+        device.load_engine(EngineFile(Path("x.engine")))

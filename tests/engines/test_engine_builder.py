@@ -408,6 +408,14 @@ def test_what_is_no_timing_cache_is_named(
         worker._load_timing_cache(Config(error), str(path))
 
 
+def test_a_timing_cache_that_others_can_write_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "timing.cache"
+    path.write_bytes(b"timings")
+    path.chmod(0o606)
+    with pytest.raises(EngineError, match="can be written by every user.*run chmod go-w .*, or delete it"):
+        worker._load_timing_cache(None, str(path))
+
+
 @needs_rtx
 def test_modules_in_the_working_directory_are_not_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from fake_device import FakeContext, FakeDevice, FakeNetwork, Hazard
 
 from fer_edge.engines.device import TensorInfo
+from fer_edge.engines.engine_file import EngineFile
 from fer_edge.errors import BackendError
 
 SIZE = 512
@@ -30,7 +32,7 @@ class Bench:
         self.event = self.device.create_event()
 
     def context(self) -> FakeContext:
-        engine = self.device.load_engine(None)  # type: ignore[arg-type]
+        engine = self.device.load_engine(EngineFile(Path("x.engine")))
         return engine.create_context(2, {"x": self.a, "y": self.b}, self.device.allocate(64))
 
     def finish(self) -> None:
@@ -172,7 +174,7 @@ def test_a_graph_whose_context_is_closed(bench: Bench) -> None:
 
 
 def test_contexts_that_share_working_memory_must_not_run_at_once(bench: Bench) -> None:
-    engine = bench.device.load_engine(None)  # type: ignore[arg-type]
+    engine = bench.device.load_engine(EngineFile(Path("x.engine")))
     scratch = bench.device.allocate(64)
     c, d = bench.device.allocate(SIZE), bench.device.allocate(SIZE)
     engine.create_context(2, {"x": bench.a, "y": bench.b}, scratch).enqueue(bench.one)
@@ -181,7 +183,7 @@ def test_contexts_that_share_working_memory_must_not_run_at_once(bench: Bench) -
 
 
 def test_an_engine_is_closed_after_its_contexts(bench: Bench) -> None:
-    engine = bench.device.load_engine(None)  # type: ignore[arg-type]
+    engine = bench.device.load_engine(EngineFile(Path("x.engine")))
     engine.create_context(2, {"x": bench.a, "y": bench.b}, bench.device.allocate(64))
     with pytest.raises(Hazard, match="an engine was closed before its contexts"):
         engine.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,15 @@ from onnx import helper, numpy_helper
 
 from fer_edge.bundle import open_bundle
 from fer_edge.catalogue import shipped_bundle
-from fer_edge.engines.plugin import LIBRARY, NAME, NAMESPACE, VERSION, find_plugin, require_plugin
+from fer_edge.engines.plugin import (
+    LIBRARY,
+    NAME,
+    NAMESPACE,
+    VERSION,
+    find_plugin,
+    load_plugin,
+    require_plugin,
+)
 from fer_edge.engines.plugin_nodes import choose_model, name_plugin
 from fer_edge.errors import EngineError, PluginMissingError
 from fer_edge.export import attention_op
@@ -54,6 +63,26 @@ def test_where_the_library_is_looked_for(
     named.touch()
     monkeypatch.setenv("FER_EDGE_PLUGIN", str(named))
     assert find_plugin() == named
+
+
+@pytest.mark.parametrize(
+    ("mode", "sha256", "message"),
+    [
+        (0o666, None, "mode 0666. can be written by every user: .*, or name another file in FER_EDGE_PLUGIN"),
+        (0o644, "0" * 64, "was changed after the engine was built for it"),
+        (0o644, hashlib.sha256(b"a library").hexdigest(), "the plugin cannot be loaded .*file too short"),
+        (0o644, None, "the plugin cannot be loaded"),
+    ],
+)
+def test_a_library_is_code(tmp_path: Path, mode: int, sha256: str | None, message: str) -> None:
+    """Neither one that others could change nor another than the engine's is given to the system's loader."""
+    library = tmp_path / LIBRARY
+    library.write_bytes(b"a library")
+    library.chmod(mode)
+    with pytest.raises(EngineError, match=message):
+        load_plugin(None, library, sha256)
+    with pytest.raises(EngineError, match="cannot be read .No such file"):
+        load_plugin(None, tmp_path / "missing.so", sha256)
 
 
 def test_a_missing_library_names_every_path_and_the_command(installed: Path) -> None:
