@@ -312,7 +312,7 @@ def test_no_frame_touches_the_disk(astronaut_file: Path, tmp_path: Path) -> None
     )  # fmt: skip
     assert result.stdout.strip() == "1"
     assert [p for p in home.rglob("*") if p.is_file()] == []
-    assert {p.suffix for p in (tmp_path / "cache").rglob("*") if p.is_file()} <= {".onnx", ".json"}
+    assert {p.suffix for p in (tmp_path / "cache").rglob("*") if p.is_file()} <= {".onnx"}
 
 
 def test_public_names_are_those_documented() -> None:

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from functools import partial
 from itertools import islice
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-from fer_edge.backends import Backend, Session, SessionOptions, choose_backend
+from fer_edge.backends import Session, SessionOptions, choose_backend
 from fer_edge.detection import check_frame, to_detections
 from fer_edge.detection.base import DetectorOptions
 from fer_edge.detection.mtcnn_weights import mtcnn_models
-from fer_edge.detection.networks import open_network, takes_any_size, with_size
+from fer_edge.detection.networks import open_network, serialize, takes_any_size, with_size
 from fer_edge.detection.pyramid import STRIDE_PX, WINDOW_PX, crop, cut_pyramid, halve
 from fer_edge.detection.suppression import suppress
 from fer_edge.errors import DetectorError
@@ -61,10 +59,9 @@ class MtcnnDetector:
         self._tile_px = None if takes_any_size(backend) else _TILE_PX
         sessions: dict[str, Session] = {}
         with ExitStack() as opened:  # what a device holds for those that could be opened is freed on an error
-            for name, path in mtcnn_models().items():
+            for name, content in mtcnn_models().items():
                 tiled = name == "pnet" and self._tile_px is not None
-                open_session = partial(_open_tiled, backend) if tiled else backend.open
-                sessions[name] = open_session(path, settings)
+                sessions[name] = open_network(_tiled(content) if tiled else content, backend, settings)
                 opened.callback(sessions[name].close)
             opened.pop_all()
         self._sessions = Guard(sessions, "detector", DetectorError, free=_close_all, parallel=True)
@@ -154,10 +151,10 @@ def _close_all(sessions: Mapping[str, Session]) -> None:
         session.close()
 
 
-def _open_tiled(backend: Backend, path: Path, settings: SessionOptions) -> Session:
+def _tiled(content: bytes) -> bytes:
     import onnx
 
-    return open_network(with_size(onnx.load(path), _TILE_PX, _TILE_PX), backend, settings)
+    return serialize(with_size(onnx.load_model_from_string(content), _TILE_PX, _TILE_PX))
 
 
 def _batch(images: list[np.ndarray]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""MTCNN's published weights, converted once into ONNX files of ours.
+"""MTCNN's published weights, converted once into ONNX files of ours, whose sha256 are part of this code.
 
 The PyPI package ``mtcnn`` 1.0.0 (MIT licence) carries the weights of Zhang et al. (2016) as Keras arrays.
 Its code needs TensorFlow, so only its three data files are read, and they are read without unpickling.
@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_edge._files import cache_folder, sha256_of, whole_file, write_json
+from fer_edge._files import cache_folder, whole_file
+from fer_edge._ownership import make_private_folder
 from fer_edge.errors import DetectorError
 
 _REQUIREMENT = "mtcnn==1.0.0"
 _CONVERTER_VERSION = 1
-_HASHES_FILE = "sha256.json"
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,10 @@ class Network:
 
     Attributes
     ----------
-    sha256 : str
+    weights_sha256 : str
         Of the published weights file.
+    onnx_sha256 : str
+        Of the converted file. onnx 1.16 and 1.23, protobuf 3.20 and 7.36 write the same bytes.
     input_px : int or None
         Side of the input; ``None`` for a network that slides over an image of any size.
     trunk : tuple of (shape, pool)
@@ -42,7 +44,8 @@ class Network:
         Weight shapes of the outputs, in the order of the file. ``score`` is [not a face, face].
     """
 
-    sha256: str
+    weights_sha256: str
+    onnx_sha256: str
     input_px: int | None
     trunk: tuple[tuple[tuple[int, ...], int], ...]
     heads: Mapping[str, tuple[int, ...]]
@@ -61,19 +64,22 @@ class Network:
 
 NETWORKS: Mapping[str, Network] = {
     "pnet": Network(
-        sha256="ea6b0c3e685ebee3165326ad6484acc95f2ef78f1c94fbf40a55704fa989f7b5",
+        weights_sha256="ea6b0c3e685ebee3165326ad6484acc95f2ef78f1c94fbf40a55704fa989f7b5",
+        onnx_sha256="79f6f8ab69bf6c50b56213d9bd83b8e682996d81cd15a0c5ee236194d4ca7f3e",
         input_px=None,
         trunk=(((3, 3, 3, 10), 2), ((3, 3, 10, 16), 0), ((3, 3, 16, 32), 0)),
         heads={"offsets": (1, 1, 32, 4), "score": (1, 1, 32, 2)},
     ),
     "rnet": Network(
-        sha256="cb00e6460f3c98b0bfafaba3c0a0ded4bdf6e62cee7174d969e8670d7e757fee",
+        weights_sha256="cb00e6460f3c98b0bfafaba3c0a0ded4bdf6e62cee7174d969e8670d7e757fee",
+        onnx_sha256="e011f86278b7c10bf2b95e33b96c818b418466246cedea8397db9375898f7bdd",
         input_px=24,
         trunk=(((3, 3, 3, 28), 3), ((3, 3, 28, 48), 3), ((2, 2, 48, 64), 0), ((576, 128), 0)),
         heads={"offsets": (128, 4), "score": (128, 2)},
     ),
     "onet": Network(
-        sha256="94f6ea2f4cf985275ee958cdd762d17b6009348a4fb9d8c6be39ba73ffd22ca3",
+        weights_sha256="94f6ea2f4cf985275ee958cdd762d17b6009348a4fb9d8c6be39ba73ffd22ca3",
+        onnx_sha256="8211e32cde3a10cc065dc5938e97e4b8091929dce7235a5ba291ce59071cf499",
         input_px=48,
         trunk=(
             ((3, 3, 3, 32), 3),
@@ -87,28 +93,28 @@ NETWORKS: Mapping[str, Network] = {
 }
 
 
-def mtcnn_models() -> Mapping[str, Path]:
-    """Return the ONNX files ``pnet``, ``rnet`` and ``onet``, converting the weights where that is due.
+def mtcnn_models() -> Mapping[str, bytes]:
+    """Return the contents of the ONNX files ``pnet``, ``rnet`` and ``onet``, converting the weights where that is due.
 
     The input of each is ``[B, 3, H, W]`` float32 RGB, ``(pixel - 127.5) / 128``. Outputs are ``offsets``
     (x1, y1, x2, y2 in box sides), ``score`` (probability of a face) and, of ``onet``, ``landmarks``
     (x of five points, then y, in box sides), as ``[B, K]``, or ``[B, K, h, w]`` of ``pnet``.
 
     The files lie in the cache folder, under a name that changes with the weights and with this converter.
-    A damaged file is converted again. Processes and threads may do so at the same time: each file is replaced whole,
-    by the same bytes.
+    Each is read once, and converted again unless it has the sha256 that this code states. Processes and threads may do
+    so at the same time: each file is replaced whole, by the same bytes.
 
     Raises
     ------
     DetectorError
         If the weights are missing or altered, or the cache folder cannot be written.
     """
-    identity = json.dumps([_CONVERTER_VERSION, *(network.sha256 for network in NETWORKS.values())])
+    identity = json.dumps([_CONVERTER_VERSION, *(network.weights_sha256 for network in NETWORKS.values())])
     folder = cache_folder() / f"mtcnn-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
-    models = {name: folder / f"{name}.onnx" for name in NETWORKS}
-    if not _intact(folder, models):
-        _convert(folder, models)
-    return models
+    paths = {name: folder / f"{name}.onnx" for name in NETWORKS}
+    contents = {name: _read_kept(path, NETWORKS[name]) for name, path in paths.items()}
+    whole = {name: content for name, content in contents.items() if content is not None}
+    return whole if len(whole) == len(paths) else _convert(folder, paths)
 
 
 def weights_folder() -> Path:
@@ -150,7 +156,7 @@ def read_weights(name: str) -> list[np.ndarray]:
             f"run pip install --force-reinstall {_REQUIREMENT}"
         ) from error
     found = hashlib.sha256(data).hexdigest()
-    expected = NETWORKS[name].sha256
+    expected = NETWORKS[name].weights_sha256
     if found != expected:
         raise DetectorError(
             f"{path} is not the published file: expected sha256 {expected[:12]}…, found {found[:12]}…; "
@@ -246,26 +252,25 @@ def build_onnx(network: Network, arrays: Sequence[np.ndarray]) -> bytes:
     return model.SerializeToString(deterministic=True)
 
 
-def _intact(folder: Path, models: Mapping[str, Path]) -> bool:
+def _read_kept(path: Path, network: Network) -> bytes | None:
+    """Return the converted file, ``None`` where it is missing or another."""
     try:
-        recorded = json.loads((folder / _HASHES_FILE).read_text(encoding="utf-8"))
-        return bool(recorded == {name: sha256_of(path) for name, path in models.items()})
-    except (OSError, ValueError):
-        return False
+        content = path.read_bytes()
+    except OSError:
+        return None
+    return content if hashlib.sha256(content).hexdigest() == network.onnx_sha256 else None
 
 
-def _convert(folder: Path, models: Mapping[str, Path]) -> None:
-    contents = {name: build_onnx(NETWORKS[name], read_weights(name)) for name in models}
+def _convert(folder: Path, paths: Mapping[str, Path]) -> dict[str, bytes]:
+    contents = {name: build_onnx(NETWORKS[name], read_weights(name)) for name in paths}
     try:
-        for name, path in models.items():
+        make_private_folder(folder)
+        for name, path in paths.items():
             with whole_file(path) as part:
                 part.write_bytes(contents[name])
-        write_json(
-            folder / _HASHES_FILE,
-            {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
-        )
     except OSError as error:
         raise DetectorError(
             f"cannot write the detector's networks to {folder} ({error.strerror}): "
             "set FER_EDGE_CACHE to a folder that can be written"
         ) from error
+    return contents

@@ -6,12 +6,12 @@ over an image takes each size as it comes.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fer_edge.backends import Backend, Session, SessionOptions
+from fer_edge.bundle import ModelFile
 
 if TYPE_CHECKING:
     import onnx
@@ -22,18 +22,15 @@ def takes_any_size(backend: Backend) -> bool:
     return backend.dialect != "tensorrt"
 
 
-def open_network(model: onnx.ModelProto, backend: Backend, settings: SessionOptions) -> Session:
-    """Open a model that lies in memory.
+def open_network(content: bytes, backend: Backend, settings: SessionOptions) -> Session:
+    """Open an ONNX file that lies in memory.
 
     Raises
     ------
     BackendError
         If the backend refuses it.
     """
-    with tempfile.TemporaryDirectory() as folder:  # a backend that caches does so by content, not by name
-        path = Path(folder) / "detector.onnx"
-        path.write_bytes(model.SerializeToString(deterministic=True))
-        return backend.open(path, settings)
+    return backend.open(ModelFile(Path("detector.onnx"), content), settings)
 
 
 def with_size(model: onnx.ModelProto, height: int | str, width: int | str) -> onnx.ModelProto:
@@ -55,6 +52,11 @@ def with_size(model: onnx.ModelProto, height: int | str, width: int | str) -> on
     for output in result.graph.output:
         output.type.tensor_type.ClearField("shape")
     return onnx.shape_inference.infer_shapes(result, strict_mode=True, data_prop=True)
+
+
+def serialize(model: onnx.ModelProto) -> bytes:
+    """Return the file of a model, of the same bytes each time."""
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _set_shape(value: onnx.ValueInfoProto, shape: Sequence[int | str]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from fer_edge.backends import Backend, Session, SessionOptions, choose_backend
 from fer_edge.detection import check_frame, to_detections
 from fer_edge.detection.base import DetectorOptions
-from fer_edge.detection.networks import open_network, takes_any_size
+from fer_edge.detection.networks import open_network, serialize, takes_any_size
 from fer_edge.detection.suppression import suppress
 from fer_edge.detection.yunet_model import FIX, STRIDES_PX, YuNetModel
 from fer_edge.errors import BackendError, DetectorError
@@ -66,7 +66,7 @@ class YuNetDetector:
         network: Session
         if any_size:
             try:
-                network = open_network(model.free(), backend, settings)
+                network = open_network(serialize(model.free()), backend, settings)
                 # Some that do not fit together load too, and fail only when they run.
                 network.run(np.zeros((1, 3, _MIN_SIDE_PX, _MIN_SIDE_PX), np.float32))
             except BackendError as error:
@@ -117,7 +117,7 @@ class _SessionPerSize:
         if session is None:
             while len(self._by_size) >= _MAX_SIZES:
                 self._by_size.pop(next(iter(self._by_size))).close()
-            session = open_network(self._model.at(height, width), self._backend, self._settings)
+            session = open_network(serialize(self._model.at(height, width)), self._backend, self._settings)
         self._by_size[height, width] = session
         return session.run(batch)
 

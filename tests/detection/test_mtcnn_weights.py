@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from fer_edge.backends import BACKENDS, SessionOptions
-from fer_edge.detection import mtcnn_weights
+from fer_edge.detection import mtcnn, mtcnn_weights
+from fer_edge.detection.base import DetectorOptions
 from fer_edge.detection.mtcnn_weights import NETWORKS, mtcnn_models, read_weights, weights_folder
+from fer_edge.detection.networks import open_network
 from fer_edge.errors import DetectorError
 
 
@@ -71,7 +73,7 @@ def test_networks_compute_what_pytorch_computes(cache, name, shape, backend):
     if not state.ok:
         pytest.skip(state.reason)
     batch = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
-    session = BACKENDS[backend].open(mtcnn_models()[name], SessionOptions(threads=1))
+    session = open_network(mtcnn_models()[name], BACKENDS[backend], SessionOptions(threads=1))
     outputs = session.run(batch)
     expected = reference(name, batch)
     assert set(outputs) == set(expected)
@@ -134,26 +136,52 @@ def test_converted_files_need_the_package_no_more(cache, monkeypatch):
     assert mtcnn_models() == before
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "deleted", "hashes deleted", "hashes not JSON"])
+def test_the_hashes_in_the_code_are_those_of_the_converted_files(cache):
+    found = {name: hashlib.sha256(content).hexdigest() for name, content in mtcnn_models().items()}
+    assert found == {name: network.onnx_sha256 for name, network in NETWORKS.items()}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "deleted", "a folder", "with a hash of its own"])
 def test_damaged_cache_is_built_again(cache, damage):
-    models = mtcnn_models()
-    contents = {name: path.read_bytes() for name, path in models.items()}
-    path = models["onet"]
-    hashes = path.with_name("sha256.json")
+    contents = mtcnn_models()
+    (path,) = cache.glob("*/onet.onnx")
+    content = path.read_bytes()
+    path.unlink()
     if damage == "truncated":
-        path.write_bytes(contents["onet"][:1000])
+        path.write_bytes(content[:1000])
     elif damage == "flipped":
-        path.write_bytes(contents["onet"][:-100] + bytes(100))
-    elif damage == "deleted":
-        path.unlink()
-    elif damage == "hashes deleted":
-        hashes.unlink()
-    else:
-        hashes.write_text("{")
+        path.write_bytes(content[:-100] + bytes(100))
+    elif damage == "a folder":
+        path.mkdir()
+    elif damage == "with a hash of its own":  # no file of the cache vouches for another
+        path.write_bytes(content[:-100] + bytes(100))
+        hashes = {p.stem: hashlib.sha256(p.read_bytes()).hexdigest() for p in path.parent.iterdir()}
+        path.with_name("sha256.json").write_text(json.dumps(hashes))
+    if damage == "a folder":
+        with pytest.raises(DetectorError, match="cannot write the detector's networks"):
+            mtcnn_models()
+        return
+    assert mtcnn_models() == contents
+    assert path.read_bytes() == content
+
+
+def test_a_file_that_is_exchanged_while_a_detector_opens_is_not_loaded(cache, monkeypatch):
+    """The bytes that were hashed are those that a backend gets, whatever lies in the cache by then."""
     mtcnn_models()
-    assert {name: path.read_bytes() for name, path in models.items()} == contents
-    recorded = json.loads(hashes.read_text())
-    assert recorded == {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    (folder,) = cache.iterdir()
+    opened = []
+
+    class Exchanging(type(BACKENDS["onnxruntime"])):
+        def open(self, model, options):
+            for path in folder.iterdir():
+                path.write_bytes(b"exchanged")
+            opened.append(hashlib.sha256(model.read_bytes()).hexdigest())
+            return super().open(model, options)
+
+    monkeypatch.setattr(mtcnn, "choose_backend", lambda name: Exchanging())
+    detector = mtcnn.MtcnnDetector(DetectorOptions())
+    assert opened == [network.onnx_sha256 for network in NETWORKS.values()]
+    detector.close()
 
 
 def test_cache_that_cannot_be_written_names_the_way_out(tmp_path, monkeypatch):
@@ -166,7 +194,7 @@ def test_cache_that_cannot_be_written_names_the_way_out(tmp_path, monkeypatch):
 def test_processes_convert_at_the_same_time(cache):
     program = (
         "import hashlib, json; from fer_edge.detection.mtcnn_weights import mtcnn_models; "
-        "print(json.dumps({n: hashlib.sha256(p.read_bytes()).hexdigest() for n, p in mtcnn_models().items()}))"
+        "print(json.dumps({n: hashlib.sha256(c).hexdigest() for n, c in mtcnn_models().items()}))"
     )
     processes = [
         subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=os.environ)
@@ -175,6 +203,8 @@ def test_processes_convert_at_the_same_time(cache):
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4
     assert len(set(outputs)) == 1
-    folder = mtcnn_models()["pnet"].parent
-    assert sorted(p.name for p in folder.iterdir()) == ["onet.onnx", "pnet.onnx", "rnet.onnx", "sha256.json"]
-    assert json.loads((folder / "sha256.json").read_text()) == json.loads(outputs[0])
+    (folder,) = cache.iterdir()
+    assert sorted(p.name for p in folder.iterdir()) == ["onet.onnx", "pnet.onnx", "rnet.onnx"]
+    assert {p.stem: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()} == json.loads(
+        outputs[0]
+    )

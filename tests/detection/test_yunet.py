@@ -143,8 +143,10 @@ def test_truncated_files_are_refused(tmp_path, yunet_file):
         refuse(path, "cannot be (read|run) as YuNet")
 
 
-def test_other_networks_are_refused():
-    for path in mtcnn_models().values():
+def test_other_networks_are_refused(tmp_path):
+    path = tmp_path / "mtcnn.onnx"
+    for content in mtcnn_models().values():
+        path.write_bytes(content)
         refuse(path, r"expected one input and the outputs cls_8, .*, found 1 and offsets")
 
 
