@@ -54,4 +54,4 @@ def test_the_wheel_holds_one_package_with_its_models(tmp_path: Path) -> None:
         "fer_edge/models/conv-attention.fer/model.onnx",
         "fer_edge/models/conv-attention.safetensors",
     } <= set(names)
-    assert not [name for name in names if "test" in name or "__pycache__" in name]
+    assert not [name for name in names if {"tests", "__pycache__"} & set(name.split("/"))]

@@ -106,6 +106,8 @@ class YuNetDetector:
 class _SessionPerSize:
     """YuNet on a backend that compiles it for one size: a session of each of the last sizes, for one thread."""
 
+    largest_batch: int | None = 1
+
     def __init__(self, model: YuNetModel, backend: Backend, settings: SessionOptions) -> None:
         self._model, self._backend, self._settings = model, backend, settings
         #: By height and width; the size used last comes last.

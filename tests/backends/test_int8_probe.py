@@ -150,6 +150,6 @@ def test_an_operator_is_found_wherever_it_stands(tmp_path: Path, offset: int) ->
 def test_the_entries_reach_onnx_runtime() -> None:
     model = ModelFile(Path("probe.onnx"), probe_model("cpu"))
     session = OnnxRuntimeSession(model, SessionOptions(int8_config=EXACT_INT8))
-    assert session._session is not None
-    options = session._session.get_session_options()
+    with session._session as opened:
+        options = opened.get_session_options()
     assert options.get_session_config_entry("session.x64quantprecision") == "1"

@@ -18,6 +18,7 @@ from crowds import count_wrong, draw_crowds, of_detections
 from matching import MIN_FACE_PX, compare
 
 from fer_edge.backends import BACKENDS, Availability, Session, SessionOptions
+from fer_edge.bundle import ModelFile
 from fer_edge.engines.builder import EngineOptions, build_engine
 from fer_edge.errors import BackendError, DetectorError
 
@@ -58,8 +59,9 @@ class OneSizeBackend:
     def available(self) -> Availability:
         return Availability(True)
 
-    def open(self, model: Path, options: SessionOptions) -> OneSizeSession:
-        graph = onnx.load(model)
+    def open(self, model: Path | ModelFile, options: SessionOptions) -> OneSizeSession:
+        assert isinstance(model, ModelFile)
+        graph = onnx.load_model_from_string(model.content)
         batch, channels, *size = graph.graph.input[0].type.tensor_type.shape.dim
         if batch.dim_value or channels.dim_value != 3 or not all(side.dim_value for side in size):
             raise BackendError(f"expected [free, 3, H, W], found {graph.graph.input[0]}")

@@ -175,7 +175,7 @@ def test_a_file_that_is_exchanged_while_a_detector_opens_is_not_loaded(cache, mo
         def open(self, model, options):
             for path in folder.iterdir():
                 path.write_bytes(b"exchanged")
-            opened.append(hashlib.sha256(model.read_bytes()).hexdigest())
+            opened.append(model.sha256)
             return super().open(model, options)
 
     monkeypatch.setattr(mtcnn, "choose_backend", lambda name: Exchanging())

@@ -364,7 +364,13 @@ class Machine:
         output.write_bytes(b"engine of " + model.name.encode())
         return types.SimpleNamespace(layers=5, dla_layers=0 if options.dla_core is None else 3)
 
-    def open_device(self, flavour: str, plugin: Path | None = None, dla_core: int | None = None) -> Any:
+    def open_device(
+        self,
+        flavour: str,
+        plugin: Path | None = None,
+        dla_core: int | None = None,
+        plugin_sha256: str | None = None,
+    ) -> Any:
         self.dla_cores.append(dla_core)
 
         def compute(batch: np.ndarray) -> dict[str, np.ndarray]:
