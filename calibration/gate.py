@@ -15,7 +15,7 @@ from fer_edge.calibration.fidelity import Fidelity, measure_fidelity
 from fer_edge.errors import GateError, UsageError
 
 LEAST_INTEGER_SHARE = 0.25
-#: In the error; the report of a build with looser bounds shows all.
+#: In the error; the report shows all.
 _LAYERS_NAMED = 5
 
 
@@ -26,8 +26,8 @@ class Bounds:
     Attributes
     ----------
     max_drop_pp : float or None
-        Accuracy in percentage points. Without labels the share of faces whose class changes is taken,
-        which the loss of accuracy cannot exceed.
+        Accuracy in percentage points. Without labels, or with too few, the share of faces whose class changes is
+        taken, which the loss of accuracy cannot exceed.
     min_cosine : float or None
         Mean cosine of the centred logits.
     min_agreement : float or None
@@ -147,7 +147,8 @@ def mix_precision(
     Raises
     ------
     GateError
-        If the bounds are not met while at least a quarter of the multiply-adds compute in integers.
+        If the bounds are not met while at least a quarter of the multiply-adds compute in integers; its ``tried`` is
+        the tuple of all steps.
     """
     tried: dict[frozenset[str], Step] = {}
     order = _affordable(order, integer_share)
@@ -170,7 +171,7 @@ def mix_precision(
     if not passes(frozenset()):
         while not passes(frozenset(order[: min(high, most)])):
             if high >= most:
-                raise GateError(_cannot(tried, bounds))
+                raise GateError(_cannot(tried, bounds), tuple(tried.values()))
             low, high = high, 2 * high
         high = min(high, most)
         while high - low > 1:

@@ -45,6 +45,21 @@ _IN_DOUBT = ("mask product", "softmax", "normalisation", "self-attention")
 
 
 @dataclass(frozen=True)
+class HalfAttempt:
+    """One conversion that was too far from FP32; ``fidelity`` is ``None`` where the logits are not finite."""
+
+    float_rules: tuple[str, ...]
+    fidelity: Fidelity | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types, as the report shows candidates."""
+        values = {"agreement": None, "logit_cosine": None, "snr_db": None}
+        if self.fidelity is not None:
+            values = asdict(self.fidelity)
+        return {"name": f"in FP32: {', '.join(self.float_rules)}", **values, "chosen": False}
+
+
+@dataclass(frozen=True)
 class HalfReport:
     """What was converted.
 
@@ -96,18 +111,21 @@ def make_half(
     Raises
     ------
     GateError
-        If the logits are not finite or far from those of FP32, however much stays in FP32.
+        If the logits are not finite or far from those of FP32, however much stays in FP32. Its ``tried`` is a tuple
+        of :class:`HalfAttempt`.
     """
     reference = _logits(model, faces, spec)
     proto = onnx.load(model)
     overflowing = overflowing_layers(proto, faces, spec)
     kept: tuple[str, ...] = ALWAYS_FLOAT
+    tried: list[HalfAttempt] = []
     for attempt, more in enumerate(((), *((rule,) for rule in _IN_DOUBT))):
         kept += more
         onnx.save(to_half(proto, kept, overflowing), output)
         on_attempt(attempt + 1)
         logits = _logits(output, faces, spec)
         fidelity = measure_fidelity(reference, logits) if np.isfinite(logits).all() else None
+        tried.append(HalfAttempt(kept, fidelity))
         if fidelity is not None and fidelity.logit_cosine >= least_cosine:
             onnx.checker.check_model(str(output), full_check=True)
             return HalfReport(kept, tuple(sorted(overflowing)), len(faces), fidelity)
@@ -118,7 +136,8 @@ def make_half(
     raise GateError(
         f"{spec.network} does not work in FP16: its logits on {len(faces)} faces {found}, expected at least "
         f"{least_cosine}, though {', '.join(kept)} and {len(overflowing)} layers that overflow compute in FP32: "
-        "build --fp32 or --int8"
+        "build --fp32 or --int8",
+        tuple(tried),
     )
 
 

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from fer_edge.calibration.candidates import Candidate
-from fer_edge.calibration.gate import Bounds
-from fer_edge.calibration.pipeline import COLLAPSED, Int8, outcome_of
+from fer_edge.calibration.gate import BoundResult, Bounds, Step
+from fer_edge.calibration.pipeline import COLLAPSED, Int8, Refused, outcome_of
+
+
+def report_of_refused(
+    refused: Refused, candidates: tuple[Candidate, ...], bounds: Bounds | None, reason: str
+) -> dict[str, Any]:
+    """Return what was measured of INT8 that missed its bounds, as plain JSON types; ``gate`` holds the reason.
+
+    Parameters are as in :func:`report_of`.
+    """
+    value = report_of(refused.int8, candidates, bounds)
+    value["gate"] = {**value["gate"], "passed": False, "reason": reason}
+    if refused.steps:
+        results = outcome_of(refused.int8.comparison).against(bounds or COLLAPSED)
+        value["mixed_precision"] = {
+            "bound": _in_words(results),
+            "float_layers": [],
+            "steps": _steps(refused.steps),
+            "int8_p50_ms": None,
+            "mixed_p50_ms": None,
+        }
+    return value
 
 
 def report_of(int8: Int8, candidates: tuple[Candidate, ...], bounds: Bounds | None) -> dict[str, Any]:
@@ -49,12 +71,18 @@ def report_of(int8: Int8, candidates: tuple[Candidate, ...], bounds: Bounds | No
     if int8.mixed is not None:
         found = int8.mixed.found
         value["mixed_precision"] = {
-            "bound": "; ".join(f"{result.name} {result.bound}" for result in results),
+            "bound": _in_words(results),
             "float_layers": list(found.float_layers),
-            "steps": [
-                {**dataclasses.asdict(step), "float_layers": len(step.float_layers)} for step in found.steps
-            ],
+            "steps": _steps(found.steps),
             "int8_p50_ms": int8.mixed.int8_latency.p50_ms,
             "mixed_p50_ms": int8.mixed.mixed_latency.p50_ms,
         }
     return value
+
+
+def _in_words(results: Sequence[BoundResult]) -> str:
+    return "; ".join(f"{result.name} {result.bound}" for result in results)
+
+
+def _steps(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    return [{**dataclasses.asdict(step), "float_layers": len(step.float_layers)} for step in steps]

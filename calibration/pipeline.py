@@ -14,7 +14,15 @@ from fer_edge.backends import BACKENDS, Backend, SessionOptions
 from fer_edge.bundle import int8_model
 from fer_edge.calibration.families import PlacementRow, explain_placement
 from fer_edge.calibration.fidelity import Fidelity, measure_fidelity
-from fer_edge.calibration.gate import Bounds, MixedPrecision, Outcome, judge, lost_pp, mix_precision
+from fer_edge.calibration.gate import (
+    Bounds,
+    MixedPrecision,
+    Outcome,
+    Step,
+    judge,
+    lost_pp,
+    mix_precision,
+)
 from fer_edge.calibration.memory import return_free_memory
 from fer_edge.calibration.qdq import DIALECTS, integer_layers, quantise
 from fer_edge.calibration.ranges import Ranges
@@ -30,6 +38,8 @@ from fer_edge.statistics import LatencySummary
 #: INT8 that falls below has collapsed; it is refused whether the user set bounds or not.
 COLLAPSED_COSINE = 0.99
 COLLAPSED = Bounds(min_cosine=COLLAPSED_COSINE)
+#: Of fewer labelled faces one is worth over six points: there the share of faces whose class changes is judged.
+LEAST_LABELLED_FACES = 16
 #: For what is too slow to run on all faces.
 _FEW_FACES = 64
 
@@ -94,6 +104,22 @@ class Int8:
     mixed: Mixed | None
 
 
+@dataclass(frozen=True)
+class Refused:
+    """What was measured of an INT8 model that missed its bounds; ``tried`` of the :class:`GateError`.
+
+    Attributes
+    ----------
+    int8 : Int8
+        The model without mixed precision.
+    steps : tuple of Step
+        What mixed precision tried.
+    """
+
+    int8: Int8
+    steps: tuple[Step, ...] = ()
+
+
 def make_int8(
     work: Path,
     model: Path,
@@ -109,7 +135,8 @@ def make_int8(
     Raises
     ------
     GateError
-        If the bounds are missed: with bounds of the user's, after mixed precision was tried; without, at once.
+        If the bounds are missed: with bounds of the user's, after mixed precision was tried; without, at once. Its
+        ``tried`` is a :class:`Refused`.
     """
     quantised, path = Quantised(model, backend, spec), work / int8_model(backend.dialect)
     bounds = options.bounds or COLLAPSED
@@ -117,19 +144,21 @@ def make_int8(
     count = face_counter(on_progress, f"comparing on {faces.name}", 2 * len(faces))
     fp32_logits = _fp32_logits(model, backend, spec, faces, count)
     comparison = compare(model, path, backend, spec, faces, on_faces=count, fp32_logits=fp32_logits)
-    outcome = outcome_of(comparison)
-    sensitivity: tuple[LayerSensitivity, ...] = ()
-    missed = not outcome.meets(bounds)
+    int8 = _describe(quantised, ranges, comparison)
+    missed = not outcome_of(comparison).meets(bounds)
     if missed and options.bounds is None:
-        raise GateError(_collapsed(comparison, faces))
+        raise GateError(_collapsed(comparison, faces), Refused(int8))
     if missed or options.sensitivity:
         few = faces.first(options.sensitivity_images)
         sensitivity = measure_sensitivity(
             quantised, ranges, few, lambda done, total: on_progress("measuring every layer", done, total)
         )
-    mixed = None
+        int8 = dataclasses.replace(int8, sensitivity=sensitivity)
     if missed:
-        found = _mix(quantised, ranges, sensitivity, fp32_logits, faces, bounds, on_progress)
+        try:
+            found = _mix(quantised, ranges, int8.sensitivity, fp32_logits, faces, bounds, on_progress)
+        except GateError as error:
+            raise GateError(str(error), Refused(int8, error.tried)) from None
         kept = dataclasses.replace(ranges.placement, float_layers=frozenset(found.float_layers))
         ranges = dataclasses.replace(ranges, placement=kept)
         before = path.replace(work / "all-int8.onnx")
@@ -138,26 +167,29 @@ def make_int8(
         comparison = compare(model, path, backend, spec, faces, on_faces=count, fp32_logits=fp32_logits)
         mixed = Mixed(found, *_latencies(backend, spec, before, path))
         before.unlink()
-    simulated = _simulate(work, model, spec, backend, faces, bounds)
+        described = _describe(quantised, ranges, comparison)
+        int8 = dataclasses.replace(described, sensitivity=int8.sensitivity, mixed=mixed)
+    int8 = dataclasses.replace(int8, simulated=_simulate(work, model, spec, backend, faces))
+    if collapsed := _collapsed_dialect(int8.simulated, bounds, min(len(faces), _FEW_FACES)):
+        raise GateError(collapsed, Refused(int8))
+    return int8
+
+
+def _describe(quantised: Quantised, ranges: Ranges, comparison: Comparison) -> Int8:
+    """Return what is known without further measurements."""
     proto = quantised.load()
-    layers = [n.name for n in integer_layers(proto, ranges.placement, backend.dialect)]
-    return Int8(
-        ranges,
-        comparison,
-        simulated,
-        share_of(layers, multiply_adds(proto)),
-        explain_placement(proto, spec.network, ranges.placement),
-        sensitivity,
-        mixed,
-    )
+    layers = [n.name for n in integer_layers(proto, ranges.placement, quantised.backend.dialect)]
+    share = share_of(layers, multiply_adds(proto))
+    placement = explain_placement(proto, quantised.spec.network, ranges.placement)
+    return Int8(ranges, comparison, {}, share, placement, (), None)
 
 
 def outcome_of(comparison: Comparison) -> Outcome:
     """Return what the bounds judge of a comparison."""
-    paired = comparison.paired
-    drop_pp = lost_pp(1, comparison.agreement) if paired is None else lost_pp(0, paired.change_pp / 100)
     fidelity = Fidelity(comparison.agreement, comparison.logit_cosine, comparison.snr_db)
-    return Outcome(drop_pp, paired is not None, fidelity)
+    if (paired := comparison.paired) is None or paired.faces < LEAST_LABELLED_FACES:
+        return Outcome(lost_pp(1, comparison.agreement), False, fidelity)
+    return Outcome(lost_pp(0, paired.change_pp / 100), True, fidelity)
 
 
 def _write(work: Path, model: Path, ranges: Ranges) -> None:
@@ -187,6 +219,8 @@ def _mix(
     on_progress: Progress,
 ) -> MixedPrecision:
     targets = known_targets(faces, quantised.spec)
+    if (targets >= 0).sum() < LEAST_LABELLED_FACES:
+        targets = np.full(len(faces), -1)
     work = multiply_adds(quantised.load())
     order = [layer.layer for layer in sensitivity]
 
@@ -213,32 +247,36 @@ def _latencies(backend: Backend, spec: ModelSpec, *models: Path) -> list[Latency
 
 
 def _simulate(
-    work: Path, model: Path, spec: ModelSpec, backend: Backend, faces: FaceDataset, bounds: Bounds
+    work: Path, model: Path, spec: ModelSpec, backend: Backend, faces: FaceDataset
 ) -> dict[str, Fidelity]:
     """Run the models of the other dialects in ONNX Runtime, which computes what any Q/DQ model says."""
     runtime = Quantised(model, BACKENDS["onnxruntime"], spec)
     few = faces.first(_FEW_FACES)
     reference = runtime.fp32_logits(few)
-    least = COLLAPSED_COSINE if bounds.min_cosine is None else min(bounds.min_cosine, COLLAPSED_COSINE)
+    return {
+        dialect: measure_fidelity(reference, runtime.file_logits(work / int8_model(dialect), few))
+        for dialect in DIALECTS
+        if dialect != backend.dialect
+    }
+
+
+def _collapsed_dialect(simulated: Mapping[str, Fidelity], bounds: Bounds, faces: int) -> str:
+    """Return what is wrong with the first model that has collapsed, an empty text where none has."""
     if bounds == Bounds():  # random weights
-        least = -1.0
-    found = {}
-    for dialect in DIALECTS:
-        if dialect == backend.dialect:
-            continue
-        found[dialect] = measure_fidelity(reference, runtime.file_logits(work / int8_model(dialect), few))
-        if found[dialect].logit_cosine < least:
-            raise GateError(
-                f"the {dialect} model has collapsed: its logits have a cosine of "
-                f"{found[dialect].logit_cosine:.4f} with those of FP32 on {len(few)} faces, expected at least "
-                f"{least}: calibrate on other faces or by another --method"
+        return ""
+    least = COLLAPSED_COSINE if bounds.min_cosine is None else min(bounds.min_cosine, COLLAPSED_COSINE)
+    for dialect, fidelity in simulated.items():
+        if fidelity.logit_cosine < least:
+            return (
+                f"the {dialect} model has collapsed: its logits have a cosine of {fidelity.logit_cosine:.4f} with "
+                f"those of FP32 on {faces} faces, expected at least {least}: calibrate on other faces"
             )
-    return found
+    return ""
 
 
 def _collapsed(comparison: Comparison, faces: FaceDataset) -> str:
     return (
         f"INT8 has collapsed on {faces.name}: the cosine of its logits with those of FP32 is {comparison.logit_cosine:.4f}, "
         f"expected at least {COLLAPSED_COSINE}, and {comparison.agreement:.1%} of the faces keep their class: calibrate on "
-        "other faces, or leave the most harmful layers in floating point with --max-drop PP or --min-cosine X"
+        "other faces, or leave the most harmful layers in floating point"
     )

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from fer_edge._files import whole_file
-from fer_edge.calibration.page import choices
+from fer_edge.calibration.page import choices, faces
 from fer_edge.calibration.page.comparison import comparison_sections, tiles
 from fer_edge.calibration.page.markup import Html, element, facts, join, plain, printable
 
 _STYLE = Path(__file__).with_name("page") / "page.css"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 #: In the order of the page.
-_SECTIONS: Mapping[str, Callable[[Any], Iterable[Html]]] = {
+_SECTIONS: Mapping[str, Callable[[Any], Iterable[Html | None]]] = {
+    "next_steps": lambda value: [faces.next_steps_section(value)],
+    "warnings": lambda value: [faces.warnings_section(value)],
     "gate": lambda value: [choices.gate_section(value)],
+    "data": lambda value: [faces.faces_section(value)],
     "comparison": comparison_sections,
     "candidates": lambda value: [choices.candidates_section(value)],
     "sensitivity": lambda value: [choices.sensitivity_section(value)],
@@ -44,7 +47,15 @@ def write_report_page(path: Path, report: Mapping[str, Any]) -> None:
         ``record``
             As :func:`fer_edge.statistics.measurement_record` gives it.
         ``gate``
-            ``passed``, and ``bounds``: each with ``name``, ``bound``, ``measured``, ``passed``.
+            ``passed``, and ``bounds``: each with ``name``, ``bound``, ``measured``, ``passed``. Where it is known also
+            ``holds_for``: ``processor``, ``processor_features``, ``backend``, ``faces``; and ``reason`` where the
+            build was refused.
+        ``data``
+            ``summary`` of :class:`fer_edge.builder.splits.Split`.
+        ``warnings``
+            Sentences.
+        ``next_steps``
+            Each with ``command`` and ``purpose``, where the build was refused.
         ``comparison``
             As :meth:`fer_edge.calibration.report.Comparison.to_dict` gives it.
         ``candidates``
@@ -109,8 +120,15 @@ def _record(report: Mapping[str, Any]) -> dict[str, Any]:
 def _verdict(gate: Mapping[str, Any] | None) -> Html:
     if gate is None:
         return element("p", "No bound was set: this page says what was measured.", class_="verdict")
+    place = join((" ", faces.holds_for(gate["holds_for"]))) if gate.get("holds_for") else None
     if gate["passed"]:
-        return element("p", element("strong", "✓ Passed"), " Every bound holds.", class_="verdict passed")
+        return element(
+            "p", element("strong", "✓ Passed"), " Every bound holds.", place, class_="verdict passed"
+        )
+    if gate.get("reason"):
+        return element(
+            "p", element("strong", "✕ Refused"), " ", f"{gate['reason']}.", place, class_="verdict missed"
+        )
     missed = join(
         (
             join((printable(b["name"]), ": measured ", plain(b["measured"]), ", asked ", plain(b["bound"])))
@@ -119,4 +137,4 @@ def _verdict(gate: Mapping[str, Any] | None) -> Html:
         ),
         "; ",
     )
-    return element("p", element("strong", "✕ Missed"), " ", missed, ".", class_="verdict missed")
+    return element("p", element("strong", "✕ Missed"), " ", missed, ".", place, class_="verdict missed")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -65,7 +65,17 @@ class PluginMissingError(EngineError):
 
 
 class GateError(FerEdgeError):
-    """A measured result missed the bound that the user asked for."""
+    """A measured result missed the bound that the user asked for.
+
+    Attributes
+    ----------
+    tried : Any
+        What was measured until then, for the report of a refused build; ``None`` where nothing was.
+    """
+
+    def __init__(self, message: str, tried: Any = None) -> None:
+        super().__init__(message)
+        self.tried = tried
 
 
 def closest(name: str, choices: Iterable[str]) -> str:

@@ -86,7 +86,8 @@ def known_targets(faces: FaceDataset, spec: ModelSpec) -> np.ndarray:
     """Return ``[N]`` class indices of ``spec``; -1 where a face has no label, or one that the network lacks."""
     if faces.labels is None:
         return np.full(len(faces), -1)
-    return index_map(faces.class_names, spec.class_names)[faces.targets]
+    classes = index_map(faces.class_names, spec.class_names)[faces.targets]
+    return np.where(faces.labels.any(axis=1), classes, -1)
 
 
 def labelled_logits(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fer_edge.builder.options import BuildOptions
-from fer_edge.builder.pipeline import REPORT_PAGE, BuildReport, build
+from fer_edge.builder.pipeline import BuildReport, build
+from fer_edge.builder.refusal import REPORT_PAGE
 
 __all__ = ["REPORT_PAGE", "BuildOptions", "BuildReport", "build"]

@@ -1,4 +1,4 @@
-"""The faces of a build: those that calibrate, those held out to measure on, and those that FP32 is compared on."""
+"""Faces of a build: read once from what the options name, or generated."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fer_edge.builder.options import BuildOptions
 from fer_edge.datasets import FaceDataset, load_dataset
-from fer_edge.errors import DataError, lookup
+from fer_edge.errors import lookup
 from fer_edge.generated import DEFAULT_GENERATOR, GENERATORS
 
 #: Faces beside those that calibrate, on which ``auto`` measures; FP16 is measured on as many.
@@ -14,57 +14,38 @@ HELD_OUT = 64
 
 
 @dataclass(frozen=True)
-class CalibrationFaces:
-    """Faces for ranges.
+class Sources:
+    """What the options name, loaded; ``None`` where they name nothing.
 
     Attributes
     ----------
-    calibrating, held_out : FaceDataset
-        For the ranges, and for measuring what they give.
-    origin : dict
-        Where they come from, for the record.
+    calibration, evaluation : FaceDataset or None
+        Pictures for the ranges, and labelled pictures for the comparison.
+    generator : str
+        Who makes faces where there are none, or too few.
     """
 
-    calibrating: FaceDataset
-    held_out: FaceDataset
-    origin: dict[str, str]
+    calibration: FaceDataset | None
+    evaluation: FaceDataset | None
+    generator: str = DEFAULT_GENERATOR
 
 
-def calibration_faces(options: BuildOptions) -> CalibrationFaces:
-    """Return a sample of the calibration data, or generated faces where there are none."""
-    count = options.calibration_images
-    if options.calibration_data is None:
-        drawn = generated_faces(count + HELD_OUT, options.generator or DEFAULT_GENERATOR)
-        origin = {"name": drawn.name}
-    else:
-        dataset = load_dataset(options.calibration_data, options.calibration_split)
-        drawn = dataset.sample(count + HELD_OUT)
-        origin = {"name": drawn.name, "fingerprint": drawn.first(count).fingerprint()}
-    # Where there are few faces all of them calibrate, and some of the same must do for measuring.
-    held_out = drawn.subset(range(max(len(drawn) - HELD_OUT, 0), len(drawn)))
-    return CalibrationFaces(drawn.first(count), held_out, origin)
-
-
-def comparison_faces(options: BuildOptions) -> FaceDataset:
-    """Return the labelled faces that the options name, else others of the calibration data, else generated ones.
+def load_sources(options: BuildOptions) -> Sources:
+    """Load each data set that the options name, once.
 
     Raises
     ------
     DataError
-        If the labelled images are photographs and not face crops.
+        If one cannot be read.
     """
-    if options.eval_data is not None:
-        faces = load_dataset(options.eval_data, options.eval_split, options.eval_labels)
-        if not faces.are_crops:
-            raise DataError(
-                f"{options.eval_data} holds photographs, not face crops: give crops to --eval-data"
-            )
-        return faces
+    calibration = evaluation = None
     if options.calibration_data is not None:
-        return load_dataset(options.calibration_data, options.calibration_split).sample(
-            options.comparison_images, seed=1
-        )
-    return generated_faces(options.comparison_images, options.generator or DEFAULT_GENERATOR, seed=1)
+        calibration = load_dataset(options.calibration_data, options.calibration_split)
+    if options.eval_data is not None:
+        named = (options.eval_data, options.eval_split, options.eval_labels)
+        same = named == (options.calibration_data, options.calibration_split, "auto")
+        evaluation = calibration if same else load_dataset(*named)
+    return Sources(calibration, evaluation, options.generator or DEFAULT_GENERATOR)
 
 
 def generated_faces(count: int, generator: str = DEFAULT_GENERATOR, seed: int = 0) -> FaceDataset:

@@ -11,14 +11,18 @@ from fer_edge._files import sha256_of
 from fer_edge.builder.options import BuildOptions
 from fer_edge.bundle import FP32_MODEL, RANGES, SELF_TEST, Manifest, open_bundle
 from fer_edge.catalogue import SHIPPED, shipped_bundle
-from fer_edge.datasets import load_dataset
+from fer_edge.datasets import FaceDataset
 from fer_edge.errors import UsageError
 from fer_edge.evaluation import Progress
 from fer_edge.explanation import require_attention
 
 
-def fp32_model(options: BuildOptions, work: Path, on_progress: Progress) -> Manifest:
+def fp32_model(
+    options: BuildOptions, work: Path, on_progress: Progress, pictures: FaceDataset | None = None
+) -> Manifest:
     """Put ``model.onnx`` (and ranges that ship) into ``work``; return the manifest so far.
+
+    An exported network is checked on ``pictures``, or on generated ones.
 
     Raises
     ------
@@ -58,9 +62,7 @@ def fp32_model(options: BuildOptions, work: Path, on_progress: Progress) -> Mani
         from fer_edge.export.explanation.attention import with_attention
 
         trained = with_attention(trained)
-    faces = None
-    if options.calibration_data is not None:
-        faces = load_dataset(options.calibration_data, options.calibration_split).sample(FACES_TO_CHECK)
+    faces = None if pictures is None else pictures.sample(FACES_TO_CHECK)
     report = export_onnx(trained, work / FP32_MODEL, faces)
     # PyTorch's exporter holds what it exported until the process ends: let that be empty.
     for tensor in (*trained.module.parameters(), *trained.module.buffers()):

@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from fer_edge._files import write_json
 from fer_edge.backends import BACKENDS, Backend, SessionOptions, choose_backend
-from fer_edge.builder.faces import HELD_OUT, calibration_faces, comparison_faces
+from fer_edge.builder.calibration import Calibration, calibrate_on, faces_needed, shipped_calibration
+from fer_edge.builder.faces import HELD_OUT, load_sources
 from fer_edge.builder.fp32_model import fp32_model
 from fer_edge.builder.options import BuildOptions, check_options
+from fer_edge.builder.refusal import REPORT, REPORT_PAGE, forget_refusal, refuse
+from fer_edge.builder.report import bounds_of, faces_report, int8_report, refused_report
 from fer_edge.builder.self_test import add_self_test
+from fer_edge.builder.splits import Split, split_faces
 from fer_edge.bundle import (
     ENGINES,
     FP16_MODEL,
@@ -25,33 +29,28 @@ from fer_edge.bundle import (
     int8_model,
     write_bundle,
 )
-from fer_edge.calibration.methods import AUTO_METHOD
 from fer_edge.datasets import FaceDataset
 from fer_edge.engines.devices import parse_capability
-from fer_edge.errors import UsageError
+from fer_edge.errors import GateError, UsageError
 from fer_edge.evaluation import Progress, face_counter, labelled_logits
 from fer_edge.spec import ModelSpec
-from fer_edge.statistics import measurement_record, tool_versions
+from fer_edge.statistics import tool_versions
 
 if TYPE_CHECKING:
-    from fer_edge.calibration.candidates import Candidate
     from fer_edge.calibration.pipeline import Int8
-    from fer_edge.calibration.ranges import Ranges
     from fer_edge.calibration.report import Comparison
     from fer_edge.engines.builder import EngineReport
     from fer_edge.temperature import Temperature
 
 __all__ = ["BuildOptions", "BuildReport", "build"]
 
-REPORT = "report.json"
-REPORT_PAGE = "report.html"
 #: For TensorRT 10's users of DLA, who cannot take a Q/DQ model.
 CALIBRATION_CACHE = "calibration.tensorrt10.cache"
 
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What :func:`build` made; ``int8`` is ``None`` and ``report`` empty for FP32."""
+    """What :func:`build` made; ``int8`` is ``None`` for FP32 and FP16, and ``report`` then holds faces and warnings."""
 
     bundle: Bundle
     calibration: str
@@ -91,33 +90,49 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
     ------
     FerEdgeError
         If weights, data or backend are not what was asked for. Nothing is written then.
+    GateError
+        If INT8 or FP16 misses its bounds. Its report then lies at ``OUTPUT.refused``, and no bundle is written.
     """
     check_options(options)
     backend = _compared_on(options)
     output = options.output or Path(f"{options.model}-{options.precision}.fer")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        manifest = fp32_model(options, work, on_progress)
-        found = None
-        if options.precision == "int8" or options.calibration_data is not None:
-            found = _ranges(options, manifest, backend, work, on_progress)
+        sources = load_sources(options)
+        manifest = fp32_model(options, work, on_progress, sources.calibration)
+        shipped = shipped_calibration(options, work)
+        split = split_faces(
+            sources,
+            faces_needed(options, manifest, shipped),
+            manifest.spec.crop,
+            on_progress,
+            None if shipped is None else shipped.ranges.data["name"],
+        )
+        found = calibrate_on(split, options, manifest, backend, work, on_progress) or shipped
         int8: Int8 | None = None
-        report: dict[str, Any] = {}
+        report: dict[str, Any] = faces_report(split)
         metrics = dict(manifest.metrics)
         temperature = None
-        if options.precision == "int8" and found is not None:
-            faces = comparison_faces(options)
-            int8, report = _int8(options, manifest, backend, work, found, faces, on_progress)
-            temperature = int8.comparison.temperature
-            metrics["comparison"] = int8.comparison.to_dict()
-            del metrics["comparison"]["temperature"]  # it stands beside, as in bundles of other precisions
-        elif options.precision == "fp16" or options.eval_data is not None:
-            faces = comparison_faces(options)
-            if options.eval_data is not None:
-                # FP16 differs from FP32 by less than a temperature can be fitted to.
-                temperature = _fp32_temperature(faces, manifest.spec, backend, work, on_progress)
-            if options.precision == "fp16":
-                metrics["fp16"] = _half(manifest, faces, work, on_progress)
+        try:
+            if options.precision == "int8" and found is not None:
+                int8, report = _int8(options, manifest, backend, work, found, split, on_progress)
+                temperature = int8.comparison.temperature
+                metrics["gate"] = report["gate"]
+                metrics["comparison"] = int8.comparison.to_dict()
+                del metrics["comparison"][
+                    "temperature"
+                ]  # it stands beside, as in bundles of other precisions
+            elif split.comparing is not None:
+                if options.eval_data is not None:
+                    # FP16 differs from FP32 by less than a temperature can be fitted to.
+                    temperature = _fp32_temperature(
+                        split.comparing, manifest.spec, backend, work, on_progress
+                    )
+                if options.precision == "fp16":
+                    metrics["fp16"] = _half(manifest, split.comparing, work, on_progress)
+        except GateError as error:
+            tried = refused_report(error, found, options, manifest, backend, split)
+            raise refuse(options, output, error, tried) from None
         engines: tuple[EngineReport, ...] = ()
         if options.compute_capabilities:
             capabilities = [parse_capability(text) for text in options.compute_capabilities]
@@ -137,6 +152,7 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
         )
         files = {str(path.relative_to(work)): path for path in sorted(work.rglob("*")) if path.is_file()}
         bundle = write_bundle(output, whole, files)
+        forget_refusal(output)
         return BuildReport(bundle, "none" if found is None else found.origin, int8, report, engines)
 
 
@@ -174,69 +190,23 @@ def _engines(
     )
 
 
-@dataclass(frozen=True)
-class _Calibration:
-    """Ranges, where they come from, and what was tried."""
-
-    ranges: Ranges
-    origin: str
-    candidates: tuple[Candidate, ...] = ()
-
-
-def _ranges(
-    options: BuildOptions, manifest: Manifest, backend: Backend, work: Path, on_progress: Progress
-) -> _Calibration:
-    """Leave ``ranges.json`` in ``work``; ``model.onnx`` may become its equalised form."""
-    from fer_edge.calibration.calibrate import calibrate
-    from fer_edge.calibration.ranges import load_ranges
-
-    model = work / FP32_MODEL
-    if options.calibration_data is None and (work / RANGES).is_file():
-        if options.method != AUTO_METHOD:
-            raise UsageError(
-                f"ranges ship with {options.model}, and --method {options.method} cannot change them: leave it out, or give --calibration-data"
-            )
-        ranges = load_ranges(work / RANGES, model)
-        shipped = f"{ranges.method} on {ranges.images} faces of {ranges.data['name']}"
-        return _Calibration(ranges, f"those that ship with the model ({shipped})")
-    faces = calibration_faces(options)
-    method = "minmax" if options.method == AUTO_METHOD and manifest.timing_only else options.method
-    choice = calibrate(
-        model,
-        manifest.spec,
-        backend,
-        faces.calibrating,
-        faces.held_out,
-        method,
-        faces.origin,
-        on_progress,
-    )
-    choice.ranges.save(work / RANGES)
-    origin = f"{choice.ranges.method} on {choice.ranges.images} faces of {faces.calibrating.name}"
-    return _Calibration(choice.ranges, origin, choice.candidates)
-
-
 def _int8(
     options: BuildOptions,
     manifest: Manifest,
     backend: Backend,
     work: Path,
-    calibration: _Calibration,
-    faces: FaceDataset,
+    calibration: Calibration,
+    split: Split,
     on_progress: Progress,
 ) -> tuple[Int8, dict[str, Any]]:
     """Leave the INT8 models, their calibration and the report in ``work``."""
     import onnx
 
     from fer_edge.calibration.cache_text import write_calibration_cache
-    from fer_edge.calibration.gate import Bounds
-    from fer_edge.calibration.int8_report import report_of
     from fer_edge.calibration.pipeline import Int8Options, make_int8
     from fer_edge.calibration.report_page import write_report_page
 
-    bounds: Bounds | None = Bounds(options.max_drop, options.min_cosine, options.min_agreement)
-    if bounds == Bounds() and not manifest.timing_only:  # random weights may give anything
-        bounds = None
+    assert split.comparing is not None
     model = work / FP32_MODEL
     int8 = make_int8(
         work,
@@ -244,25 +214,15 @@ def _int8(
         manifest.spec,
         backend,
         calibration.ranges,
-        faces,
-        Int8Options(bounds, options.sensitivity, options.sensitivity_images),
+        split.comparing,
+        Int8Options(bounds_of(options, manifest), options.sensitivity, options.sensitivity_images),
         on_progress,
     )
     int8.ranges.save(work / RANGES)
     (work / CALIBRATION_CACHE).write_text(
         write_calibration_cache(int8.ranges, onnx.load(model)), encoding="utf-8"
     )
-    report = {
-        "model": {
-            "network": manifest.spec.network,
-            "precision": "int8",
-            "weights": str(manifest.provenance.get("weights", options.weights)),
-            "licence": str(manifest.provenance.get("licence", "not stated")),
-            "data": faces.name,
-        },
-        "record": measurement_record(),
-        **report_of(int8, calibration.candidates, bounds),
-    }
+    report = int8_report(int8, calibration, options, manifest, backend, split)
     write_json(work / REPORT, report)
     write_report_page(work / REPORT_PAGE, report)
     return int8, report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ name = "build"
 help = "make a bundle from weights: export, calibrate, quantise, compare"
 
 _LAYERS_SHOWN = 12
+_PARTS = {"calibrating": "calibrate", "held_out": "choose a calibration", "comparing": "compare"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -149,6 +151,7 @@ def _tables(report: BuildReport) -> list[Table | str]:
     if comparison is not None:
         lines += _comparison_lines(comparison)
     lines += _choices(report)
+    lines += _faces(report.report)
     if half := report.bundle.manifest.metrics.get("fp16"):
         kept = [*half["float_rules"], *half["overflowing"]]
         lines.append(
@@ -246,6 +249,38 @@ def _choices(report: BuildReport) -> list[Table | str]:
             f"({', '.join(mixed['float_layers'])}); {mixed['int8_p50_ms']:.2f} ms become {mixed['mixed_p50_ms']:.2f} ms."
         )
     return lines
+
+
+def _faces(report: Mapping[str, Any]) -> list[Table | str]:
+    """On which faces the figures hold, and what weakens them."""
+    data = report["data"]
+    rows = [
+        (purpose, data[key]["data"], data[key]["distinct"], data[key]["generated"])
+        for key, purpose in _PARTS.items()
+        if key in data
+    ]
+    lines: list[Table | str] = []
+    if rows:
+        columns = ("to", "data", "distinct", "generated")
+        lines.append(make_table("Faces, split before anything was measured", columns, rows))
+        overlap = "unknown" if data["overlap"] is None else data["overlap"]
+        lines.append(f"Faces with a copy in another part: {overlap}.")
+    for name, pictures in data["pictures"].items():
+        copies, compared = pictures["repeated"], pictures["in_comparison"]
+        if copies or compared:
+            lines.append(
+                f"Left out of {pictures['read']} pictures of {name}: {copies} copies of another face, "
+                f"{compared} copies of faces that are compared."
+            )
+        if pictures["photographs"]:
+            lines.append(f"{name} holds photographs: the largest face of each was cut out.")
+    if gate := report.get("gate"):
+        place = gate["holds_for"]
+        features = ", ".join(place["processor_features"]) or "no known extension"
+        lines.append(
+            f"Passed on {place['processor']} ({features}), {place['backend']}, with {place['faces']}."
+        )
+    return [*lines, *(f"Warning: {text}." for text in report["warnings"])]
 
 
 def _decibels(value: float | None) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from fer_edge.datasets.images import read_image
 from fer_edge.datasets.rows import Skipped
 from fer_edge.errors import DataError
+from fer_edge.preprocess import cut_rectangle
 
 _PER_IMAGE = ("labels", "subjects", "landmarks", "boxes_xyxy")
 
@@ -25,10 +26,11 @@ class FaceDataset:
     ----------
     name : str
         What the data is, for reports.
-    images : np.ndarray or tuple of Path
-        ``[N, H, W]`` uint8 gray, ``[N, H, W, 3]`` BGR, or paths that are decoded on access.
+    images : np.ndarray or tuple of Path or np.ndarray
+        ``[N, H, W]`` uint8 gray, ``[N, H, W, 3]`` BGR, or a tuple of such pictures and of paths that are decoded on
+        access.
     labels : np.ndarray or None
-        ``[N, K]`` float32, rows sum to 1; ``None`` where there are no labels.
+        ``[N, K]`` float32, rows sum to 1, or to 0 for a face without a label; ``None`` where there are no labels.
     class_names : tuple of str
         Order of the K columns.
     are_crops : bool
@@ -41,6 +43,8 @@ class FaceDataset:
         ``annotated``, or ``pseudo: NAME`` where a predictor made them; empty without landmarks.
     boxes_xyxy : np.ndarray or None
         ``[N, 4]`` int64 pixels of the image file: ``dataset[i]`` is that part of it.
+    box_edge : {"clip", "replicate"}
+        Beyond the image file, as in :class:`fer_edge.spec.CropRule`: cut the box, or repeat the border pixels.
     origins : tuple of str or None
         Label file and line of each image, for messages.
     skipped : Skipped
@@ -50,7 +54,7 @@ class FaceDataset:
     """
 
     name: str
-    images: np.ndarray | tuple[Path, ...]
+    images: np.ndarray | tuple[Path | np.ndarray, ...]
     labels: np.ndarray | None
     class_names: tuple[str, ...]
     are_crops: bool
@@ -58,6 +62,7 @@ class FaceDataset:
     landmarks: np.ndarray | None = None
     landmark_source: str = ""
     boxes_xyxy: np.ndarray | None = None
+    box_edge: str = "clip"
     origins: tuple[str, ...] | None = None
     skipped: Skipped = field(default_factory=Skipped)
     left_out: Mapping[str, int] = field(default_factory=dict)
@@ -72,7 +77,9 @@ class FaceDataset:
             return item
         try:
             image = read_image(item)
-            return image if self.boxes_xyxy is None else _cut(image, self.boxes_xyxy[index], item)
+            if self.boxes_xyxy is None:
+                return image
+            return _cut(image, self.boxes_xyxy[index], self.box_edge, item)
         except DataError as error:
             if self.origins is None:
                 raise
@@ -113,22 +120,58 @@ class FaceDataset:
         order = np.random.default_rng(seed).permutation(len(self))
         return self.subset(order[:count])
 
+    def where(self, index: int) -> str:
+        """Return the label file and line, or the file, of image ``index``, for messages."""
+        if self.origins is not None:
+            return self.origins[index]
+        item = self.images[index]
+        return f"image {index} of {self.name}" if isinstance(item, np.ndarray) else str(item)
+
+    def followed_by(self, others: FaceDataset, name: str) -> FaceDataset:
+        """Return these images and then ``others``, which lose their labels and what else is known of them."""
+        total = len(self) + len(others)
+
+        def padded(values: np.ndarray | None) -> np.ndarray | None:
+            if values is None:
+                return None
+            rows = np.zeros((total, *values.shape[1:]), values.dtype)
+            rows[: len(self)] = values
+            return rows
+
+        landmarks = padded(self.landmarks)
+        if landmarks is not None:
+            landmarks[len(self) :] = np.nan
+        return replace(
+            self,
+            name=name,
+            images=(*self.images, *others),
+            labels=padded(self.labels),
+            subjects=padded(self.subjects),
+            landmarks=landmarks,
+            boxes_xyxy=padded(self.boxes_xyxy),
+            origins=None
+            if self.origins is None
+            else (*self.origins, *(others.where(i) for i in range(len(others)))),
+        )
+
     def fingerprint(self) -> str:
         """Return a sha256 over the image bytes, to record which data a result came from."""
         digest = hashlib.sha256()
         if isinstance(self.images, np.ndarray):
             digest.update(np.ascontiguousarray(self.images).tobytes())
         else:
-            for path in self.images:
-                digest.update(path.read_bytes())
+            for item in self.images:
+                digest.update(item.tobytes() if isinstance(item, np.ndarray) else item.read_bytes())
         if self.boxes_xyxy is not None:
             digest.update(np.ascontiguousarray(self.boxes_xyxy).tobytes())
         return digest.hexdigest()
 
 
-def _cut(image: np.ndarray, box_xyxy: np.ndarray, path: Path) -> np.ndarray:
-    left, top, right, bottom = (max(int(v), 0) for v in box_xyxy)
-    part = image[top:bottom, left:right]
+def _cut(image: np.ndarray, box_xyxy: np.ndarray, edge: str, path: Path) -> np.ndarray:
+    left, top, right, bottom = (int(v) for v in box_xyxy)
+    part = image[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+    if part.size and edge == "replicate":
+        return cut_rectangle(image, (left, top, right, bottom))
     if not part.size:
         raise DataError(
             f"the face box {box_xyxy.tolist()} lies outside {path}, which is {image.shape[1]}×{image.shape[0]}"

@@ -1,0 +1,110 @@
+"""A build that is refused: what was tried stays beside the output, and the error names commands that go on."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fer_edge._files import whole_folder, write_json
+from fer_edge.builder.command_line import build_command
+from fer_edge.builder.options import BuildOptions
+from fer_edge.errors import GateError
+
+if TYPE_CHECKING:
+    from fer_edge.calibration.gate import Step
+
+REPORT = "report.json"
+REPORT_PAGE = "report.html"
+#: What is only for INT8.
+_NO_BOUNDS: Mapping[str, Any] = {
+    "max_drop": None,
+    "min_cosine": None,
+    "min_agreement": None,
+    "sensitivity": False,
+}
+
+
+def refused_folder(output: Path) -> Path:
+    """Return the folder beside a bundle that holds the report of a refused build."""
+    return output.with_name(f"{output.name}.refused")
+
+
+def forget_refusal(output: Path) -> None:
+    """Remove the report of an earlier build that was refused; a folder that holds anything else stays."""
+    folder = refused_folder(output)
+    if folder.is_dir() and _is_report(folder):
+        shutil.rmtree(folder)
+
+
+def refuse(options: BuildOptions, output: Path, error: GateError, report: Mapping[str, Any]) -> GateError:
+    """Write the report of a refused build beside its output.
+
+    Returns
+    -------
+    GateError
+        Says what was measured, which commands go on, and where the report is, or why it could not be written.
+    """
+    from fer_edge.calibration.pipeline import Refused
+    from fer_edge.calibration.report_page import write_report_page
+
+    refused = error.tried if isinstance(error.tried, Refused) else None
+    steps = next_steps(options, refused.steps if refused is not None else ())
+    advice = "; next: " + ", or ".join(f"{command} ({why})" for command, why in steps)
+    whole = {**report, "next_steps": [{"command": command, "purpose": why} for command, why in steps]}
+    folder = refused_folder(output)
+    if folder.exists() and not (folder.is_dir() and _is_report(folder)):
+        return GateError(
+            f"{error}{advice}; {folder} holds something else, so no report was written there", error.tried
+        )
+    try:
+        with whole_folder(folder) as part:
+            write_json(part / REPORT, whole)
+            write_report_page(part / REPORT_PAGE, whole)
+    except OSError as problem:
+        return GateError(f"{error}{advice}; no report could be written ({problem})", error.tried)
+    return GateError(f"{error}{advice}; what was tried is in {folder / REPORT_PAGE}", error.tried)
+
+
+def next_steps(options: BuildOptions, tried: Sequence[Step] = ()) -> list[tuple[str, str]]:
+    """Return commands that may succeed where the build was refused, each with its purpose.
+
+    Parameters
+    ----------
+    options : BuildOptions
+        Of the refused build.
+    tried : sequence of Step
+        What mixed precision tried.
+    """
+    if options.precision != "int8":
+        return [(build_command(options, precision=p), f"build {p.upper()}") for p in ("int8", "fp32")]
+    found = []
+    bounds = {name: getattr(options, name) for name in ("max_drop", "min_cosine", "min_agreement")}
+    if tried:
+        found.append((build_command(options, **_reached(bounds, tried)), "ask for what was reached"))
+    elif not any(bound is not None for bound in bounds.values()):
+        from fer_edge.calibration.pipeline import COLLAPSED_COSINE
+
+        command = build_command(options, min_cosine=COLLAPSED_COSINE)
+        found.append((command, "leave the most harmful layers in floating point"))
+    other = {"calibration_data": Path("PATH"), "calibration_split": None, "generator": None}
+    found.append((build_command(options, **other), "calibrate on other faces"))
+    found.append((build_command(options, precision="fp32", **_NO_BOUNDS), "stay in floating point"))
+    return found
+
+
+def _reached(bounds: Mapping[str, float | None], tried: Sequence[Step]) -> dict[str, float]:
+    """Return bounds that the nearest model to FP32 of those that were tried meets."""
+    best = max(tried, key=lambda step: step.logit_cosine)
+    reached = {
+        "max_drop": max(math.ceil(100 * best.drop_pp) / 100, 0.0),
+        "min_cosine": math.floor(1e5 * best.logit_cosine) / 1e5,
+        "min_agreement": math.floor(1e4 * best.agreement) / 1e4,
+    }
+    return {name: value for name, value in reached.items() if bounds[name] is not None}
+
+
+def _is_report(folder: Path) -> bool:
+    return {path.name for path in folder.iterdir()} <= {REPORT, REPORT_PAGE}

@@ -1,0 +1,263 @@
+"""The faces of a build, split before anything is measured: those that calibrate, those that ``auto`` measures on,
+those on which INT8 is compared with FP32. No face of one part, nor a copy of it, is in another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from fer_edge.builder.faces import Sources, generated_faces
+from fer_edge.builder.reader import Account, FaceReader, HashedFaces
+from fer_edge.datasets import FaceDataset
+from fer_edge.datasets.duplicates import copies_of, hash_faces, repeats
+from fer_edge.errors import CalibrationError, DataError
+from fer_edge.evaluation import Progress
+from fer_edge.spec import CropRule
+
+#: To fewer distinct faces generated ones are added, where something is measured on them.
+LEAST_MEASURED = 16
+#: With fewer distinct faces the ranges depend on who happens to be in the pictures.
+FEW_CALIBRATING = 100
+#: Of generated faces.
+_SEEDS = {"calibrating": 0, "comparing": 1, "held_out": 2}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many faces a build asks for; 0 for a part that it does not need."""
+
+    calibrating: int
+    held_out: int
+    comparing: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """The parts, and what the report says of them.
+
+    Attributes
+    ----------
+    calibrating, held_out, comparing : FaceDataset or None
+        ``None`` where the build does not need the part.
+    summary : mapping
+        Plain JSON types. Part → ``data``, ``faces``, ``distinct``, ``generated``, ``completed``; ``pictures``: data set →
+        :class:`fer_edge.builder.reader.Account`; ``overlap``: faces of one part with a copy in another, ``None``
+        where faces are given for the comparison and ranges that ship with the model were taken from unknown faces.
+    warnings : tuple of str
+        What weakens the figures.
+    """
+
+    calibrating: FaceDataset | None
+    held_out: FaceDataset | None
+    comparing: FaceDataset | None
+    summary: Mapping[str, Any]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Faces of one purpose; ``completed`` is whether generated faces were added to real ones, which are too few."""
+
+    hashed: HashedFaces
+    generated: int
+    distinct: int
+    completed: bool = False
+
+    @property
+    def faces(self) -> FaceDataset:
+        return self.hashed.faces
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "data": self.faces.name,
+            "faces": len(self.faces),
+            "distinct": self.distinct,
+            "generated": self.generated,
+            "completed": self.completed,
+        }
+
+
+def split_faces(
+    sources: Sources,
+    counts: Counts,
+    rule: CropRule,
+    on_progress: Progress = lambda stage, done, total: None,
+    shipped_ranges: str | None = None,
+) -> Split:
+    """Read faces, leave copies out, and split the others.
+
+    Faces that are given for the comparison are all compared. Without them the calibration data is split as ``counts``
+    ask; of few faces at least a quarter is compared and an eighth held out. Parts of fewer than 16 distinct faces
+    on which something is measured are filled up with generated faces.
+
+    Parameters
+    ----------
+    sources : Sources
+        The data sets; generated faces stand for one that is missing.
+    counts : Counts
+        How many faces each part takes at most.
+    rule : CropRule
+        How faces are cut out of photographs.
+    on_progress : callable
+        Called with (stage, done, total).
+    shipped_ranges : str, optional
+        Names the data of ranges that ship with the model, where the build uses those.
+
+    Raises
+    ------
+    DataError
+        If pictures have hardly any contrast, no face is found, or no face is left to calibrate on.
+    """
+    read: dict[str, HashedFaces] = {}
+    accounts: dict[str, Account] = {}
+    with FaceReader(rule, on_progress) as reader:
+        if counts.comparing and sources.evaluation is not None:
+            read["comparing"], accounts[sources.evaluation.name] = reader.read_all(sources.evaluation)
+        elif counts.comparing and sources.calibration is None:
+            made = generated_faces(
+                max(counts.comparing, LEAST_MEASURED), sources.generator, _SEEDS["comparing"]
+            )
+            read["comparing"], _ = reader.read_all(made)
+        if counts.calibrating:
+            drawn, account = _draw(reader, sources, counts, read.get("comparing"))
+            read |= _shared_out(drawn, counts, "comparing" in read)
+            if sources.calibration is not None:
+                accounts[_named_apart(sources.calibration.name, accounts)] = account
+    parts: dict[str, _Part] = {}
+    for name in tuple(read):
+        parts[name] = _part(name, read, sources)
+        read[name] = parts[name].hashed
+    overlap = _overlap(read)
+    if overlap:
+        raise CalibrationError(
+            f"{overlap} faces are in two parts of the split: this is a bug, do not use these faces"
+        )
+    warnings = _warnings(parts, accounts)
+    unknown = False
+    if shipped_ranges is not None and sources.evaluation is not None:
+        unknown = True
+        warnings.append(
+            f"the ranges ship with the model and were taken from {shipped_ranges}: whether faces of "
+            f"{sources.evaluation.name} are among those is unknown; give --calibration-data to be sure"
+        )
+    return Split(
+        calibrating=parts["calibrating"].faces if "calibrating" in parts else None,
+        held_out=parts["held_out"].faces if "held_out" in parts else None,
+        comparing=parts["comparing"].faces if "comparing" in parts else None,
+        summary={
+            **{name: part.to_dict() for name, part in parts.items()},
+            "pictures": {name: dataclasses.asdict(account) for name, account in accounts.items()},
+            "overlap": None if unknown else overlap,
+        },
+        warnings=tuple(warnings),
+    )
+
+
+def _draw(
+    reader: FaceReader, sources: Sources, counts: Counts, comparing: HashedFaces | None
+) -> tuple[HashedFaces, Account]:
+    """Return distinct faces in a repeatable order, of which none has a copy among those that are compared."""
+    count = counts.calibrating + counts.held_out + (counts.comparing if comparing is None else 0)
+    if sources.calibration is None:
+        dataset = generated_faces(count, sources.generator, _SEEDS["calibrating"])
+        order = np.arange(count)  # fewer are the first of more
+    else:
+        dataset = sources.calibration
+        order = np.random.default_rng(0).permutation(len(dataset))
+    drawn, account = reader.draw(dataset, order, count, None if comparing is None else comparing.hashes)
+    if comparing is not None and not len(drawn):
+        raise DataError(
+            f"no face of {dataset.name} is left to calibrate on: all {account.in_comparison} are in the comparison data "
+            f"{comparing.faces.name} too, or copies of faces there; give other faces to --calibration-data, or leave "
+            "--eval-data out: then a part of the calibration data is kept for the comparison"
+        )
+    return drawn, account
+
+
+def _shared_out(drawn: HashedFaces, counts: Counts, compared: bool) -> dict[str, HashedFaces]:
+    """Split distinct faces into those that calibrate, are held out, and, unless others are compared, are compared."""
+    total = len(drawn)
+    comparing = held_out = 0
+    if not compared:
+        spare = total - counts.calibrating - counts.held_out
+        comparing = min(counts.comparing, max(total // 4, spare))
+    if counts.held_out:
+        spare = total - counts.calibrating - comparing
+        held_out = min(counts.held_out, max(total // 8, spare))
+    calibrating = min(counts.calibrating, total - comparing - held_out)
+    ends = np.cumsum([calibrating, held_out, comparing])
+    parts = {"calibrating": drawn.part(0, ends[0])}
+    if counts.held_out:
+        parts["held_out"] = drawn.part(ends[0], ends[1])
+    if counts.comparing and not compared:
+        parts["comparing"] = drawn.part(ends[1], ends[2])
+    return parts
+
+
+def _part(name: str, read: Mapping[str, HashedFaces], sources: Sources) -> _Part:
+    """Count the distinct faces of a part; fill it up where something is measured on it and they are few."""
+    hashed = read[name]
+    distinct = int((~repeats(hashed.hashes)).sum())
+    real = (
+        sources.evaluation if name == "comparing" and sources.evaluation is not None else sources.calibration
+    )
+    if real is None:
+        return _Part(hashed, len(hashed), distinct)
+    missing = LEAST_MEASURED - distinct
+    if name == "calibrating" or missing <= 0:
+        return _Part(hashed, 0, distinct)
+    made = generated_faces(2 * LEAST_MEASURED, sources.generator, _SEEDS[name])
+    hashes = hash_faces(made)
+    fine = ~repeats(hashes)
+    for other in read.values():
+        fine &= ~copies_of(hashes, other.hashes)
+    chosen = np.flatnonzero(fine)[:missing]
+    added = made.subset(chosen)
+    named = (
+        f"{len(hashed)} faces of {hashed.faces.name} and {len(added)} {added.name}"
+        if distinct
+        else f"{len(added)} {added.name}"
+    )
+    return _Part(
+        HashedFaces(hashed.faces.followed_by(added, named), hashed.hashes.followed_by(hashes.subset(chosen))),
+        len(added),
+        distinct + len(added),
+        completed=True,
+    )
+
+
+def _overlap(read: Mapping[str, HashedFaces]) -> int:
+    """Return how many faces of a part have a copy in another, by their hashes."""
+    return sum(int(copies_of(a.hashes, b.hashes).sum()) for a, b in combinations(read.values(), 2))
+
+
+def _named_apart(name: str, taken: Mapping[str, object]) -> str:
+    return f"{name}, for the ranges" if name in taken else name
+
+
+def _warnings(parts: Mapping[str, _Part], accounts: Mapping[str, Account]) -> list[str]:
+    found = []
+    if "calibrating" in parts and (distinct := parts["calibrating"].distinct) < FEW_CALIBRATING:
+        found.append(
+            f"distinct faces of {parts['calibrating'].faces.name} that calibrate: {distinct}, expected at least "
+            f"{FEW_CALIBRATING}; INT8 may fail on other faces, give more to --calibration-data"
+        )
+    for name, purpose in (("held_out", "a calibration is chosen on"), ("comparing", "INT8 is compared on")):
+        if name in parts and parts[name].completed:
+            found.append(
+                f"{purpose} {parts[name].faces.name}: expected at least {LEAST_MEASURED} distinct faces of your own"
+            )
+    for name, account in accounts.items():
+        for count, problem in (
+            (account.no_face, "no face is found in"),
+            (account.flat, "there is hardly any contrast in"),
+        ):
+            if count:
+                found.append(f"{problem} {count} of {account.read} pictures of {name}: they are left out")
+    return found
