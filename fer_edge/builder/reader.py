@@ -52,10 +52,11 @@ class Account:
 
 @dataclass(frozen=True)
 class HashedFaces:
-    """Face crops and their hashes, row for row."""
+    """Face crops and their hashes, row for row; ``detected`` is whether a detector cut them out of photographs."""
 
     faces: FaceDataset
     hashes: FaceHashes
+    detected: bool = False
 
     def __len__(self) -> int:
         return len(self.faces)
@@ -63,7 +64,11 @@ class HashedFaces:
     def part(self, start: int, stop: int) -> HashedFaces:
         """Return the faces from ``start`` to before ``stop``."""
         indices = np.arange(start, min(stop, len(self)))
-        return HashedFaces(self.faces.subset(indices), self.hashes.subset(indices))
+        return HashedFaces(self.faces.subset(indices), self.hashes.subset(indices), self.detected)
+
+    def repeats(self) -> np.ndarray:
+        """Return ``[N]`` bool: whether each face is a copy of one before it."""
+        return repeats(self.hashes, shifted=self.detected)
 
 
 class FaceReader:
@@ -99,7 +104,7 @@ class FaceReader:
         account = Account(photographs=self._photographs(dataset))
         read = self._read(dataset, np.arange(len(dataset)), account, len(dataset))
         _check(dataset, account, read.flat)
-        return self._faces(dataset, [read]), account
+        return self._faces(dataset, [read], account), account
 
     def draw(
         self, dataset: FaceDataset, order: np.ndarray, count: int, excluded: FaceHashes | None
@@ -120,21 +125,25 @@ class FaceReader:
             chunk, order = np.split(order, [max(count - found, _LEAST_READ)])
             read = self._read(dataset, chunk, account, min(count, len(dataset)))
             flat += read.flat
-            again = repeats(read.hashes)
+            again = repeats(read.hashes, shifted=account.photographs)
             if seen is not None:
-                again |= copies_of(read.hashes, seen)
+                again |= copies_of(read.hashes, seen, shifted=account.photographs)
             seen = read.hashes if seen is None else seen.followed_by(read.hashes)
-            compared = np.zeros(len(again), bool) if excluded is None else copies_of(read.hashes, excluded)
+            compared = (
+                np.zeros(len(again), bool)
+                if excluded is None
+                else copies_of(read.hashes, excluded, shifted=True)
+            )
             account.in_comparison += int(compared.sum())
             account.repeated += int((again & ~compared).sum())
             kept.append(read.subset(np.flatnonzero(~again & ~compared)))
             found += len(kept[-1].indices)
         _check(dataset, account, flat)
-        return self._faces(dataset, kept).part(0, count), account
+        return self._faces(dataset, kept, account).part(0, count), account
 
     def _read(self, dataset: FaceDataset, indices: np.ndarray, account: Account, total: int) -> _Read:
         """Crop and hash the pictures at ``indices``; leave out those without a face or without contrast."""
-        faces, boxes, whole = dataset.subset(indices), None, None
+        faces, boxes = dataset.subset(indices), None
         already = account.read
         account.read += len(indices)
         if account.photographs:
@@ -145,21 +154,23 @@ class FaceReader:
             )
             found, boxes = find_largest(faces, self._detector(), self._rule, count)
             account.no_face += len(indices) - len(found)
-            indices, whole = indices[found], faces.subset(found)
-            faces = cut_faces(whole, boxes, self._rule)
-        hashes = hash_faces(faces, whole)
-        flat = np.flatnonzero(hashes.contrast < LEAST_CONTRAST)
+            indices = indices[found]
+            faces = cut_faces(faces.subset(found), boxes, self._rule)
+        hashes = hash_faces(faces)
+        contrast = hashes.contrast
+        flat = np.flatnonzero(contrast < LEAST_CONTRAST)
         account.flat += len(flat)
-        named = tuple(f"{dataset.where(indices[i])} ({hashes.contrast[i]:.1f})" for i in flat[:_NAMED])
-        fine = np.flatnonzero(hashes.contrast >= LEAST_CONTRAST)
+        named = tuple(f"{dataset.where(indices[i])} ({contrast[i]:.1f})" for i in flat[:_NAMED])
+        fine = np.flatnonzero(contrast >= LEAST_CONTRAST)
         return _Read(indices, boxes, hashes, named).subset(fine)
 
-    def _faces(self, dataset: FaceDataset, parts: list[_Read]) -> HashedFaces:
+    def _faces(self, dataset: FaceDataset, parts: list[_Read], account: Account) -> HashedFaces:
         faces = dataset.subset(np.concatenate([part.indices for part in parts]))
         boxes = [part.boxes_xyxy for part in parts if part.boxes_xyxy is not None]
         if boxes:
             faces = cut_faces(faces, np.concatenate(boxes), self._rule)
-        return HashedFaces(faces, functools.reduce(FaceHashes.followed_by, (part.hashes for part in parts)))
+        hashes = functools.reduce(FaceHashes.followed_by, (part.hashes for part in parts))
+        return HashedFaces(faces, hashes, account.photographs)
 
     def _photographs(self, dataset: FaceDataset) -> bool:
         return holds_photographs(dataset, self._detector, self._rule)

@@ -82,8 +82,8 @@ def next_steps(options: BuildOptions, tried: Sequence[Step] = ()) -> list[tuple[
         return [(build_command(options, precision=p), f"build {p.upper()}") for p in ("int8", "fp32")]
     found = []
     bounds = {name: getattr(options, name) for name in ("max_drop", "min_cosine", "min_agreement")}
-    if tried:
-        found.append((build_command(options, **_reached(bounds, tried)), "ask for what was reached"))
+    if reached := _reached(bounds, tried):
+        found.append((build_command(options, **reached), "ask for what was reached"))
     elif not any(bound is not None for bound in bounds.values()):
         from fer_edge.calibration.pipeline import COLLAPSED_COSINE
 
@@ -96,7 +96,9 @@ def next_steps(options: BuildOptions, tried: Sequence[Step] = ()) -> list[tuple[
 
 
 def _reached(bounds: Mapping[str, float | None], tried: Sequence[Step]) -> dict[str, float]:
-    """Return bounds that the nearest model to FP32 of those that were tried meets."""
+    """Return bounds that the model nearest to FP32 of all that were tried meets."""
+    if not tried:
+        return {}
     best = max(tried, key=lambda step: step.logit_cosine)
     reached = {
         "max_drop": max(math.ceil(100 * best.drop_pp) / 100, 0.0),

@@ -203,7 +203,7 @@ def _shared_out(drawn: HashedFaces, counts: Counts, compared: bool) -> dict[str,
 def _part(name: str, read: Mapping[str, HashedFaces], sources: Sources) -> _Part:
     """Count the distinct faces of a part; fill it up where something is measured on it and they are few."""
     hashed = read[name]
-    distinct = int((~repeats(hashed.hashes)).sum())
+    distinct = int((~hashed.repeats()).sum())
     real = (
         sources.evaluation if name == "comparing" and sources.evaluation is not None else sources.calibration
     )
@@ -214,9 +214,9 @@ def _part(name: str, read: Mapping[str, HashedFaces], sources: Sources) -> _Part
         return _Part(hashed, 0, distinct)
     made = generated_faces(2 * LEAST_MEASURED, sources.generator, _SEEDS[name])
     hashes = hash_faces(made)
-    fine = ~repeats(hashes)
+    fine = ~repeats(hashes, shifted=False)
     for other in read.values():
-        fine &= ~copies_of(hashes, other.hashes)
+        fine &= ~copies_of(hashes, other.hashes, shifted=True)
     chosen = np.flatnonzero(fine)[:missing]
     added = made.subset(chosen)
     named = (
@@ -234,7 +234,9 @@ def _part(name: str, read: Mapping[str, HashedFaces], sources: Sources) -> _Part
 
 def _overlap(read: Mapping[str, HashedFaces]) -> int:
     """Return how many faces of a part have a copy in another, by their hashes."""
-    return sum(int(copies_of(a.hashes, b.hashes).sum()) for a, b in combinations(read.values(), 2))
+    return sum(
+        int(copies_of(a.hashes, b.hashes, shifted=False).sum()) for a, b in combinations(read.values(), 2)
+    )
 
 
 def _named_apart(name: str, taken: Mapping[str, object]) -> str:
