@@ -47,6 +47,9 @@ def test_targets_are_matched_by_name(bundle: Bundle, faces: FaceDataset) -> None
     assert known_targets(faces, bundle.spec).tolist() == expected
     unlabelled = dataclasses.replace(faces, labels=None, class_names=())
     assert known_targets(unlabelled, bundle.spec).tolist() == [-1] * 40
+    some = dataclasses.replace(faces, labels=faces.labels * (np.arange(40) % 3 > 0)[:, None])
+    known = [-1 if i % 3 == 0 else target for i, target in enumerate(expected)]
+    assert known_targets(some, bundle.spec).tolist() == known
 
 
 @pytest.mark.parametrize("flip", [False, True])

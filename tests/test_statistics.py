@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fer_edge.statistics import device_name, measurement_record, summarise, tool_versions
+from fer_edge.statistics import device_name, measurement_record, processor_features, summarise, tool_versions
 
 
 def test_percentiles_interpolate() -> None:
@@ -50,3 +50,26 @@ def test_measurement_record_is_json() -> None:
 def test_record_without_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert measurement_record()["commit"] is None
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu sse4_2 avx2 fma\n", ("avx2",)),
+        ("flags : amx_int8 avx512_vnni avx2 avx512f avx_vnni\n", ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")),
+        ("Features\t: fp asimd evtstrm asimddp i8mm\nCPU part\t: 0xd42\n", ("asimd", "asimddp", "i8mm")),
+        ("Features\t: asimd asimddp i8mm\n\nFeatures\t: asimd asimddp\n", ("asimd", "asimddp")),
+        ("vmx flags\t: avx2\nmodel name\t: avx512f\n", ()),
+        ("", ()),
+    ],
+)  # fmt: skip
+def test_processor_features_are_those_that_every_core_has(cpuinfo: str, expected: tuple[str, ...]) -> None:
+    assert processor_features(cpuinfo) == expected
+
+
+def test_processor_features_of_this_machine_are_in_the_record() -> None:
+    flags = Path("/proc/cpuinfo").read_text()
+    found = processor_features()
+    assert measurement_record()["processor_features"] == list(found)
+    assert all(f" {name}" in flags for name in found)
+    assert found or "avx2" not in flags

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import itertools
 import json
@@ -21,7 +22,9 @@ from fer_edge.datasets import load_dataset
 from fer_edge.errors import DataError, GateError, UsageError, WeightsError
 from fer_edge.evaluation import evaluate, session_logits
 from fer_edge.export.networks import NETWORKS
+from fer_edge.generated import render_faces
 from fer_edge.metrics import expected_calibration_error, softmax
+from fer_edge.statistics import device_name, processor_features
 from fer_edge.synthetic_faces import generate_faces
 from fer_edge.temperature import fit_temperature
 
@@ -146,28 +149,59 @@ def test_bundles_are_found_by_name_unless_a_folder_has_it(
     assert find_bundle("visual-attention") == Path("visual-attention")
 
 
-def test_calibration_and_evaluation_on_a_class_folder(tmp_path: Path) -> None:
-    for name in ("happy", "sad"):
-        (tmp_path / "faces" / name).mkdir(parents=True)
-        for i, face in enumerate(generate_faces(4, seed=len(name))):
-            cv2.imwrite(str(tmp_path / "faces" / name / f"{i}.png"), face)
-    data = tmp_path / "faces"
-    report = build(
-        BuildOptions(
-            backend="onnxruntime",
-            calibration_data=data,
-            eval_data=data,
-            method="entropy",
-            output=tmp_path / "b.fer",
-        )
+def test_calibration_and_evaluation_on_class_folders(tmp_path: Path) -> None:
+    faces = render_faces(24, 31)
+    for folder, part in (("mine", faces[:16]), ("theirs", faces[12:])):  # four faces are in both
+        for i, face in enumerate(part):
+            path = tmp_path / folder / ("happy", "sad")[i % 2] / f"{i}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), face)
+    options = BuildOptions(
+        backend="onnxruntime",
+        calibration_data=tmp_path / "mine",
+        eval_data=tmp_path / "theirs",
+        method="entropy",
+        output=tmp_path / "b.fer",
     )
-    assert report.calibration == "entropy on 8 faces of faces"
+    report = build(options)
+    assert report.calibration == "entropy on 12 faces of mine"
     assert report.comparison is not None
     assert report.comparison.fp32_metrics is not None
-    assert report.comparison.fp32_metrics.count == 8
+    assert report.comparison.fp32_metrics.count == 12
+    assert report.comparison.faces == 16
+    written = json.loads((tmp_path / "b.fer" / "report.json").read_text())
+    assert written["data"]["comparing"]["data"] == "12 faces of theirs and 4 generated images (rendered)"
+    assert written["data"]["pictures"]["mine"]["in_comparison"] == 4
+    assert written["data"]["overlap"] == 0
+    assert written["gate"]["holds_for"] == {
+        "processor": device_name(),
+        "processor_features": list(processor_features()),
+        "backend": "onnxruntime",
+        "faces": "12 faces of theirs and 4 generated images (rendered)",
+    }
+    assert report.bundle.manifest.metrics["gate"] == written["gate"]
+    assert any("that calibrate: 12, expected at least 100" in text for text in report.to_dict()["warnings"])
+    assert (
+        "12 faces of theirs and 4 generated images (rendered)" in (tmp_path / "b.fer/report.html").read_text()
+    )
     ranges = json.loads((tmp_path / "b.fer" / "ranges.json").read_text())
     assert ranges["method"] == "entropy"
     assert len(ranges["data"]["fingerprint"]) == 64
+    with pytest.raises(DataError, match="no face of theirs is left to calibrate on"):
+        build(dataclasses.replace(options, calibration_data=tmp_path / "theirs"))
+
+
+def test_fp16_that_misses_its_bound_leaves_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fer_edge.calibration.half.LEAST_COSINE", 1.1)
+    output = tmp_path / "h.fer"
+    with pytest.raises(
+        GateError, match=r"does not work in FP16.*next: fer-edge build --int8.*h\.fer\.refused"
+    ):
+        build(BuildOptions(precision="fp16", backend="onnxruntime", output=output))
+    report = json.loads((tmp_path / "h.fer.refused" / "report.json").read_text())
+    assert report["candidates"][0]["logit_cosine"] > 0.99
+    assert not report["gate"]["passed"]
+    assert [path.name for path in tmp_path.iterdir()] == ["h.fer.refused"]
 
 
 def test_a_bound_that_int8_misses_is_met_by_mixed_precision(int8_bundle: Path, tmp_path: Path) -> None:
@@ -255,12 +289,13 @@ def test_random_weights_calibrate_on_generated_images(tmp_path: Path) -> None:
         ({"eval_data": Path("nowhere")}, DataError, "nowhere does not exist"),
     ],
 )
-def test_what_cannot_be_built_leaves_nothing(
+def test_what_cannot_be_built_leaves_no_bundle(
     tmp_path: Path, options: dict, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         build(BuildOptions(**{"backend": "onnxruntime", "output": tmp_path / "x.fer", **options}))
-    assert list(tmp_path.iterdir()) == []
+    left = ["x.fer.refused"] if error is GateError else []  # the report of what was tried
+    assert [path.name for path in tmp_path.iterdir()] == left
 
 
 def test_the_catalogue_and_the_networks_are_the_same_list() -> None:

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from fer_edge.calibration.candidates import Candidate
-from fer_edge.calibration.gate import Bounds
-from fer_edge.calibration.int8_report import report_of
-from fer_edge.calibration.pipeline import COLLAPSED_COSINE, Int8
+from fer_edge.calibration.gate import Bounds, Step
+from fer_edge.calibration.int8_report import report_of, report_of_refused
+from fer_edge.calibration.pipeline import COLLAPSED_COSINE, Int8, Refused
 
 
 def test_the_report_of_a_network_all_in_integers(plain: tuple[Int8, Path]) -> None:
@@ -49,3 +49,25 @@ def test_the_report_of_mixed_precision(mixed: tuple[Int8, Path, Bounds]) -> None
     )
     (row,) = (row for row in report["placement"] if row["rule"] == "mixed precision")
     assert row["layers"] == sorted(section["float_layers"])
+
+
+def test_the_report_of_a_refused_model_holds_every_step(plain: tuple[Int8, Path]) -> None:
+    int8, _ = plain
+    tried = (Candidate("minmax", 0.9, 0.99, 20.0, chosen=True),)
+    steps = (Step((), 1.5, 0.98, 0.9, False), Step(("a", "b"), 1.0, 0.985, 0.95, False))
+    refused = Refused(int8, steps)
+    report = json.loads(
+        json.dumps(
+            report_of_refused(refused, tried, Bounds(min_cosine=0.9999999), "too far"), allow_nan=False
+        )
+    )
+    assert (report["gate"]["passed"], report["gate"]["reason"]) == (False, "too far")
+    assert [bound["passed"] for bound in report["gate"]["bounds"]] == [False]
+    assert [step["float_layers"] for step in report["mixed_precision"]["steps"]] == [0, 2]
+    assert [step["drop_pp"] for step in report["mixed_precision"]["steps"]] == [1.5, 1.0]
+    assert report["candidates"][0]["name"] == "minmax"
+    assert report["comparison"]["logit_cosine"] == int8.comparison.logit_cosine
+    # Another dialect may collapse while the bounds of this one hold.
+    held = report_of_refused(Refused(int8), (), None, "the tensorrt model has collapsed")
+    assert not held["gate"]["passed"]
+    assert "mixed_precision" not in held

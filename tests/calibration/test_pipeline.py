@@ -15,7 +15,15 @@ from fer_edge.bundle import Bundle, int8_model
 from fer_edge.calibration.gate import Bounds
 from fer_edge.calibration.int8_report import report_of
 from fer_edge.calibration.observers import TensorRange
-from fer_edge.calibration.pipeline import COLLAPSED_COSINE, Int8, Int8Options, outcome_of
+from fer_edge.calibration.paired import compare_paired
+from fer_edge.calibration.pipeline import (
+    COLLAPSED_COSINE,
+    LEAST_LABELLED_FACES,
+    Int8,
+    Int8Options,
+    Refused,
+    outcome_of,
+)
 from fer_edge.calibration.qdq import DIALECTS, quantise
 from fer_edge.calibration.ranges import Ranges, observe
 from fer_edge.calibration.work import multiply_adds
@@ -121,8 +129,25 @@ def test_mixed_precision_meets_the_bound_and_says_what_it_left_out(
 
 def test_a_bound_that_cannot_be_met_is_an_error(bundle: Bundle, ranges: Ranges, tmp_path: Path) -> None:
     options = Int8Options(Bounds(min_cosine=1 - 1e-12), sensitivity_images=2)
-    with pytest.raises(GateError, match=r"INT8 cannot meet a logit cosine.*tried 0 layers in floating point"):
+    with pytest.raises(GateError, match=r"INT8 cannot meet a logit cosine.*tried 0 layers") as raised:
         make(bundle, ranges, tmp_path, options)
+    tried = raised.value.tried
+    assert isinstance(tried, Refused)
+    assert len(tried.steps) > 2
+    assert not any(step.passed for step in tried.steps)
+    assert tried.int8.comparison.faces == len(FACES)
+    assert tried.int8.sensitivity
+
+
+def test_a_drop_is_not_judged_on_a_few_labelled_faces(plain: tuple[Int8, Path]) -> None:
+    """One labelled face that stays right is no proof: the share of all faces whose class changes is judged."""
+    comparison = plain[0].comparison
+    names = ("a", "b", "c")
+    for labelled in (LEAST_LABELLED_FACES - 1, LEAST_LABELLED_FACES):
+        right = np.zeros(labelled, np.int64)
+        paired = compare_paired(right, right, right, names)
+        found = outcome_of(dataclasses.replace(comparison, agreement=0.75, paired=paired))
+        assert (found.labelled, found.drop_pp) == ((True, 0) if labelled >= 16 else (False, 25))
 
 
 def collapse(ranges: Ranges) -> Ranges:
@@ -138,8 +163,10 @@ def collapse(ranges: Ranges) -> Ranges:
 def test_what_has_collapsed_is_refused_unless_it_is_for_timing(
     bundle: Bundle, ranges: Ranges, tmp_path: Path
 ) -> None:
-    with pytest.raises(GateError, match=rf"INT8 has collapsed on rendered.*at least {COLLAPSED_COSINE}"):
+    collapsed = rf"INT8 has collapsed on rendered.*at least {COLLAPSED_COSINE}"
+    with pytest.raises(GateError, match=collapsed) as raised:
         make(bundle, collapse(ranges), tmp_path)
+    assert raised.value.tried.int8.comparison.logit_cosine < COLLAPSED_COSINE
     int8 = make(bundle, collapse(ranges), tmp_path, Int8Options(Bounds()))
     assert int8.comparison.logit_cosine < COLLAPSED_COSINE
     assert report_of(int8, (), Bounds())["gate"] == {"passed": True, "bounds": []}

@@ -95,7 +95,25 @@ def full_report(name: str = "", class_names: tuple[str, ...] = FERPLUS) -> dict[
                 {"name": f"drop of accuracy, pp{name}", "bound": 0.5, "measured": 1.284, "passed": False},
                 {"name": "agreement, at least", "bound": 0.97, "measured": 0.9917, "passed": True},
             ],
+            "holds_for": {
+                "processor": f"Xeon{name}",
+                "processor_features": ["avx2", "avx512_vnni"],
+                "backend": f"openvino{name}",
+                "faces": f"12 faces of mine and 4 generated images{name}",
+            },
         },
+        "data": {
+            "calibrating": {"data": f"mine{name}", "faces": 340, "distinct": 340, "generated": 0, "completed": False},
+            "comparing": {"data": f"12 of mine{name}", "faces": 16, "distinct": 15, "generated": 4, "completed": True},
+            "pictures": {
+                f"mine{name}": {
+                    "read": 431, "photographs": True, "no_face": 11, "flat": 2, "repeated": 37, "in_comparison": 5,
+                },
+            },
+            "overlap": 0,
+        },
+        "warnings": [f"no face is found in 11 of 431 pictures of mine{name}"],
+        "next_steps": [{"command": f"fer-edge build --fp32 {name}", "purpose": "stay in floating point"}],
         "comparison": comparison(tuple(f"{c}{name}" for c in class_names)),
         "candidates": [
             {"name": "minmax", "snr_db": None, "agreement": 0.981, "logit_cosine": 0.9991, "chosen": False},
@@ -162,6 +180,28 @@ class Page(HTMLParser):
 
     def text(self) -> str:
         return " ".join(text for _, text in self.texts)
+
+
+def test_the_page_says_on_what_the_figures_hold(tmp_path: Path) -> None:
+    report = full_report()
+    text = Page(render(report, tmp_path)).text()
+    place = (
+        "Checked on Xeon (avx2, avx512_vnni), backend openvino, with 12 faces of mine and 4 generated images."
+    )
+    assert place in text
+    for value in ("340", "431", "37", "no face is found in 11 of 431", "fer-edge build --fp32"):
+        assert value in text
+    assert "photographs, the largest face of each" in text
+    report["gate"]["reason"] = "INT8 has collapsed"
+    report["data"]["overlap"] = None
+    text = Page(render(report, tmp_path)).text()
+    assert "✕ Refused" in text
+    assert "INT8 has collapsed." in text
+    assert "unknown" in text
+    for key in ("data", "warnings", "next_steps"):
+        del report[key]
+    report["warnings"] = []
+    assert "Warnings" not in Page(render(report, tmp_path)).text()
 
 
 def render(report: dict[str, Any], folder: Path) -> str:

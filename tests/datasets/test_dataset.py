@@ -105,3 +105,44 @@ def test_an_option_that_does_not_fit_the_data_is_refused(tmp_path: Path) -> None
     (tmp_path / "legend.csv").write_text("image,emotion\nsad/a.png,sad\n")
     with pytest.raises(UsageError, match="subjects_from_names is for image folders"):
         load_dataset(tmp_path, subjects_from_names=True)
+
+
+def test_faces_of_two_kinds_follow_one_another(tmp_path: Path) -> None:
+    files = (write_image(tmp_path / "a.png", 10), write_image(tmp_path / "b.png", 20))
+    first = FaceDataset(
+        "files",
+        files,
+        np.eye(2, dtype=np.float32),
+        ("sad", "happy"),
+        True,
+        subjects=np.array(["x", "y"]),
+        landmarks=np.ones((2, 68, 2), np.float32),
+        boxes_xyxy=np.array([[0, 0, 5, 6], [1, 1, 4, 4]]),
+        origins=("a:1", "a:2"),
+    )
+    second = FaceDataset("arrays", np.full((3, 7, 7), 30, np.uint8), None, (), True)
+    both = first.followed_by(second, "five")
+    assert (both.name, len(both), [int(face.flat[0]) for face in both]) == ("five", 5, [10, 20, 30, 30, 30])
+    assert [face.shape[:2] for face in both] == [(6, 5), (3, 3), (7, 7), (7, 7), (7, 7)]
+    assert both.labels is not None
+    assert both.labels.sum(axis=1).tolist() == [1, 1, 0, 0, 0]
+    assert both.landmarks is not None
+    assert np.isnan(both.landmarks[2:]).all()
+    assert [both.where(i) for i in (0, 3)] == ["a:1", "image 1 of arrays"]
+    assert FaceDataset("files", files, None, (), True).where(1) == str(files[1])
+    assert [int(face.flat[0]) for face in both.subset([3, 1])] == [30, 20]
+    assert len(both.fingerprint()) == 64
+    assert both.fingerprint() != both.subset([0, 1, 2, 3]).fingerprint()
+    reverse = second.followed_by(first, "other way")
+    assert [int(face.flat[0]) for face in reverse] == [30, 30, 30, 10, 20]
+
+
+def test_a_box_beyond_the_image_is_cut_or_its_border_repeated(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), np.arange(30, dtype=np.uint8).reshape(5, 6))
+    box = np.array([[-2, -1, 4, 9]])
+    clipped = FaceDataset("x", (path,), None, (), True, boxes_xyxy=box)
+    repeated = FaceDataset("x", (path,), None, (), True, boxes_xyxy=box, box_edge="replicate")
+    expected = np.pad(np.arange(30).reshape(5, 6)[:, :4], ((1, 4), (2, 0)), mode="edge")
+    assert clipped[0][..., 0].tolist() == np.arange(30).reshape(5, 6)[:, :4].tolist()
+    assert repeated[0][..., 0].tolist() == expected.tolist()
