@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fer_edge.backends.base import Availability, Backend, CropSession, Session, SessionOptions
+from fer_edge.backends.onnx_limits import check_model
 from fer_edge.backends.onnxruntime import OnnxRuntimeBackend, make_gpu_backends
 from fer_edge.backends.openvino import OpenVinoBackend
 from fer_edge.backends.self_test import OFF, SelfTestReport, run_self_test
@@ -123,7 +124,9 @@ def load_tested_session(
             f"a DLA needs the backend tensorrt, found {backend.name}: choose that (--backend tensorrt), or leave "
             "dla_core and gpu_fallback (--dla-core, --gpu-fallback) out"
         )
-    session = backend.open(bundle.read_model(chosen, backend.dialect), settings)
+    model = bundle.read_model(chosen, backend.dialect)
+    check_model(model.content, str(model))
+    session = backend.open(model, settings)
     if not self_test:
         return TestedSession(session, OFF)
     try:
