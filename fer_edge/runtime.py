@@ -17,6 +17,7 @@ import numpy as np
 
 from fer_edge import __version__
 from fer_edge.backends import CropSession, SessionOptions, choose_backend, load_tested_session
+from fer_edge.backends.self_test import compare_device_crops
 from fer_edge.bundle import Bundle, open_bundle
 from fer_edge.catalogue import find_bundle
 from fer_edge.detection import DetectorOptions, create_detector
@@ -217,6 +218,10 @@ class Runtime:
         size = self.options.max_batch
         parts = [slice(first, first + size) for first in range(0, len(usable), size)]
         if on_device:
+            if usable and self.options.self_test and not self.self_test.device_crops:
+                self.self_test = compare_device_crops(
+                    on_device, frame.image, image, usable, self.spec, self.self_test
+                )
             outputs = [on_device.run_crops(frame.image, usable[part], self.spec) for part in parts]
         else:
             outputs = [self._session.run(batch[part]) for part in parts]

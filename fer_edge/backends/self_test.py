@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from fer_edge.backends.base import Backend, Session, SessionOptions
+from fer_edge.backends.base import Backend, CropSession, Session, SessionOptions
 from fer_edge.backends.self_test_data import SelfTestData, read_self_test
 from fer_edge.bundle import SELF_TEST, Bundle, model_key
 from fer_edge.errors import BundleError, SelfTestError
 from fer_edge.generated import GENERATORS
-from fer_edge.preprocess import prepare_batch
+from fer_edge.preprocess import cut_rectangle, prepare_batch
 from fer_edge.spec import ModelSpec
 from fer_edge.statistics import device_name, processor_features
 
@@ -60,6 +60,9 @@ class SelfTestReport:
         Batch sizes that were run.
     seconds : float
         What it took; it also warms the session up.
+    device_crops : bool
+        Whether crops that the device makes were compared with those of the host, which happens with the first frame
+        that lies on the device.
     """
 
     mode: str
@@ -68,6 +71,7 @@ class SelfTestReport:
     tolerance: float | None = None
     batches: tuple[int, ...] = ()
     seconds: float = 0.0
+    device_crops: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -125,6 +129,48 @@ def run_self_test(
             mode = "insensitive"
     error = _compare(logits, expected[: len(logits)], tolerance, bundle, backend, key)
     return SelfTestReport(mode, len(logits), error, tolerance, batches, time.perf_counter() - started)
+
+
+def compare_device_crops(
+    session: CropSession,
+    frame: Any,
+    image: np.ndarray,
+    rectangles: Sequence[tuple[int, int, int, int]],
+    spec: ModelSpec,
+    report: SelfTestReport,
+) -> SelfTestReport:
+    """Compare crops that the device makes of a frame with those of the host, in the same session.
+
+    Parameters
+    ----------
+    session : CropSession
+        The session.
+    frame, image : array
+        The frame on the device, and its copy ``[H, W, 3]`` uint8 BGR on the host.
+    rectangles : sequence of (left, top, right, bottom)
+        Faces of the frame, one or more.
+    report : SelfTestReport
+        Of the session; its tolerance holds here too.
+
+    Raises
+    ------
+    SelfTestError
+        If the outputs differ.
+    """
+    few = list(rectangles[:_MIN_FACES])
+    expected = session.run(prepare_batch([cut_rectangle(image, r) for r in few], spec))["logits"]
+    if not np.isfinite(expected).all():  # which says nothing of the crops: the next frame is compared
+        return report
+    found = session.run_crops(frame, few, spec)["logits"]
+    error = float(relative_errors(found, expected).max())
+    tolerance = report.tolerance or TOLERANCES["int8"]
+    if not error <= tolerance:  # NaN too
+        raise SelfTestError(
+            f"crops that the device makes give other logits than those of the host: expected a difference within "
+            f"{tolerance:g}, found {error:.3g} on {len(few)} faces; give frames of the host, or compile the kernels "
+            "again: FER_EDGE_KERNELS=1 pip install --force-reinstall ."
+        )
+    return replace(report, device_crops=True)
 
 
 def relative_errors(found: np.ndarray, expected: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ from fer_edge.datasets import read_image
 from fer_edge.engines.device import TensorInfo
 from fer_edge.engines.device_arrays import DeviceArray
 from fer_edge.engines.runner import EngineRunner
-from fer_edge.errors import BackendError, DataError, FerEdgeError, UsageError
+from fer_edge.errors import BackendError, DataError, FerEdgeError, SelfTestError, UsageError
 from fer_edge.results import Detection, FrameResult
 from fer_edge.sources import Frame
 
@@ -178,6 +178,7 @@ def test_pixels_of_crops_stay_on_the_device(gpu: Gpu, astronaut: np.ndarray) -> 
     with Runtime(backend="tensorrt") as runtime:
         runtime._detector = FixedDetector(*[FACE] * 20)
         frame = gpu.put(astronaut)
+        runtime(frame)  # the first compares crops with those of the host
         copied: list[int] = []
         real = gpu.device.copy
 
@@ -349,6 +350,35 @@ def test_without_the_kernels_the_first_frame_says_so(
             runtime(gpu.put(astronaut))
         runtime._detector = FixedDetector(FACE)
         assert runtime(astronaut).faces[0].label == "happiness"
+
+
+def test_crops_of_the_device_are_compared_with_those_of_the_host_once(
+    gpu: Gpu, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Runtime(gpu.bundle, backend="tensorrt") as runtime:
+        assert not runtime.info["self_test"]["device_crops"]
+        first = runtime(gpu.put(astronaut))
+        assert runtime.info["self_test"]["device_crops"]
+        batches = len(gpu.device.batches)
+        assert runtime(gpu.put(astronaut)).faces[0].probabilities == first.faces[0].probabilities
+        assert len(gpu.device.batches) == batches + 1
+
+
+def test_crops_of_the_device_that_are_others_are_refused(
+    gpu: Gpu, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crop = gpu._crop
+
+    def shifted(frame: DeviceArray, rectangles: Any, *given: Any, **how: Any) -> None:
+        crop(frame, [(x0 - 40, y0, x1 - 40, y1) for x0, y0, x1, y1 in rectangles], *given, **how)
+
+    monkeypatch.setattr(tensorrt, "crop_resize_normalize", shifted)
+    with Runtime(gpu.bundle, backend="tensorrt") as runtime:
+        with pytest.raises(SelfTestError, match="crops that the device makes give other logits"):
+            runtime(gpu.put(astronaut))
+        assert runtime(astronaut).faces[0].label == "happiness"
+    with Runtime(gpu.bundle, backend="tensorrt", self_test=False) as runtime:
+        runtime(gpu.put(astronaut))
 
 
 def test_interpolation_that_the_kernel_has_not(gpu: Gpu, astronaut: np.ndarray) -> None:
