@@ -42,8 +42,9 @@ from fer_edge.commands.base import make_table
 from fer_edge.datasets import FaceDataset, load_dataset
 from fer_edge.errors import DataError, FerEdgeError, UsageError
 from fer_edge.evaluation import session_logits
-from fer_edge.metrics import compute_metrics, softmax
+from fer_edge.metrics import compute_metrics
 from fer_edge.preprocess import prepare_batch
+from fer_edge.probabilities import softmax
 from fer_edge.spec import ModelSpec
 from fer_edge.statistics import measurement_record, summarise
 

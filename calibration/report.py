@@ -16,7 +16,8 @@ from fer_edge.calibration.paired import PairedComparison, compare_paired
 from fer_edge.calibration.peak_memory import peak_memory_bytes
 from fer_edge.datasets import FaceDataset
 from fer_edge.evaluation import known_targets, session_logits
-from fer_edge.metrics import Metrics, compute_metrics, softmax
+from fer_edge.metrics import Metrics, compute_metrics
+from fer_edge.probabilities import softmax
 from fer_edge.spec import ModelSpec
 from fer_edge.statistics import LatencySummary, summarise
 from fer_edge.temperature import Temperature, measure_temperature

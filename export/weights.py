@@ -16,6 +16,7 @@ from torch import nn
 from fer_edge._files import sha256_of, whole_file
 from fer_edge.errors import FerEdgeError, WeightsError
 from fer_edge.export.networks import build_network
+from fer_edge.manifest import LOGIT_PRIORS, parse_frequencies
 from fer_edge.spec import ModelSpec
 
 _HEADER = "fer_edge"
@@ -38,6 +39,33 @@ class TrainedNetwork:
         validation = self.provenance.get("validation")
         fitted = validation.get("temperature") if isinstance(validation, Mapping) else None
         return fitted if isinstance(fitted, float) else 1.0
+
+    @property
+    def class_frequencies(self) -> dict[str, float] | None:
+        """Share of each class among the targets that the loss saw; ``None`` for weights that do not record it.
+
+        Raises
+        ------
+        WeightsError
+            If what they record are no frequencies of their classes.
+        """
+        try:
+            return parse_frequencies(self.provenance.get("class_frequencies"), self.spec)
+        except ValueError as error:
+            raise WeightsError(f"the weights cannot be used ({error}): fetch or train them again") from error
+
+    @property
+    def logit_prior(self) -> str | None:
+        """Prior that the logits imply; ``None`` where unknown."""
+        found = self.provenance.get("logit_prior")
+        if found not in LOGIT_PRIORS:
+            raise WeightsError(f"the weights name an unknown logit_prior {found!r:.40}: train them again")
+        return None if self.class_frequencies is None else found
+
+    @property
+    def default_prior(self) -> str | None:
+        """Weights name none."""
+        return None
 
 
 def save_weights(path: Path, trained: TrainedNetwork) -> None:

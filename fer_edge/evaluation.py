@@ -14,8 +14,9 @@ from fer_edge.datasets import FaceDataset
 from fer_edge.detection.base import Detector
 from fer_edge.errors import DataError
 from fer_edge.labels import index_map
-from fer_edge.metrics import Metrics, compute_metrics, softmax
+from fer_edge.metrics import Metrics, compute_metrics
 from fer_edge.preprocess import crop_face, prepare_batch
+from fer_edge.probabilities import Prior, ProbabilityRule, make_rule, softmax
 from fer_edge.spec import ModelSpec
 
 #: More is not faster on a CPU, and takes memory: 32 faces of Residual Masking Network took 1 GiB.
@@ -30,20 +31,23 @@ class Evaluation:
     """Result of :func:`evaluate`.
 
     ``left_out`` counts images whose class the network does not have, ``no_face`` those where the
-    detector found none; neither is in ``metrics``.
+    detector found none; neither is in ``metrics``. The calibration error is that of data with the class frequencies
+    of the prior of ``rule``: faces weigh q / π.
     """
 
     data: str
     backend: str
     precision: str
     flip: bool
+    rule: ProbabilityRule
     metrics: Metrics
     left_out: int
     no_face: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
-        return {**vars(self), "metrics": self.metrics.to_dict()}
+        fields = {name: value for name, value in vars(self).items() if name != "rule"}
+        return {**fields, "prior": self.rule.to_dict(), "metrics": self.metrics.to_dict()}
 
 
 def session_logits(
@@ -56,7 +60,8 @@ def session_logits(
 ) -> np.ndarray:
     """Return ``[N, K]`` logits / ``temperature`` of face crops.
 
-    With ``flip`` it is the log of the mean softmax with the mirror image.
+    With ``flip`` it is the log of the mean softmax with the mirror image, both under the prior that the logits imply:
+    another one comes once, last (:meth:`fer_edge.probabilities.ProbabilityRule.apply_prior`).
     """
     parts = []
     for start in range(0, len(crops), BATCH_SIZE):
@@ -128,6 +133,7 @@ def evaluate(
     *,
     precision: str | None = None,
     flip: bool = False,
+    prior: Prior | None = None,
     detector: Detector | None = None,
     options: SessionOptions | None = None,
     on_faces: Callable[[int], None] = lambda faces: None,
@@ -140,28 +146,32 @@ def evaluate(
         Needed where the images are photographs and not face crops: the largest face is taken.
     flip : bool
         Average with the mirror image (test-time flip).
+    prior : str, mapping or None
+        See :func:`fer_edge.probabilities.make_rule`.
 
     Raises
     ------
     DataError
         If there are no labels, or no image can be used.
+    UsageError
+        If the prior cannot be applied.
     """
-    spec = bundle.spec
+    spec, rule = bundle.spec, make_rule(bundle.manifest, prior)
     usable = int((known_targets(faces, spec) >= 0).sum())
     if usable == 0:
         raise DataError(f"no face of {faces.name} has a label that the network knows: give other data")
     chosen = precision or bundle.manifest.precision
     session = load_session(bundle, backend, chosen, options)
-    logits, targets = labelled_logits(
-        session, faces, spec, flip, detector, on_faces, bundle.manifest.temperature
-    )
+    logits, targets = labelled_logits(session, faces, spec, flip, detector, on_faces, rule.temperature)
     session.close()
-    metrics = compute_metrics(softmax(logits), targets, spec.class_names)
+    probabilities = softmax(rule.apply_prior(logits))
+    metrics = compute_metrics(probabilities, targets, spec.class_names, rule.weights(targets))
     return Evaluation(
         data=faces.name,
         backend=backend.name,
         precision=chosen,
         flip=flip,
+        rule=rule,
         metrics=metrics,
         left_out=len(faces) - usable,
         no_face=usable - len(targets),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,8 +16,8 @@ from fer_edge.catalogue import MODELS_FOLDER
 from fer_edge.detection import Detector, check_frame
 from fer_edge.errors import BundleError, DataError, UsageError, WeightsError, closest
 from fer_edge.heatmaps import Box, min_max
-from fer_edge.metrics import softmax
 from fer_edge.preprocess import covered_box, crop_face, prepare_batch
+from fer_edge.probabilities import MIN_PROBABILITY, Prior, ProbabilityRule, make_rule
 from fer_edge.spec import ModelSpec
 
 #: Method → what its maps show.
@@ -26,9 +26,6 @@ METHODS: Mapping[str, str] = {
     "gradcam": "what speaks for one class (Grad-CAM)",
 }
 
-#: Below, an expression is shown as uncertain, as by the runtime unless it is told otherwise.
-MIN_PROBABILITY = 0.35
-
 
 @dataclass(frozen=True)
 class Explained:
@@ -36,15 +33,15 @@ class Explained:
 
     Attributes
     ----------
-    logits : np.ndarray
-        ``[B, K]`` float32.
+    probabilities : np.ndarray
+        ``[B, K]`` float64, NaN where the network's output is not finite.
     maps : np.ndarray
         ``[B, h, w]`` float32 in [0, 1] over the crop.
     landmarks : np.ndarray or None
         ``[B, 68, 2]`` float32 pixels of the network's input, where the network finds them.
     """
 
-    logits: np.ndarray
+    probabilities: np.ndarray
     maps: np.ndarray
     landmarks: np.ndarray | None = None
 
@@ -52,11 +49,13 @@ class Explained:
 class Explainer(Protocol):
     """A network that explains itself by ``method``, a key of :data:`METHODS`; any thread may call.
 
-    One that is closed, or was made before a fork of the process, raises :class:`fer_edge.errors.BackendError`.
+    ``rule`` makes its probabilities. One that is closed, or was made before a fork of the process, raises
+    :class:`fer_edge.errors.BackendError`.
     """
 
     spec: ModelSpec
     method: str
+    rule: ProbabilityRule
     random_weights: bool
 
     def explain(self, batch: np.ndarray, classes: Sequence[int] | None = None) -> Explained:
@@ -81,19 +80,24 @@ class BundleExplainer:
     method = "attention"
 
     def __init__(
-        self, bundle: Bundle, backend: Backend, precision: str | None = None, threads: int | None = None
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        precision: str | None = None,
+        threads: int | None = None,
+        prior: Prior | None = None,
     ) -> None:
         require_attention(bundle)
         self.spec = bundle.spec
         self.random_weights = bundle.manifest.timing_only
-        self._temperature = bundle.manifest.temperature
+        self.rule = make_rule(bundle.manifest, prior)
         self._session = load_session(bundle, backend, precision, SessionOptions(threads=threads))
 
     def explain(self, batch: np.ndarray, classes: Sequence[int] | None = None) -> Explained:
         """See :class:`Explainer`."""
         outputs = self._session.run(batch)
-        logits = outputs["logits"] / self._temperature
-        return Explained(logits, min_max(outputs["attention"]), outputs.get("landmarks"))
+        probabilities = self.rule(outputs["logits"])
+        return Explained(probabilities, min_max(outputs["attention"]), outputs.get("landmarks"))
 
     def close(self) -> None:
         """See :class:`Explainer`."""
@@ -175,6 +179,8 @@ class Explanation:
         ``[h, w]`` float32 in [0, 1] over the crop.
     probabilities : mapping
         Class name → probability, in the order of the network.
+    rule : ProbabilityRule
+        How the probabilities were made of the logits.
     random_weights : bool
         Whether the network has learnt nothing, so that the picture says nothing either.
     """
@@ -187,6 +193,7 @@ class Explanation:
     crop_bgr: np.ndarray
     heat: np.ndarray
     probabilities: Mapping[str, float]
+    rule: ProbabilityRule = field(default_factory=ProbabilityRule)
     random_weights: bool = False
 
     @property
@@ -224,6 +231,7 @@ class Explanation:
             "class": self.class_name,
             "apparent_expression": self.label if self.certain else None,
             "random_weights": self.random_weights,
+            "prior": self.rule.to_dict(),
             "probabilities": {name: round(p, 4) for name, p in self.probabilities.items()},
             "box_xyxy": None if self.box_xyxy is None else [round(v, 1) for v in self.box_xyxy],
             "crop_xyxy": [round(v, 1) for v in self.crop_xyxy],
@@ -275,9 +283,9 @@ def explain_image(
     if crop is None:
         raise DataError(f"the face is smaller than {spec.crop.min_side_px} pixels: give a larger picture")
     explained = explainer.explain(prepare_batch([crop], spec), classes)
-    if not (np.isfinite(explained.logits).all() and np.isfinite(explained.maps).all()):
+    if not (np.isfinite(explained.probabilities).all() and np.isfinite(explained.maps).all()):
         raise DataError(f"{spec.network} gave values that are not finite: check the weights")
-    probabilities = softmax(explained.logits)[0]
+    probabilities = explained.probabilities[0]
     explains = classes[0] if classes else int(probabilities.argmax())
     return Explanation(
         network=spec.network,
@@ -288,6 +296,7 @@ def explain_image(
         crop_bgr=crop.copy(),
         heat=explained.maps[0],
         probabilities=dict(zip(spec.class_names, map(float, probabilities), strict=True)),
+        rule=explainer.rule,
         random_weights=explainer.random_weights,
     )
 

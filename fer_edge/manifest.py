@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fer_edge.errors import BundleError
+from fer_edge.errors import BundleError, UsageError
+from fer_edge.probabilities import Prior, make_rule
 from fer_edge.spec import ModelSpec
 
 FORMAT_VERSION = 2
@@ -33,6 +34,8 @@ _MAX_FILES = 1024
 _MAX_FILE_BYTES = 1 << 40
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SUM_TOLERANCE = 1e-6
+#: Fitted temperatures lie between 0.05 and 20; beyond these bounds every answer is certain, or none.
+_TEMPERATURES = (0.01, 100.0)
 #: Fields that version 1 does not have.
 _SINCE_2 = ("class_frequencies", "logit_prior", "default_prior", "self_test")
 
@@ -105,7 +108,7 @@ class Manifest:
     files : mapping
         Relative path → :class:`FileRecord`.
     temperature : float
-        T > 0 of :mod:`fer_edge.probabilities`. 1 where none was fitted.
+        T of :mod:`fer_edge.probabilities`, from 0.01 to 100. 1 where none was fitted.
     class_frequencies : mapping or None
         Class name → share π among the training labels, in the order of ``spec.class_names``; ``None`` where unknown.
     logit_prior : {"training", "uniform", None}
@@ -127,7 +130,7 @@ class Manifest:
     temperature: float = 1.0
     class_frequencies: Mapping[str, float] | None = None
     logit_prior: str | None = None
-    default_prior: str | Mapping[str, float] | None = None
+    default_prior: Prior | None = None
     self_test: SelfTestRecord | None = None
     format_version: int = FORMAT_VERSION
 
@@ -194,10 +197,19 @@ def _parse(value: Mapping[str, Any], version: int) -> Manifest:
     manifest = Manifest(**fields)
     if not all(isinstance(m, dict) for m in (manifest.provenance, manifest.tools, manifest.metrics)):
         raise TypeError("provenance, tools and metrics must be objects")
-    if not _is_positive(manifest.temperature):
-        raise ValueError(f"the temperature must be a number above 0, found {manifest.temperature!r:.40}")
+    least, most = _TEMPERATURES
+    if not _is_positive(manifest.temperature) or not least <= manifest.temperature <= most:
+        raise ValueError(
+            f"the temperature must be a number from {least:g} to {most:g}, found {manifest.temperature!r:.40}"
+        )
     if manifest.logit_prior not in LOGIT_PRIORS:
         raise ValueError(f"logit_prior must be training, uniform or null, found {manifest.logit_prior!r:.40}")
+    if manifest.logit_prior == "uniform" and manifest.class_frequencies is None:
+        raise ValueError("logits for equal priors need class_frequencies, or the training prior is unknown")
+    try:
+        make_rule(manifest)
+    except UsageError as error:
+        raise ValueError(f"default_prior: {error}") from error
     if manifest.self_test is not None and SELF_TEST not in manifest.files:
         raise ValueError(f"it describes a self-test, and names no {SELF_TEST}")
     manifest.to_dict()

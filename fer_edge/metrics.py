@@ -11,45 +11,57 @@ import numpy as np
 from fer_edge.errors import DataError
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return the softmax over the last axis, in float64."""
-    shifted = np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True)
-    exponentials = np.exp(shifted)
-    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
-
-
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Faces of similar confidence: how many, their mean confidence, and the share that is right."""
+    """Faces of similar confidence: how many, their weight, weighted mean confidence and share that is right."""
 
     count: int
     confidence: float
     accuracy: float
+    weight: float
 
 
 def reliability_bins(
-    probabilities: np.ndarray, targets: np.ndarray, bins: int = 15
+    probabilities: np.ndarray, targets: np.ndarray, bins: int = 15, weights: np.ndarray | None = None
 ) -> tuple[ReliabilityBin, ...]:
-    """Return those of ``bins`` equal-width bins of confidence that hold a face, least confident first."""
+    """Return those of ``bins`` equal-width bins of confidence that hold a face, least confident first.
+
+    Parameters
+    ----------
+    probabilities : np.ndarray
+        ``[N, K]``.
+    targets : np.ndarray
+        ``[N]`` class indices.
+    bins : int
+        How many.
+    weights : np.ndarray, optional
+        ``[N]``, from 0: how much each face counts; 1 if left out. A bin whose faces weigh nothing is left out.
+    """
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == targets
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     counts = np.bincount(index, minlength=bins)
-    sums = (np.bincount(index, weights=values, minlength=bins) for values in (confidence, correct))
+    weight = np.ones(len(targets)) if weights is None else weights
+    sums = (np.bincount(index, v * weight, bins) for v in (np.ones(len(targets)), confidence, correct))
     return tuple(
-        ReliabilityBin(int(count), float(confident / count), float(right / count))
-        for count, confident, right in zip(counts, *sums, strict=True)
-        if count
+        ReliabilityBin(int(count), float(confident / total), float(right / total), float(total))
+        for count, total, confident, right in zip(counts, *sums, strict=True)
+        if total > 0
     )
 
 
-def expected_calibration_error(probabilities: np.ndarray, targets: np.ndarray, bins: int = 15) -> float:
-    """Return Σ_b |accuracy_b − confidence_b| · n_b / n over equal-width bins (Guo et al., 2017)."""
-    return _calibration_error(reliability_bins(probabilities, targets, bins))
+def expected_calibration_error(
+    probabilities: np.ndarray, targets: np.ndarray, bins: int = 15, weights: np.ndarray | None = None
+) -> float:
+    """Return Σ_b |accuracy_b − confidence_b| · w_b / Σ w_b over equal-width bins (Guo et al., 2017).
+
+    w_b is the number of faces in a bin, or the sum of their ``weights``.
+    """
+    return _calibration_error(reliability_bins(probabilities, targets, bins, weights))
 
 
 def _calibration_error(bins: Sequence[ReliabilityBin]) -> float:
-    return sum(abs(b.accuracy - b.confidence) * b.count for b in bins) / sum(b.count for b in bins)
+    return sum(abs(b.accuracy - b.confidence) * b.weight for b in bins) / sum(b.weight for b in bins)
 
 
 @dataclass(frozen=True)
@@ -87,15 +99,21 @@ class Metrics:
         }
 
 
-def compute_metrics(probabilities: np.ndarray, targets: np.ndarray, class_names: Sequence[str]) -> Metrics:
+def compute_metrics(
+    probabilities: np.ndarray,
+    targets: np.ndarray,
+    class_names: Sequence[str],
+    weights: np.ndarray | None = None,
+) -> Metrics:
     """Compute every figure from ``[N, K]`` probabilities and ``[N]`` true class indices.
 
-    Balanced accuracy and macro-F1 average over the classes that occur in ``targets``.
+    Balanced accuracy and macro-F1 average over the classes that occur in ``targets``. ``weights`` ``[N]`` are for the
+    calibration error and the reliability alone: see :attr:`fer_edge.probabilities.ProbabilityRule.importance`.
 
     Raises
     ------
     DataError
-        If there is nothing to measure.
+        If there is nothing to measure, or no face weighs more than 0.
     """
     count = len(targets)
     if count == 0:
@@ -107,6 +125,11 @@ def compute_metrics(probabilities: np.ndarray, targets: np.ndarray, class_names:
         )
     if np.min(targets) < 0 or np.max(targets) >= classes:
         raise DataError(f"the true classes must be from 0 to {classes - 1}")
+    if weights is not None and not (np.isfinite(weights).all() and np.min(weights) >= 0 < np.sum(weights)):
+        raise DataError(
+            "the calibration error needs a labelled face of a class whose prior is above 0: give other data or "
+            "another prior"
+        )
     predicted = probabilities.argmax(axis=1)
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (targets, predicted), 1)
@@ -114,7 +137,7 @@ def compute_metrics(probabilities: np.ndarray, targets: np.ndarray, class_names:
     recall = hits / np.maximum(true, 1)
     f1 = 2 * hits / np.maximum(true + guessed, 1)
     present = true > 0
-    reliability = reliability_bins(probabilities, targets)
+    reliability = reliability_bins(probabilities, targets, weights=weights)
     return Metrics(
         class_names=tuple(class_names),
         count=count,

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,12 +24,12 @@ from fer_edge.catalogue import find_bundle
 from fer_edge.detection import DetectorOptions, create_detector
 from fer_edge.engines.device_arrays import is_device_array
 from fer_edge.errors import BackendError, BundleError, UsageError
-from fer_edge.explanation import MIN_PROBABILITY, require_attention
+from fer_edge.explanation import require_attention
 from fer_edge.frames import check_frame
 from fer_edge.guard import Guard
 from fer_edge.heatmaps import min_max
-from fer_edge.metrics import softmax
 from fer_edge.preprocess import covered_box, crop_rectangle, cut_rectangle, prepare_batch
+from fer_edge.probabilities import MIN_PROBABILITY, Prior, make_rule
 from fer_edge.results import Detection, Face, FrameResult, RuntimeState
 from fer_edge.sources import Frame, Source, open_source
 from fer_edge.statistics import LatencySummary, device_name, processor_features, summarise
@@ -53,7 +54,10 @@ class RuntimeOptions:
     detector_options : DetectorOptions
         Minimum face size, score, weights file.
     min_probability : float
-        Below, the label is ``None`` with reason ``uncertain``.
+        From 0 to 1. Below, the label is ``None`` with reason ``uncertain``.
+    prior : str, mapping or None
+        How frequent the classes are where the runtime is used: ``training``, ``balanced``, ``uniform``, or class name →
+        probability; ``None`` is the default of the bundle. See :func:`fer_edge.probabilities.make_rule`.
     max_batch : int
         Faces per batch; a frame with more takes several. With 1, as for a driver's camera, the network is
         compiled for single faces: up to 5 % faster in OpenVINO.
@@ -78,6 +82,7 @@ class RuntimeOptions:
     detector: str = "mtcnn"
     detector_options: DetectorOptions = field(default_factory=DetectorOptions)
     min_probability: float = MIN_PROBABILITY
+    prior: Prior | None = None
     max_batch: int = 64
     threads: int | None = None
     dla_core: int | None = None
@@ -87,8 +92,11 @@ class RuntimeOptions:
     self_test: bool = True
 
     def __post_init__(self) -> None:
-        if self.max_batch < 1:
-            raise UsageError(f"max_batch must be at least 1, found {self.max_batch}")
+        bound = self.min_probability
+        if not isinstance(bound, Real) or isinstance(bound, bool) or not 0 <= bound <= 1:
+            raise UsageError(f"min_probability must be a number from 0 to 1, found {bound!r:.40}")
+        if not isinstance(self.max_batch, Integral) or isinstance(self.max_batch, bool) or self.max_batch < 1:
+            raise UsageError(f"max_batch must be a whole number of at least 1, found {self.max_batch!r:.40}")
 
 
 class Runtime:
@@ -114,8 +122,8 @@ class Runtime:
     Raises
     ------
     FerEdgeError
-        If the bundle, the backend or the detector cannot be loaded, or the bundle gives no attention
-        and it is asked for.
+        If the bundle, the backend or the detector cannot be loaded, the prior cannot be applied, or the bundle gives
+        no attention and it is asked for.
 
     Examples
     --------
@@ -132,6 +140,7 @@ class Runtime:
     ) -> None:
         self.options = dataclasses.replace(options or RuntimeOptions(), **changes)
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(find_bundle(bundle or "default"))
+        self.probability_rule = make_rule(self.bundle.manifest, self.options.prior)
         if self.bundle.manifest.timing_only and not self.options.allow_random:
             raise BundleError(
                 f"{self.bundle.path} has random weights and is good for timing only: "
@@ -267,6 +276,7 @@ class Runtime:
             "backend_version": self.backend.available().version,
             "precision": self.precision,
             "self_test": self.self_test.to_dict(),
+            "prior": self.probability_rule.to_dict(),
             "detector": self.options.detector,
             "min_probability": self.options.min_probability,
             "device": device_name(),
@@ -310,10 +320,8 @@ class Runtime:
         if not parts:
             return []
         logits = np.concatenate([part["logits"] for part in parts])
-        broken = ~np.isfinite(logits).all(axis=1)
-        logits[broken] = 0
-        probabilities = softmax(logits / self.bundle.manifest.temperature)
-        probabilities[broken] = np.nan
+        probabilities = self.probability_rule(logits)
+        broken = np.isnan(probabilities).any(axis=1)
         maps: list[np.ndarray | None] = [None] * len(logits)
         if self.options.attention:
             scaled = min_max(np.concatenate([part["attention"] for part in parts]))

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from fer_edge.errors import DataError
-from fer_edge.metrics import expected_calibration_error, softmax
+from fer_edge.metrics import expected_calibration_error
+from fer_edge.probabilities import softmax
 
 #: 1 / T is sought between these; what would lie beyond is said by the bound.
 _LEAST, _MOST = 0.05, 20.0

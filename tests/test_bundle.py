@@ -68,10 +68,10 @@ def test_the_temperature_is_kept_and_is_one_where_the_manifest_has_none(bundle: 
     assert open_bundle(bundle).manifest.temperature == 1
 
 
-@pytest.mark.parametrize("bad", [0, -1.0, float("nan"), float("inf"), "2", None])
+@pytest.mark.parametrize("bad", [0, -1.0, 0.009, 101, 1e300, float("nan"), float("inf"), "2", None])
 def test_a_temperature_that_is_none_is_refused(bundle: Path, bad: object) -> None:
     edit(bundle, lambda m: m.update(temperature=bad))
-    with pytest.raises(BundleError, match="the temperature must be a number above 0"):
+    with pytest.raises(BundleError, match="the temperature must be a number from 0.01 to 100"):
         open_bundle(bundle)
 
 

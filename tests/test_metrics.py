@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fer_edge.errors import DataError
-from fer_edge.metrics import compute_metrics, expected_calibration_error, reliability_bins, softmax
+from fer_edge.metrics import compute_metrics, expected_calibration_error, reliability_bins
 
 
 def loop_ece(probabilities: np.ndarray, targets: np.ndarray, bins: int) -> float:
@@ -122,10 +122,3 @@ def test_to_dict_is_json() -> None:
 def test_what_cannot_be_measured(probabilities: np.ndarray, targets: list[int]) -> None:
     with pytest.raises(DataError):
         compute_metrics(probabilities, np.array(targets, np.int64), ("a", "b"))
-
-
-def test_softmax() -> None:
-    logits = np.array([[1, 2, 3], [1000, 1000, -1000]], np.float32)
-    expected = [np.exp([1, 2, 3]) / np.exp([1, 2, 3]).sum(), [0.5, 0.5, 0]]
-    assert softmax(logits).dtype == np.float64
-    np.testing.assert_allclose(softmax(logits), expected, atol=1e-12)

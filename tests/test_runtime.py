@@ -19,8 +19,8 @@ from fer_edge.builder import BuildOptions, build
 from fer_edge.bundle import Bundle, open_bundle
 from fer_edge.catalogue import MODELS_FOLDER, shipped_bundle
 from fer_edge.errors import BundleError, DataError, FerEdgeError, UsageError
-from fer_edge.metrics import softmax
 from fer_edge.preprocess import crop_face, prepare_batch
+from fer_edge.probabilities import make_rule
 from fer_edge.results import Detection, RuntimeState
 
 
@@ -50,7 +50,7 @@ def test_probabilities_are_those_of_the_parts(runtime: Runtime, astronaut: np.nd
     crop = crop_face(astronaut, face.box_xyxy, runtime.spec.crop)
     session = BACKENDS["onnxruntime"].open(runtime.bundle.path / "model.onnx", SessionOptions())
     logits = session.run(prepare_batch([crop], runtime.spec))["logits"]
-    expected = softmax(logits / runtime.bundle.manifest.temperature)[0]
+    expected = make_rule(runtime.bundle.manifest)(logits)[0]
     assert list(face.probabilities.values()) == pytest.approx(expected, abs=1e-5)
 
 

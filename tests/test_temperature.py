@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fer_edge.errors import DataError
-from fer_edge.metrics import softmax
+from fer_edge.probabilities import softmax
 from fer_edge.temperature import fit_temperature, measure_temperature
 
 

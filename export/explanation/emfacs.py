@@ -195,7 +195,7 @@ def emfacs_overlap(
         crops = [faces[int(i)] for i in indices]
         asked = None if known is None or explainer.method != "gradcam" else known[indices].tolist()
         explained = explainer.explain(prepare_batch(crops, spec), asked)
-        classes = explained.logits.argmax(axis=1) if known is None else known[indices]
+        classes = explained.probabilities.argmax(axis=1) if known is None else known[indices]
         points = _input_landmarks(faces, indices, crops, explained.landmarks, explainer)
         for index, heat, landmarks in zip(classes, explained.maps, points, strict=True):
             members = class_landmarks(spec.class_names[index])

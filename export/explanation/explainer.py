@@ -14,6 +14,7 @@ from fer_edge.export.explanation.attention import AttentionOptions, attention_ma
 from fer_edge.export.explanation.gradcam import grad_cam
 from fer_edge.export.weights import TrainedNetwork
 from fer_edge.guard import Guard
+from fer_edge.probabilities import ProbabilityRule, make_rule
 
 
 class NetworkExplainer:
@@ -27,8 +28,8 @@ class NetworkExplainer:
         What the maps are.
     options : AttentionOptions, optional
         Which attention.
-    temperature : float
-        What logits are divided by, as in the bundle of these weights.
+    rule : ProbabilityRule, optional
+        What makes probabilities of the logits, as in the bundle of these weights; that of the weights if left out.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class NetworkExplainer:
         trained: TrainedNetwork,
         method: str = "gradcam",
         options: AttentionOptions | None = None,
-        temperature: float = 1.0,
+        rule: ProbabilityRule | None = None,
     ) -> None:
         lookup(METHODS, method, "method")
         self.spec = trained.spec
@@ -45,7 +46,7 @@ class NetworkExplainer:
         # In turn: Grad-CAM reads inner values by hooks, which would see those of every thread.
         self._module = Guard(trained.module.eval(), "explainer", BackendError)
         self._options = options
-        self._temperature = temperature
+        self.rule = make_rule(trained) if rule is None else rule
 
     def explain(self, batch: np.ndarray, classes: Sequence[int] | None = None) -> Explained:
         """See :class:`fer_edge.explanation.Explainer`."""
@@ -63,13 +64,16 @@ class NetworkExplainer:
                 strict=True,
             )
         )
+        probabilities = self.rule(named["logits"].numpy())
         if self.method == "gradcam":
+            if classes is None:  # the likeliest under the prior, which need not have the largest raw logit
+                classes = probabilities.argmax(axis=1).tolist()
             maps = grad_cam(module, tensor, classes).maps
         else:
             maps = attention_maps(module, tensor, self._options)
         landmarks = named.get("landmarks")
         return Explained(
-            named["logits"].numpy() / self._temperature,
+            probabilities,
             maps.numpy(),
             None if landmarks is None else landmarks.numpy(),
         )

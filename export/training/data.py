@@ -110,6 +110,12 @@ class TrainingData(Protocol):
     def plain(self, indices: Tensor) -> Batch:
         """Return held-out images as they are, the same at every call."""
 
+    def mean_labels(self, draws: Tensor) -> Tensor:
+        """Return ``[K]`` float64, the mean of the labels that :meth:`draw` gives in the long run.
+
+        ``draws`` ``[N]`` float64 says how often each image of ``split.training`` is drawn.
+        """
+
 
 def load_training_data(recipe: Recipe, options: DataOptions) -> TrainingData:
     """Read the data set of a run.
@@ -225,6 +231,10 @@ class Crops:
         """Return the images as they are."""
         return Batch(normalise(self._images(indices), self.recipe.spec), self._targets[indices])
 
+    def mean_labels(self, draws: Tensor) -> Tensor:
+        """Return the mean of the images' labels; mixing images within a batch does not change it."""
+        return draws @ self._targets[self.split.training].double() / draws.sum()
+
     def _images(self, indices: Tensor) -> Tensor:
         chosen = self._prepare(indices) if self._kept is None else self._kept[indices]
         return chosen.float() / 255
@@ -305,6 +315,12 @@ class Rendered:
     def plain(self, indices: Tensor) -> Batch:
         """Return pictures of held-out faces."""
         return self._batch(self._held_out, torch.searchsorted(self.split.held_out, indices).tolist())
+
+    def mean_labels(self, draws: Tensor) -> Tensor:
+        """Return equal shares of the classes that have faces, since they take turns."""
+        targets = torch.from_numpy(self.dataset.targets)[self.split.training]
+        present = torch.bincount(targets, minlength=len(self.recipe.spec.class_names)) > 0
+        return present.double() / present.sum()
 
     def _batch(self, faces: RenderedFaces, numbers: Sequence[int]) -> Batch:
         images, targets, masks, labels = faces.batch(numbers)

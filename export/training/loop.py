@@ -23,6 +23,7 @@ from fer_edge.export.networks import NETWORKS, build_network
 from fer_edge.export.networks.conv_attention import ConvAttention
 from fer_edge.export.networks.emotionaldan import EmotionalDan
 from fer_edge.export.training.data import DataOptions, LandmarkCrops, TrainingData, load_training_data
+from fer_edge.export.training.frequencies import class_frequencies
 from fer_edge.export.training.logs import EpochMetrics, RunLog
 from fer_edge.export.training.norms import add_norms, fold_norms, match_norms, reestimate_norms
 from fer_edge.export.training.objectives import OBJECTIVES, Outcome
@@ -31,7 +32,8 @@ from fer_edge.export.training.recipes import Phase, Recipe
 from fer_edge.export.training.sampling import balanced_indices
 from fer_edge.export.training.state import CHECKPOINT, Progress, RunState
 from fer_edge.export.weights import TrainedNetwork, save_weights
-from fer_edge.metrics import compute_metrics, softmax
+from fer_edge.metrics import compute_metrics
+from fer_edge.probabilities import softmax
 from fer_edge.temperature import measure_temperature
 
 WEIGHTS = "weights.safetensors"
@@ -227,7 +229,7 @@ class _Run:
         accuracy, best = metrics.validation_accuracy, self.progress.best_accuracy
         if self.recipe.keep == "best" and (best is None or (accuracy is not None and accuracy > best)):
             metrics = dataclasses.replace(metrics, temperature=temperature())
-            self._save(self.output / BEST, self.network, metrics)
+            self._save(self.output / BEST, self.network, metrics, phase)
         self.progress.close_epoch(metrics, len(self.progress.losses) == self.epoch_steps)
         return metrics
 
@@ -276,13 +278,14 @@ class _Run:
             if self.recipe.precise_norms:
                 images = self._order(0)[:PRECISE_NORMS_IMAGES]
                 reestimate_norms(network, (self.data.plain(i).images for i in torch.split(images, 128)))
-            last_phase = min(self.progress.phase, len(self.recipe.phases) - 1)
-            figures, temperature = self._validate(self.recipe.phases[last_phase])
+            phase = self.recipe.phases[min(self.progress.phase, len(self.recipe.phases) - 1)]
+            figures, temperature = self._validate(phase)
             metrics = self.progress.last_metrics
-            self._save(path, network, dataclasses.replace(metrics, **figures, temperature=temperature()))
+            metrics = dataclasses.replace(metrics, **figures, temperature=temperature())
+            self._save(path, network, metrics, phase)
         return path
 
-    def _save(self, path: Path, network: nn.Module, metrics: EpochMetrics) -> None:
+    def _save(self, path: Path, network: nn.Module, metrics: EpochMetrics, phase: Phase) -> None:
         recipe = self.recipe
         provenance = {
             "network": recipe.network,
@@ -296,6 +299,9 @@ class _Run:
             "steps": self.progress.step,
             "validation": dataclasses.asdict(metrics),
         }
+        if metrics.validation_accuracy is not None:  # the phase trains logits
+            provenance["class_frequencies"] = class_frequencies(recipe, phase, self.data)
+            provenance["logit_prior"] = "training"
         if self.options.initial is not None:
             provenance["initial"] = dict(self.options.initial.provenance)
         plain = build_network(recipe.network, recipe.network_options)

@@ -89,3 +89,11 @@ def balanced_indices(
         drawn.append(members[torch.cat(order)[:wanted]])
     indices = torch.cat(drawn)
     return indices[torch.randperm(len(indices), generator=generator)]
+
+
+def expected_draws(targets: Tensor, per_class: int = 13_000, *, rare: str = "copies") -> Tensor:
+    """Return ``[N]`` float64: how often :func:`balanced_indices` shows each image in an epoch, on average."""
+    drawn = targets[balanced_indices(targets, per_class, Generator().manual_seed(0), rare=rare)]
+    classes = int(targets.max()) + 1
+    draws, images = (torch.bincount(t, minlength=classes).double() for t in (drawn, targets))
+    return (draws / images)[targets]

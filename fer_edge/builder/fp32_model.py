@@ -74,4 +74,6 @@ def fp32_model(
         provenance={"options": dict(trained.options), **origin, **trained.provenance},
         metrics={"export": dataclasses.asdict(report)},
         temperature=trained.temperature,
+        class_frequencies=trained.class_frequencies,
+        logit_prior=trained.logit_prior,
     )

@@ -15,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fer_edge.detection import DETECTORS, DetectorOptions
+from fer_edge.errors import UsageError, closest
+from fer_edge.probabilities import NAMED_PRIORS, Prior, ProbabilityRule
 
 
 class Command(Protocol):
@@ -37,6 +39,77 @@ def add_detector(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--detector-backend", default=DetectorOptions.backend, metavar="NAME", help="where its networks run"
     )
+
+
+def add_prior(parser: argparse.ArgumentParser) -> None:
+    """Add how frequent the classes are where the network is used; read it with :func:`parse_prior`."""
+    parser.add_argument(
+        "--prior",
+        metavar="NAME|FILE.json|CLASS=P,…",
+        help=f"how frequent the classes are: {', '.join(NAMED_PRIORS)}, a JSON object of a probability for each "
+        "class, or such as anger=0.1,…; the default of the bundle, if left out",
+    )
+
+
+def parse_prior(text: str | None) -> Prior | None:
+    """Return a named prior, or class name → probability from a file or from pairs.
+
+    Raises
+    ------
+    UsageError
+        If it is neither, or a class is given twice. The classes themselves are compared with those of a network by
+        :func:`fer_edge.probabilities.make_rule`.
+    """
+    if text is None or text in NAMED_PRIORS:
+        return text
+    if text.endswith(".json"):
+        return _prior_of_file(Path(text))
+    if "=" not in text:
+        names = ", ".join(NAMED_PRIORS)
+        raise UsageError(
+            f"unknown prior {text!r:.80}: choose from {names}, or give FILE.json or pairs such as anger=0.1,…"
+            f"{closest(text, NAMED_PRIORS)}"
+        )
+    pairs = []
+    for part in text.split(","):
+        name, found, value = part.partition("=")
+        try:
+            pairs.append((name.strip(), float(value)))
+        except ValueError:
+            found = ""
+        if not found or not name.strip():
+            raise UsageError(f"--prior: expected pairs such as anger=0.1, found {part!r:.80}")
+    return _without_duplicates(pairs)
+
+
+def _prior_of_file(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
+    except OSError as error:
+        raise UsageError(f"--prior {path} cannot be read ({error.strerror}): give a JSON file") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"--prior {path} is no JSON ({error}): give an object of a probability for each class"
+        ) from error
+    if not isinstance(value, dict):
+        raise UsageError(
+            f"--prior {path} holds a JSON {type(value).__name__}: give an object of a probability for each class"
+        )
+    return value
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"--prior gives {', '.join(twice)} twice: give each class once")
+    return dict(pairs)
+
+
+def prior_text(rule: ProbabilityRule) -> str:
+    """Return the prior of a rule as the user would give it."""
+    if rule.class_prior is None or rule.prior in NAMED_PRIORS:
+        return rule.prior
+    return ", ".join(f"{name}={value:g}" for name, value in rule.class_prior.items())
 
 
 def print_result(args: argparse.Namespace, value: dict[str, Any], *tables: Table | str) -> None:

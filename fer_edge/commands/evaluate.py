@@ -9,11 +9,21 @@ from fer_edge._files import write_json
 from fer_edge.backends import choose_backend
 from fer_edge.bundle import PRECISIONS, open_bundle
 from fer_edge.catalogue import find_bundle
-from fer_edge.commands.base import add_detector, make_table, percent, print_result, progress_bars
+from fer_edge.commands.base import (
+    add_detector,
+    add_prior,
+    make_table,
+    parse_prior,
+    percent,
+    print_result,
+    prior_text,
+    progress_bars,
+)
 from fer_edge.datasets import load_dataset
 from fer_edge.detection import DetectorOptions, create_detector
 from fer_edge.evaluation import evaluate, face_counter
 from fer_edge.plots import save_confusion
+from fer_edge.probabilities import make_rule
 from fer_edge.statistics import measurement_record
 
 name = "eval"
@@ -38,6 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--precision", choices=PRECISIONS, help="what the bundle was built for, if left out")
     parser.add_argument("--flip", action="store_true", help="average with the mirror image")
+    add_prior(parser)
     add_detector(parser)
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="write metrics.json and confusion.png there"
@@ -46,7 +57,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Evaluate and show the figures."""
+    prior = parse_prior(args.prior)
     bundle = open_bundle(find_bundle(args.bundle))
+    make_rule(bundle.manifest, prior)  # before the data is read
     on_bad_row = "skip" if args.skip_bad_rows else "error"
     faces = load_dataset(args.data, args.split, args.labels, on_bad_row=on_bad_row)
     detector = None
@@ -62,6 +75,7 @@ def execute(args: argparse.Namespace) -> int:
             faces,
             precision=args.precision,
             flip=args.flip,
+            prior=prior,
             detector=detector,
             on_faces=face_counter(show, f"evaluating on {faces.name}", len(faces)),
         )
@@ -77,7 +91,8 @@ def execute(args: argparse.Namespace) -> int:
         )
         write_json(args.output / "metrics.json", value)
     m = result.metrics
-    rows = [
+    rows: list[tuple[str, object]] = [
+        ("prior", prior_text(result.rule)),
         ("faces", m.count),
         ("accuracy", percent(m.accuracy)),
         ("balanced accuracy", percent(m.balanced_accuracy)),

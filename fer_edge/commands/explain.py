@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 from fer_edge.backends import choose_backend
 from fer_edge.bundle import open_bundle
 from fer_edge.catalogue import CATALOGUE, find_bundle
-from fer_edge.commands.base import add_detector, make_table, percent, print_result
+from fer_edge.commands.base import (
+    add_detector,
+    add_prior,
+    make_table,
+    parse_prior,
+    percent,
+    print_result,
+    prior_text,
+)
 from fer_edge.datasets import read_image
 from fer_edge.detection import DetectorOptions, create_detector
 from fer_edge.errors import UsageError
@@ -22,6 +30,7 @@ from fer_edge.explanation import (
     explain_image,
     weights_of,
 )
+from fer_edge.probabilities import make_rule
 from fer_edge.sinks.explanation import draw_explanation
 from fer_edge.sinks.files import write_image
 
@@ -59,6 +68,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--map", metavar="NAME", help="another attention of the network, such as row, mask, gate, landmarks"
     )
+    add_prior(parser)
     parser.add_argument("--allow-random", action="store_true", help="accept random weights")
     parser.add_argument("--stage", type=int, default=3, help="of resmasking: 1 to 4")
     parser.add_argument(
@@ -79,11 +89,12 @@ def execute(args: argparse.Namespace) -> int:
     explainer.close()
     write_image(args.output, draw_explanation(image, explanation))
     shown = METHODS[explanation.method]
+    title = f"{explanation.network}, {args.image.name}, prior {prior_text(explanation.rule)}"
     rows = [(n, percent(p)) for n, p in sorted(explanation.probabilities.items(), key=lambda item: -item[1])]
     print_result(
         args,
         {"output": str(args.output), **explanation.to_dict()},
-        make_table(f"{explanation.network}, {args.image.name}", ("apparent expression", "probability"), rows),
+        make_table(title, ("apparent expression", "probability"), rows),
         f"Wrote {args.output}: {shown}"
         + ("" if explanation.class_name is None else f", here {explanation.class_name}"),
     )
@@ -104,12 +115,12 @@ def _refuse_random(args: argparse.Namespace, explainer: Explainer) -> Explainer:
 
 
 def _open(args: argparse.Namespace) -> Explainer:
-    path = Path(args.bundle)
+    path, prior = Path(args.bundle), parse_prior(args.prior)
     own_map = args.map is not None or args.location is not None or args.stage != 3
     if path.is_file():
         if args.weights is not None:
             raise UsageError(f"{path} is a weights file already: leave --weights out")
-        weights, model, temperature = path, args.model, 1.0
+        weights, model, rule = path, args.model, None
     else:
         bundle = open_bundle(find_bundle(args.bundle))
         if args.model not in (None, bundle.spec.network):
@@ -117,9 +128,9 @@ def _open(args: argparse.Namespace) -> Explainer:
                 f"{bundle.path} holds {bundle.spec.network}, not {args.model}: leave --model out"
             )
         if args.method == "attention" and not own_map and "attention" in bundle.spec.outputs:
-            return BundleExplainer(bundle, choose_backend(bundle=bundle))
+            return BundleExplainer(bundle, choose_backend(bundle=bundle), prior=prior)
         weights = weights_of(bundle) if args.weights is None else check_weights(bundle, args.weights)
-        model, temperature = bundle.spec.network, bundle.manifest.temperature
+        model, rule = bundle.spec.network, make_rule(bundle.manifest, prior)
     if importlib.util.find_spec("torch") is None:
         raise UsageError(
             f"{args.method} of {path} needs PyTorch (gradients are not in a bundle): run pip install 'fer-edge[export]'"
@@ -129,7 +140,8 @@ def _open(args: argparse.Namespace) -> Explainer:
 
     row, column = args.location or (None, None)
     options = AttentionOptions(args.map, args.stage, row, column)
-    return NetworkExplainer(_load(weights, model), args.method, options, temperature)
+    trained = _load(weights, model)
+    return NetworkExplainer(trained, args.method, options, rule or make_rule(trained, prior))
 
 
 def _load(weights: Path, model: str | None) -> TrainedNetwork:

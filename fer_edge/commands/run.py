@@ -13,9 +13,18 @@ from typing import Any
 from rich.table import Table
 
 from fer_edge.bundle import PRECISIONS
-from fer_edge.commands.base import add_detector, make_table, print_result, progress_bars
+from fer_edge.commands.base import (
+    add_detector,
+    add_prior,
+    make_table,
+    parse_prior,
+    print_result,
+    prior_text,
+    progress_bars,
+)
 from fer_edge.detection import DetectorOptions
 from fer_edge.errors import UsageError
+from fer_edge.probabilities import MIN_PROBABILITY
 from fer_edge.results import FrameResult
 from fer_edge.runtime import Runtime, RuntimeOptions
 from fer_edge.sinks import JsonLinesSink, Sink, picture_sink
@@ -41,8 +50,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--min-face", type=int, default=40, metavar="PX", help="smallest face side; larger is faster"
     )
     parser.add_argument(
-        "--min-probability", type=float, default=0.35, metavar="P", help="below, the label is left open"
+        "--min-probability",
+        type=float,
+        default=MIN_PROBABILITY,
+        metavar="P",
+        help="below, the label is left open",
     )
+    add_prior(parser)
     parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
     parser.add_argument(
@@ -95,6 +109,7 @@ def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]
             min_face_px=args.min_face, model=args.detector_model, backend=args.detector_backend
         ),
         min_probability=args.min_probability,
+        prior=parse_prior(args.prior),
         max_batch=args.max_batch,
         threads=args.threads,
         dla_core=args.dla_core,
@@ -130,7 +145,8 @@ def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]
         for face in result.faces
     ]
     title = (
-        f"{runtime.spec.network}, {runtime.precision} on {runtime.backend.name}: "
+        f"{runtime.spec.network}, {runtime.precision} on {runtime.backend.name}, "
+        f"prior {prior_text(runtime.probability_rule)}: "
         f"{faces} face{'s' * (faces != 1)} in {frames} frame{'s' * (frames != 1)}"
     )
     columns = ("frame", "face px", "score", "apparent expression", "probability")

@@ -23,7 +23,8 @@ from fer_edge.errors import DataError, GateError, UsageError, WeightsError
 from fer_edge.evaluation import evaluate, session_logits
 from fer_edge.export.networks import NETWORKS
 from fer_edge.generated import render_faces
-from fer_edge.metrics import expected_calibration_error, softmax
+from fer_edge.metrics import expected_calibration_error
+from fer_edge.probabilities import softmax
 from fer_edge.statistics import device_name, processor_features
 from fer_edge.synthetic_faces import generate_faces
 from fer_edge.temperature import fit_temperature

@@ -24,7 +24,8 @@ from fer_edge.calibration.paired import compare_paired
 from fer_edge.calibration.report import Comparison
 from fer_edge.calibration.report_page import write_report_page
 from fer_edge.labels import FERPLUS
-from fer_edge.metrics import compute_metrics, softmax
+from fer_edge.metrics import compute_metrics
+from fer_edge.probabilities import softmax
 from fer_edge.statistics import LatencySummary, measurement_record
 from fer_edge.temperature import measure_temperature
 

@@ -42,9 +42,9 @@ class Painted:
 
     def explain(self, batch: np.ndarray, classes: Sequence[int] | None = None) -> Explained:
         self.asked.append(None if classes is None else list(classes))
-        logits = np.eye(len(FERPLUS), dtype=np.float32)[np.rint(batch.mean((1, 2, 3)) * 255).astype(int)]
+        probabilities = np.eye(len(FERPLUS))[np.rint(batch.mean((1, 2, 3)) * 255).astype(int)]
         own = np.repeat(GRID[None], len(batch), 0) if self.own else None
-        return Explained(logits, np.repeat(self.heat[None], len(batch), 0), own)
+        return Explained(probabilities, np.repeat(self.heat[None], len(batch), 0), own)
 
     def close(self) -> None:
         pass
