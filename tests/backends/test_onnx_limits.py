@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import tracemalloc
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,8 +17,8 @@ from onnx import TensorProto, helper
 from onnx_bombs import BOMBS, SIDE, constant, function, model
 
 from fer_edge.backends.onnx_light import lighten
-from fer_edge.backends.onnx_limits import FOLDABLE, OPERATORS, OWN_DOMAIN, check_model
-from fer_edge.bundle import FP32_MODEL, RANGES
+from fer_edge.backends.onnx_limits import FOLDABLE, OPERATORS, OWN_DOMAIN, check_contract, check_model
+from fer_edge.bundle import FP32_MODEL, RANGES, open_bundle
 from fer_edge.calibration.qdq import quantise
 from fer_edge.calibration.ranges import load_ranges
 from fer_edge.catalogue import MODELS_FOLDER
@@ -34,6 +36,28 @@ node = helper.make_node
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_what_ships_is_taken(path: Path) -> None:
     check_model(path.read_bytes(), WHERE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"class_names": ("a", "b", "c", "d", "e")},
+        {"input_height": 47},
+        {"outputs": ("logits", "landmarks")},
+    ],
+    ids=str,
+)
+def test_a_model_gives_what_its_spec_says(change: dict[str, Any]) -> None:
+    """Five class names for eight logits would give each the name of another."""
+    bundle = open_bundle(SHIPPED[0].parent)
+    shapes = check_model(SHIPPED[0].read_bytes(), WHERE)
+    check_contract(shapes, bundle.spec, WHERE)
+    if change:
+        with pytest.raises(
+            BundleError, match="does not fit its model spec: expected .* found .*build the bundle again"
+        ):
+            check_contract(shapes, dataclasses.replace(bundle.spec, **change), WHERE)
 
 
 def test_something_ships() -> None:
