@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fer_edge._checks import require_number
 from fer_edge.calibration.fidelity import Fidelity, measure_fidelity
 from fer_edge.errors import GateError, UsageError
 
@@ -39,12 +40,11 @@ class Bounds:
     min_agreement: float | None = None
 
     def __post_init__(self) -> None:
-        if self.max_drop_pp is not None and not 0 <= self.max_drop_pp <= 100:
-            raise UsageError(f"max_drop_pp must be from 0 to 100 points, found {self.max_drop_pp}")
-        if self.min_cosine is not None and not -1 <= self.min_cosine < 1:
-            raise UsageError(f"min_cosine must be from -1 to below 1, found {self.min_cosine}")
-        if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
-            raise UsageError(f"min_agreement must be a share from 0 to 1, found {self.min_agreement}")
+        require_number("max_drop_pp", self.max_drop_pp, 0, 100, optional=True)
+        require_number("min_cosine", self.min_cosine, -1, 1, optional=True)
+        require_number("min_agreement", self.min_agreement, 0, 1, optional=True)
+        if self.min_cosine == 1:
+            raise UsageError("min_cosine must be from -1 to below 1: INT8 rounds, found 1")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from fer_edge._checks import MOST_IMAGES, require_flag, require_whole
 from fer_edge.backends import BACKENDS, Backend, SessionOptions
 from fer_edge.bundle import int8_model
 from fer_edge.calibration.families import PlacementRow, explain_placement
@@ -62,6 +63,10 @@ class Int8Options:
     bounds: Bounds | None = None
     sensitivity: bool = False
     sensitivity_images: int = _FEW_FACES
+
+    def __post_init__(self) -> None:
+        require_flag("sensitivity", self.sensitivity)
+        require_whole("sensitivity_images", self.sensitivity_images, 1, MOST_IMAGES)
 
 
 @dataclass(frozen=True)

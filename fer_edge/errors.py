@@ -86,6 +86,10 @@ def closest(name: str, choices: Iterable[str]) -> str:
 
 def lookup(registry: Mapping[str, T], name: str, what: str) -> T:
     """Return ``registry[name]``, or raise an error that lists the choices and the closest match."""
+    if not isinstance(name, str):
+        raise UsageError(
+            f"{what} must be a name, found {name!r:.60}: choose from {', '.join(sorted(registry))}"
+        )
     try:
         return registry[name]
     except KeyError:

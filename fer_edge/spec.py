@@ -6,17 +6,25 @@ The spec travels with the ONNX. Whoever runs the network, on whatever backend, p
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fer_edge._checks import is_number, is_text
 from fer_edge.errors import BundleError
 
 COLORS = ("gray", "rgb", "bgr")
 CROP_SHAPES = ("square", "box")
 CROP_EDGES = ("clip", "replicate")
 INTERPOLATIONS = ("bilinear", "area")
+# Real specs lie far inside: means from 0 to 1, std from 0.2 to 1, scales from 1 to 1.1, ten classes at most.
+_LARGEST_SIDE_PX = 4096
+_LARGEST_MEAN = 100.0
+_STD = (1e-4, 1e4)
+_CROP_SCALE = (0.1, 10)
+_MOST_CLASSES = 1000
+_MOST_OUTPUTS = 16
+_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -78,25 +86,74 @@ class ModelSpec:
     outputs: tuple[str, ...] = ("logits",)
 
     def __post_init__(self) -> None:
-        problems = [
-            (self.color in COLORS, f"color must be one of {COLORS}, found {self.color!r}"),
-            (self.channels == 3 or (self.channels == 1 and self.color == "gray"), f"{self.color} input cannot have {self.channels} channels"),
-            (type(self.input_height) is type(self.input_width) is int, "input_height and input_width must be whole numbers"),
-            (0 < self.input_height <= 4096 and 0 < self.input_width <= 4096, f"input size {self.input_width}×{self.input_height} is out of range"),
-            (len(self.mean) == len(self.std) == self.channels, "mean and std need one value per channel"),
-            (all(map(math.isfinite, (*self.mean, *self.std))) and all(s > 0 for s in self.std), "mean and std must be finite, std positive"),
-            (all(isinstance(n, str) and n.isprintable() for n in (*self.class_names, *self.outputs)), "class_names and outputs must be printable text"),
-            (len(self.class_names) >= 2 and len(set(self.class_names)) == len(self.class_names), "class_names must be at least two different names"),
-            (self.crop.shape in CROP_SHAPES, f"crop shape must be one of {CROP_SHAPES}, found {self.crop.shape!r}"),
-            (self.crop.edge in CROP_EDGES, f"crop edge must be one of {CROP_EDGES}, found {self.crop.edge!r}"),
-            (0.1 <= self.crop.scale <= 10, f"crop scale must be from 0.1 to 10, found {self.crop.scale}"),
-            (type(self.crop.min_side_px) is int, "crop min_side_px must be a whole number"),
-            (self.interpolation in INTERPOLATIONS, f"interpolation must be one of {INTERPOLATIONS}, found {self.interpolation!r}"),
-            (self.outputs[:1] == ("logits",), "the first output must be 'logits'"),
-        ]  # fmt: skip
-        for fine, problem in problems:
+        for fine, problem in self._rules():
             if not fine:
-                raise BundleError(f"the model spec of {self.network!r} is wrong: {problem}")
+                raise BundleError(f"the model spec of {self.network!r:.80} is wrong: {problem}")
+
+    def _rules(self) -> Iterator[tuple[bool, str]]:
+        """Yield what must hold, and the problem where it does not; types come before what compares them."""
+        yield is_text(self.network, _LONGEST_NAME), "network must be a printable name"
+        yield self.color in COLORS, f"color must be one of {COLORS}, found {self.color!r:.60}"
+        for name in ("channels", "input_height", "input_width"):
+            yield (
+                type(getattr(self, name)) is int,
+                f"{name} must be a whole number, found {getattr(self, name)!r:.60}",
+            )
+        fits = self.channels == 3 or (self.channels == 1 and self.color == "gray")
+        yield fits, f"{self.color} input cannot have {self.channels} channels"
+        sides = (self.input_height, self.input_width)
+        yield (
+            all(0 < side <= _LARGEST_SIDE_PX for side in sides),
+            f"input size {sides[1]}×{sides[0]} is out of range",
+        )
+        for name in ("mean", "std", "class_names", "outputs"):
+            yield isinstance(getattr(self, name), tuple), f"{name} must be a tuple"
+        yield len(self.mean) == len(self.std) == self.channels, "mean and std need one value per channel"
+        numbers = (*self.mean, *self.std)
+        yield all(map(is_number, numbers)), f"mean and std must be finite numbers, found {numbers!r:.120}"
+        yield (
+            all(abs(m) <= _LARGEST_MEAN for m in self.mean),
+            f"mean is in units of white, found {self.mean!r:.60}",
+        )
+        low, high = _STD
+        yield (
+            all(low <= s <= high for s in self.std),
+            f"std must be from {low} to {high}, found {self.std!r:.60}",
+        )
+        yield (
+            2 <= len(self.class_names) <= _MOST_CLASSES,
+            f"there must be 2 to {_MOST_CLASSES} class_names, found {len(self.class_names)}",
+        )
+        yield (
+            1 <= len(self.outputs) <= _MOST_OUTPUTS,
+            f"there must be 1 to {_MOST_OUTPUTS} outputs, found {len(self.outputs)}",
+        )
+        for kind, names in (("class_names", self.class_names), ("outputs", self.outputs)):
+            printable = all(is_text(name, _LONGEST_NAME) for name in names)
+            yield printable, f"{kind} must be printable text of up to {_LONGEST_NAME} letters"
+            yield len(set(names)) == len(names), f"{kind} must be different"
+        yield self.outputs[0] == "logits", "the first output must be 'logits'"
+        yield (
+            self.interpolation in INTERPOLATIONS,
+            f"interpolation must be one of {INTERPOLATIONS}, found {self.interpolation!r:.60}",
+        )
+        yield from self._crop_rules()
+
+    def _crop_rules(self) -> Iterator[tuple[bool, str]]:
+        crop = self.crop
+        yield isinstance(crop, CropRule), "crop must be a rule of its own"
+        yield crop.shape in CROP_SHAPES, f"crop shape must be one of {CROP_SHAPES}, found {crop.shape!r:.60}"
+        yield crop.edge in CROP_EDGES, f"crop edge must be one of {CROP_EDGES}, found {crop.edge!r:.60}"
+        low, high = _CROP_SCALE
+        yield (
+            is_number(crop.scale) and low <= crop.scale <= high,
+            f"crop scale must be from {low} to {high}, found {crop.scale!r:.60}",
+        )
+        whole = type(crop.min_side_px) is int and 1 <= crop.min_side_px <= _LARGEST_SIDE_PX
+        yield (
+            whole,
+            f"crop min_side_px must be a whole number from 1 to {_LARGEST_SIDE_PX}, found {crop.min_side_px!r:.60}",
+        )
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

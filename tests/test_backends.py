@@ -227,7 +227,9 @@ def test_values_that_are_not_finite_come_through(tmp_path: Path, backend: Backen
 
 @pytest.mark.parametrize("threads", [0, -1, 1025, 10**9])
 def test_thread_counts_that_make_no_sense(threads: int) -> None:
-    with pytest.raises(UsageError, match=f"threads must be from 1 to 1024, found {threads}"):
+    with pytest.raises(
+        UsageError, match=f"threads must be None or a whole number from 1 to 1024, found {threads}"
+    ):
         SessionOptions(threads=threads)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from fer_edge._checks import MOST_IMAGES, require_flag, require_path, require_whole
 from fer_edge.datasets import FaceDataset, load_dataset, subject_folds, training_split
 from fer_edge.detection import create_detector
 from fer_edge.errors import DataError, UsageError, lookup
@@ -66,6 +67,14 @@ class DataOptions:
     landmark_predictor: str = "face-mesh"
     landmark_model: Path | None = None
     on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None
+
+    def __post_init__(self) -> None:
+        for name in ("path", "cache"):
+            require_path(name, getattr(self, name), optional=False)
+        for name in ("backgrounds", "landmark_model"):
+            require_path(name, getattr(self, name))
+        require_whole("limit", self.limit, 1, MOST_IMAGES, optional=True)
+        require_flag("skip_bad_rows", self.skip_bad_rows)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from fer_edge._checks import require_flag, require_whole
 from fer_edge.errors import DataError, UsageError, WeightsError
 from fer_edge.export.networks import NETWORKS, build_network
 from fer_edge.export.networks.conv_attention import ConvAttention
@@ -41,6 +42,7 @@ BEST = "best.safetensors"
 VALIDATION_BATCH = 64
 PRECISE_NORMS_IMAGES = 6400
 KEPT = ("average", "best", "last")
+_MOST_STEPS = 10**12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,11 @@ class TrainOptions:
     initial: TrainedNetwork | None = None
     max_steps: int | None = None
     checkpoint_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        require_flag("resume", self.resume)
+        require_whole("max_steps", self.max_steps, 1, _MOST_STEPS, optional=True)
+        require_whole("checkpoint_steps", self.checkpoint_steps, 1, _MOST_STEPS, optional=True)
 
 
 def train(

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from fer_edge._checks import MOST_THREADS, require_choice, require_flag, require_whole
 from fer_edge.bundle import ModelFile
-from fer_edge.errors import BackendError, UsageError
+from fer_edge.engines.engine_options import LARGEST_BATCH, MOST_DLA_CORES, PRECISIONS
+from fer_edge.errors import BackendError
 
 if TYPE_CHECKING:
     from fer_edge.spec import ModelSpec
 
-_MAX_THREADS = 1024
 #: Why a backend of a GPU is not available where none can be used.
 NO_GPU = "there is no NVIDIA GPU here, or its driver is not installed"
 
@@ -81,10 +82,11 @@ class SessionOptions:
     int8_config: Int8Config | None = None
 
     def __post_init__(self) -> None:
-        if self.threads is not None and not 1 <= self.threads <= _MAX_THREADS:
-            raise UsageError(f"threads must be from 1 to {_MAX_THREADS}, found {self.threads}")
-        if self.max_batch is not None and self.max_batch < 1:
-            raise UsageError(f"max_batch must be at least 1, found {self.max_batch}")
+        require_whole("threads", self.threads, 1, MOST_THREADS, optional=True)
+        require_choice("precision", self.precision, PRECISIONS, optional=True)
+        require_whole("dla_core", self.dla_core, 0, MOST_DLA_CORES - 1, optional=True)
+        require_flag("gpu_fallback", self.gpu_fallback)
+        require_whole("max_batch", self.max_batch, 1, LARGEST_BATCH, optional=True)
 
 
 class Session(Protocol):

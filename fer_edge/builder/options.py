@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fer_edge._checks import MOST_IMAGES, require_flag, require_path, require_whole
 from fer_edge.bundle import PRECISIONS
 from fer_edge.calibration.methods import AUTO_METHOD
 from fer_edge.catalogue import CATALOGUE
@@ -121,8 +122,11 @@ def check_options(options: BuildOptions) -> None:
     for text in options.compute_capabilities:
         parse_capability(text)
     for name in ("calibration_images", "comparison_images", "sensitivity_images"):
-        if getattr(options, name) < 1:
-            raise UsageError(f"{name} must be at least 1, found {getattr(options, name)}")
+        require_whole(name, getattr(options, name), 1, MOST_IMAGES)
+    for name in ("sensitivity", "attention"):
+        require_flag(name, getattr(options, name))
+    for name in ("calibration_data", "eval_data", "output", "canonical_shape", "image_statistics"):
+        require_path(name, getattr(options, name))
     if options.method != AUTO_METHOD:
         lookup(METHODS, options.method, "calibration method")
     bounds = Bounds(options.max_drop, options.min_cosine, options.min_agreement)

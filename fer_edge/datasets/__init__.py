@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fer_edge._checks import MOST_IMAGES, require_flag, require_path, require_whole
 from fer_edge.datasets import affectnet, ckplus, fer2013, folders, rafdb
 from fer_edge.datasets.dataset import FaceDataset
 from fer_edge.datasets.fer2013 import FERPLUS_FILE
@@ -111,6 +112,12 @@ def load_dataset(
     UsageError
         If an option does not fit the form of the data.
     """
+    require_path("path", path, optional=False)
+    require_whole("peak_frames", peak_frames, 1, MOST_IMAGES)
+    require_flag("subjects_from_names", subjects_from_names)
+    for option, value in (("split", split), ("labels", labels), ("on_bad_row", on_bad_row)):
+        if not isinstance(value, str) and not (option == "split" and value is None):
+            raise UsageError(f"{option} must be a name, found {value!r:.60}")
     path = Path(path)
     name, found = _recognised(path)
     if peak_frames != 1 and name != "ck+":

@@ -29,8 +29,6 @@ def find(path: Path) -> Path | None:
 def load(root: Path, request: Request) -> FaceDataset:
     """Read of each labelled sequence the first frame as neutral and the last as its expression."""
     no_split(root, request.split)
-    if request.peak_frames < 1:
-        raise DataError(f"peak_frames must be at least 1, found {request.peak_frames}")
     emotions = _part(root, "Emotion", "Emotion_labels")
     landmarks = _part(root, "Landmarks", "Landmarks")
     if emotions is None:

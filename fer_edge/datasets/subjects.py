@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fer_edge._checks import MOST_IMAGES, require_whole
 from fer_edge.datasets.dataset import FaceDataset
-from fer_edge.errors import DataError, UsageError
+from fer_edge.errors import DataError
 
 _DIGITS = re.compile(r"([0-9]+)")
 
@@ -45,8 +46,7 @@ def subject_folds(dataset: FaceDataset, folds: int = 5) -> tuple[Fold, ...]:
     UsageError
         If ``folds`` is less than 2.
     """
-    if folds < 2:
-        raise UsageError(f"folds must be at least 2, found {folds}")
+    require_whole("folds", folds, 2, MOST_IMAGES)
     order = _sorted_subjects(dataset)
     if len(order) < folds:
         raise DataError(f"{dataset.name} has {len(order)} subjects, fewer than {folds} folds")
@@ -67,8 +67,7 @@ def leave_subjects_out(dataset: FaceDataset, count: int = 10) -> tuple[Fold, ...
     UsageError
         If ``count`` is less than 1.
     """
-    if count < 1:
-        raise UsageError(f"count must be at least 1, found {count}")
+    require_whole("count", count, 1, MOST_IMAGES)
     order = _sorted_subjects(dataset)
     if len(order) <= count:
         raise DataError(

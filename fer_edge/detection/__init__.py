@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from fer_edge.detection.base import Detector, DetectorOptions
-from fer_edge.errors import UsageError, lookup
+from fer_edge.errors import lookup
 from fer_edge.frames import check_frame
 from fer_edge.results import Detection
 
@@ -53,7 +53,7 @@ def create_detector(name: str = "mtcnn", options: DetectorOptions | None = None)
     Raises
     ------
     UsageError
-        If there is no such detector, or an option is out of range.
+        If there is no such detector.
     DetectorError
         If its weights are missing, altered, or not what it reads.
     BackendError
@@ -61,10 +61,6 @@ def create_detector(name: str = "mtcnn", options: DetectorOptions | None = None)
     """
     options = options or DetectorOptions()
     create = lookup(DETECTORS, name, "detector")
-    if options.min_face_px < 1:
-        raise UsageError(f"min_face_px must be at least 1 pixel, found {options.min_face_px}")
-    if options.min_score is not None and not 0 <= options.min_score <= 1:
-        raise UsageError(f"min_score must lie from 0 to 1, found {options.min_score}")
     return create(options)
 
 

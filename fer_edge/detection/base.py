@@ -8,7 +8,11 @@ from typing import Protocol
 
 import numpy as np
 
+from fer_edge._checks import MOST_THREADS, require_number, require_path, require_whole
+from fer_edge.errors import UsageError
 from fer_edge.results import Detection
+
+_LARGEST_FACE_PX = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,14 @@ class DetectorOptions:
     model: Path | None = None
     backend: str = "onnxruntime"
     threads: int | None = 1
+
+    def __post_init__(self) -> None:
+        require_whole("min_face_px", self.min_face_px, 1, _LARGEST_FACE_PX)
+        require_number("min_score", self.min_score, 0, 1, optional=True)
+        require_path("model", self.model)
+        if not isinstance(self.backend, str):
+            raise UsageError(f"backend must be a name, found {self.backend!r:.60}")
+        require_whole("threads", self.threads, 1, MOST_THREADS, optional=True)
 
 
 class Detector(Protocol):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fer_edge._checks import require_flag, require_number, require_path, require_whole
 from fer_edge.engines.devices import ComputeCapability
 from fer_edge.engines.flavours import FLAVOURS, Flavour
 from fer_edge.engines.plugin import PLUGIN_CHOICES
@@ -16,6 +18,12 @@ from fer_edge.errors import UsageError, lookup
 PRECISIONS = ("fp32", "fp16", "int8")
 #: TensorRT takes a higher level as this one without a word.
 _HIGHEST_LEVEL = 5
+LARGEST_BATCH = 1 << 16
+#: A Jetson has two at most.
+MOST_DLA_CORES = 16
+_MOST_BYTES = 1 << 50
+_LEAST_SHARE = 1e-3
+_LEAST_LIMIT_S = 1e-3
 
 
 @dataclass(frozen=True)
@@ -76,25 +84,33 @@ class EngineOptions:
         flavour = lookup(FLAVOURS, self.flavour, "flavour")
         lookup(dict.fromkeys(PRECISIONS), self.precision, "precision")
         lookup(dict.fromkeys(PLUGIN_CHOICES), self.plugin, "choice for the plugin")
+        for name in ("min_batch", "opt_batch", "max_batch"):
+            require_whole(name, getattr(self, name), 1, LARGEST_BATCH)
         if not 1 <= self.min_batch <= self.opt_batch <= self.max_batch:
             raise UsageError(
                 f"expected batches 1 ≤ min ≤ opt ≤ max, found {self.min_batch}, {self.opt_batch}, {self.max_batch}"
             )
+        if self.compute_capability is not None:
+            if not (isinstance(self.compute_capability, tuple) and len(self.compute_capability) == 2):
+                raise UsageError(
+                    f"compute_capability must be two numbers such as (8, 6), found {self.compute_capability!r:.60}"
+                )
+            for part in self.compute_capability:
+                require_whole("a part of compute_capability", part, 0, 99)
         if self.compute_capability is not None and not flavour.ahead_of_time:
             raise UsageError(
                 f"{flavour.name} builds for the device that it runs on: build there, without a compute capability"
             )
         if self.timing_cache is not None and not flavour.timing_cache:
             raise UsageError(f"{flavour.name} measures no kernels: leave timing_cache out")
-        if self.workspace_bytes is not None and self.workspace_bytes < 0:
-            raise UsageError(f"workspace_bytes must be at least 0, found {self.workspace_bytes}")
-        if not 0 < self.workspace_share <= 1:
-            raise UsageError(f"workspace_share must be above 0 and up to 1, found {self.workspace_share}")
-        if self.builder_level is not None and not 0 <= self.builder_level <= _HIGHEST_LEVEL:
-            raise UsageError(f"builder_level must be from 0 to {_HIGHEST_LEVEL}, found {self.builder_level}")
+        require_whole("workspace_bytes", self.workspace_bytes, 0, _MOST_BYTES, optional=True)
+        require_number("workspace_share", self.workspace_share, _LEAST_SHARE, 1)
+        require_whole("builder_level", self.builder_level, 0, _HIGHEST_LEVEL, optional=True)
+        require_path("timing_cache", self.timing_cache)
+        require_path("log", self.log)
+        require_flag("gpu_fallback", self.gpu_fallback)
+        require_number("time_limit_s", self.time_limit_s, _LEAST_LIMIT_S, threading.TIMEOUT_MAX)
         self._check_dla(flavour)
-        if not self.time_limit_s > 0:
-            raise UsageError(f"time_limit_s must be above 0, found {self.time_limit_s}")
 
     def _check_dla(self, flavour: Flavour) -> None:
         if self.dla_core is None:
@@ -103,8 +119,7 @@ class EngineOptions:
             return
         if not flavour.dla:
             raise UsageError(f"{flavour.name} serves no DLA: use tensorrt on a Jetson, or leave dla_core out")
-        if self.dla_core < 0:
-            raise UsageError(f"dla_core counts from 0, found {self.dla_core}")
+        require_whole("dla_core", self.dla_core, 0, MOST_DLA_CORES - 1)
         if self.precision == "fp32":
             raise UsageError("a DLA computes FP16 and INT8: give a model of either, or leave dla_core out")
         if not self.min_batch == self.opt_batch == self.max_batch:

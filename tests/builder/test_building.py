@@ -254,7 +254,11 @@ def test_random_weights_calibrate_on_generated_images(tmp_path: Path) -> None:
         ({"model": "resmasking"}, WeightsError, "no trained weights of resmasking ship.*--weights FILE"),
         ({"weights": "none.safetensors"}, WeightsError, "none.safetensors does not exist"),
         ({"precision": "int4"}, UsageError, "unknown precision 'int4'"),
-        ({"comparison_images": 0}, UsageError, "comparison_images must be at least 1, found 0"),
+        (
+            {"comparison_images": 0},
+            UsageError,
+            "comparison_images must be a whole number from 1 to 1000000000, found 0",
+        ),
         ({"backend": "tensorflow"}, UsageError, "unknown backend 'tensorflow'"),
         ({"method": "minmx", "weights": "random"}, UsageError, "unknown calibration method 'minmx'"),
         (
@@ -272,7 +276,7 @@ def test_random_weights_calibrate_on_generated_images(tmp_path: Path) -> None:
             UsageError,
             "unknown generator 'nois'.*leaves, mixed, noise.*did you mean 'noise'",
         ),
-        ({"max_drop": -1.0}, UsageError, "max_drop_pp must be from 0 to 100 points, found -1.0"),
+        ({"max_drop": -1.0}, UsageError, "max_drop_pp must be None or a number from 0 to 100, found -1.0"),
         ({"min_cosine": 1.0, "weights": "random"}, UsageError, "min_cosine must be from -1 to below 1"),
         (
             {"max_drop": 1.0, "precision": "fp32"},
@@ -280,7 +284,11 @@ def test_random_weights_calibrate_on_generated_images(tmp_path: Path) -> None:
             "are for INT8, the precision is fp32: leave them out",
         ),
         ({"sensitivity": True, "precision": "fp32"}, UsageError, "are for INT8, the precision is fp32"),
-        ({"sensitivity_images": 0}, UsageError, "sensitivity_images must be at least 1, found 0"),
+        (
+            {"sensitivity_images": 0},
+            UsageError,
+            "sensitivity_images must be a whole number from 1 to 1000000000, found 0",
+        ),
         (
             {"min_cosine": 1 - 1e-12, "comparison_images": 4, "sensitivity_images": 1},
             GateError,

@@ -176,12 +176,12 @@ def test_where_too_little_is_in_integers_already_nothing_more_is_left_out() -> N
 @pytest.mark.parametrize(
     ("bounds", "message"),
     [
-        ({"max_drop_pp": -0.1}, "max_drop_pp must be from 0 to 100 points, found -0.1"),
+        ({"max_drop_pp": -0.1}, "max_drop_pp must be None or a number from 0 to 100, found -0.1"),
         ({"max_drop_pp": 100.5}, "found 100.5"),
-        ({"max_drop_pp": float("nan")}, "max_drop_pp must be from 0 to 100 points, found nan"),
-        ({"min_cosine": 1.0}, "min_cosine must be from -1 to below 1, found 1.0"),
+        ({"max_drop_pp": float("nan")}, "max_drop_pp must be None or a number from 0 to 100, found nan"),
+        ({"min_cosine": 1.0}, "min_cosine must be from -1 to below 1: INT8 rounds, found 1"),
         ({"min_cosine": -1.5}, "found -1.5"),
-        ({"min_cosine": float("nan")}, "min_cosine must be from -1 to below 1, found nan"),
+        ({"min_cosine": float("nan")}, "min_cosine must be None or a number from -1 to 1, found nan"),
         ({"min_cosine": float("inf")}, "found inf"),
     ],
 )
@@ -207,7 +207,7 @@ def test_agreement_is_a_bound_of_its_own() -> None:
     found = Outcome(0.0, True, Fidelity(agreement=0.98, logit_cosine=1.0, snr_db=None))
     assert found.meets(Bounds(min_agreement=0.98))
     assert not found.meets(Bounds(0.0, 0.99, 0.981))
-    with pytest.raises(UsageError, match="min_agreement must be a share from 0 to 1, found 98"):
+    with pytest.raises(UsageError, match="min_agreement must be None or a number from 0 to 1, found 98"):
         Bounds(min_agreement=98)
 
 

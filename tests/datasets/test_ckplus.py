@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fer_edge.datasets import load_dataset, subject_folds
-from fer_edge.errors import DataError
+from fer_edge.errors import DataError, UsageError
 
 ORDER = ("neutral", "anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise")
 POINTS = np.array([[200.5 + i, 100 + 3 * i] for i in range(68)])
@@ -58,7 +58,7 @@ def test_several_peak_frames_can_carry_the_label(tmp_path: Path, astronaut: np.n
     faces = load_dataset(tmp_path, peak_frames=3)
     assert faces.targets.tolist() == [0, 3, 3, 3]
     assert [p.stem[-1] for p in faces.images] == ["1", "3", "4", "5"]
-    with pytest.raises(DataError, match="at least 1"):
+    with pytest.raises(UsageError, match="peak_frames must be a whole number from 1 .* found 0"):
         load_dataset(tmp_path, peak_frames=0)
 
 

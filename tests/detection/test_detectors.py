@@ -237,10 +237,10 @@ def test_unknown_name_lists_the_choices():
         create_detector("mtccn")
 
 
-@pytest.mark.parametrize("options", [DetectorOptions(min_face_px=0), DetectorOptions(min_score=1.5)])
+@pytest.mark.parametrize("options", [{"min_face_px": 0}, {"min_score": 1.5}, {"min_score": float("nan")}])
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(UsageError, match="must"):
-        create_detector("haar", options)
+        create_detector("haar", DetectorOptions(**options))
 
 
 def test_unknown_backend_is_refused():

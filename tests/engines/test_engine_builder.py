@@ -535,17 +535,17 @@ def test_paths_that_cannot_be(tmp_path: Path) -> None:
         ({"flavour": "tensorrt-rtxx"}, "unknown flavour 'tensorrt-rtxx': .*did you mean 'tensorrt-rtx'"),
         ({"precision": "int4"}, "unknown precision 'int4'"),
         ({"min_batch": 4, "opt_batch": 2}, "expected batches 1 ≤ min ≤ opt ≤ max, found 4, 2, 16"),
-        ({"min_batch": 0}, "expected batches"),
+        ({"min_batch": 0}, "min_batch must be a whole number from 1 to 65536, found 0"),
         ({"flavour": "tensorrt"}, "tensorrt builds for the device that it runs on"),
         ({"timing_cache": Path("a")}, "tensorrt-rtx measures no kernels"),
-        ({"workspace_bytes": -1}, "workspace_bytes must be at least 0"),
-        ({"workspace_share": 0.0}, "workspace_share must be above 0 and up to 1, found 0.0"),
-        ({"workspace_share": 1.5}, "workspace_share must be above 0 and up to 1"),
-        ({"workspace_share": float("nan")}, "workspace_share must be above 0 and up to 1"),
+        ({"workspace_bytes": -1}, "workspace_bytes must be None or a whole number from 0"),
+        ({"workspace_share": 0.0}, "workspace_share must be a number from 0.001 to 1, found 0.0"),
+        ({"workspace_share": 1.5}, "workspace_share must be a number from 0.001 to 1"),
+        ({"workspace_share": float("nan")}, "workspace_share must be a number from 0.001 to 1"),
         ({"dla_core": 0, "precision": "fp16"}, "tensorrt-rtx serves no DLA: use tensorrt on a Jetson"),
         ({"gpu_fallback": True}, "gpu_fallback is for a DLA: give dla_core too"),
-        ({"builder_level": 6}, "builder_level must be from 0 to 5, found 6"),
-        ({"time_limit_s": float("nan")}, "time_limit_s must be above 0"),
+        ({"builder_level": 6}, "builder_level must be None or a whole number from 0 to 5, found 6"),
+        ({"time_limit_s": float("nan")}, "time_limit_s must be a number from 0.001 to"),
     ],
 )
 def test_options_that_cannot_be(changes: dict[str, Any], message: str) -> None:
@@ -564,7 +564,7 @@ DLA = {"precision": "fp16", "min_batch": 1, "opt_batch": 1, "max_batch": 1, "dla
             "a DLA computes FP16 and INT8: give a model of either, or leave dla_core out",
         ),
         ({"max_batch": 8}, "a DLA takes one batch size: give min, opt and max the same, found 1, 1, 8"),
-        ({"dla_core": -1}, "dla_core counts from 0, found -1"),
+        ({"dla_core": -1}, "dla_core must be a whole number from 0 to 15, found -1"),
     ],
 )
 def test_what_a_dla_does_not_take(changes: dict[str, Any], message: str) -> None:

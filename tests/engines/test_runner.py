@@ -137,13 +137,13 @@ def test_sizes_that_the_engine_does_not_take_are_an_error() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"buckets": ()}, "buckets must be batch sizes"),
-        ({"buckets": (0, 1)}, "buckets must be batch sizes"),
+        ({"buckets": ()}, "buckets must be a tuple of batch sizes"),
+        ({"buckets": (0, 1)}, "a size of buckets must be a whole number from 1"),
         ({"buckets": (2, 1)}, "buckets must be batch sizes"),
         ({"buckets": (1, 1)}, "buckets must be batch sizes"),
-        ({"watchdog_s": 0}, "watchdog_s must be above 0"),
-        ({"watchdog_s": float("nan")}, "watchdog_s must be above 0"),
-        ({"watchdog_s": float("inf")}, "watchdog_s must be above 0"),
+        ({"watchdog_s": 0}, "watchdog_s must be a number from 0.001"),
+        ({"watchdog_s": float("nan")}, "watchdog_s must be a number from 0.001"),
+        ({"watchdog_s": float("inf")}, "watchdog_s must be a number from 0.001"),
         ({"cuda_graphs": "require"}, "did you mean 'required'"),
     ],
 )
