@@ -28,7 +28,7 @@ def require_whole(
     """Refuse what is no whole number from ``least`` to ``most``; ``True`` is none. ``optional`` allows ``None``."""
     if optional and value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value <= most:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
         raise error(
             f"{name} must be {_or_none(optional)}a whole number from {least} to {most}, found {_shown(value)}"
         )

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fer_edge._checks import is_number
 from fer_edge.errors import BundleError, UsageError
 from fer_edge.probabilities import Prior, make_rule
 from fer_edge.spec import ModelSpec
@@ -229,4 +229,4 @@ def parse_frequencies(value: Any, spec: ModelSpec) -> dict[str, float] | None:
 
 
 def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+    return is_number(value) and value > 0

@@ -12,11 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
 
+from fer_edge._checks import is_number
 from fer_edge.errors import UsageError, closest, lookup
 from fer_edge.spec import ModelSpec
 
@@ -180,7 +180,7 @@ def _distribution(prior: Mapping[str, float], names: tuple[str, ...]) -> np.ndar
             f"the prior says nothing of {', '.join(missing)}: give a probability for each class, 0 to exclude it"
         )
     for name, value in prior.items():
-        if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:
+        if not is_number(value) or not 0 <= value <= 1:
             raise UsageError(f"the prior of {name} must be a number from 0 to 1, found {value!r:.40}")
     total = math.fsum(map(float, prior.values()))
     if abs(total - 1) > _SUM_TOLERANCE:

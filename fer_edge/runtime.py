@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,12 +16,14 @@ from typing import Any
 import numpy as np
 
 from fer_edge import __version__
+from fer_edge._checks import require_flag, require_number, require_whole
 from fer_edge.backends import CropSession, SessionOptions, choose_backend, load_tested_session
 from fer_edge.backends.self_test import compare_device_crops
 from fer_edge.bundle import Bundle, open_bundle
 from fer_edge.catalogue import find_bundle
 from fer_edge.detection import DetectorOptions, create_detector
 from fer_edge.engines.device_arrays import is_device_array
+from fer_edge.engines.engine_options import LARGEST_BATCH
 from fer_edge.errors import BackendError, BundleError, UsageError
 from fer_edge.explanation import require_attention
 from fer_edge.frames import check_frame
@@ -92,11 +93,10 @@ class RuntimeOptions:
     self_test: bool = True
 
     def __post_init__(self) -> None:
-        bound = self.min_probability
-        if not isinstance(bound, Real) or isinstance(bound, bool) or not 0 <= bound <= 1:
-            raise UsageError(f"min_probability must be a number from 0 to 1, found {bound!r:.40}")
-        if not isinstance(self.max_batch, Integral) or isinstance(self.max_batch, bool) or self.max_batch < 1:
-            raise UsageError(f"max_batch must be a whole number of at least 1, found {self.max_batch!r:.40}")
+        require_number("min_probability", self.min_probability, 0, 1)
+        require_whole("max_batch", self.max_batch, 1, LARGEST_BATCH)
+        for name in ("allow_random", "attention", "self_test"):
+            require_flag(name, getattr(self, name))
 
 
 class Runtime:

@@ -164,7 +164,7 @@ def _next_version(value: dict) -> None:
     ("damage", "message"),
     [
         (_flip, "model.onnx does not match its sha256"),
-        (_edit(_next_version), "format version 2"),
+        (_edit(_next_version), "format version 3"),
         (_edit(_escape), "lies outside the bundle"),
         (lambda b: (b / "model.onnx").unlink(), "model.onnx is missing"),
         (lambda b: (b / "manifest.json").write_text("{"), "cannot be read"),
@@ -237,7 +237,7 @@ def test_sources_that_cannot_be_read_are_one_line_and_exit_1(
         (
             ["run", "--source", "0", "--max-batch", "0"],
             2,
-            "max_batch must be at least 1, found 0",
+            "max_batch must be a whole number from 1",
         ),
         (["run", "--source", "x", "--jsonl", "-", "--json"], 2, "choose one"),
         (["eval", "default", "--data", "missing.csv"], 1, "does not exist"),

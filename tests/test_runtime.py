@@ -99,7 +99,7 @@ def test_more_faces_than_a_batch_holds(backend: str, astronaut: np.ndarray) -> N
         assert [face.label for face in result.faces] == ["happiness", "happiness"]
         found.append([list(face.probabilities.values()) for face in result.faces])
     np.testing.assert_allclose(*found, atol=1e-6)
-    with pytest.raises(UsageError, match="max_batch must be at least 1, found 0"):
+    with pytest.raises(UsageError, match="max_batch must be a whole number from 1"):
         RuntimeOptions(max_batch=0)
 
 

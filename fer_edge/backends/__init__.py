@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fer_edge.backends.base import Availability, Backend, CropSession, Session, SessionOptions
-from fer_edge.backends.onnx_limits import check_model
+from fer_edge.backends.onnx_limits import check_contract, check_model
 from fer_edge.backends.onnxruntime import OnnxRuntimeBackend, make_gpu_backends
 from fer_edge.backends.openvino import OpenVinoBackend
 from fer_edge.backends.self_test import OFF, SelfTestReport, run_self_test
@@ -125,7 +125,7 @@ def load_tested_session(
             "dla_core and gpu_fallback (--dla-core, --gpu-fallback) out"
         )
     model = bundle.read_model(chosen, backend.dialect)
-    check_model(model.content, str(model))
+    check_contract(check_model(model.content, str(model)), bundle.spec, str(model))
     session = backend.open(model, settings)
     if not self_test:
         return TestedSession(session, OFF)
