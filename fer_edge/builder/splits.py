@@ -46,9 +46,10 @@ class Split:
     calibrating, held_out, comparing : FaceDataset or None
         ``None`` where the build does not need the part.
     summary : mapping
-        Plain JSON types. Part → ``data``, ``faces``, ``distinct``, ``generated``, ``completed``; ``pictures``: data set →
-        :class:`fer_edge.builder.reader.Account`; ``overlap``: faces of one part with a copy in another, ``None``
-        where faces are given for the comparison and ranges that ship with the model were taken from unknown faces.
+        Plain JSON types. Part → ``data``, ``faces``, ``distinct``, ``generated``, ``completed`` (with generated
+        faces), ``sha256``; ``pictures``: data set → :class:`fer_edge.builder.reader.Account`; ``overlap``: faces of
+        one part with a copy in another, ``None`` where faces are given for the comparison and ranges that ship with
+        the model were taken from unknown faces.
     warnings : tuple of str
         What weakens the figures.
     """
@@ -80,6 +81,7 @@ class _Part:
             "distinct": self.distinct,
             "generated": self.generated,
             "completed": self.completed,
+            "sha256": self.hashed.hashes.sha256,
         }
 
 

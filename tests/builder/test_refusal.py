@@ -23,6 +23,7 @@ STEPS = (
 )
 
 
+@pytest.mark.slow
 def test_the_report_says_what_was_tried(tmp_path: Path) -> None:
     output = tmp_path / "x.fer"
     options = BuildOptions(
@@ -112,6 +113,7 @@ def test_a_report_that_cannot_be_written_does_not_hide_the_error(tmp_path: Path)
     assert "no report could be written" in str(error)
 
 
+@pytest.mark.slow
 def test_demo_advises_whole_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
