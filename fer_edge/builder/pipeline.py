@@ -140,7 +140,7 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
         if temperature is not None:
             metrics["temperature"] = temperature.to_dict()
         on_progress("choosing faces for the self-test", 0, 1)
-        self_test = add_self_test(work, manifest.spec)
+        self_test = add_self_test(work, manifest.spec, manifest.timing_only)
         on_progress("choosing faces for the self-test", 1, 1)
         whole = dataclasses.replace(
             manifest,

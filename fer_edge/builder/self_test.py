@@ -32,20 +32,31 @@ _BATCH = 8
 _SENSITIVE_DIALECT = "cpu"
 
 
-def add_self_test(work: Path, spec: ModelSpec) -> SelfTestRecord:
+def add_self_test(work: Path, spec: ModelSpec, timing_only: bool = False) -> SelfTestRecord:
     """Write ``self_test.npz`` beside the models in ``work``, and return the manifest's record of it.
 
     Crops of a ``self_test.npz`` that lies there already are kept where they are sensitive, since choosing takes time.
+    Random weights (``timing_only``) leave no signal to compare: the first faces do.
     """
     models = _models(work)
+    if timing_only:
+        crops = _candidates(spec, _SENSITIVE + _SPREAD)
+        return _write(work, spec, models, crops, None)
     kept = _kept_crops(work, spec)
     crops, errors = (kept, _saturation_errors(models, kept, spec)) if kept is not None else (None, None)
     if crops is None or (errors is not None and _insensitive(errors)):
-        candidates = _candidates(spec)
+        slow = spec.input_height * spec.input_width > _SLOW_PIXELS
+        candidates = _candidates(spec, _FEW_CANDIDATES if slow else _CANDIDATES)
         errors = _saturation_errors(models, candidates, spec)
         logits = _logits(models["fp32"], prepare_batch(list(candidates), spec))
         chosen = choose_faces(logits, np.zeros(len(logits)) if errors is None else errors)
         crops, errors = candidates[chosen], None if errors is None else errors[chosen]
+    return _write(work, spec, models, crops, errors)
+
+
+def _write(
+    work: Path, spec: ModelSpec, models: Mapping[str, Path], crops: np.ndarray, errors: np.ndarray | None
+) -> SelfTestRecord:
     batch = prepare_batch(list(crops), spec)
     logits_of = {key: _logits(path, batch) for key, path in models.items()}
     write_self_test(work / SELF_TEST, SelfTestData(crops, logits_of))
@@ -83,10 +94,9 @@ def _models(work: Path) -> dict[str, Path]:
     return {key: work / name for key, name in names.items() if (work / name).is_file()}
 
 
-def _candidates(spec: ModelSpec) -> np.ndarray:
-    """Return ``[N, h, w, 3]`` uint8 faces, larger than the input."""
-    slow = spec.input_height * spec.input_width > _SLOW_PIXELS
-    faces = GENERATORS[DEFAULT_GENERATOR](_FEW_CANDIDATES if slow else _CANDIDATES, _SEED)
+def _candidates(spec: ModelSpec, count: int) -> np.ndarray:
+    """Return ``[count, h, w, 3]`` uint8 faces, larger than the input."""
+    faces = GENERATORS[DEFAULT_GENERATOR](count, _SEED)
     side = min(round(_ENLARGED * max(spec.input_height, spec.input_width)), MAX_SIDE_PX)
     how = cv2.INTER_AREA if side < faces.shape[1] else cv2.INTER_CUBIC
     return np.stack([cv2.resize(face, (side, side), interpolation=how) for face in faces])

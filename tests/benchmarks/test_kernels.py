@@ -69,6 +69,7 @@ def test_multiply_adds_of_the_network_are_those_of_pytorch(benchmark: ModuleType
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_the_command_says_what_its_figures_are(tmp_path: Path) -> None:
     output = tmp_path / "kernels.json"
     command = [sys.executable, str(BENCHMARKS / "kernels.py"), "--batch", "1", "--json", str(output)]

@@ -205,6 +205,7 @@ def test_fp16_that_misses_its_bound_leaves_a_report(tmp_path: Path, monkeypatch:
     assert [path.name for path in tmp_path.iterdir()] == ["h.fer.refused"]
 
 
+@pytest.mark.slow
 def test_a_bound_that_int8_misses_is_met_by_mixed_precision(int8_bundle: Path, tmp_path: Path) -> None:
     whole = json.loads((int8_bundle / "report.json").read_text())["comparison"]["logit_cosine"]
     bound = 1 - 0.75 * (1 - whole)
