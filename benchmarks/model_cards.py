@@ -1,18 +1,21 @@
 """Measures the bundles that ship on FER2013's PublicTest and writes their model cards.
 
-    python benchmarks/model_cards.py fer2013.csv.gz [--photographs DIR] [--names NAME ...]
+    python benchmarks/model_cards.py fer2013.csv.gz [--photographs DIR] [--names NAME ...] [--priors-only]
 
-``fer2013new.csv`` lies beside the CSV. Every figure of a card comes from the run that writes it.
+``fer2013new.csv`` lies beside the CSV. The figures by prior come from the record that benchmarks/priors.py writes,
+every other figure from the run that writes the card; ``--priors-only`` writes that section of a card anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from priors import RECORD
 from rich.console import Console
 
 from fer_edge._files import whole_file, write_json
@@ -27,6 +30,8 @@ from fer_edge.metrics import Metrics
 from fer_edge.statistics import measurement_record
 
 BACKEND = "onnxruntime"
+PRIOR = "training"
+PRIORS_HEADING = "## Priors"
 LIMITS = """
 - FER2013 was collected by web search in 2013: mostly posed or staged faces, without a balance of age, skin
   colour or culture, and no such figures are known for this model. Measure on your own camera
@@ -48,12 +53,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def measure(bundle: Bundle, int8: Bundle, faces: FaceDataset) -> Mapping[str, Metrics]:
-    """Return the figures by column of the card."""
+    """Return the figures by column of the card, under the prior of the training labels."""
     backend = choose_backend(BACKEND)
     return {
-        "FP32": evaluate(bundle, backend, faces, precision="fp32").metrics,
-        "FP32 with mirror image": evaluate(bundle, backend, faces, precision="fp32", flip=True).metrics,
-        "INT8": evaluate(int8, backend, faces, precision="int8").metrics,
+        "FP32": evaluate(bundle, backend, faces, precision="fp32", prior=PRIOR).metrics,
+        "FP32 with mirror image": evaluate(
+            bundle, backend, faces, precision="fp32", prior=PRIOR, flip=True
+        ).metrics,
+        "INT8": evaluate(int8, backend, faces, precision="int8", prior=PRIOR).metrics,
     }
 
 
@@ -118,6 +125,41 @@ def recipe_section(model: ShippedModel, provenance: Mapping[str, Any]) -> str:
     )
 
 
+def priors_section(name: str, record: Mapping[str, Any]) -> str:
+    """Return what the prior changes, from the record of benchmarks/priors.py."""
+    model, where = record["models"][name], record["record"]
+    shares = ", ".join(f"{c} {percent(share)}" for c, share in model["class_frequencies"].items())
+    rows = [
+        (f"{part['data']} ({part['faces']})", label, *(percent(v[key]) for v in part["by_prior"].values()))
+        for part in model["figures"]
+        for key, label in (
+            ("accuracy", "accuracy"),
+            ("balanced_accuracy", "balanced accuracy"),
+            ("macro_f1", "macro-F1"),
+            ("ece", "calibration error under the prior"),
+            ("ece_unweighted", "calibration error of the faces as they are"),
+        )
+        if part["by_prior"][PRIOR][key] is not None
+    ]
+    return (
+        f"{PRIORS_HEADING}\n\nClass frequencies π of the training labels: {shares}. Priors: `training` (π), `balanced` "
+        f"(q ∝ √π), `uniform`. The default of this bundle is `{model['default_prior']}`; the rule, stated before it was "
+        f"measured: {record['default_prior_rule']}. Under a prior q the calibration error weighs faces by q / π, which "
+        "is right for data with the class frequencies of the training labels and left out for others.\n\n"
+        + table(("FP32 (faces)", "", *model["figures"][0]["by_prior"]), rows)
+        + f"\nMeasured {where['date']} on {where['device']} ({where['cores']} cores), ONNX Runtime "
+        f"{where['versions']['onnxruntime']}, commit {where['commit']}; `benchmarks/records/priors.json` has the recall "
+        "of each class.\n"
+    )
+
+
+def with_priors_section(text: str, section: str) -> str:
+    """Return a card with its section of priors replaced, or put before the limits."""
+    start = text.find(f"{PRIORS_HEADING}\n")
+    end = text.index("## Limits\n")
+    return text[: end if start < 0 else start] + section + "\n" + text[end:]
+
+
 def card(
     name: str, model: ShippedModel, csv: Path, photographs: Path | None, work: Path
 ) -> tuple[str, dict[str, Any]]:
@@ -151,12 +193,12 @@ def card(
         ),
         "\n## Data and recipe\n\n",
         recipe_section(model, bundle.manifest.provenance),
-        f"\n## Accuracy\n\n{faces.name}, {len(faces)} faces.\n\n",
+        f"\n## Accuracy\n\n{faces.name}, {len(faces)} faces, under the prior of the training labels (`{PRIOR}`).\n\n",
         accuracy_section(measured),
     ]  # fmt: skip
     if model.labels == "ferplus":
         clear = faces.subset((faces.labels.max(axis=1) > 0.5).nonzero()[0])
-        found = evaluate(bundle, choose_backend(BACKEND), clear, precision="fp32").metrics
+        found = evaluate(bundle, choose_backend(BACKEND), clear, precision="fp32", prior=PRIOR).metrics
         text.append(
             f"\nOn the {found.count} faces where one class has more than half of the votes for a class, nearly the "
             f"majority rule of Barsoum et al. (2016), who count the votes for 'unknown' too: {percent(found.accuracy)} (FP32).\n"
@@ -164,7 +206,12 @@ def card(
     if photographs is not None:
         wild = load_dataset(photographs)
         result = evaluate(
-            bundle, choose_backend(BACKEND), wild, precision="fp32", detector=create_detector("mtcnn")
+            bundle,
+            choose_backend(BACKEND),
+            wild,
+            precision="fp32",
+            prior=PRIOR,
+            detector=create_detector("mtcnn"),
         )
         text.append(
             f"\nOn {len(wild)} photographs from another source (`{wild.name}`), found by MTCNN, without any tuning: "
@@ -201,15 +248,20 @@ def main() -> None:
     parser.add_argument("csv", type=Path, help="fer2013.csv[.gz]")
     parser.add_argument("--photographs", type=Path, metavar="DIR", help="a folder with legend.csv")
     parser.add_argument("--names", nargs="+", choices=list(SHIPPED), help="only these")
+    parser.add_argument("--priors-only", action="store_true", help="leave everything else as it is")
     args = parser.parse_args()
+    record = json.loads(RECORD.read_text(encoding="utf-8"))
     for name in args.names or SHIPPED:
-        model = SHIPPED[name]
-        with tempfile.TemporaryDirectory() as work:
-            text, figures = card(name, model, args.csv, args.photographs, Path(work))
         path = shipped_bundle(name).with_suffix(".md")
+        if args.priors_only:
+            text = path.read_text(encoding="utf-8")
+        else:
+            with tempfile.TemporaryDirectory() as work:
+                text, figures = card(name, SHIPPED[name], args.csv, args.photographs, Path(work))
+            write_json(path.with_suffix(".json"), figures)
+        text = with_priors_section(text, priors_section(name, record))
         with whole_file(path) as part:
             part.write_text(text, encoding="utf-8")
-        write_json(path.with_suffix(".json"), figures)
         Console().print(f"Wrote {path}")
 
 

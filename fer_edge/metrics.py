@@ -69,7 +69,7 @@ class Metrics:
     """Figures of one evaluation.
 
     Rows of ``confusion`` are true classes, columns predictions. ``reliability`` are the bins from which ``ece``
-    is computed.
+    is computed; ``ece_unweighted`` is that of the faces as they are, where weights were given.
     """
 
     class_names: tuple[str, ...]
@@ -78,6 +78,7 @@ class Metrics:
     balanced_accuracy: float
     macro_f1: float
     ece: float
+    ece_unweighted: float
     f1: tuple[float, ...]
     recall: tuple[float, ...]
     confusion: tuple[tuple[int, ...], ...]
@@ -91,6 +92,7 @@ class Metrics:
             "balanced_accuracy": self.balanced_accuracy,
             "macro_f1": self.macro_f1,
             "ece": self.ece,
+            "ece_unweighted": self.ece_unweighted,
             "f1": dict(zip(self.class_names, self.f1, strict=True)),
             "recall": dict(zip(self.class_names, self.recall, strict=True)),
             "class_names": list(self.class_names),
@@ -145,6 +147,7 @@ def compute_metrics(
         balanced_accuracy=float(recall[present].mean()),
         macro_f1=float(f1[present].mean()),
         ece=_calibration_error(reliability),
+        ece_unweighted=expected_calibration_error(probabilities, targets),
         f1=tuple(map(float, f1)),
         recall=tuple(map(float, recall)),
         confusion=tuple(tuple(map(int, row)) for row in confusion),

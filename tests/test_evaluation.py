@@ -17,6 +17,7 @@ from fer_edge.detection import create_detector
 from fer_edge.errors import DataError
 from fer_edge.evaluation import evaluate, face_counter, known_targets, labelled_logits, session_logits
 from fer_edge.labels import FER2013, FERPLUS
+from fer_edge.probabilities import softmax
 from fer_edge.synthetic_faces import generate_faces
 
 ORT = BACKENDS["onnxruntime"]
@@ -61,6 +62,53 @@ def test_labelled_logits_are_those_of_the_faces_with_a_known_label(
     known = [i for i in range(40) if i % 8 != FERPLUS.index("contempt")]
     np.testing.assert_allclose(logits, every[known], atol=1e-5)
     assert targets.tolist() == known_targets(faces, bundle.spec)[known].tolist()
+
+
+def test_the_prior_comes_after_the_mean_with_the_mirror_image(bundle: Bundle, faces: FaceDataset) -> None:
+    """Against Bayes' rule on the mean of the two softmaxes; under the training prior nothing but that mean."""
+    crops = [faces[i] for i in range(12)]
+    labelled = dataclasses.replace(faces.first(12), images=np.stack(crops))
+    session = load_session(bundle, ORT, options=SessionOptions(1))
+    frequencies = np.array([*(bundle.manifest.class_frequencies or {}).values()])
+    temperature = bundle.manifest.temperature
+    mirrored = [np.ascontiguousarray(crop[:, ::-1]) for crop in crops]
+    both = [
+        softmax(session_logits(session, images, bundle.spec).astype(np.float64) / temperature)
+        for images in (crops, mirrored)
+    ]
+    mean = (both[0] + both[1]) / 2
+    known = known_targets(labelled, bundle.spec) >= 0
+    given = dict(zip(bundle.spec.class_names, [0.1, 0, 0.2, 0.3, 0.1, 0.2, 0.1], strict=True))
+    for prior, wanted in (
+        ("training", frequencies),
+        ("balanced", np.sqrt(frequencies)),
+        ("uniform", np.ones(7)),
+        (given, np.array([*given.values()])),
+    ):
+        expected = mean * wanted / frequencies
+        expected /= expected.sum(axis=1, keepdims=True)
+        found = evaluate(bundle, ORT, labelled, flip=True, prior=prior)
+        confidence = sum(b.confidence * b.weight for b in found.metrics.reliability)
+        weights = found.rule.weights(known_targets(labelled, bundle.spec)[known])
+        weights = np.ones(known.sum()) if weights is None else weights
+        assert confidence == pytest.approx(weights @ expected[known].max(axis=1), rel=1e-5)
+        predicted = np.bincount(expected[known].argmax(axis=1), minlength=7)
+        assert np.sum(found.metrics.confusion, axis=0).tolist() == predicted.tolist()
+
+
+def test_the_prior_is_part_of_an_evaluation(bundle: Bundle, faces: FaceDataset) -> None:
+    found = {prior: evaluate(bundle, ORT, faces, prior=prior) for prior in (None, "training", "uniform")}
+    assert [found[prior].rule.prior for prior in found] == ["training", "training", "uniform"]
+    assert found[None] == found["training"]
+    assert found["uniform"].to_dict()["prior"] == {
+        "name": "uniform",
+        "class_prior": dict.fromkeys(bundle.spec.class_names, 1 / 7),
+        "temperature": bundle.manifest.temperature,
+    }
+    no_disgust = dict(zip(bundle.spec.class_names, [0.2, 0, 0.2, 0.2, 0.2, 0.1, 0.1], strict=True))
+    disgust_alone = faces.subset(np.flatnonzero(faces.targets == FERPLUS.index("disgust")))
+    with pytest.raises(DataError, match="needs a labelled face of a class whose prior is above 0"):
+        evaluate(bundle, ORT, disgust_alone, prior=no_disgust)
 
 
 def test_every_face_that_has_been_run_is_counted(

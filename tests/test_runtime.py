@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +61,8 @@ def test_logits_are_divided_by_the_temperature_of_the_bundle(astronaut: np.ndarr
     found = []
     for temperature in (1.0, 2.0):
         manifest = dataclasses.replace(bundle.manifest, temperature=temperature)
-        with Runtime(Bundle(bundle.path, manifest), RuntimeOptions(backend="onnxruntime")) as runtime:
+        options = RuntimeOptions(backend="onnxruntime", prior="training")
+        with Runtime(Bundle(bundle.path, manifest), options) as runtime:
             found.append(np.array([*runtime(astronaut).faces[0].probabilities.values()]))
     root = np.sqrt(found[0])
     np.testing.assert_allclose(found[1], root / root.sum(), atol=1e-6)
@@ -99,8 +102,81 @@ def test_more_faces_than_a_batch_holds(backend: str, astronaut: np.ndarray) -> N
         assert [face.label for face in result.faces] == ["happiness", "happiness"]
         found.append([list(face.probabilities.values()) for face in result.faces])
     np.testing.assert_allclose(*found, atol=1e-6)
-    with pytest.raises(UsageError, match="max_batch must be a whole number from 1"):
-        RuntimeOptions(max_batch=0)
+    for bad in (0, -1, True, 1.5, "8", None):
+        with pytest.raises(UsageError, match="max_batch must be a whole number from 1"):
+            RuntimeOptions(max_batch=bad)
+
+
+@pytest.mark.parametrize(
+    "bad", [35, -0.1, 1.01, float("nan"), float("inf"), "0.5", None, True, [0.5], 10**400]
+)
+def test_a_bound_that_is_no_probability_is_refused(bad: object) -> None:
+    with pytest.raises(UsageError, match="min_probability must be a number from 0 to 1, found"):
+        RuntimeOptions(min_probability=bad)
+    RuntimeOptions(min_probability=np.float32(0.5))
+
+
+def test_a_runtime_answers_under_the_prior_of_its_options(astronaut: np.ndarray) -> None:
+    """Bayes' rule from the answer under the training prior to that under another; an excluded class never wins."""
+    found, model = {}, open_bundle(shipped_bundle()).manifest
+    frequencies = dict(model.class_frequencies or {})
+    excluded = {name: 0 if name == "happiness" else 1 / 7 for name in frequencies}
+    pair = np.hstack([astronaut, astronaut[:, ::-1]])
+    for name, prior in (
+        ("default", None),
+        ("training", "training"),
+        ("uniform", "uniform"),
+        ("given", excluded),
+    ):
+        with Runtime(backend="onnxruntime", prior=prior, min_probability=0) as runtime:
+            faces = runtime(pair).faces
+            found[name] = np.array([[*face.probabilities.values()] for face in faces])
+            assert runtime.probability_rule == make_rule(model, prior)
+        assert [face.label for face in faces] == [
+            runtime.spec.class_names[i] for i in found[name].argmax(axis=1)
+        ]
+        assert found[name].sum(axis=1) == pytest.approx(1)
+        assert ("happiness" in {face.label for face in faces}) == (name != "given")
+    shares = np.array([*frequencies.values()])
+    for name, wanted in (
+        ("default", np.sqrt(shares)),
+        ("uniform", np.ones(8)),
+        ("given", np.array([*excluded.values()])),
+    ):
+        expected = found["training"] * wanted / shares
+        np.testing.assert_allclose(found[name], expected / expected.sum(axis=1, keepdims=True), rtol=1e-9)
+    with pytest.raises(UsageError, match="unknown prior 'uniforme'.*did you mean 'uniform'"):
+        Runtime(prior="uniforme")
+
+
+def test_a_bundle_of_format_1_answers_bit_for_bit_as_before(astronaut: np.ndarray, tmp_path: Path) -> None:
+    """The expression that runtimes computed before there were priors, on the logits of the same session."""
+    shutil.copytree(shipped_bundle(), tmp_path / "old.fer")
+    manifest = tmp_path / "old.fer" / "manifest.json"
+    value = json.loads(manifest.read_text()) | {"format_version": 1}
+    for name in ("class_frequencies", "logit_prior", "default_prior", "self_test"):
+        del value[name]
+    del value["files"]["self_test.npz"]
+    (tmp_path / "old.fer" / "self_test.npz").unlink()
+    manifest.write_text(json.dumps(value))
+    found = []
+    for bundle, prior in ((tmp_path / "old.fer", None), (shipped_bundle(), "training")):
+        seen: list[np.ndarray] = []
+        with Runtime(bundle, backend="onnxruntime", prior=prior, threads=1) as runtime:
+            rule = runtime.probability_rule
+            runtime.probability_rule = lambda logits, rule=rule, seen=seen: (
+                seen.append(logits),
+                rule(logits),
+            )[1]
+            (face,) = runtime(astronaut).faces
+        scaled = seen[0] / value["temperature"]
+        exponentials = np.exp(np.asarray(scaled, np.float64) - np.max(scaled, axis=-1, keepdims=True))
+        expected = exponentials / exponentials.sum(axis=-1, keepdims=True)
+        assert [*face.probabilities.values()] == expected[0].tolist()
+        found.append(face.probabilities)
+    assert found[0] == found[1]
+    with pytest.raises(UsageError, match="choose prior 'training', or build it"):
+        Runtime(tmp_path / "old.fer", prior="balanced")
 
 
 def test_too_little_certainty_leaves_the_label_open(astronaut: np.ndarray) -> None:

@@ -241,7 +241,7 @@ class Crops:
         return Batch(normalise(self._images(indices), self.recipe.spec), self._targets[indices])
 
     def mean_labels(self, draws: Tensor) -> Tensor:
-        """Return the mean of the images' labels; mixing images within a batch does not change it."""
+        """Return the mean of the images' labels, which mixing images of a batch does not change in the long run."""
         return draws @ self._targets[self.split.training].double() / draws.sum()
 
     def _images(self, indices: Tensor) -> Tensor:

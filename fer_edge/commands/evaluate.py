@@ -99,6 +99,9 @@ def execute(args: argparse.Namespace) -> int:
         ("macro-F1", percent(m.macro_f1)),
         ("expected calibration error", percent(m.ece)),
     ]
+    if result.rule.importance is not None:
+        rows[-1] = ("expected calibration error under the prior", percent(m.ece))
+        rows.append(("expected calibration error of the faces as they are", percent(m.ece_unweighted)))
     if result.left_out:
         rows.append(("left out: class unknown to the network", result.left_out))
     if result.no_face:

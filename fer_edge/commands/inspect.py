@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from fer_edge.bundle import open_bundle
+from fer_edge.bundle import Manifest, open_bundle
 from fer_edge.catalogue import find_bundle
-from fer_edge.commands.base import make_table, megabytes, print_result
+from fer_edge.commands.base import make_table, megabytes, percent, print_result, prior_text
+from fer_edge.probabilities import make_rule
 
 name = "inspect"
 help = "show what a bundle holds, after checking every file"
@@ -27,6 +28,8 @@ def execute(args: argparse.Namespace) -> int:
         ("input", f"{spec.channels}×{spec.input_height}×{spec.input_width}, {spec.color}"),
         ("crop", f"{spec.crop.shape} × {spec.crop.scale}, edge {spec.crop.edge}"),
         ("classes", ", ".join(spec.class_names)),
+        ("training labels", _frequencies(manifest)),
+        ("default prior", prior_text(make_rule(manifest))),
         *(
             (key, manifest.provenance[key])
             for key in ("paper", "weights", "licence", "data")
@@ -41,3 +44,9 @@ def execute(args: argparse.Namespace) -> int:
         make_table("Files, all verified", ("file", "size", "sha256"), files),
     )
     return 0
+
+
+def _frequencies(manifest: Manifest) -> str:
+    if manifest.class_frequencies is None:
+        return "class frequencies unknown"
+    return ", ".join(f"{name} {percent(share)}" for name, share in manifest.class_frequencies.items())
