@@ -28,6 +28,7 @@ _LOG = logging.getLogger(__name__)
 _LOCK = threading.RLock()
 #: Operator of the standard that every Q/DQ model holds.
 _MARK = b"QuantizeLinear"
+_EXACT = "exact"
 _CHANNELS, _SIDE, _OUTPUTS = 32, 6, 8
 _LARGEST_WEIGHT = 127
 #: Value of every pixel in a dialect: the largest of its integers.
@@ -112,6 +113,21 @@ def probe_int8(backend: Backend, options: SessionOptions) -> ProbeResult:
     return found
 
 
+def describe_int8(backend: Backend) -> str:
+    """Say how a backend computes INT8 on this processor: ``exact``, or the cost of making it so.
+
+    Raises
+    ------
+    BackendError
+        See :func:`probe_int8`.
+    """
+    if not backend.int8_dialects:
+        return _EXACT
+    from fer_edge.backends.base import SessionOptions
+
+    return probe_int8(backend, SessionOptions()).config.note or _EXACT
+
+
 def _probe(backend: Backend, options: SessionOptions) -> ProbeResult | str:
     first: dict[str, float] = {}
     for config in backend.int8_configs:
@@ -120,12 +136,12 @@ def _probe(backend: Backend, options: SessionOptions) -> ProbeResult | str:
         except BackendError as error:
             if config is backend.int8_configs[0]:
                 raise
-            _LOG.warning("%s has no entry %s here: %s", backend.name, dict(config.entries), error)
+            _LOG.info("%s has no entry %s here: %s", backend.name, dict(config.entries), error)
             continue
         first = first or levels
         if all(abs(level - _LEVEL) <= 1 for level in levels.values()):
             if config.entries:
-                _LOG.warning(
+                _LOG.info(
                     "%s saturates INT8 products on this processor (level %d became: %s); %s",
                     backend.name,
                     _LEVEL,

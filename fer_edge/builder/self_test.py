@@ -40,18 +40,17 @@ def add_self_test(work: Path, spec: ModelSpec, timing_only: bool = False) -> Sel
     """
     models = _models(work)
     if timing_only:
-        crops = _candidates(spec, _SENSITIVE + _SPREAD)
-        return _write(work, spec, models, crops, None)
+        return _write(work, spec, models, _candidates(spec, _SENSITIVE + _SPREAD), None)
     kept = _kept_crops(work, spec)
-    crops, errors = (kept, _saturation_errors(models, kept, spec)) if kept is not None else (None, None)
-    if crops is None or (errors is not None and _insensitive(errors)):
+    errors = None if kept is None else _saturation_errors(models, kept, spec)
+    if kept is None or (errors is not None and _insensitive(errors)):
         slow = spec.input_height * spec.input_width > _SLOW_PIXELS
         candidates = _candidates(spec, _FEW_CANDIDATES if slow else _CANDIDATES)
         errors = _saturation_errors(models, candidates, spec)
         logits = _logits(models["fp32"], prepare_batch(list(candidates), spec))
         chosen = choose_faces(logits, np.zeros(len(logits)) if errors is None else errors)
-        crops, errors = candidates[chosen], None if errors is None else errors[chosen]
-    return _write(work, spec, models, crops, errors)
+        kept, errors = candidates[chosen], None if errors is None else errors[chosen]
+    return _write(work, spec, models, kept, errors)
 
 
 def _write(

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from fer_edge.backends import BACKENDS, Availability
+from fer_edge.backends import BACKENDS, Availability, Backend
+from fer_edge.backends.int8_probe import describe_int8
 from fer_edge.commands.base import print_result
 from fer_edge.detection import DETECTORS, DetectorOptions, create_detector
 from fer_edge.doctor import MISSING, OK, WARN, Check, diagnose
@@ -21,6 +22,7 @@ help = "say what this machine can run, and the command for what is missing"
 
 _STYLES = {OK: "green", WARN: "yellow", MISSING: "dim"}
 _READY = "ready"
+_EXACT = "exact"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +33,7 @@ def execute(args: argparse.Namespace) -> int:
     """Look at the machine, and try every backend and detector."""
     checks = diagnose()
     backends = {name: backend.available() for name, backend in BACKENDS.items()}
+    int8 = {name: _int8_state(BACKENDS[name]) for name, state in backends.items() if state.ok}
     detectors = {name: _detector_state(name) for name in DETECTORS}
     advice = (make_advice_table(checks), "") if any(check.advice for check in checks) else ()
     print_result(
@@ -39,13 +42,16 @@ def execute(args: argparse.Namespace) -> int:
             "machine": measurement_record(),
             "checks": [check.to_dict() for check in checks],
             "backends": {name: dataclasses.asdict(state) for name, state in backends.items()},
+            "int8": int8,
             "detectors": detectors,
         },
         make_check_table(checks),
         "",
         *advice,
         "Backends",
-        make_check_table([_describe_backend(name, state) for name, state in backends.items()]),
+        make_check_table(
+            [_describe_backend(name, state, int8.get(name, "")) for name, state in backends.items()]
+        ),
         "",
         "Detectors",
         make_check_table([_describe_detector(name, state) for name, state in detectors.items()]),
@@ -74,10 +80,17 @@ def make_advice_table(checks: Sequence[Check]) -> Table:
     return table
 
 
-def _describe_backend(name: str, state: Availability) -> Check:
+def _describe_backend(name: str, state: Availability, int8: str) -> Check:
     if state.ok:
-        return Check(name, OK, state.version)
+        return Check(name, OK if int8 == _EXACT else WARN, f"{state.version}, INT8: {int8}")
     return Check(name, MISSING, f"{state.reason}: {state.fix}" if state.fix else state.reason)
+
+
+def _int8_state(backend: Backend) -> str:
+    try:
+        return describe_int8(backend)
+    except FerEdgeError as error:
+        return str(error)
 
 
 def _describe_detector(name: str, state: str) -> Check:

@@ -100,6 +100,7 @@ def test_every_configuration_but_the_default_is_exact_on_every_processor(name: s
 
 
 def test_a_backend_that_saturates_is_cured(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     backend = Saturating(DEFAULT_INT8, Int8Config({"other": "1"}), CURE)
     result = probe_int8(backend, SessionOptions())
     assert result.config == CURE

@@ -271,6 +271,7 @@ def test_info_says_what_computes(int8: Bundle) -> None:
     assert info["self_test"]["mode"] == "passed"
     assert (info["backend"], info["precision"], info["format_version"]) == ("onnxruntime", "int8", 2)
     assert info["processor_features"]
+    assert info["int8_arithmetic"]
 
 
 def test_a_slow_network_is_tested_on_two_faces(int8: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

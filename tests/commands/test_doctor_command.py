@@ -38,9 +38,11 @@ def test_doctor_as_json_from_a_folder_with_strange_modules(tmp_path: Path) -> No
     for name in ("json", "tensorrt", "onnxruntime", "fer_edge"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('hijacked')\n")
     value = json.loads(run(tmp_path, "--json"))
-    assert set(value) == {"machine", "checks", "backends", "detectors"}
+    assert set(value) == {"machine", "checks", "backends", "int8", "detectors"}
     assert set(value["backends"]) == set(BACKENDS)
     assert set(value["detectors"]) == set(DETECTORS)
+    assert set(value["int8"]) == {name for name, state in value["backends"].items() if state["ok"]}
+    assert all(value["int8"].values())
     for check in value["checks"]:
         assert set(check) == {"name", "state", "found", "advice", "commands"}
         assert check["state"] in ("ok", "warn", "missing")

@@ -106,7 +106,7 @@ def test_run_says_which_prior_it_used(astronaut_file: Path, capsys: pytest.Captu
     for prior in ("training", "uniform", PAIRS):
         assert main([*arguments, "--prior", prior, "--json"]) == 0
         value = json.loads(capsys.readouterr().out)
-        labels[prior] = value["prior"]["name"], value["results"][0]["faces"][0]["label"]
+        labels[prior] = value["info"]["prior"]["name"], value["results"][0]["faces"][0]["label"]
     assert labels["training"] == ("training", "happiness")
     assert labels["uniform"] == ("uniform", "happiness")
     assert labels[PAIRS][0] == "given"

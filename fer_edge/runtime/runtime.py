@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,87 +15,28 @@ from typing import Any
 import numpy as np
 
 from fer_edge import __version__
-from fer_edge._checks import require_flag, require_number, require_whole
 from fer_edge.backends import CropSession, SessionOptions, choose_backend, load_tested_session
+from fer_edge.backends.int8_probe import describe_int8
 from fer_edge.backends.self_test import compare_device_crops
 from fer_edge.bundle import Bundle, open_bundle
 from fer_edge.catalogue import find_bundle
-from fer_edge.detection import DetectorOptions, create_detector
+from fer_edge.detection import create_detector
 from fer_edge.engines.device_arrays import is_device_array
-from fer_edge.engines.engine_options import LARGEST_BATCH
 from fer_edge.errors import BackendError, BundleError, UsageError
 from fer_edge.explanation import require_attention
 from fer_edge.frames import check_frame
 from fer_edge.guard import Guard
 from fer_edge.heatmaps import min_max
 from fer_edge.preprocess import covered_box, crop_rectangle, cut_rectangle, prepare_batch
-from fer_edge.probabilities import MIN_PROBABILITY, Prior, make_rule
+from fer_edge.probabilities import make_rule
 from fer_edge.results import Detection, Face, FrameResult, RuntimeState
+from fer_edge.runtime.options import RuntimeOptions
 from fer_edge.sources import Frame, Source, open_source
 from fer_edge.statistics import LatencySummary, device_name, processor_features, summarise
 
 #: Timings kept for percentiles; older ones are forgotten.
 _HISTORY = 1000
 STAGES = ("detect", "prepare", "classify", "total")
-
-
-@dataclass(frozen=True)
-class RuntimeOptions:
-    """How a runtime works.
-
-    Attributes
-    ----------
-    backend : str
-        ``auto`` or a key of :data:`fer_edge.backends.BACKENDS`.
-    precision : str or None
-        ``None``: what the bundle was built for.
-    detector : str
-        A key of :data:`fer_edge.detection.DETECTORS`.
-    detector_options : DetectorOptions
-        Minimum face size, score, weights file.
-    min_probability : float
-        From 0 to 1. Below, the label is ``None`` with reason ``uncertain``.
-    prior : str, mapping or None
-        How frequent the classes are where the runtime is used: ``training``, ``balanced``, ``uniform``, or class name →
-        probability; ``None`` is the default of the bundle. See :func:`fer_edge.probabilities.make_rule`.
-    max_batch : int
-        Faces per batch; a frame with more takes several. With 1, as for a driver's camera, the network is
-        compiled for single faces: up to 5 % faster in OpenVINO.
-    threads : int or None
-        CPU threads of the network; ``None`` leaves the choice to the backend.
-    dla_core : int or None
-        Which deep-learning accelerator of a Jetson computes the network, with backend ``tensorrt``; ``None`` is
-        the GPU. Detectors are not given to it.
-    gpu_fallback : bool
-        Let the GPU compute the layers that the accelerator cannot; else they are an error.
-    allow_random : bool
-        Accept a bundle whose weights are random.
-    attention : bool
-        Give :attr:`Face.attention`; the bundle must have been built with ``--attention``.
-    self_test : bool
-        Compare the network with the reference outputs of its bundle before the first frame. Without it, a backend
-        that computes something else here answers as if nothing were wrong; :attr:`Runtime.info` records that.
-    """
-
-    backend: str = "auto"
-    precision: str | None = None
-    detector: str = "mtcnn"
-    detector_options: DetectorOptions = field(default_factory=DetectorOptions)
-    min_probability: float = MIN_PROBABILITY
-    prior: Prior | None = None
-    max_batch: int = 64
-    threads: int | None = None
-    dla_core: int | None = None
-    gpu_fallback: bool = False
-    allow_random: bool = False
-    attention: bool = False
-    self_test: bool = True
-
-    def __post_init__(self) -> None:
-        require_number("min_probability", self.min_probability, 0, 1)
-        require_whole("max_batch", self.max_batch, 1, LARGEST_BATCH)
-        for name in ("allow_random", "attention", "self_test"):
-            require_flag(name, getattr(self, name))
 
 
 class Runtime:
@@ -275,6 +215,7 @@ class Runtime:
             "backend": self.backend.name,
             "backend_version": self.backend.available().version,
             "precision": self.precision,
+            "int8_arithmetic": describe_int8(self.backend) if self.precision == "int8" else None,
             "self_test": self.self_test.to_dict(),
             "prior": self.probability_rule.to_dict(),
             "detector": self.options.detector,

@@ -1,0 +1,8 @@
+"""Frames in, faces with their apparent expression out."""
+
+from __future__ import annotations
+
+from fer_edge.runtime.options import RuntimeOptions
+from fer_edge.runtime.runtime import STAGES, Runtime
+
+__all__ = ["STAGES", "Runtime", "RuntimeOptions"]

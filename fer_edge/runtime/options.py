@@ -1,0 +1,69 @@
+"""How a runtime works."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fer_edge._checks import require_flag, require_number, require_whole
+from fer_edge.detection import DetectorOptions
+from fer_edge.engines.engine_options import LARGEST_BATCH
+from fer_edge.probabilities import MIN_PROBABILITY, Prior
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """How a runtime works.
+
+    Attributes
+    ----------
+    backend : str
+        ``auto`` or a key of :data:`fer_edge.backends.BACKENDS`.
+    precision : str or None
+        ``None``: what the bundle was built for.
+    detector : str
+        A key of :data:`fer_edge.detection.DETECTORS`.
+    detector_options : DetectorOptions
+        Minimum face size, score, weights file.
+    min_probability : float
+        From 0 to 1. Below, the label is ``None`` with reason ``uncertain``.
+    prior : str, mapping or None
+        How frequent the classes are where the runtime is used: ``training``, ``balanced``, ``uniform``, or class name →
+        probability; ``None`` is the default of the bundle. See :func:`fer_edge.probabilities.make_rule`.
+    max_batch : int
+        Faces per batch; a frame with more takes several. With 1, as for a driver's camera, the network is
+        compiled for single faces: up to 5 % faster in OpenVINO.
+    threads : int or None
+        CPU threads of the network; ``None`` leaves the choice to the backend.
+    dla_core : int or None
+        Which deep-learning accelerator of a Jetson computes the network, with backend ``tensorrt``; ``None`` is
+        the GPU. Detectors are not given to it.
+    gpu_fallback : bool
+        Let the GPU compute the layers that the accelerator cannot; else they are an error.
+    allow_random : bool
+        Accept a bundle whose weights are random.
+    attention : bool
+        Give :attr:`Face.attention`; the bundle must have been built with ``--attention``.
+    self_test : bool
+        Compare the network with the reference outputs of its bundle before the first frame. Without it, a backend
+        that computes something else here answers as if nothing were wrong; :attr:`Runtime.info` records that.
+    """
+
+    backend: str = "auto"
+    precision: str | None = None
+    detector: str = "mtcnn"
+    detector_options: DetectorOptions = field(default_factory=DetectorOptions)
+    min_probability: float = MIN_PROBABILITY
+    prior: Prior | None = None
+    max_batch: int = 64
+    threads: int | None = None
+    dla_core: int | None = None
+    gpu_fallback: bool = False
+    allow_random: bool = False
+    attention: bool = False
+    self_test: bool = True
+
+    def __post_init__(self) -> None:
+        require_number("min_probability", self.min_probability, 0, 1)
+        require_whole("max_batch", self.max_batch, 1, LARGEST_BATCH)
+        for name in ("allow_random", "attention", "self_test"):
+            require_flag(name, getattr(self, name))
