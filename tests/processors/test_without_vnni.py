@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fer_edge import Runtime
 from fer_edge.backends import BACKENDS, SessionOptions, available_backends, load_session
 from fer_edge.backends.base import DEFAULT_INT8, Int8Config
 from fer_edge.backends.int8_probe import probe_int8
@@ -122,11 +123,16 @@ def test_with_vnni_the_default_is_exact(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_runs_there(run_emulated: RunEmulated, tmp_path: Path) -> None:
-    """The whole way: calibration, comparison, detection, and a face that is told."""
-    result = run_emulated(
-        "-m", "fer_edge.cli", "demo", "--output", tmp_path / "demo", "--json", timeout_s=3600
-    )
+def test_a_photograph_gives_the_result_of_the_host(
+    run_emulated: RunEmulated, int8_bundle: Path, astronaut_file: Path, astronaut: np.ndarray
+) -> None:
+    """Detection, crop and INT8 network, by the command that users run."""
+    options = ("--source", astronaut_file, "--backend", "onnxruntime", "--json")
+    result = run_emulated("-m", "fer_edge.cli", "run", int8_bundle, *options)
     assert result.returncode == 0, result.stderr
-    report = json.loads((tmp_path / "demo" / "conv-attention-int8.fer" / "report.json").read_text())
-    assert report["comparison"]["logit_cosine"] >= 0.999
+    (found,) = json.loads(result.stdout)["results"][0]["faces"]
+    with Runtime(int8_bundle, backend="onnxruntime") as runtime:
+        (expected,) = runtime(astronaut).faces
+    assert found["label"] == expected.label == "happiness"
+    np.testing.assert_allclose(found["box_xyxy"], expected.box_xyxy, atol=1)
+    assert found["probability"] == pytest.approx(expected.probability, abs=0.02)
