@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -54,6 +55,7 @@ __all__ = [
 #: Folder of a bundle that holds engines which were compiled ahead.
 ENGINES = "engines"
 _MAX_FOUND = 4096
+_LOOKS, _BETWEEN_LOOKS_S = 3, 0.02
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, Path]) -> B
 
     An existing bundle at ``path`` is replaced only once the new one is whole.
     """
-    if path.exists() and not (path / MANIFEST).is_file():
+    if _is_something_else(path):
         raise BundleError(f"{path} exists and is not a bundle: choose another --output")
     with whole_folder(path) as part:
         records = {}
@@ -218,6 +220,15 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, Path]) -> B
         (part / MANIFEST).write_text(text + "\n", encoding="utf-8")
         open_bundle(part)
     return Bundle(path, whole)
+
+
+def _is_something_else(path: Path) -> bool:
+    """Return whether anything but a bundle lies at ``path``; another writer may be swapping a bundle just now."""
+    for _ in range(_LOOKS):
+        if not path.exists() or (path / MANIFEST).is_file():
+            return False
+        time.sleep(_BETWEEN_LOOKS_S)
+    return True
 
 
 def _altered(root: Path, name: str) -> BundleError:
