@@ -5,7 +5,7 @@
 Each draw chooses its faces as a build does, from a random quarter of a pool of rendered faces, and judges by two faces
 and by all eight. Saturated logits come from the emulation, or, with ``--saturated``, from a processor without VNNI:
 
-    qemu-x86_64 -cpu Haswell python benchmarks/self_test.py --write-saturated saturated.npz --pool 256
+    qemu-x86_64 -cpu Haswell python benchmarks/self_test.py --bundle INT8.fer --write-saturated saturated.npz --pool 256
 
 False alarms are counted on other backends and precisions, whose differences are legitimate.
 """
@@ -114,6 +114,7 @@ def main() -> None:
     """Measure the default network."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default=next(iter(SHIPPED)), metavar="NAME", help="a bundle that ships")
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="its INT8 bundle, built if left out")
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--pool", type=int, default=1024, help="rendered faces")
     parser.add_argument(
@@ -125,9 +126,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, metavar="FILE.json")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "int8.fer"
         network = open_bundle(shipped_bundle(args.model)).spec.network
-        bundle = build(BuildOptions(network, args.model, backend="onnxruntime", output=path)).bundle
+        if args.bundle is None:
+            path = Path(folder) / "int8.fer"
+            bundle = build(BuildOptions(network, args.model, backend="onnxruntime", output=path)).bundle
+        else:
+            bundle = open_bundle(args.bundle)
         crops = GENERATORS["rendered"](args.pool, _SEED)
         if args.write_saturated:
             logits = logits_of(bundle, "onnxruntime", "int8", crops, int8_config=DEFAULT_INT8)
