@@ -141,11 +141,13 @@ class Interrupted(Exception):
     """Raised by the handler of a signal."""
 
 
-def raise_signal_soon() -> threading.Thread:
+def raise_signal_once(main_waits: Callable[[], bool]) -> threading.Thread:
     main = threading.main_thread().ident
     assert main is not None
 
     def work() -> None:
+        while not main_waits():
+            time.sleep(0.001)
         time.sleep(0.1)
         signal.pthread_kill(main, signal.SIGUSR1)
 
@@ -154,8 +156,6 @@ def raise_signal_soon() -> threading.Thread:
 
 @pytest.fixture
 def on_signal() -> Callable[[Callable[[], None]], None]:
-    usual = signal.getsignal(signal.SIGUSR1)
-
     def install(act: Callable[[], None]) -> None:
         def handle(number: int, frame: FrameType | None) -> None:
             act()
@@ -163,7 +163,7 @@ def on_signal() -> Callable[[Callable[[], None]], None]:
         signal.signal(signal.SIGUSR1, handle)
 
     yield install  # type: ignore[misc]
-    signal.signal(signal.SIGUSR1, usual)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # one that comes late must not end the process
 
 
 def interrupt() -> None:
@@ -184,12 +184,12 @@ def test_a_wait_that_is_interrupted_leaves_the_queue(
 
     holder = start(hold)
     assert begun.wait(30)
-    sender = raise_signal_soon()
+    sender = raise_signal_once(lambda: len(guard._callers) == 2)
     with pytest.raises(Interrupted), guard:
         pass
     sender.join(30)
     assert len(guard._callers) == 1
-    sender = raise_signal_soon()
+    sender = raise_signal_once(lambda: guard._closed)
     with pytest.raises(Interrupted):
         guard.close()
     sender.join(30)

@@ -104,7 +104,7 @@ def test_to_dict_is_json(comparison: Comparison) -> None:
     value = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
     assert value["speedup"] == comparison.speedup
     assert value["paired"]["classes"][0]["name"] == "neutral"
-    assert {"count", "confidence", "accuracy"} == set(value["int8_metrics"]["reliability"][0])
+    assert {"count", "confidence", "accuracy", "weight"} == set(value["int8_metrics"]["reliability"][0])
 
 
 def test_without_labels_there_is_no_accuracy(bundle: Bundle, fp32: Path, faces: FaceDataset) -> None:

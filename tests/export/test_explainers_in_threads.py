@@ -16,7 +16,7 @@ from fer_edge.export.weights import load_weights
 
 
 def every_bit(explained: Explained) -> tuple[bytes, bytes]:
-    return explained.logits.tobytes(), explained.maps.tobytes()
+    return explained.probabilities.tobytes(), explained.maps.tobytes()
 
 
 @pytest.mark.parametrize("method", ["gradcam", "attention", *available_backends("cpu")])
