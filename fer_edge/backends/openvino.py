@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -29,6 +30,7 @@ from fer_edge.guard import Activity, Guard
 _FIX = "pip install 'fer-edge[openvino]'"
 _IMPORT = threading.Lock()  # of what is hidden meanwhile
 _ACTIVITY = Activity()
+_cores: dict[int, Any] = {}
 #: Readers that gain by what is not rounded: activation functions, which become part of the convolution in front, and
 #: what else cannot take the rounding into itself. Others read a quarter of the memory where it is.
 _GAIN_UNROUNDED = ({"PRelu"}, {"Sigmoid", "Multiply"}, {"Reshape"})
@@ -48,14 +50,13 @@ class OpenVinoSession:
                 "openvino cannot be used here: this process was forked while another thread used it; start processes "
                 "with multiprocessing.get_context('spawn'), or fork while no other thread runs a network"
             )
-        openvino = _import_openvino()
         # Without the precision hint OpenVINO computes FP32 models in bfloat16 on processors that have it.
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         settings.update((options.int8_config or DEFAULT_INT8).entries)
         if options.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = options.threads
         try:
-            core = openvino.Core()
+            core = _core()
             network = _read(core, model)
             _take_out_idle_rounding(network)
             # Fixed sizes are up to 5 % faster, measured on two cores. Of all sizes only this one can be known.
@@ -121,6 +122,20 @@ def _import_openvino() -> Any:
     except ImportError as error:
         raise BackendError(f"openvino is not installed: {_FIX}") from error
     return openvino
+
+
+def _core() -> Any:
+    """Return the one core of this process, which lives as long as the process.
+
+    On processors with AMX, each core gives the thread that makes it a stack for signals and takes that of the core
+    before it back when it is freed, even where that stack is freed already: then the next Ctrl-C would crash. Of its
+    parent's core a forked process would miss the threads.
+    """
+    openvino = _import_openvino()
+    with _ACTIVITY, _IMPORT:
+        if os.getpid() not in _cores:
+            _cores[os.getpid()] = openvino.Core()
+        return _cores[os.getpid()]
 
 
 def _read(core: Any, model: Path | ModelFile) -> Any:
