@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from fer_edge.engines.device_arrays import DeviceArray
@@ -10,7 +12,7 @@ from fer_edge.errors import DataError
 _MAX_SIDE_PX = 32766  # OpenCV's warps count pixels in 16 bits
 
 
-def check_frame(frame_bgr: np.ndarray) -> np.ndarray:
+def check_frame(frame_bgr: Any) -> np.ndarray:
     """Return ``[H, W, 3]`` uint8 BGR contiguous.
 
     Raises
@@ -18,6 +20,15 @@ def check_frame(frame_bgr: np.ndarray) -> np.ndarray:
     DataError
         If it is anything else, gray, floating point or without pixels for example, or too large.
     """
+    if not isinstance(frame_bgr, np.ndarray):
+        hint = (
+            "cv2.imread gives None where it cannot read a file: check the path"
+            if frame_bgr is None
+            else "read a picture with cv2.imread(path), convert others with numpy.asarray"
+        )
+        raise DataError(
+            f"expected a frame as NumPy array [H, W, 3] uint8 BGR, found {type(frame_bgr).__name__}: {hint}"
+        )
     _check_format(frame_bgr.dtype, frame_bgr.shape)
     return np.ascontiguousarray(frame_bgr)
 

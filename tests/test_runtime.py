@@ -394,3 +394,12 @@ def test_no_frame_touches_the_disk(astronaut_file: Path, tmp_path: Path) -> None
 def test_public_names_are_those_documented() -> None:
     assert fer_edge.Runtime is Runtime
     assert {"Runtime", "build", "open_bundle", "FerEdgeError"} <= set(fer_edge.__all__)
+
+
+@pytest.mark.parametrize(
+    ("frame", "hint"),
+    [(None, "found NoneType: cv2.imread gives None"), ("photo.jpg", "found str: read a picture"), ([[1]], "found list"), (b"x", "found bytes")],
+)  # fmt: skip
+def test_what_is_no_array_is_refused_with_a_hint(frame: object, hint: str) -> None:
+    with Runtime(backend="onnxruntime") as runtime, pytest.raises(DataError, match=hint):
+        runtime(frame)

@@ -52,7 +52,8 @@ def refuse(options: BuildOptions, output: Path, error: GateError, report: Mappin
 
     refused = error.tried if isinstance(error.tried, Refused) else None
     steps = next_steps(options, refused.steps if refused is not None else ())
-    advice = "; next: " + ", or ".join(f"{command} ({why})" for command, why in steps)
+    warned = "".join(f"; {text.rstrip('.')}" for text in report.get("warnings", ()))
+    advice = f"{warned}; next: " + ", or ".join(f"{command} ({why})" for command, why in steps)
     whole = {**report, "next_steps": [{"command": command, "purpose": why} for command, why in steps]}
     folder = refused_folder(output)
     if folder.exists() and not (folder.is_dir() and _is_report(folder)):
@@ -80,17 +81,16 @@ def next_steps(options: BuildOptions, tried: Sequence[Step] = ()) -> list[tuple[
     """
     if options.precision != "int8":
         return [(build_command(options, precision=p), f"build {p.upper()}") for p in ("int8", "fp32")]
-    found = []
+    other = {"calibration_data": Path("PATH"), "calibration_split": None, "generator": None}
+    found = [(build_command(options, **other), "calibrate on other faces")]
     bounds = {name: getattr(options, name) for name in ("max_drop", "min_cosine", "min_agreement")}
     if reached := _reached(bounds, tried):
-        found.append((build_command(options, **reached), "ask for what was reached"))
+        found.insert(0, (build_command(options, **reached), "ask for what was reached"))
     elif not any(bound is not None for bound in bounds.values()):
         from fer_edge.calibration.pipeline import COLLAPSED_COSINE
 
         command = build_command(options, min_cosine=COLLAPSED_COSINE)
         found.append((command, "leave the most harmful layers in floating point"))
-    other = {"calibration_data": Path("PATH"), "calibration_split": None, "generator": None}
-    found.append((build_command(options, **other), "calibrate on other faces"))
     found.append((build_command(options, precision="fp32", **_NO_BOUNDS), "stay in floating point"))
     return found
 

@@ -62,8 +62,8 @@ def test_what_collapses_may_leave_layers_in_floating_point() -> None:
     options = BuildOptions(output=Path("demo/x.fer"))
     commands = [command for command, _ in next_steps(options)]
     assert commands == [
-        "fer-edge build --int8 --min-cosine 0.99 --output demo/x.fer",
         "fer-edge build --int8 --calibration-data PATH --output demo/x.fer",
+        "fer-edge build --int8 --min-cosine 0.99 --output demo/x.fer",
         "fer-edge build --fp32 --output demo/x.fer",
     ]
 
