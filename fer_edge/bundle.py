@@ -55,6 +55,7 @@ __all__ = [
 #: Folder of a bundle that holds engines which were compiled ahead.
 ENGINES = "engines"
 _MAX_FOUND = 4096
+_LONGEST_NAME = 80
 _LOOKS, _BETWEEN_LOOKS_S = 3, 0.02
 
 
@@ -185,7 +186,7 @@ def open_bundle(path: str | Path) -> Bundle:
         file = _inside(root, name)
         try:
             if not file.is_file():
-                raise BundleError(f"{root} is incomplete: {name} is missing; build the bundle again")
+                raise BundleError(f"{root} is incomplete: {_shown(name)} is missing; build the bundle again")
             whole = file.stat().st_size == record.size and sha256_of(file) == record.sha256
         except (OSError, ValueError, RuntimeError) as error:  # a link to itself, NUL, a name that is too long
             raise BundleError(
@@ -232,7 +233,14 @@ def _is_something_else(path: Path) -> bool:
 
 
 def _altered(root: Path, name: str) -> BundleError:
-    return BundleError(f"{root} was altered: {name} does not match its sha256; build the bundle again")
+    return BundleError(
+        f"{root} was altered: {_shown(name)} does not match its sha256; build the bundle again"
+    )
+
+
+def _shown(name: str) -> str:
+    """Return a name for a message: of a stranger's manifest, it may hold what a terminal obeys."""
+    return name if name.isprintable() and len(name) <= _LONGEST_NAME else ascii(name[:_LONGEST_NAME])
 
 
 def _inside(root: Path, name: str) -> Path:

@@ -34,6 +34,7 @@ _MAX_FILES = 1024
 _MAX_FILE_BYTES = 1 << 40
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SUM_TOLERANCE = 1e-6
+_SMALLEST_FREQUENCY = 1e-6  # training clips them at 1e-4
 #: Fitted temperatures lie between 0.05 and 20; beyond these bounds every answer is certain, or none.
 _TEMPERATURES = (0.01, 100.0)
 #: Fields that version 1 does not have.
@@ -223,8 +224,11 @@ def parse_frequencies(value: Any, spec: ModelSpec) -> dict[str, float] | None:
     if not isinstance(value, Mapping) or set(value) != set(spec.class_names):
         raise ValueError(f"class_frequencies must name the classes {', '.join(spec.class_names)}")
     found = {name: value[name] for name in spec.class_names}
-    if not all(map(_is_positive, found.values())) or abs(sum(found.values()) - 1) > _SUM_TOLERANCE:
-        raise ValueError("class_frequencies must be numbers above 0 whose sum is 1")
+    if (
+        not all(is_number(share) and share >= _SMALLEST_FREQUENCY for share in found.values())
+        or abs(sum(found.values()) - 1) > _SUM_TOLERANCE
+    ):
+        raise ValueError(f"class_frequencies must be numbers from {_SMALLEST_FREQUENCY:g} on whose sum is 1")
     return {name: float(share) for name, share in found.items()}
 
 

@@ -434,6 +434,7 @@ def test_priors_and_self_test_are_kept(tmp_path: Path) -> None:
         {"class_frequencies": {"happy": 2.0, "sad": -1.0}},
         {"class_frequencies": {"happy": float("nan"), "sad": 0.5}},
         {"class_frequencies": [0.5, 0.5]},
+        {"class_frequencies": {"happy": 1.0, "sad": 5e-324}},
         {"class_frequencies": {"happy": True, "sad": 0.5}},
         {"logit_prior": "balanced"},
         {"logit_prior": ["training"]},
@@ -450,3 +451,10 @@ def test_priors_and_self_tests_that_say_the_impossible(bundle: Path, change: dic
     edit(bundle, lambda value: value.update(change))
     with pytest.raises(BundleError, match="cannot be read"):
         open_bundle(bundle)
+
+
+def test_names_reach_no_terminal_raw(bundle: Path) -> None:
+    edit(bundle, lambda value: value["files"].update({"\x1b[31m\n": {"size": 7, "sha256": "0" * 64}}))
+    with pytest.raises(BundleError, match="is incomplete") as found:
+        open_bundle(bundle)
+    assert str(found.value).isprintable()

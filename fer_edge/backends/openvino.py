@@ -65,8 +65,7 @@ class OpenVinoSession:
                 _fix_batch(network, self.largest_batch)
             # Of the compiled network an output may answer to names of inner values as well.
             self._outputs = [output.any_name for output in network.outputs]
-            with _ACTIVITY:
-                compiled = core.compile_model(network, "CPU", settings)
+            compiled = core.compile_model(network, "CPU", settings)
             if len(compiled.inputs) != 1:  # the others would be run as they lie in memory
                 raise BackendError(
                     f"openvino cannot load {model}: it has {len(compiled.inputs)} inputs, not one"
@@ -112,7 +111,11 @@ class OpenVinoBackend:
 
     def open(self, model: Path | ModelFile, options: SessionOptions) -> OpenVinoSession:
         """See :class:`fer_edge.backends.base.Backend`."""
-        return OpenVinoSession(model, with_exact_int8(self, model, options))
+        options = with_exact_int8(self, model, options)
+        with (
+            _ACTIVITY
+        ):  # imports and locks included: in a process that is forked meanwhile they stay as they are
+            return OpenVinoSession(model, options)
 
 
 def _import_openvino() -> Any:
@@ -132,7 +135,7 @@ def _core() -> Any:
     parent's core a forked process would miss the threads.
     """
     openvino = _import_openvino()
-    with _ACTIVITY, _IMPORT:
+    with _IMPORT:
         if os.getpid() not in _cores:
             _cores[os.getpid()] = openvino.Core()
         return _cores[os.getpid()]
