@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from emulated_kernels import Emulation, compile_emulation
 from golden_outputs import GoldenFolder
+from once import made_once
 
 from fer_edge._files import cache_folder, whole_folder
 
@@ -102,15 +103,16 @@ def int8_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The INT8 bundle of the default model, as ``fer-edge build --int8`` makes it; not to be changed."""
     from fer_edge.builder import BuildOptions, build
 
-    output = tmp_path_factory.mktemp("int8") / "default.fer"
-    build(BuildOptions(backend="onnxruntime", output=output))
-    return output
+    def make(output: Path) -> None:
+        build(BuildOptions(backend="onnxruntime", output=output))
+
+    return made_once(tmp_path_factory, "int8.fer", make)
 
 
 @pytest.fixture(scope="session")
 def compiled_emulation(tmp_path_factory: pytest.TempPathFactory) -> Emulation:
     """The kernels' module, compiled for the CPU once per session."""
-    return compile_emulation(tmp_path_factory.mktemp("emulation"))
+    return Emulation(made_once(tmp_path_factory, "_kernels.so", compile_emulation))
 
 
 @pytest.fixture
@@ -160,13 +162,15 @@ def compiled_plugin(tensorrt_headers: Path, tmp_path_factory: pytest.TempPathFac
     compiler = shutil.which("nvcc")
     if compiler is None:
         pytest.skip("needs nvcc to compile the TensorRT plugin")
-    output = tmp_path_factory.mktemp("plugin") / "libfer_edge_plugin.so"
     command = [compiler, "-std=c++17", "-O3", "-arch=sm_86", "-shared", "-Werror=all-warnings"]
     command += ["-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wconversion,-Werror"]
-    command += ["-isystem", str(tensorrt_headers), "-o", str(output)]
+    command += ["-isystem", str(tensorrt_headers)]
     command += [
         str(ROOT / "kernels" / name) for name in ("plugin/self_attention_plugin.cpp", "self_attention.cu")
     ]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    return output
+
+    def make(output: Path) -> None:
+        result = subprocess.run([*command, "-o", str(output)], capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+
+    return made_once(tmp_path_factory, "libfer_edge_plugin.so", make)

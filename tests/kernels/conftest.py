@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from once import made_once
 
 ROOT = Path(__file__).resolve().parents[2]
 WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Werror", "-Wno-unknown-pragmas"]
@@ -29,13 +30,9 @@ def build_driver(tmp_path_factory: pytest.TempPathFactory) -> Build:
     version = subprocess.run([compiler, "-dumpversion"], capture_output=True, text=True, check=True).stdout
     if int(version.split(".")[0]) < 12:
         pytest.skip(f"needs g++ 12 or newer (half precision in C++), found {version.strip()}")
-    folder = tmp_path_factory.mktemp("drivers")
-    built: dict[tuple, Path] = {}
 
     def build(name: str, *defines: str, sanitize: bool = False, headers: tuple[Path, ...] = ()) -> Path:
-        key = (name, defines, sanitize, headers)
-        if key not in built:
-            output = folder / f"{name}-{len(built)}"
+        def make(output: Path) -> None:
             source = Path(__file__).with_name(f"{name}.cpp")
             command = [
                 compiler,
@@ -52,8 +49,10 @@ def build_driver(tmp_path_factory: pytest.TempPathFactory) -> Build:
             command += [*(SANITIZERS if sanitize else []), "-I", str(ROOT / "kernels"), "-o", str(output)]
             result = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
             assert result.returncode == 0, result.stderr
-            built[key] = output
-        return built[key]
+
+        return made_once(
+            tmp_path_factory, "-".join([name, *defines, *(["sanitized"] if sanitize else [])]), make
+        )
 
     return build
 
