@@ -231,6 +231,7 @@ def test_a_bound_that_int8_misses_is_met_by_mixed_precision(int8_bundle: Path, t
     assert left[0] in (bundle.path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_random_weights_calibrate_on_generated_images(tmp_path: Path) -> None:
     report = build(
         BuildOptions(
