@@ -80,7 +80,7 @@ def differences(logits: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> 
 
 
 def main() -> None:
-    """Measure, print, and write what is asked for."""
+    """Measure, print, and write the requested files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path, help="fer2013.csv(.gz), with fer2013new.csv beside it")
     parser.add_argument("--faces", type=int, help="the first N faces; all if left out")

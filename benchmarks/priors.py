@@ -62,7 +62,7 @@ def measure(name: str, faces: FaceDataset, recorded_as: str, *, like_training: b
 
 
 def measure_model(name: str, csv: Path, photographs: Path) -> dict[str, Any]:
-    """Return what is measured of one bundle."""
+    """Return the figures of one bundle."""
     _, held_out = training_labels(name, csv)
     public, wild = load_dataset(csv, "PublicTest", SHIPPED[name].labels), load_dataset(photographs)
     manifest = open_bundle(shipped_bundle(name)).manifest

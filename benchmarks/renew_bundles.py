@@ -129,7 +129,7 @@ def renew(name: str, csv: Path) -> None:
 
 
 def main() -> None:
-    """Write all, or those that are named."""
+    """Write all shipped bundles, or the named ones."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("csv", type=Path, help="fer2013.csv[.gz]")
     parser.add_argument("--names", nargs="+", choices=list(SHIPPED), default=list(SHIPPED))

@@ -1,4 +1,4 @@
-"""How reliably the self-test notices saturated INT8 sums, whether it raises false alarms, and what it costs.
+"""How reliably the self-test notices saturated INT8 sums, whether it raises false alarms, and its cost.
 
     python benchmarks/self_test.py [--draws 1000] [--pool 1024] [--saturated saturated.npz] [--output FILE.json]
 

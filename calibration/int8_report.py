@@ -14,7 +14,7 @@ from fer_edge.calibration.pipeline import COLLAPSED, Int8, Refused, outcome_of
 def report_of_refused(
     refused: Refused, candidates: tuple[Candidate, ...], bounds: Bounds | None, reason: str
 ) -> dict[str, Any]:
-    """Return what was measured of INT8 that missed its bounds, as plain JSON types; ``gate`` holds the reason.
+    """Return the figures of INT8 that missed its bounds, as plain JSON types; ``gate`` holds the reason.
 
     Parameters are as in :func:`report_of`.
     """

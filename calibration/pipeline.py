@@ -111,7 +111,7 @@ class Int8:
 
 @dataclass(frozen=True)
 class Refused:
-    """What was measured of an INT8 model that missed its bounds; ``tried`` of the :class:`GateError`.
+    """Figures of an INT8 model that missed its bounds; ``tried`` of the :class:`GateError`.
 
     Attributes
     ----------
@@ -181,7 +181,7 @@ def make_int8(
 
 
 def _describe(quantised: Quantised, ranges: Ranges, comparison: Comparison) -> Int8:
-    """Return what is known without further measurements."""
+    """Return the result without further measurements."""
     proto = quantised.load()
     layers = [n.name for n in integer_layers(proto, ranges.placement, quantised.backend.dialect)]
     share = share_of(layers, multiply_adds(proto))
@@ -266,7 +266,7 @@ def _simulate(
 
 
 def _collapsed_dialect(simulated: Mapping[str, Fidelity], bounds: Bounds, faces: int) -> str:
-    """Return what is wrong with the first model that has collapsed, an empty text where none has."""
+    """Describe the first model that has collapsed; empty where none has."""
     if bounds == Bounds():  # random weights
         return ""
     least = COLLAPSED_COSINE if bounds.min_cosine is None else min(bounds.min_cosine, COLLAPSED_COSINE)

@@ -32,7 +32,7 @@ class _Layer:
     Attributes
     ----------
     integers, correction : str
-        Tensors: the activations, and what is added to the output.
+        Names of tensors: the activations, and the correction of the output.
     scale : np.ndarray
         ``[O]`` float32, of one unit of the integer sum.
     pad_value : int

@@ -25,7 +25,7 @@ def require_whole(
     optional: bool = False,
     error: type[FerEdgeError] = UsageError,
 ) -> None:
-    """Refuse what is no whole number from ``least`` to ``most``; ``True`` is none. ``optional`` allows ``None``."""
+    """Refuse all but a whole number from ``least`` to ``most``; ``True`` is none. ``optional`` allows ``None``."""
     if optional and value is None:
         return
     if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
@@ -43,7 +43,7 @@ def require_number(
     optional: bool = False,
     error: type[FerEdgeError] = UsageError,
 ) -> None:
-    """Refuse what is no finite number from ``least`` to ``most``. ``optional`` allows ``None``."""
+    """Refuse all but a finite number from ``least`` to ``most``. ``optional`` allows ``None``."""
     if optional and value is None:
         return
     if not is_number(value) or not least <= value <= most:
@@ -53,13 +53,13 @@ def require_number(
 
 
 def require_flag(name: str, value: Any, *, error: type[FerEdgeError] = UsageError) -> None:
-    """Refuse what is neither ``True`` nor ``False``."""
+    """Refuse all but ``True`` and ``False``."""
     if not isinstance(value, bool):
         raise error(f"{name} must be True or False, found {_shown(value)}")
 
 
 def require_choice(name: str, value: Any, choices: Collection[str], *, optional: bool = False) -> None:
-    """Refuse what is none of ``choices``. ``optional`` allows ``None``."""
+    """Refuse all but ``choices``. ``optional`` allows ``None``."""
     if optional and value is None:
         return
     if not isinstance(value, str) or value not in choices:
@@ -69,7 +69,7 @@ def require_choice(name: str, value: Any, choices: Collection[str], *, optional:
 
 
 def require_path(name: str, value: Any, *, optional: bool = True) -> None:
-    """Refuse what names no file or folder. ``optional`` allows ``None``."""
+    """Refuse all but a path of a file or folder. ``optional`` allows ``None``."""
     if not (isinstance(value, str | os.PathLike) or (optional and value is None)):
         raise UsageError(f"{name} must be {_or_none(optional)}a path, found {_shown(value)}")
 

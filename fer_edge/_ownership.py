@@ -32,7 +32,7 @@ def require_private(path: Path, instead: str = "set FER_EDGE_CACHE to a folder o
     path : Path
         Of a file or folder.
     instead : str
-        What can be done instead of mending it, for the error.
+        Another way out, for the error.
 
     Raises
     ------

@@ -70,7 +70,7 @@ class GateError(FerEdgeError):
     Attributes
     ----------
     tried : Any
-        What was measured until then, for the report of a refused build; ``None`` where nothing was.
+        Figures until then, for the report of a refused build; ``None`` without any.
     """
 
     def __init__(self, message: str, tried: Any = None) -> None:

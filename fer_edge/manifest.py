@@ -78,7 +78,7 @@ class SelfTestRecord:
 
     @classmethod
     def from_dict(cls, value: Any) -> SelfTestRecord:
-        """Read JSON types; :class:`ValueError` says what is wrong."""
+        """Read JSON types; :class:`ValueError` names the fault."""
         if not isinstance(value, dict) or not value.keys() <= {"insensitive", "tolerances"}:
             raise ValueError("self_test must be an object of insensitive and tolerances")
         names, tolerances = value.get("insensitive", []), value.get("tolerances", {})
@@ -98,14 +98,14 @@ class Manifest:
     spec : ModelSpec
         Pixels in, labels out.
     precision : {"fp32", "fp16", "int8"}
-        What the bundle was built for, and what is loaded unless another is asked for.
+        Precision of the build; it is loaded unless another is asked for.
     provenance : mapping
         Network, options, paper, weights sha256, licence, training data. ``weights`` is ``"random"``
         for a bundle that is good for timing only.
     tools : mapping
         Versions that made the bundle.
     metrics : mapping
-        What was measured, and on what.
+        Figures, and the data of their measurement.
     files : mapping
         Relative path → :class:`FileRecord`.
     temperature : float
@@ -218,7 +218,7 @@ def _parse(value: Mapping[str, Any], version: int) -> Manifest:
 
 
 def parse_frequencies(value: Any, spec: ModelSpec) -> dict[str, float] | None:
-    """Return class frequencies in the order of the classes; :class:`ValueError` says what is wrong."""
+    """Return class frequencies in the order of the classes; :class:`ValueError` names the fault."""
     if value is None:
         return None
     if not isinstance(value, Mapping) or set(value) != set(spec.class_names):

@@ -44,7 +44,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 class CalibratedModel(Protocol):
-    """What is known of the logits of a network: a manifest, or weights."""
+    """A network whose logits are described by a manifest or by weights."""
 
     @property
     def spec(self) -> ModelSpec:

@@ -1,4 +1,4 @@
-"""The sections that say on which faces the figures hold, what was left out, and what a refused build may try next."""
+"""The sections on faces: where the figures hold, which faces were left out, and next commands of a refused build."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REASONS = {
 
 
 def faces_section(data: Mapping[str, Any]) -> Html:
-    """Show how many distinct faces each part has, what was left out, and the overlap of the parts."""
+    """Show the number of distinct faces of each part, the faces left out, and the overlap of the parts."""
     parts = [
         (purpose, data[key]["data"], count(data[key]["distinct"]), count(data[key]["generated"]))
         for key, purpose in _PARTS.items()

@@ -40,7 +40,7 @@ class Int8Config:
     entries : mapping
         Entries of the backend's own session configuration; empty for its default.
     note : str
-        What it costs, for people; empty for the default.
+        Its cost, in words; empty for the default.
     """
 
     entries: Mapping[str, str] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class SessionOptions:
 class Session(Protocol):
     """A network that is ready to run.
 
-    Any thread may call, several at the same time: calls run in turn or together, as the backend can, and each gets
+    Any thread may call, several at the same time: the backend runs calls one by one or together, and each gets
     the outputs of its own batch. After a fork of the process only its parent may: CUDA, and the threads behind a
     network, do not live on in a forked process, where :meth:`run` raises :class:`BackendError`. New sessions can be
     opened there, except on a GPU that the parent has used, and in OpenVINO where another thread of the parent used it

@@ -79,7 +79,7 @@ def holds_int8(model: Path | ModelFile) -> bool:
                     return True
                 tail = block[-len(_MARK) :]
     except OSError:
-        pass  # opening the model says what is wrong with the file
+        pass  # opening the model reports the fault of the file
     return False
 
 

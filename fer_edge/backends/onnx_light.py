@@ -1,6 +1,6 @@
 """An ONNX file without the numbers of its large constants: what a check looks at, in kilobytes.
 
-The file is read as protobuf fields, and only what is kept is copied: parsing the whole file would copy all of it, and
+The file is read as protobuf fields, and only the needed ones are copied: parsing the whole file would copy all of it, and
 a hostile one could make the parser hold many times its size.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 #: Larger constants are left out. Shapes, axes and sizes, whose values count, are far smaller.
 _KEPT_BYTES = 1 << 12
-#: Limits of what is kept. The ensemble of seven networks in FP32 needs 0.6 MB and 7,000 fields.
+#: Limits of the copied fields. The ensemble of seven networks in FP32 needs 0.6 MB and 7,000 fields.
 _LARGEST_BYTES = 4 << 20
 _MOST_FIELDS = 100_000
 #: Of protobuf, for one message.

@@ -64,7 +64,7 @@ class Value:
 
     @property
     def size_bytes(self) -> int:
-        """Return what they take in memory."""
+        """Return their size in memory."""
         return self.elements * ELEMENTS[self.element][0]
 
 

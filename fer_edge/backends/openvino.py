@@ -28,7 +28,7 @@ from fer_edge.errors import BackendError
 from fer_edge.guard import Activity, Guard
 
 _FIX = "pip install 'fer-edge[openvino]'"
-_IMPORT = threading.Lock()  # of what is hidden meanwhile
+_IMPORT = threading.Lock()  # while the telemetry package is hidden
 _ACTIVITY = Activity()
 _cores: dict[int, Any] = {}
 #: Readers that gain by what is not rounded: activation functions, which become part of the convolution in front, and
@@ -70,7 +70,7 @@ class OpenVinoSession:
                 raise BackendError(
                     f"openvino cannot load {model}: it has {len(compiled.inputs)} inputs, not one"
                 )
-            # One serves all threads in turn: with the hint, OpenVINO computes one request at a time itself.
+            # One serves all threads: with the hint, OpenVINO computes one request at a time itself.
             request = compiled.create_infer_request()
         except RuntimeError as error:
             raise BackendError(f"openvino cannot load {model}: {_last_line(error)}") from error

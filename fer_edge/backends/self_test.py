@@ -59,7 +59,7 @@ class SelfTestReport:
     batches : tuple of int
         Batch sizes that were run.
     seconds : float
-        What it took; it also warms the session up.
+        Duration; the self-test also warms the session up.
     device_crops : bool
         Whether crops that the device makes were compared with those of the host, which happens with the first frame
         that lies on the device.

@@ -1,6 +1,6 @@
 """``self_test.npz`` of a bundle: face crops, and the logits that each of its models must give for them.
 
-The file is data of a stranger: it is read from bytes that were hashed, without pickle, with limits on what it claims.
+The file is data of a stranger: it is read from bytes that were hashed, without pickle, with limits on sizes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # equal data give equal bytes
 
 @dataclass(frozen=True)
 class SelfTestData:
-    """Crops, and what they must give.
+    """Crops, and the logits that they must give.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""The ranges of a build: those that ship with the model, or those that its faces give."""
+"""The ranges of a build: shipped with the model, or observed on its faces."""
 
 from __future__ import annotations
 

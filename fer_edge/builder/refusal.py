@@ -1,4 +1,4 @@
-"""A build that is refused: what was tried stays beside the output, and the error names commands that go on."""
+"""A build that is refused: its report stays beside the output, and the error names the next commands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 REPORT = "report.json"
 REPORT_PAGE = "report.html"
-#: What is only for INT8.
+#: Options of INT8 alone.
 _NO_BOUNDS: Mapping[str, Any] = {
     "max_drop": None,
     "min_cosine": None,
@@ -45,7 +45,7 @@ def refuse(options: BuildOptions, output: Path, error: GateError, report: Mappin
     Returns
     -------
     GateError
-        Says what was measured, which commands go on, and where the report is, or why it could not be written.
+        Gives the figures, the next commands, and the place of the report, or the reason why there is none.
     """
     from fer_edge.calibration.pipeline import Refused
     from fer_edge.calibration.report_page import write_report_page

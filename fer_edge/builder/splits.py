@@ -1,5 +1,5 @@
-"""The faces of a build, split before anything is measured: those that calibrate, those that ``auto`` measures on,
-those on which INT8 is compared with FP32. No face of one part, nor a copy of it, is in another.
+"""The faces of a build, split before anything is measured: for calibration, for the measurements of ``auto``,
+and for the comparison of INT8 with FP32. No face of one part, nor a copy of it, is in another.
 """
 
 from __future__ import annotations

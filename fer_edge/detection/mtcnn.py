@@ -58,7 +58,7 @@ class MtcnnDetector:
         settings = SessionOptions(threads=options.threads)
         self._tile_px = None if takes_any_size(backend) else _TILE_PX
         sessions: dict[str, Session] = {}
-        with ExitStack() as opened:  # what a device holds for those that could be opened is freed on an error
+        with ExitStack() as opened:  # an error closes the sessions that are open
             for name, content in mtcnn_models().items():
                 tiled = name == "pnet" and self._tile_px is not None
                 sessions[name] = open_network(_tiled(content) if tiled else content, backend, settings)

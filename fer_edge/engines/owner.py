@@ -105,7 +105,7 @@ class Owner(ProcessBound):
             raise BackendError(str(self._failure)) from self._failure
 
     def stop(self) -> None:
-        """Finish what is queued, free everything and end; in a forked process nothing is done."""
+        """Finish the queue, free everything and end; in a forked process nothing is done."""
         atexit.unregister(self.stop)
         if self.is_inherited:
             return

@@ -98,7 +98,7 @@ class Runtime:
             # What holds more is sized by the backend: an engine for 64 faces would hold memory for all of them.
             max_batch=1 if self.options.max_batch == 1 else None,
         )
-        with ExitStack() as opened:  # an error in between closes what is open
+        with ExitStack() as opened:  # an error closes the sessions that are open
             tested = load_tested_session(
                 self.bundle, self.backend, self.precision, session_options, self.options.self_test
             )
