@@ -303,16 +303,22 @@ def test_host_memory_does_not_grow_after_warm_up() -> None:
         try:
             for _ in range(300):
                 runner.run(batch, out=out)
-            before, _ = tracemalloc.get_traced_memory()
-            tracemalloc.reset_peak()
-            for _ in range(500):
-                runner.run(batch, out=out)
-            after, peak = tracemalloc.get_traced_memory()
+            rounds = []
+            for _ in range(
+                3
+            ):  # other threads of this process may allocate in one of them, a leak shows in all
+                before, _ = tracemalloc.get_traced_memory()
+                tracemalloc.reset_peak()
+                for _ in range(500):
+                    runner.run(batch, out=out)
+                after, peak = tracemalloc.get_traced_memory()
+                rounds.append((after - before, peak - before))
         finally:
             tracemalloc.stop()
             gc.enable()
-    assert after - before < 500, "bytes stay behind with every call"
-    assert peak - before < 8 << 10 < batch.nbytes, "a call holds more than its small objects"
+    growth, held = map(min, zip(*rounds, strict=True))
+    assert growth < 500, "bytes stay behind with every call"
+    assert held < 8 << 10 < batch.nbytes, "a call holds more than its small objects"
 
 
 def test_the_caller_gives_the_arrays_to_write_to() -> None:
