@@ -47,7 +47,7 @@ class TrainedNetwork:
         Raises
         ------
         WeightsError
-            If what they record are no frequencies of their classes.
+            If the recorded frequencies do not fit the classes.
         """
         try:
             return parse_frequencies(self.provenance.get("class_frequencies"), self.spec)

@@ -1,6 +1,6 @@
 """No report leaves the process: ONNX Runtime's and OpenVINO's are switched off before either is imported.
 
-A robot or a car must not tell anybody what it runs. ``import fer_edge`` comes before our own imports of both, so
+A robot or a car must not report its software to anybody. ``import fer_edge`` comes before our own imports of both, so
 that only a host program which imports them earlier can be reported on; a warning then says how to prevent it.
 """
 

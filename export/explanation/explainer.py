@@ -29,7 +29,7 @@ class NetworkExplainer:
     options : AttentionOptions, optional
         Which attention.
     rule : ProbabilityRule, optional
-        What makes probabilities of the logits, as in the bundle of these weights; that of the weights if left out.
+        Turns logits into probabilities; the rule of the weights if left out.
     """
 
     def __init__(

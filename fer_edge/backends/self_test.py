@@ -274,10 +274,6 @@ def _compare(
         f"{key} of {bundle.path} computes something else here than where it was built: expected logits within "
         f"{tolerance:g} of the reference, found {error:.3g} on {len(found)} faces, {changed} of them with another "
         f"class (backend {backend.name} {backend.available().version}, {device_name()} with "
-        f"{', '.join(_features())}); choose another --backend or --precision, or build the bundle on this machine: "
+        f"{', '.join(processor_features()) or 'unknown features'}); choose another --backend or --precision, or build the bundle on this machine: "
         f"fer-edge build --model {bundle.spec.network} --{key.partition('.')[0]}"
     )
-
-
-def _features() -> Sequence[str]:
-    return processor_features() or ("unknown features",)
