@@ -12,6 +12,7 @@ from fer_edge._machine import LocalMachine, Machine, read_driver_version
 from fer_edge._memory import add_swap, measure_free_memory
 from fer_edge.catalogue import CATALOGUE
 from fer_edge.engines.builder import estimate_memory_bytes
+from fer_edge.extras import install_command
 
 OK, WARN, MISSING = "ok", "warn", "missing"
 _LARGEST_MODEL = "resmasking"
@@ -208,9 +209,7 @@ def _look_at_rtx(facts: Facts) -> Iterable[Check]:
         yield Check("TensorRT-RTX", OK, f"{_said(answer['version'])}, compiles for RTX cards without a GPU")
     elif answer.get("absent"):
         advice = "to compile for RTX cards, with or without a GPU here"
-        yield Check(
-            "TensorRT-RTX", MISSING, "not installed", advice, ("python -m pip install 'fer-edge[rtx]'",)
-        )
+        yield Check("TensorRT-RTX", MISSING, "not installed", advice, (install_command("rtx"),))
     else:
         commands = ("python -m pip install --force-reinstall tensorrt-rtx-cu13",)
         yield Check("TensorRT-RTX", WARN, _said(answer.get("error")), "install it again", commands)
@@ -275,9 +274,9 @@ def _look_at_memory(facts: Facts) -> Iterable[Check]:
 
 
 def _look_at_cpu_backends(facts: Facts) -> Iterable[Check]:
-    for name, question, package in (
-        ("ONNX Runtime", "onnxruntime", "onnxruntime"),
-        ("OpenVINO", "openvino", "'fer-edge[openvino]'"),
+    for name, question, command in (
+        ("ONNX Runtime", "onnxruntime", "python -m pip install onnxruntime"),
+        ("OpenVINO", "openvino", install_command("openvino")),
     ):
         answer = facts.machine.ask(question) or {"error": "it crashes or hangs when it is imported"}
         if "version" in answer:
@@ -285,7 +284,7 @@ def _look_at_cpu_backends(facts: Facts) -> Iterable[Check]:
             yield Check(name, OK, _said(f"{answer['version']} {', '.join(providers)}"))
         else:
             found = "not installed" if answer.get("absent") else _said(answer.get("error"))
-            yield Check(name, MISSING, found, "install it", (f"python -m pip install {package}",))
+            yield Check(name, MISSING, found, "install it", (command,))
 
 
 _LOOKS: Sequence[Callable[[Facts], Iterable[Check]]] = (
@@ -308,7 +307,7 @@ def _install_tensorrt(facts: Facts) -> tuple[str, ...]:
     if facts.jetson:
         return ("sudo apt update", "sudo apt install nvidia-jetpack", *_NEW_ENVIRONMENT)
     if facts.machine.architecture == "x86_64":
-        return ("python -m pip install 'fer-edge[tensorrt]'",)
+        return (install_command("tensorrt"),)
     return (*_INSTALL_MODULE, *_NEW_ENVIRONMENT)
 
 

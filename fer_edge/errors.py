@@ -20,6 +20,10 @@ class UsageError(FerEdgeError):
     """The request itself is wrong: an unknown name, options that contradict each other."""
 
 
+class MissingExtraError(FerEdgeError):
+    """An optional package is not installed; the message names the command that installs it."""
+
+
 class DataError(FerEdgeError):
     """An image, video, label file or folder cannot be used."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fer_edge._files import whole_file
-from fer_edge.errors import UsageError
+from fer_edge.extras import require_extra
 from fer_edge.metrics import Metrics
 
 
@@ -16,13 +16,12 @@ def save_confusion(path: Path, metrics: Metrics, title: str) -> None:
 
     Raises
     ------
-    UsageError
+    MissingExtraError
         If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError("drawing needs matplotlib: run pip install 'fer-edge[plots]'") from error
+    require_extra("plots", "drawing the confusion matrix")
+    from matplotlib.figure import Figure
+
     counts = np.array(metrics.confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 1.8 + 0.75 * len(counts)

@@ -20,6 +20,7 @@ from fer_edge._inventory import QUESTIONS
 from fer_edge._machine import LocalMachine
 from fer_edge.commands.doctor import make_advice_table, make_check_table
 from fer_edge.doctor import Check, diagnose
+from fer_edge.extras import install_command
 
 RECORDED = Path(__file__).parent / "engines" / "recorded"
 MACHINES = sorted(path.parent.name for path in RECORDED.glob("*/machine.json"))
@@ -113,7 +114,7 @@ def test_orin_nano_with_jetpack_6_in_a_closed_environment() -> None:
         ),
     )
     assert checks["ONNX Runtime"] == Check("ONNX Runtime", "ok", "1.23.2 CPU")
-    assert checks["OpenVINO"].commands == ("python -m pip install 'fer-edge[openvino]'",)
+    assert checks["OpenVINO"].commands == (install_command("openvino"),)
 
 
 def test_agx_orin_where_all_is_well() -> None:
@@ -161,7 +162,7 @@ def test_x86_with_an_rtx_card() -> None:
     assert checks["board"].found == "13th Gen Intel(R) Core(TM) i7-13700K (x86_64)"
     assert checks["driver"].found == "driver 580.95.05, CUDA 13.0"
     assert checks["GPU"].found == "NVIDIA GeForce RTX 4070, sm89, 12.5 GB"
-    assert checks["TensorRT"].commands == ("python -m pip install 'fer-edge[tensorrt]'",)
+    assert checks["TensorRT"].commands == (install_command("tensorrt"),)
     assert checks["TensorRT-RTX"].state == "ok"
     assert checks["CUDA"].commands == ("python -m pip install 'cuda-python<14'",)
     assert not {"JetPack", "power mode", "clocks"} & set(checks)
@@ -173,7 +174,7 @@ def test_x86_without_a_gpu() -> None:
     assert checks["TensorRT"] == Check(
         "TensorRT", "missing", "not installed; of no use without an NVIDIA GPU"
     )
-    assert checks["TensorRT-RTX"].commands == ("python -m pip install 'fer-edge[rtx]'",)
+    assert checks["TensorRT-RTX"].commands == (install_command("rtx"),)
     assert checks["memory"].commands[0] == "sudo fallocate -l 3G /swapfile"
     assert not {"GPU", "CUDA", "JetPack"} & set(checks)
 

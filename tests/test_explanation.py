@@ -103,8 +103,8 @@ def test_without_pytorch_the_command_that_helps_is_named(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     arguments = ["explain", "default", str(astronaut_file), "--output", str(tmp_path / "a.png")]
-    assert main([*arguments, "--method", "gradcam"]) == 2
-    assert "pip install 'fer-edge[export]'" in capsys.readouterr().err
+    assert main([*arguments, "--method", "gradcam"]) == 1
+    assert "pip install 'torch>=2.8'" in capsys.readouterr().err
 
 
 def test_weights_are_found_by_their_sha256(tmp_path: Path) -> None:

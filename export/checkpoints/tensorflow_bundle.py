@@ -8,7 +8,6 @@ TensorFlow itself is 280 to 570 MB to download and over 2 GB installed; protobuf
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import struct
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from fer_edge.errors import UsageError, WeightsError
+from fer_edge.errors import WeightsError
+from fer_edge.extras import require_extra
 
 _PART = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 _FOOTER = 48
@@ -63,14 +63,12 @@ class TensorFlowCheckpoint(Mapping[str, np.ndarray]):
     ------
     WeightsError
         If a file is missing, truncated or damaged, or a value is not a plain dense number.
-    UsageError
+    MissingExtraError
         If the extra ``tensorflow`` is not installed.
     """
 
     def __init__(self, prefix: Path) -> None:
-        needed = ("google_crc32c", "google.protobuf")
-        if any(importlib.util.find_spec(module) is None for module in needed):
-            raise UsageError("reading TensorFlow checkpoints needs: pip install 'fer-edge[tensorflow]'")
+        require_extra("tensorflow", f"reading the TensorFlow checkpoint {prefix}")
         self.prefix = prefix
         index = _beside(prefix, ".index")
         table = _read_table(_read_all(index, _MAX_INDEX_BYTES), str(index))

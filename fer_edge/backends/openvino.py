@@ -25,9 +25,9 @@ from fer_edge.backends.base import (
 from fer_edge.backends.int8_probe import with_exact_int8
 from fer_edge.bundle import ModelFile
 from fer_edge.errors import BackendError
+from fer_edge.extras import install_command
 from fer_edge.guard import Activity, Guard
 
-_FIX = "pip install 'fer-edge[openvino]'"
 _IMPORT = threading.Lock()  # while the telemetry package is hidden
 _ACTIVITY = Activity()
 _cores: dict[int, Any] = {}
@@ -106,7 +106,7 @@ class OpenVinoBackend:
     def available(self) -> Availability:
         """See :class:`fer_edge.backends.base.Backend`."""
         if importlib.util.find_spec("openvino") is None:
-            return Availability(False, reason="openvino is not installed", fix=_FIX)
+            return Availability(False, reason="openvino is not installed", fix=install_command("openvino"))
         return Availability(True, importlib.metadata.version("openvino"))
 
     def open(self, model: Path | ModelFile, options: SessionOptions) -> OpenVinoSession:
@@ -123,7 +123,7 @@ def _import_openvino() -> Any:
         with _IMPORT, without_openvino_telemetry():
             import openvino
     except ImportError as error:
-        raise BackendError(f"openvino is not installed: {_FIX}") from error
+        raise BackendError(f"openvino is not installed: {install_command('openvino')}") from error
     return openvino
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import shutil
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from fer_edge.datasets import FaceDataset
 from fer_edge.errors import UsageError
 from fer_edge.evaluation import Progress
 from fer_edge.explanation import require_attention
+from fer_edge.extras import require_extra
 
 
 def fp32_model(
@@ -44,8 +44,7 @@ def fp32_model(
             if name in bundle.manifest.files:
                 shutil.copyfile(bundle.path / name, work / name)
         return bundle.manifest
-    if importlib.util.find_spec("torch") is None:
-        raise UsageError("exporting weights needs PyTorch: run pip install 'fer-edge[export]'")
+    require_extra("export", "exporting weights")
     from fer_edge.export.checkpoints import AuthorInputs, load_any, random_network
     from fer_edge.export.onnx_model import FACES_TO_CHECK, export_onnx
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from fer_edge.commands import build as build_command
 from fer_edge.commands import run as run_command
 from fer_edge.commands.base import print_result
-from fer_edge.errors import UsageError
+from fer_edge.extras import require_extra
 
 name = "demo"
 help = "build the INT8 bundle of the default model and run it on one photograph"
@@ -48,10 +48,11 @@ def sample_photograph() -> Path:
 
     Raises
     ------
-    UsageError
+    MissingExtraError
         If scikit-image is not installed.
     """
+    require_extra("demo", "without --image FILE the demo")
     found = importlib.util.find_spec("skimage")
-    if found is None or found.origin is None:
-        raise UsageError("no photograph to show: give --image FILE, or run pip install 'fer-edge[demo]'")
+    assert found is not None
+    assert found.origin is not None
     return Path(found.origin).parent / "data" / "astronaut.png"

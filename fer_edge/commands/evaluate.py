@@ -22,6 +22,7 @@ from fer_edge.commands.base import (
 from fer_edge.datasets import load_dataset
 from fer_edge.detection import DetectorOptions, create_detector
 from fer_edge.evaluation import evaluate, face_counter
+from fer_edge.extras import require_extra
 from fer_edge.plots import save_confusion
 from fer_edge.probabilities import make_rule
 from fer_edge.statistics import measurement_record
@@ -58,6 +59,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Evaluate and show the figures."""
     prior = parse_prior(args.prior)
+    if args.output:
+        require_extra("plots", "drawing the confusion matrix for --output")
     bundle = open_bundle(find_bundle(args.bundle))
     make_rule(bundle.manifest, prior)  # before the data is read
     on_bad_row = "skip" if args.skip_bad_rows else "error"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,7 @@ from fer_edge.explanation import (
     explain_image,
     weights_of,
 )
+from fer_edge.extras import require_extra
 from fer_edge.probabilities import make_rule
 from fer_edge.sinks.explanation import draw_explanation
 from fer_edge.sinks.files import write_image
@@ -131,10 +131,7 @@ def _open(args: argparse.Namespace) -> Explainer:
             return BundleExplainer(bundle, choose_backend(bundle=bundle), prior=prior)
         weights = weights_of(bundle) if args.weights is None else check_weights(bundle, args.weights)
         model, rule = bundle.spec.network, make_rule(bundle.manifest, prior)
-    if importlib.util.find_spec("torch") is None:
-        raise UsageError(
-            f"{args.method} of {path} needs PyTorch (gradients are not in a bundle): run pip install 'fer-edge[export]'"
-        )
+    require_extra("export", f"{args.method} of {path} (gradients are not in a bundle)")
     from fer_edge.export.explanation.attention import AttentionOptions
     from fer_edge.export.explanation.explainer import NetworkExplainer
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from fer_edge.catalogue import CATALOGUE, DEFAULT_MODEL
 from fer_edge.commands.base import make_table, print_result
 from fer_edge.datasets import load_dataset
 from fer_edge.errors import UsageError
+from fer_edge.extras import require_extra
 
 name = "export"
 help = "write a network as ONNX, checked against PyTorch"
@@ -57,8 +57,7 @@ def add_author_inputs(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Export and show what was recognised and the difference to PyTorch."""
-    if importlib.util.find_spec("torch") is None:
-        raise UsageError("exporting weights needs PyTorch: run pip install 'fer-edge[export]'")
+    require_extra("export", "exporting weights")
     from fer_edge.export.checkpoints import AuthorInputs, load_any, random_network
     from fer_edge.export.onnx_model import FACES_TO_CHECK, export_onnx
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fer_edge.commands.base import make_table, percent, print_result, progress_bars
 from fer_edge.errors import UsageError, lookup
+from fer_edge.extras import require_extra
 
 if TYPE_CHECKING:
     from fer_edge.export.training.logs import EpochMetrics
@@ -53,8 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Train and show the last epochs."""
-    if importlib.util.find_spec("torch") is None:
-        raise UsageError("training needs PyTorch: run pip install 'fer-edge[export]'")
+    require_extra("export", "training")
     from fer_edge.export.training.data import DataOptions
     from fer_edge.export.training.loop import TrainOptions, train
     from fer_edge.export.weights import load_weights

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_edge.errors import EngineError
+from fer_edge.extras import install_command
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ FLAVOURS: Mapping[str, Flavour] = {
         dla=True,
         fix="on a Jetson it comes with JetPack (sudo apt install python3-libnvinfer, and an environment made with "
         "python3 -m venv --system-site-packages; never pip install tensorrt there); elsewhere "
-        "pip install 'fer-edge[tensorrt]'",
+        + install_command("tensorrt"),
         unversioned_libraries={},
     ),
     "tensorrt-rtx": Flavour(
@@ -60,7 +61,7 @@ FLAVOURS: Mapping[str, Flavour] = {
         ahead_of_time=True,
         timing_cache=False,
         dla=False,  # its module has the names, and no RTX card has one
-        fix="pip install 'fer-edge[rtx]' (x86-64; a Jetson builds with the TensorRT of its JetPack, never pip "
+        fix=f"{install_command('rtx')} (x86-64; a Jetson builds with the TensorRT of its JetPack, never pip "
         "install tensorrt there)",
         # Its ONNX parser opens this name when it meets a plugin, and aborts the process where it is missing.
         unversioned_libraries={"libtensorrt_rtx.so": "tensorrt_rtx_libs"},

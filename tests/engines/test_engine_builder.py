@@ -227,7 +227,7 @@ def test_this_device_without_a_gpu(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("flavour", "fix"),
-    [("tensorrt", "pip install 'fer-edge[tensorrt]'"), ("tensorrt-rtx", "pip install 'fer-edge[rtx]'")],
+    [("tensorrt", "pip install 'tensorrt>=10.3'"), ("tensorrt-rtx", "pip install 'tensorrt-rtx-cu13>=1.7'")],
 )
 def test_a_missing_compiler(flavour: str, fix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import shutil
 import struct
 from pathlib import Path
@@ -17,7 +18,7 @@ pytest.importorskip("google_crc32c", reason="needs pip install 'fer-edge[tensorf
 
 from author_files import entry, masked_crc, varint, write_checkpoint, write_table
 
-from fer_edge.errors import UsageError, WeightsError
+from fer_edge.errors import MissingExtraError, WeightsError
 from fer_edge.export.checkpoints import tensorflow_bundle
 from fer_edge.export.checkpoints.tensorflow_bundle import TensorFlowCheckpoint, prefix_of
 
@@ -212,6 +213,6 @@ def test_graphs_that_are_damaged_or_huge(copies: Path, monkeypatch: pytest.Monke
 
 
 def test_without_the_extra_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorflow_bundle.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"pip install 'fer-edge\[tensorflow\]'"):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match="pip install 'protobuf>=4.25' 'google-crc32c>=1.5'"):
         TensorFlowCheckpoint(FOLDER / "single")
