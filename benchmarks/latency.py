@@ -18,6 +18,7 @@ from rich.console import Console
 from fer_edge._files import write_json
 from fer_edge.backends import BACKENDS, SessionOptions, available_backends, load_session
 from fer_edge.bundle import PRECISIONS, open_bundle
+from fer_edge.catalogue import find_bundle
 from fer_edge.commands.base import make_table
 from fer_edge.errors import BundleError
 from fer_edge.statistics import measurement_record, summarise
@@ -27,7 +28,7 @@ def measure(
     bundle_path: Path, backends: list[str], batches: list[int], runs: int, threads: int | None
 ) -> list[dict[str, object]]:
     """Return one row per backend, precision and batch size, with percentiles in milliseconds."""
-    bundle = open_bundle(bundle_path)
+    bundle = open_bundle(find_bundle(bundle_path))
     sessions = {}
     for backend in backends:
         for precision in PRECISIONS:

@@ -17,6 +17,7 @@ from rich.console import Console
 from fer_edge import DetectorOptions, Runtime, RuntimeOptions
 from fer_edge._files import write_json
 from fer_edge.bundle import open_bundle
+from fer_edge.catalogue import find_bundle
 from fer_edge.commands.base import make_table
 from fer_edge.datasets import read_image
 from fer_edge.runtime import STAGES
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
     frame = frame_640x480(read_image(args.image))
-    bundle = open_bundle(args.bundle)
+    bundle = open_bundle(find_bundle(args.bundle))
     detector_options = DetectorOptions(min_face_px=args.min_face, model=args.detector_model)
     runtimes = {
         f"{precision}{' with attention' * attention}": Runtime(

@@ -30,7 +30,7 @@ from fer_edge.builder import BuildOptions, build
 from fer_edge.builder.self_test import choose_faces
 from fer_edge.bundle import Bundle, open_bundle
 from fer_edge.calibration.saturation import SaturationEmulator
-from fer_edge.catalogue import SHIPPED, shipped_bundle
+from fer_edge.catalogue import SHIPPED, find_bundle, shipped_bundle
 from fer_edge.commands.base import make_table
 from fer_edge.evaluation import session_logits
 from fer_edge.generated import GENERATORS
@@ -131,7 +131,7 @@ def main() -> None:
             path = Path(folder) / "int8.fer"
             bundle = build(BuildOptions(network, args.model, backend="onnxruntime", output=path)).bundle
         else:
-            bundle = open_bundle(args.bundle)
+            bundle = open_bundle(find_bundle(args.bundle))
         crops = GENERATORS["rendered"](args.pool, _SEED)
         if args.write_saturated:
             logits = logits_of(bundle, "onnxruntime", "int8", crops, int8_config=DEFAULT_INT8)

@@ -9,10 +9,16 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+def opencv_path(path: str | Path) -> Any:
+    """Return a path as OpenCV must get it: text whose bytes are not UTF-8 crashes its readers of videos."""
+    return os.fsencode(path)
 
 
 def sha256_of(path: Path) -> str:
@@ -88,8 +94,16 @@ def write_json(path: Path, value: Any, mode: int | None = None) -> None:
 
 
 def cache_folder() -> Path:
-    """Return ``$FER_EDGE_CACHE``, or ``fer-edge`` in the user's cache folder."""
+    """Return ``$FER_EDGE_CACHE``, or ``fer-edge`` in the user's cache folder.
+
+    A user without a home, as containers have that run under any number, gets a folder among the temporary files.
+    What is read from it is checked for its owner, or against hashes, as in any other.
+    """
     if override := os.environ.get("FER_EDGE_CACHE"):
         return Path(override)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "fer-edge"
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    with contextlib.suppress(RuntimeError):  # no HOME, and no entry in the list of users
+        base = base.expanduser()
+    if not base.is_absolute():
+        return Path(tempfile.gettempdir()) / f"fer-edge-{os.getuid()}"
+    return base / "fer-edge"

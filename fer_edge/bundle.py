@@ -224,9 +224,9 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, Path]) -> B
 
 
 def _is_something_else(path: Path) -> bool:
-    """Return whether anything but a bundle lies at ``path``; another writer may be swapping a bundle just now."""
+    """Return whether anything but a bundle or an empty folder lies at ``path``; another writer may be swapping a bundle just now."""
     for _ in range(_LOOKS):
-        if not path.exists() or (path / MANIFEST).is_file():
+        if not path.exists() or (path / MANIFEST).is_file() or (path.is_dir() and not any(path.iterdir())):
             return False
         time.sleep(_BETWEEN_LOOKS_S)
     return True

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fer_edge.errors import WeightsError
+from fer_edge.errors import BundleError, WeightsError, closest
 
 MODELS_FOLDER = Path(__file__).parent / "models"
 DEFAULT_MODEL = "conv-attention"
@@ -149,10 +150,29 @@ def shipped_bundle(name: str = DEFAULT_MODEL) -> Path:
 
 
 def find_bundle(name_or_path: str | Path) -> Path:
-    """Return a bundle's folder: a path, ``default``, or a key of :data:`SHIPPED` where no such path exists."""
-    name = DEFAULT_MODEL if name_or_path == "default" else str(name_or_path)
-    path = Path(name_or_path)
-    return shipped_bundle(name) if name in SHIPPED and not path.exists() else path
+    """Return a bundle's folder: a path, ``default``, or a key of :data:`SHIPPED` where no such bundle lies.
+
+    Raises
+    ------
+    BundleError
+        If there is none; the message names those that ship and the nearest name.
+    """
+    from fer_edge.manifest import MANIFEST  # it loads NumPy
+
+    path, name = Path(name_or_path), str(name_or_path)
+    if name == "default":
+        return shipped_bundle()
+    if name in SHIPPED and not (path / MANIFEST).is_file():
+        return shipped_bundle(name)
+    if not path.exists():
+        names = ["default", *SHIPPED]
+        with suppress(OSError):
+            names += [str(path.with_name(entry.name)) for entry in path.parent.glob("*.fer")]
+        raise BundleError(
+            f"bundle {name} does not exist: give the folder of a bundle, or one that ships ({', '.join(names[:4])})"
+            f"{closest(name, names)}"
+        )
+    return path
 
 
 def shipped_figures(name: str) -> dict[str, Any]:

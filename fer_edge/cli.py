@@ -1,63 +1,187 @@
-"""The command line: ``fer-edge COMMAND``.
+"""The command line: ``fer-edge COMMAND``, also as ``python -m fer_edge``.
 
-Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted.
+=========  =====================================================================================
+exit code  meaning
+=========  =====================================================================================
+0          done
+1          the work failed: bad data, a bound missed, a package, file or device missing
+2          wrong usage: an unknown name, a value out of range, arguments that contradict each other
+129        hung up (SIGHUP)
+130        interrupted (SIGINT, Ctrl-C)
+141        whoever read the output has closed it (SIGPIPE)
+143        terminated (SIGTERM)
+=========  =====================================================================================
+
+Only the module of the command that runs is imported, so that ``--version`` and a mistyped name answer at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
 from fer_edge import __version__
+from fer_edge.commands.parser import Parser
 from fer_edge.errors import FerEdgeError, UsageError
+from fer_edge.extras import explain_missing_module
 
-#: Command → module in fer_edge.commands.
-COMMANDS = {
-    "demo": "demo",
-    "models": "models",
-    "export": "export",
-    "build": "build",
-    "run": "run",
-    "eval": "evaluate",
-    "explain": "explain",
-    "emfacs": "emfacs",
-    "inspect": "inspect",
-    "train": "train",
-    "doctor": "doctor",
+if TYPE_CHECKING:
+    from fer_edge.commands.base import Command
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One command: its module in :mod:`fer_edge.commands`, and a line of help."""
+
+    module: str
+    help: str
+
+
+COMMANDS: Mapping[str, Entry] = {
+    "demo": Entry("demo", "build the INT8 bundle of the default model and run it on one photograph"),
+    "models": Entry("models", "list the networks, their papers and where weights come from"),
+    "export": Entry("export", "write a network as ONNX, checked against PyTorch"),
+    "build": Entry("build", "make a bundle from weights: export, calibrate, quantise, compare"),
+    "run": Entry("run", "find faces in an image, folder, video or camera and say what they express"),
+    "eval": Entry("evaluate", "accuracy, macro-F1, calibration error and confusion matrix on labelled faces"),
+    "explain": Entry("explain", "draw what a network looks at: its own attention, or Grad-CAM"),
+    "emfacs": Entry("emfacs", "overlap of what a network looks at with the action units of each expression"),
+    "inspect": Entry("inspect", "show what a bundle holds, after checking every file"),
+    "train": Entry("train", "train a network by a recipe"),
+    "doctor": Entry("doctor", "say what this machine can run, and the command for what is missing"),
 }
+_HUNG_UP, _INTERRUPTED, _CLOSED_PIPE, _TERMINATED = 129, 130, 141, 143
+_SIGNALS = {signal.SIGTERM: _TERMINATED, signal.SIGHUP: _HUNG_UP}
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser with every command."""
-    parser = argparse.ArgumentParser(
-        prog="fer-edge", description="Facial expression recognition on edge devices."
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: what is open is finished as after Ctrl-C."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__()
+        self.code = code
+
+
+def make_parser(arguments: Sequence[str] = (), every_command: bool = False) -> Parser:
+    """Return the parser; only the command that ``arguments`` name has its own arguments, unless all are asked for."""
+    parser = Parser(
+        prog="fer-edge",
+        description="Facial expression recognition on edge devices.",
+        epilog="Exit codes: 0 done, 1 the work failed, 2 wrong usage, 129 hung up, 130 interrupted, 141 output "
+        "closed, 143 terminated.",
     )
-    parser.add_argument("--version", action="version", version=f"fer-edge {__version__}")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module_name in COMMANDS.items():
-        module = importlib.import_module(f"fer_edge.commands.{module_name}")
-        command = subparsers.add_parser(name, help=module.help, description=module.help.capitalize() + ".")
-        command.add_argument("--json", action="store_true", help="print JSON instead of tables")
-        module.configure(command)
-        command.set_defaults(execute=module.execute)
+    parser.add_argument("-V", "--version", action="version", version=f"fer-edge {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    for name, entry in COMMANDS.items():
+        command = subparsers.add_parser(
+            name, help=entry.help, description=entry.help[0].upper() + entry.help[1:] + "."
+        )
+        if every_command or name in arguments:
+            _configure(command, entry)
     return parser
+
+
+def _configure(command: Parser, entry: Entry) -> None:
+    module: Command = importlib.import_module(f"fer_edge.commands.{entry.module}")
+    command.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    loudness = command.add_mutually_exclusive_group()
+    loudness.add_argument(
+        "-v", "--verbose", action="count", default=0, help="say more on standard error; -vv for debugging"
+    )
+    loudness.add_argument("-q", "--quiet", action="store_true", help="no progress and no warnings")
+    module.configure(command)
+    command.set_defaults(execute=module.execute)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    args = make_parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    _print_what_the_terminal_cannot()
+    if "_ARGCOMPLETE" in os.environ:
+        _complete()
+    with _signals():
+        try:
+            args = make_parser(arguments).parse_args(arguments)
+            _set_loudness(args)
+            try:
+                code = int(args.execute(args))
+                sys.stdout.flush()  # here, where a closed pipe is still caught
+                return code
+            except ModuleNotFoundError as error:
+                if (explained := explain_missing_module(error)) is None:
+                    raise
+                raise explained from error
+        except FerEdgeError as error:
+            print(f"fer-edge {args.command}: {error}", file=sys.stderr)
+            return 2 if isinstance(error, UsageError) else 1
+        except BrokenPipeError:
+            # The interpreter flushes again at its end, and would complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return _CLOSED_PIPE
+        except OSError as error:
+            print(f"fer-edge {args.command}: {error}", file=sys.stderr)
+            return 1
+        except Terminated as error:
+            return error.code
+        except KeyboardInterrupt:
+            return _INTERRUPTED
+
+
+def _print_what_the_terminal_cannot() -> None:
+    """Have letters that the terminal or file cannot hold written as ``\\x…``, instead of failing after the work."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # a host's own stream
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """End on SIGTERM and SIGHUP as on Ctrl-C; signals that the caller ignores (``nohup``) stay ignored."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise Terminated(_SIGNALS[signal.Signals(number)])
+
+    before = {}
+    with suppress(ValueError):  # not the main thread of the process
+        for number in _SIGNALS:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, stop)
     try:
-        return int(args.execute(args))
-    except FerEdgeError as error:
-        print(f"fer-edge {args.command}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    except OSError as error:
-        print(f"fer-edge {args.command}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _set_loudness(args: argparse.Namespace) -> None:
+    """Print the log of the package: warnings, with ``-v`` more and with ``-q`` errors alone."""
+    import logging
+
+    levels = (logging.WARNING, logging.INFO, logging.DEBUG)
+    level = logging.ERROR if args.quiet else levels[min(args.verbose, 2)]
+    log = logging.getLogger("fer_edge")
+    log.setLevel(level)
+    if args.verbose and not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+        log.addHandler(handler)
+
+
+def _complete() -> None:
+    """Answer the shell's question and end the process; without argcomplete, go on."""
+    with suppress(ImportError):
+        import argcomplete
+
+        words = os.environ.get("COMP_LINE", "").split()
+        argcomplete.autocomplete(make_parser(words))
 
 
 if __name__ == "__main__":

@@ -52,6 +52,20 @@ class SourceError(FerEdgeError):
     """A camera, video, image or folder cannot be opened or read."""
 
 
+class UnreadableFilesError(SourceError):
+    """Files of a folder could not be read; all others were. Raised after the last of them.
+
+    Attributes
+    ----------
+    problems : tuple of str
+        One for each file.
+    """
+
+    def __init__(self, message: str, problems: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.problems = problems
+
+
 class ExportError(FerEdgeError):
     """An exported file does not compute what the network computes."""
 
@@ -83,9 +97,10 @@ class GateError(FerEdgeError):
 
 
 def closest(name: str, choices: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the choice nearest to ``name``, or an empty string."""
-    match = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""
+    """Return ``"; did you mean 'x'?"`` for the choice nearest to ``name``, case ignored, or an empty string."""
+    names = {choice.casefold(): choice for choice in choices}
+    match = difflib.get_close_matches(str(name).casefold(), list(names), n=1, cutoff=0.5)
+    return f"; did you mean {names[match[0]]!r}?" if match else ""
 
 
 def lookup(registry: Mapping[str, T], name: str, what: str) -> T:

@@ -65,6 +65,21 @@ def require_extra(extra: str, purpose: str) -> None:
         )
 
 
+def explain_missing_module(error: ModuleNotFoundError) -> MissingExtraError | None:
+    """Return the error with the command that installs a module which was not found; ``None`` for one of ours.
+
+    A module may be missing although :func:`require_extra` found all: a broken installation, or a dependency of one
+    of ours that its package does not bring.
+    """
+    name = error.name or ""
+    extra = next((e for e, modules in EXTRAS.items() if name in modules), None)
+    if extra is not None:
+        return MissingExtraError(f"{name} is not installed (extra {extra}): run {install_command(extra)}")
+    if name.partition(".")[0] == "fer_edge" or not name:
+        return None
+    return MissingExtraError(f"{name} is not installed: run python -m pip install {name.partition('.')[0]}")
+
+
 def _is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None

@@ -47,5 +47,6 @@ def save_confusion(path: Path, metrics: Metrics, title: str) -> None:
         ylabel="annotated",
         title=f"{title}\naccuracy {100 * metrics.accuracy:.2f} % of {metrics.count}",
     )
-    with whole_file(path) as part:
-        figure.savefig(part, dpi=120)
+    # Matplotlib cannot open a path whose bytes are not UTF-8.
+    with whole_file(path) as part, part.open("wb") as file:
+        figure.savefig(file, format=part.suffix.removeprefix("."), dpi=120)

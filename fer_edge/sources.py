@@ -12,13 +12,15 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
 
+from fer_edge._files import opencv_path
 from fer_edge.datasets import IMAGE_SUFFIXES, list_images, read_image
-from fer_edge.errors import SourceError
+from fer_edge.errors import DataError, SourceError, UnreadableFilesError, UsageError
 from fer_edge.guard import ProcessBound
 
 # FFmpeg, inside OpenCV, prints its own lines about files that it cannot read; our error says it once.
@@ -59,7 +61,7 @@ class Source(Protocol):
 
 
 class ImageSource:
-    """One or more image files, in order."""
+    """One or more image files, in order. Of several, those that cannot be read are named after the last one."""
 
     is_live = False
     fps: float | None = None
@@ -69,9 +71,22 @@ class ImageSource:
         self.frame_count: int | None = len(paths)
 
     def __iter__(self) -> Iterator[Frame]:
+        problems = []
         for index, path in enumerate(self.paths):
-            image = read_image(path)
+            try:
+                image = read_image(path)
+            except DataError as error:
+                if len(self.paths) == 1:
+                    raise
+                problems.append(str(error))
+                continue
             yield Frame(image, index, time.monotonic(), name=path.name)
+        if problems:
+            raise UnreadableFilesError(
+                f"{len(problems)} of {len(self.paths)} pictures cannot be read, all others were: {problems[0]}"
+                f"{', …' if len(problems) > 1 else ''}; remove them, or catch this error (--skip-bad)",
+                tuple(problems),
+            )
 
     def close(self) -> None:
         """Nothing is held."""
@@ -181,6 +196,40 @@ class LiveSource(ProcessBound):
             self._capture.release()
 
 
+def as_source(source: Any) -> Source:
+    """Return a source for what a caller may give as one.
+
+    Raises
+    ------
+    UsageError
+        If it is anything but a :class:`Source`, an address, a path or the number of a camera.
+    SourceError
+        See :func:`open_source`.
+    """
+    if isinstance(source, Integral) and source is not True and source is not False:
+        return open_source(int(source))
+    if isinstance(source, str | os.PathLike):
+        return open_source(os.fspath(source))
+    if hasattr(source, "__iter__") and hasattr(source, "close") and hasattr(source, "is_live"):
+        found: Source = source
+        return found
+    hint = (
+        "give its camera number or address, or call runtime(frame) for each frame that you read"
+        if isinstance(source, cv2.VideoCapture)
+        else "for single frames call runtime(frame)"
+    )
+    raise UsageError(
+        "expected a camera number, path, address or Source (with is_live, close and frames to iterate over), found "
+        f"{type(source).__name__}: {hint}"
+    )
+
+
+def is_live(source: str | int | Path) -> bool:
+    """Tell cameras and streams, of which only the newest frame counts, from files."""
+    text = str(source)
+    return text.isdecimal() or "://" in text
+
+
 def open_source(source: str | int | Path) -> Source:
     """Open an image, a folder of images, a video file, a camera (``0``) or a stream (``rtsp://…``).
 
@@ -216,7 +265,7 @@ def _open_capture(address: int | str, problem: str) -> cv2.VideoCapture:
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
-        capture = cv2.VideoCapture(address)
+        capture = cv2.VideoCapture(address if isinstance(address, int) else opencv_path(address))
     except cv2.error as error:  # a camera number beyond 32 bits
         raise SourceError(problem) from error
     finally:

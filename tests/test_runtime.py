@@ -367,7 +367,7 @@ def test_options_by_keyword_change_those_given(astronaut: np.ndarray) -> None:
 
 
 def test_a_missing_bundle_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(FerEdgeError, match="does not exist: run fer-edge build"):
+    with pytest.raises(FerEdgeError, match="none.fer does not exist: give the folder of a bundle"):
         Runtime(tmp_path / "none.fer")
 
 
@@ -398,7 +398,7 @@ def test_public_names_are_those_documented() -> None:
 
 @pytest.mark.parametrize(
     ("frame", "hint"),
-    [(None, "found NoneType: cv2.imread gives None"), ("photo.jpg", "found str: read a picture"), ([[1]], "found list"), (b"x", "found bytes")],
+    [(None, "found NoneType: cv2.imread gives None"), ("photo.jpg", "cannot read photo.jpg: No such file"), ([[1]], "found list: give one frame at a time"), (b"x", "a picture of 1 bytes is not an image")],
 )  # fmt: skip
 def test_what_is_no_array_is_refused_with_a_hint(frame: object, hint: str) -> None:
     with Runtime(backend="onnxruntime") as runtime, pytest.raises(DataError, match=hint):

@@ -38,5 +38,6 @@ def save_curves(path: Path, history: Sequence[EpochMetrics]) -> None:
         accuracy.plot(epochs, [nan if share is None else 100 * share for share in shares], label=label)
     accuracy.set(xlabel="epoch", ylabel="% of held-out images")
     accuracy.legend(loc="lower right")
-    with whole_file(path) as part:
-        figure.savefig(part, dpi=120)
+    # Matplotlib cannot open a path whose bytes are not UTF-8.
+    with whole_file(path) as part, part.open("wb") as file:
+        figure.savefig(file, format=part.suffix.removeprefix("."), dpi=120)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_edge._checks import MOST_IMAGES, require_flag, require_path, require_whole
+from fer_edge._outputs import BUNDLE, Output, check_outputs
 from fer_edge.bundle import PRECISIONS
 from fer_edge.calibration.methods import AUTO_METHOD
 from fer_edge.catalogue import CATALOGUE
@@ -99,13 +100,19 @@ class BuildOptions:
     image_statistics: Path | None = None
 
 
+def default_output(options: BuildOptions) -> Path:
+    """Return the folder of the bundle."""
+    return Path(options.output or f"{options.model}-{options.precision}.fer")
+
+
 def check_options(options: BuildOptions) -> None:
     """Refuse what cannot be built before any work is done.
 
     Raises
     ------
     UsageError
-        If a name is unknown, a number out of range, or two options contradict each other.
+        If a name is unknown, a number out of range, two options contradict each other, or the output cannot be
+        written or would overwrite an input.
     """
     from fer_edge.calibration.gate import Bounds
     from fer_edge.calibration.methods import METHODS
@@ -135,3 +142,6 @@ def check_options(options: BuildOptions) -> None:
         raise UsageError(
             f"max_drop, min_cosine, min_agreement and sensitivity are for INT8, the precision is {options.precision}: leave them out"
         )
+    inputs = (options.weights, options.calibration_data, options.eval_data)
+    extra = (options.canonical_shape, options.image_statistics)
+    check_outputs([Output("--output", default_output(options), BUNDLE)], (*inputs, *extra))

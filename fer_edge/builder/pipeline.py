@@ -14,7 +14,7 @@ from fer_edge.backends import BACKENDS, Backend, SessionOptions, choose_backend
 from fer_edge.builder.calibration import Calibration, calibrate_on, faces_needed, shipped_calibration
 from fer_edge.builder.faces import HELD_OUT, load_sources
 from fer_edge.builder.fp32_model import fp32_model
-from fer_edge.builder.options import BuildOptions, check_options
+from fer_edge.builder.options import BuildOptions, check_options, default_output
 from fer_edge.builder.refusal import REPORT, REPORT_PAGE, forget_refusal, refuse
 from fer_edge.builder.report import bounds_of, faces_report, int8_report, refused_report
 from fer_edge.builder.self_test import add_self_test
@@ -95,7 +95,7 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
     """
     check_options(options)
     backend = _compared_on(options)
-    output = options.output or Path(f"{options.model}-{options.precision}.fer")
+    output = default_output(options)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         sources = load_sources(options)

@@ -35,7 +35,7 @@ def refused_folder(output: Path) -> Path:
 def forget_refusal(output: Path) -> None:
     """Remove the report of an earlier build that was refused; a folder that holds anything else stays."""
     folder = refused_folder(output)
-    if folder.is_dir() and _is_report(folder):
+    if folder.is_dir() and not folder.is_symlink() and _is_report(folder):
         shutil.rmtree(folder)
 
 

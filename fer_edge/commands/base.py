@@ -1,29 +1,30 @@
-"""What commands share: consoles, tables, progress."""
+"""What commands share: arguments, tables, results."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fer_edge.catalogue import CATALOGUE, SHIPPED
+from fer_edge.commands.parser import offer
 from fer_edge.detection import DETECTORS, DetectorOptions
-from fer_edge.errors import UsageError, closest
+from fer_edge.errors import UsageError, closest, lookup
+from fer_edge.manifest import PRECISIONS
 from fer_edge.probabilities import NAMED_PRIORS, Prior, ProbabilityRule
+
+_FILE_COLUMNS = 160
+_NAME_COLUMNS = 30
 
 
 class Command(Protocol):
     """One subcommand."""
-
-    name: str
-    help: str
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         """Add arguments."""
@@ -32,13 +33,57 @@ class Command(Protocol):
         """Do the work and return the exit code."""
 
 
+def add_bundle(parser: argparse.ArgumentParser, **settings: Any) -> None:
+    """Add which bundle; find it with :func:`fer_edge.catalogue.find_bundle`."""
+    names = ("default", *SHIPPED)
+    text = f"a bundle, or the name of one that ships ({', '.join(names)})"
+    offer(parser.add_argument("bundle", **{"help": text, **settings}), lambda: names)
+
+
+def add_model(parser: argparse.ArgumentParser, **settings: Any) -> None:
+    """Add which network; a key of :data:`fer_edge.catalogue.CATALOGUE`."""
+    text = f"one of {', '.join(CATALOGUE)}"
+    offer(parser.add_argument("--model", **{"metavar": "NAME", "help": text, **settings}), lambda: CATALOGUE)
+
+
+def add_backend(parser: argparse.ArgumentParser, purpose: str = "where the network runs") -> None:
+    """Add the backend by name."""
+    text = f"{purpose}: a name that 'fer-edge doctor' lists, or auto"
+    offer(parser.add_argument("--backend", default="auto", metavar="NAME", help=text), _backend_names)
+
+
+def _backend_names() -> list[str]:
+    from fer_edge.backends import BACKENDS
+
+    return ["auto", *BACKENDS]
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add the precision; without it the bundle's own."""
+    parser.add_argument("--precision", choices=PRECISIONS, help="by default what the bundle was built for")
+
+
 def add_detector(parser: argparse.ArgumentParser) -> None:
     """Add which detector to use, its weights, and where its networks run."""
-    parser.add_argument("--detector", default="mtcnn", help=f"one of {', '.join(DETECTORS)}")
+    text = f"one of {', '.join(DETECTORS)}"
+    offer(parser.add_argument("--detector", default="mtcnn", metavar="NAME", help=text), lambda: DETECTORS)
     parser.add_argument("--detector-model", type=Path, metavar="FILE", help="weights of the detector (yunet)")
-    parser.add_argument(
+    backend = parser.add_argument(
         "--detector-backend", default=DetectorOptions.backend, metavar="NAME", help="where its networks run"
     )
+    offer(backend, _backend_names)
+
+
+def detector_options(args: argparse.Namespace, **others: Any) -> DetectorOptions:
+    """Return what :func:`add_detector` has read, after looking at the detector's name.
+
+    Raises
+    ------
+    UsageError
+        If there is no such detector.
+    """
+    lookup(DETECTORS, args.detector, "detector")
+    return DetectorOptions(model=args.detector_model, backend=args.detector_backend, **others)
 
 
 def add_prior(parser: argparse.ArgumentParser) -> None:
@@ -119,8 +164,10 @@ def print_result(args: argparse.Namespace, value: dict[str, Any], *tables: Table
         return
     # Names of files, layers and extras hold square brackets, which are no markup.
     console = Console(highlight=False, markup=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _FILE_COLUMNS  # nobody's window ends there
     for table in tables:
-        console.print(table)
+        console.print(table, soft_wrap=isinstance(table, str))
 
 
 def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
@@ -128,33 +175,12 @@ def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     table = Table(title=title, title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
         figures = i > 0 and all(str(row[i])[:1].isdigit() for row in rows)
-        table.add_column(column, justify="right" if figures else "left")
+        # Names come first, and are to be copied.
+        least = min(_NAME_COLUMNS, max((len(str(row[0])) for row in rows), default=0)) if i == 0 else None
+        table.add_column(column, justify="right" if figures else "left", overflow="fold", min_width=least)
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     return table
-
-
-class Stages:
-    """A progress bar per stage, on standard error."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._tasks: dict[str, Any] = {}
-
-    def __call__(self, stage: str, done: int, total: int | None) -> None:
-        """Show that ``done`` of ``total`` are done."""
-        if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage, total=total)
-        self._progress.update(self._tasks[stage], completed=done)
-
-
-@contextmanager
-def progress_bars() -> Iterator[Stages]:
-    """Yield :class:`Stages`; nothing is drawn where standard error is no terminal."""
-    console = Console(file=sys.stderr)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield Stages(progress)
 
 
 def percent(value: float) -> str:

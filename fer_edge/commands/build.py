@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from fer_edge.builder import REPORT_PAGE, BuildOptions, BuildReport, build
-from fer_edge.catalogue import CATALOGUE, DEFAULT_MODEL
-from fer_edge.commands.base import make_table, megabytes, percent, print_result, progress_bars
+from fer_edge.catalogue import DEFAULT_MODEL
+from fer_edge.commands.base import add_backend, add_model, make_table, megabytes, percent, print_result
 from fer_edge.commands.export import add_author_inputs
+from fer_edge.commands.parser import number, whole
+from fer_edge.commands.progress import show_progress
 from fer_edge.engines.devices import dotted
 from fer_edge.generated import DEFAULT_GENERATOR, GENERATORS
 
 if TYPE_CHECKING:
+    from fer_edge.builder import BuildReport
     from fer_edge.calibration.report import Comparison
 
-name = "build"
-help = "make a bundle from weights: export, calibrate, quantise, compare"
 
 _LAYERS_SHOWN = 12
 _PARTS = {"calibrating": "calibrate", "held_out": "choose a calibration", "comparing": "compare"}
@@ -28,9 +28,7 @@ _PARTS = {"calibrating": "calibrate", "held_out": "choose a calibration", "compa
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add arguments."""
-    parser.add_argument(
-        "--model", default=DEFAULT_MODEL, metavar="NAME", help=f"one of {', '.join(CATALOGUE)}"
-    )
+    add_model(parser, default=DEFAULT_MODEL)
     parser.add_argument(
         "--weights",
         default="auto",
@@ -53,13 +51,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--int8", dest="precision", action="store_const", const="int8", help="INT8 beside FP32 (default)"
     )
     parser.set_defaults(precision="int8")
-    parser.add_argument("--backend", default="auto", help="where FP32 and INT8 are compared")
+    add_backend(parser, "where FP32 and INT8 are compared")
     parser.add_argument("--calibration-data", type=Path, metavar="PATH", help="faces: a CSV or a folder")
     parser.add_argument("--calibration-split", metavar="NAME", help="Usage of FER2013, such as Training")
-    parser.add_argument("--calibration-images", type=int, default=512, metavar="N")
+    parser.add_argument("--calibration-images", type=whole(1), default=512, metavar="N")
     parser.add_argument(
         "--comparison-images",
-        type=int,
+        type=whole(1),
         default=128,
         metavar="N",
         help="faces to compare on without --eval-data",
@@ -76,26 +74,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-drop",
-        type=float,
+        type=number(0, 100),
         metavar="PP",
         help="percentage points that INT8 may lose: layers stay in floating point until it holds, or the build fails",
     )
     parser.add_argument(
         "--min-cosine",
-        type=float,
+        type=number(-1, 1),
         metavar="X",
         help="likewise the least cosine of the logits with those of FP32",
     )
     parser.add_argument(
         "--min-agreement",
-        type=float,
+        type=number(0, 1),
         metavar="X",
         help="likewise the least share of faces that keep their class",
     )
     parser.add_argument(
         "--sensitivity", action="store_true", help="measure what every layer does in INT8 alone"
     )
-    parser.add_argument("--sensitivity-images", type=int, default=64, metavar="N")
+    parser.add_argument("--sensitivity-images", type=whole(1), default=64, metavar="N")
     parser.add_argument("--eval-data", type=Path, metavar="PATH", help="labelled faces for the comparison")
     parser.add_argument("--eval-split", metavar="NAME", help="Usage of FER2013, such as PublicTest")
     parser.add_argument("--eval-labels", default="auto", choices=("auto", "ferplus", "fer2013"))
@@ -138,14 +136,18 @@ def execute(args: argparse.Namespace) -> int:
 
 def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]]:
     """Build; return the result and what to show of it."""
+    from fer_edge.builder import BuildOptions, build
+
     values = {field: getattr(args, field) for field in BuildOptions.__dataclass_fields__}
     options = BuildOptions(**{**values, "compute_capabilities": tuple(args.compute_capabilities)})
-    with progress_bars() as show:
+    with show_progress(args.quiet) as show:
         report = build(options, show)
     return report.to_dict(), _tables(report)
 
 
 def _tables(report: BuildReport) -> list[Table | str]:
+    from fer_edge.builder import REPORT_PAGE
+
     comparison = report.comparison
     lines: list[Table | str] = []
     if comparison is not None:

@@ -7,13 +7,12 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
+from fer_edge._outputs import FOLDER, Output, check_outputs
 from fer_edge.commands import build as build_command
 from fer_edge.commands import run as run_command
 from fer_edge.commands.base import print_result
+from fer_edge.commands.parser import Parser
 from fer_edge.extras import require_extra
-
-name = "demo"
-help = "build the INT8 bundle of the default model and run it on one photograph"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,19 +27,24 @@ def execute(args: argparse.Namespace) -> int:
     """Call ``build --int8`` and ``run`` as a user would."""
     image = args.image or sample_photograph()
     bundle, picture = args.output / "conv-attention-int8.fer", args.output / "annotated.png"
-    built, build_tables = build_command.perform(
-        _parse(build_command.configure, "--int8", "--output", str(bundle))
-    )
+    building = _parse(args, build_command.configure, "--int8", "--output", str(bundle))
+    check_outputs([Output("--output", args.output, FOLDER), Output("--output", picture)], (image,))
+    built, build_tables = build_command.perform(building)
     arguments = (str(bundle), "--source", str(image), "--output", str(picture))
-    ran, run_tables = run_command.perform(_parse(run_command.configure, *arguments))
+    ran, run_tables = run_command.perform(_parse(args, run_command.configure, *arguments))
     print_result(args, {"build": built, "run": ran}, *build_tables, *run_tables)
     return 0
 
 
-def _parse(configure: Callable[[argparse.ArgumentParser], None], *arguments: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
+def _parse(
+    args: argparse.Namespace, configure: Callable[[argparse.ArgumentParser], None], *arguments: str
+) -> argparse.Namespace:
+    """Parse the arguments of another command, with what all commands share."""
+    parser = Parser()
+    parser.set_defaults(json=args.json, quiet=args.quiet, verbose=args.verbose)
     configure(parser)
-    return parser.parse_args(arguments)
+    found: argparse.Namespace = parser.parse_args(arguments)
+    return found
 
 
 def sample_photograph() -> Path:

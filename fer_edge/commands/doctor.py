@@ -17,9 +17,6 @@ from fer_edge.doctor import MISSING, OK, WARN, Check, diagnose
 from fer_edge.errors import FerEdgeError
 from fer_edge.statistics import measurement_record
 
-name = "doctor"
-help = "say what this machine can run, and the command for what is missing"
-
 _STYLES = {OK: "green", WARN: "yellow", MISSING: "dim"}
 _READY = "ready"
 _EXACT = "exact"

@@ -6,13 +6,10 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from fer_edge.commands.base import make_table, percent, print_result, progress_bars
+from fer_edge.commands.base import make_table, percent, print_result
 from fer_edge.commands.explain import add_network, open_explainer
-from fer_edge.datasets import load_dataset
-from fer_edge.evaluation import face_counter
-
-name = "emfacs"
-help = "overlap of what a network looks at with the action units of each expression"
+from fer_edge.commands.parser import whole
+from fer_edge.commands.progress import show_progress
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +18,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="face crops")
     parser.add_argument("--split", metavar="NAME", help="Usage of FER2013, such as PublicTest")
     parser.add_argument(
-        "--top", type=int, default=10, metavar="N", help="how many of 68 landmarks count as most activated"
+        "--top",
+        type=whole(1),
+        default=10,
+        metavar="N",
+        help="how many of 68 landmarks count as most activated",
     )
     parser.add_argument(
         "--landmarks",
@@ -29,14 +30,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="predictor of landmarks for data without: face-mesh or mtcnn-mean-face",
     )
     parser.add_argument("--landmark-model", type=Path, metavar="FILE", help="its model file")
-    parser.add_argument("--images", type=int, metavar="N", help="a sample of N images")
+    parser.add_argument("--images", type=whole(1), metavar="N", help="a sample of N images")
 
 
 def execute(args: argparse.Namespace) -> int:
     """Measure and show one row per class."""
-    from fer_edge.export.explanation.emfacs import emfacs_overlap
+    from fer_edge.datasets import load_dataset
+    from fer_edge.evaluation import face_counter
 
     explainer = open_explainer(args)
+    from fer_edge.export.explanation.emfacs import emfacs_overlap
+
     faces = load_dataset(args.data, args.split)
     if args.images is not None:
         faces = faces.sample(args.images)
@@ -45,7 +49,7 @@ def execute(args: argparse.Namespace) -> int:
 
         found = pseudo_landmarks(faces, predictor=create_predictor(args.landmarks, args.landmark_model))
         faces = dataclasses.replace(faces, landmarks=found.points, landmark_source=found.source)
-    with progress_bars() as show:
+    with show_progress(args.quiet) as show:
         count = face_counter(show, f"explaining {faces.name}", len(faces))
         report = emfacs_overlap(explainer, faces, args.top, count)
     explainer.close()

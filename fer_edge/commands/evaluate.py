@@ -5,35 +5,27 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fer_edge._files import write_json
-from fer_edge.backends import choose_backend
-from fer_edge.bundle import PRECISIONS, open_bundle
-from fer_edge.catalogue import find_bundle
+from fer_edge._outputs import FOLDER, Output, check_outputs
 from fer_edge.commands.base import (
+    add_backend,
+    add_bundle,
     add_detector,
+    add_precision,
     add_prior,
+    detector_options,
     make_table,
     parse_prior,
     percent,
     print_result,
     prior_text,
-    progress_bars,
 )
-from fer_edge.datasets import load_dataset
-from fer_edge.detection import DetectorOptions, create_detector
-from fer_edge.evaluation import evaluate, face_counter
+from fer_edge.commands.progress import show_progress
 from fer_edge.extras import require_extra
-from fer_edge.plots import save_confusion
-from fer_edge.probabilities import make_rule
-from fer_edge.statistics import measurement_record
-
-name = "eval"
-help = "accuracy, macro-F1, calibration error and confusion matrix on labelled faces"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add arguments."""
-    parser.add_argument("bundle", help="a bundle, or the name of one that ships")
+    add_bundle(parser)
     parser.add_argument(
         "--data",
         type=Path,
@@ -46,8 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--skip-bad-rows", action="store_true", help="leave rows out that cannot be read, and list them"
     )
     parser.add_argument("--labels", default="auto", choices=("auto", "ferplus", "fer2013"))
-    parser.add_argument("--backend", default="auto")
-    parser.add_argument("--precision", choices=PRECISIONS, help="what the bundle was built for, if left out")
+    add_backend(parser)
+    add_precision(parser)
     parser.add_argument("--flip", action="store_true", help="average with the mirror image")
     add_prior(parser)
     add_detector(parser)
@@ -59,19 +51,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Evaluate and show the figures."""
     prior = parse_prior(args.prior)
+    detecting = detector_options(args)
     if args.output:
+        check_outputs([Output("--output", args.output, FOLDER)], (args.data, args.bundle))
         require_extra("plots", "drawing the confusion matrix for --output")
+    from fer_edge._files import write_json
+    from fer_edge.backends import choose_backend
+    from fer_edge.bundle import open_bundle
+    from fer_edge.catalogue import find_bundle
+    from fer_edge.datasets import load_dataset
+    from fer_edge.detection import create_detector
+    from fer_edge.evaluation import evaluate, face_counter
+    from fer_edge.probabilities import make_rule
+    from fer_edge.statistics import measurement_record
+
     bundle = open_bundle(find_bundle(args.bundle))
     make_rule(bundle.manifest, prior)  # before the data is read
+    backend = choose_backend(args.backend, bundle, args.precision)
     on_bad_row = "skip" if args.skip_bad_rows else "error"
     faces = load_dataset(args.data, args.split, args.labels, on_bad_row=on_bad_row)
     detector = None
     if not faces.are_crops:
-        detector = create_detector(
-            args.detector, DetectorOptions(model=args.detector_model, backend=args.detector_backend)
-        )
-    with progress_bars() as show:
-        backend = choose_backend(args.backend, bundle, args.precision)
+        detector = create_detector(args.detector, detecting)
+    with show_progress(args.quiet) as show:
         result = evaluate(
             bundle,
             backend,
@@ -89,6 +91,8 @@ def execute(args: argparse.Namespace) -> int:
         "record": measurement_record(),
     }
     if args.output:
+        from fer_edge.plots import save_confusion
+
         save_confusion(
             args.output / "confusion.png", result.metrics, f"{bundle.spec.network} on {result.data}"
         )

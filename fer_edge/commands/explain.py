@@ -6,21 +6,25 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fer_edge._outputs import Output, check_outputs
 from fer_edge.backends import choose_backend
 from fer_edge.bundle import open_bundle
-from fer_edge.catalogue import CATALOGUE, find_bundle
+from fer_edge.catalogue import CATALOGUE, SHIPPED, find_bundle
 from fer_edge.commands.base import (
     add_detector,
+    add_model,
     add_prior,
+    detector_options,
     make_table,
     parse_prior,
     percent,
     print_result,
     prior_text,
 )
-from fer_edge.datasets import read_image
-from fer_edge.detection import DetectorOptions, create_detector
-from fer_edge.errors import UsageError
+from fer_edge.commands.parser import offer, whole
+from fer_edge.datasets import IMAGE_SUFFIXES, read_image
+from fer_edge.detection import create_detector
+from fer_edge.errors import UsageError, lookup
 from fer_edge.explanation import (
     METHODS,
     BundleExplainer,
@@ -36,9 +40,6 @@ from fer_edge.sinks.files import write_image
 
 if TYPE_CHECKING:
     from fer_edge.export.weights import TrainedNetwork
-
-name = "explain"
-help = "draw what a network looks at: its own attention, or Grad-CAM"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -57,34 +58,37 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Add what :func:`open_explainer` reads."""
-    parser.add_argument("bundle", help="a bundle, the name of one that ships, or a weights file")
+    names = ("default", *SHIPPED)
+    text = f"a bundle, the name of one that ships ({', '.join(names)}), or a weights file"
+    offer(parser.add_argument("bundle", help=text), lambda: names)
     parser.add_argument("--method", choices=tuple(METHODS), default="attention")
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="what the bundle was made from, if it is not found"
     )
-    parser.add_argument(
-        "--model", metavar="NAME", help=f"network of an author's weights file: one of {', '.join(CATALOGUE)}"
-    )
+    add_model(parser, help=f"network of an author's weights file: one of {', '.join(CATALOGUE)}")
     parser.add_argument(
         "--map", metavar="NAME", help="another attention of the network, such as row, mask, gate, landmarks"
     )
     add_prior(parser)
     parser.add_argument("--allow-random", action="store_true", help="accept random weights")
-    parser.add_argument("--stage", type=int, default=3, help="of resmasking: 1 to 4")
+    parser.add_argument("--stage", type=whole(1, 4), default=3, help="of resmasking: 1 to 4")
     parser.add_argument(
-        "--location", type=int, nargs=2, metavar=("ROW", "COLUMN"), help="for --map row, in cells of the map"
+        "--location",
+        type=whole(0),
+        nargs=2,
+        metavar=("ROW", "COLUMN"),
+        help="for --map row, in cells of the map",
     )
 
 
 def execute(args: argparse.Namespace) -> int:
     """Explain, draw, and show the probabilities."""
-    explainer = open_explainer(args)
+    output = Output("--output", args.output, suffixes=tuple(sorted(IMAGE_SUFFIXES)))
+    check_outputs([output], (args.image, args.bundle, args.weights, args.detector_model))
+    detecting = detector_options(args)
     image = read_image(args.image)
-    detector = None
-    if args.face == "auto":
-        detector = create_detector(
-            args.detector, DetectorOptions(model=args.detector_model, backend=args.detector_backend)
-        )
+    explainer = open_explainer(args)
+    detector = create_detector(args.detector, detecting) if args.face == "auto" else None
     explanation = explain_image(image, explainer, detector, args.class_name)
     explainer.close()
     write_image(args.output, draw_explanation(image, explanation))
@@ -116,6 +120,8 @@ def _refuse_random(args: argparse.Namespace, explainer: Explainer) -> Explainer:
 
 def _open(args: argparse.Namespace) -> Explainer:
     path, prior = Path(args.bundle), parse_prior(args.prior)
+    if args.model is not None:
+        lookup(CATALOGUE, args.model, "model")
     own_map = args.map is not None or args.location is not None or args.stage != 3
     if path.is_file():
         if args.weights is not None:

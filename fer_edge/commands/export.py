@@ -8,21 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fer_edge._outputs import Output, check_outputs
 from fer_edge.catalogue import CATALOGUE, DEFAULT_MODEL
-from fer_edge.commands.base import make_table, print_result
-from fer_edge.datasets import load_dataset
-from fer_edge.errors import UsageError
+from fer_edge.commands.base import add_model, make_table, print_result
+from fer_edge.errors import UsageError, lookup
 from fer_edge.extras import require_extra
-
-name = "export"
-help = "write a network as ONNX, checked against PyTorch"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add arguments."""
-    parser.add_argument(
-        "--model", default=DEFAULT_MODEL, metavar="NAME", help=f"one of {', '.join(CATALOGUE)}"
-    )
+    add_model(parser, default=DEFAULT_MODEL)
     parser.add_argument(
         "--weights",
         required=True,
@@ -57,7 +52,11 @@ def add_author_inputs(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Export and show what was recognised and the difference to PyTorch."""
+    lookup(CATALOGUE, args.model, "model")
+    output = Output("--output", args.output, suffixes=(".onnx",))
+    check_outputs([output], (args.weights, args.check_data, args.canonical_shape, args.image_statistics))
     require_extra("export", "exporting weights")
+    from fer_edge.datasets import load_dataset
     from fer_edge.export.checkpoints import AuthorInputs, load_any, random_network
     from fer_edge.export.onnx_model import FACES_TO_CHECK, export_onnx
 

@@ -6,16 +6,13 @@ import argparse
 
 from fer_edge.bundle import Manifest, open_bundle
 from fer_edge.catalogue import find_bundle
-from fer_edge.commands.base import make_table, megabytes, percent, print_result, prior_text
+from fer_edge.commands.base import add_bundle, make_table, megabytes, percent, print_result, prior_text
 from fer_edge.probabilities import make_rule
-
-name = "inspect"
-help = "show what a bundle holds, after checking every file"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add arguments."""
-    parser.add_argument("bundle", help="a bundle, or the name of one that ships")
+    add_bundle(parser, nargs="?", default="default")
 
 
 def execute(args: argparse.Namespace) -> int:

@@ -8,9 +8,6 @@ import dataclasses
 from fer_edge.catalogue import CATALOGUE, SHIPPED, shipped_figures
 from fer_edge.commands.base import make_table, percent, print_result
 
-name = "models"
-help = "list the networks, their papers and where weights come from"
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """No arguments."""

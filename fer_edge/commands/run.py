@@ -5,69 +5,76 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from fer_edge.bundle import PRECISIONS
+from fer_edge._outputs import FILE, FOLDER, STREAM, Output, check_outputs
 from fer_edge.commands.base import (
+    add_backend,
+    add_bundle,
     add_detector,
+    add_precision,
     add_prior,
+    detector_options,
     make_table,
     parse_prior,
     print_result,
     prior_text,
-    progress_bars,
 )
-from fer_edge.detection import DetectorOptions
-from fer_edge.errors import UsageError
+from fer_edge.commands.parser import number, whole
+from fer_edge.commands.progress import show_progress
+from fer_edge.errors import UnreadableFilesError, UsageError
 from fer_edge.probabilities import MIN_PROBABILITY
-from fer_edge.results import FrameResult
-from fer_edge.runtime import Runtime, RuntimeOptions
-from fer_edge.sinks import JsonLinesSink, Sink, picture_sink
-from fer_edge.sources import Source, open_source
 
-name = "run"
-help = "find faces in an image, folder, video or camera and say what they express"
+if TYPE_CHECKING:
+    from fer_edge.results import FrameResult
+    from fer_edge.runtime import Runtime, RuntimeOptions
+    from fer_edge.sinks import Sink
+    from fer_edge.sources import Source
+
 _ROWS_SHOWN = 20
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add arguments."""
-    parser.add_argument("bundle", nargs="?", type=Path, help="the bundle that ships, if left out")
+    add_bundle(parser, nargs="?", default="default")
     parser.add_argument(
         "--source", required=True, help="camera number, image, folder, video or rtsp:// address"
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="annotated image, video (.mp4) or folder")
     parser.add_argument("--jsonl", metavar="FILE|-", help="one JSON object per frame")
-    parser.add_argument("--backend", default="auto")
-    parser.add_argument("--precision", choices=PRECISIONS, help="what the bundle was built for, if left out")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="pictures of a folder that cannot be read are no failure"
+    )
+    add_backend(parser)
+    add_precision(parser)
     add_detector(parser)
     parser.add_argument(
-        "--min-face", type=int, default=40, metavar="PX", help="smallest face side; larger is faster"
+        "--min-face", type=whole(1), default=40, metavar="PX", help="smallest face side; larger is faster"
     )
     parser.add_argument(
         "--min-probability",
-        type=float,
+        type=number(0, 1),
         default=MIN_PROBABILITY,
         metavar="P",
         help="below, the label is left open",
     )
     add_prior(parser)
-    parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    parser.add_argument("--max-frames", type=whole(1), metavar="N", help="stop after N frames")
+    parser.add_argument("--threads", type=whole(1), metavar="N", help="CPU threads of the network")
     parser.add_argument(
         "--max-batch",
-        type=int,
-        default=RuntimeOptions.max_batch,
+        type=whole(1),
         metavar="N",
         help="faces per batch; with 1 OpenVINO compiles for single faces, which is faster for one",
     )
     parser.add_argument(
-        "--dla-core", type=int, metavar="N", help="DLA of a Jetson that computes the network, from 0"
+        "--dla-core", type=whole(0), metavar="N", help="DLA of a Jetson that computes the network, from 0"
     )
     parser.add_argument(
         "--gpu-fallback", action="store_true", help="let the GPU compute the layers that the DLA cannot"
@@ -85,42 +92,49 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Run over the source; print the faces of the first frames and the latency by stage."""
+    """Run over the source; print the faces of the first frames and the latency by stage.
+
+    Returns
+    -------
+    int
+        1 if pictures of a folder could not be read, unless they are to be skipped.
+    """
     value, tables = perform(args)
     if args.jsonl == "-":
         summary = {key: item for key, item in value.items() if key != "results"}
         print(json.dumps(summary), file=sys.stderr)
     else:
         print_result(args, value, *tables)
-    return 0
+    return 1 if value["unreadable"] and not args.skip_bad else 0
+
+
+@dataclass
+class _Account:
+    """What was seen; only the first frames are kept."""
+
+    shown: list[FrameResult] = field(default_factory=list)
+    frames: int = 0
+    faces: int = 0
+    unreadable: tuple[str, ...] = ()
 
 
 def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]]:
     """Run; return the result and what to show of it."""
-    if args.jsonl == "-" and args.json:
-        raise UsageError("--jsonl - and --json both write to standard output: choose one")
-    if args.min_face < 1 or (args.max_frames is not None and args.max_frames < 1):
-        raise UsageError("--min-face and --max-frames must be at least 1")
-    options = RuntimeOptions(
-        backend=args.backend,
-        precision=args.precision,
-        detector=args.detector,
-        detector_options=DetectorOptions(
-            min_face_px=args.min_face, model=args.detector_model, backend=args.detector_backend
-        ),
-        min_probability=args.min_probability,
-        prior=parse_prior(args.prior),
-        max_batch=args.max_batch,
-        threads=args.threads,
-        dla_core=args.dla_core,
-        gpu_fallback=args.gpu_fallback,
-        allow_random=args.allow_random,
-        attention=args.attention,
-        self_test=args.self_test,
-    )
-    source = open_source(args.source)
-    with Runtime(args.bundle, options) as runtime, _sinks(args, source, runtime.info) as sinks:
-        shown, frames, faces = _consume(runtime, source, sinks, args.max_frames)
+    options = _check(args)
+    from fer_edge.runtime import Runtime
+    from fer_edge.sources import is_live, open_source
+
+    with ExitStack() as opened:
+        # A camera is opened once everything else is ready: its frames age, and others cannot use it.
+        source: Source | None = None
+        if not is_live(args.source):
+            source = opened.enter_context(closing(open_source(args.source)))
+        pictures = None if args.output is None or source is None else _picture_sink(args, source)
+        runtime = opened.enter_context(Runtime(args.bundle, options))
+        if source is None:
+            source = opened.enter_context(closing(open_source(args.source)))
+        sinks = opened.enter_context(_sinks(args, source, pictures, runtime))
+        account = _consume(args, runtime, source, sinks)
         latency = {stage: summary.to_dict() for stage, summary in runtime.latency().items()}
         value = {
             "bundle": str(runtime.bundle.path),
@@ -128,11 +142,57 @@ def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]
             "precision": runtime.precision,
             "detector": args.detector,
             "info": runtime.info,
-            "frames": frames,
-            "faces": faces,
+            "frames": account.frames,
+            "faces": account.faces,
+            "unreadable": list(account.unreadable),
             "latency_ms": latency,
-            "results": [result.to_dict() for result in shown],
+            "results": [result.to_dict() for result in account.shown],
         }
+    return value, _tables(args, runtime, account, latency)
+
+
+def _check(args: argparse.Namespace) -> RuntimeOptions:
+    """Judge every argument before anything is opened."""
+    from fer_edge.runtime import RuntimeOptions
+    from fer_edge.sinks import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+    from fer_edge.sources import is_live
+
+    if args.jsonl == "-" and args.json:
+        raise UsageError("--jsonl - and --json both write to standard output: choose one")
+    outputs = []
+    if args.output is not None:
+        suffix = args.output.suffix.lower()
+        kind = FILE if suffix in PICTURE_SUFFIXES and not args.output.is_dir() else FOLDER
+        if is_live(args.source) and suffix and suffix not in VIDEO_SUFFIXES:
+            raise UsageError(
+                f"--output {args.output} does not fit a live source: give a video name "
+                f"({', '.join(sorted(VIDEO_SUFFIXES))}) or a folder"
+            )
+        outputs.append(Output("--output", args.output, kind))
+    if args.jsonl not in (None, "-"):
+        outputs.append(Output("--jsonl", Path(args.jsonl), STREAM))
+    check_outputs(outputs, (args.source, args.bundle, args.detector_model, args.prior))
+    return RuntimeOptions(
+        backend=args.backend,
+        precision=args.precision,
+        detector=args.detector,
+        detector_options=detector_options(args, min_face_px=args.min_face),
+        min_probability=args.min_probability,
+        prior=parse_prior(args.prior),
+        threads=args.threads,
+        dla_core=args.dla_core,
+        gpu_fallback=args.gpu_fallback,
+        allow_random=args.allow_random,
+        attention=args.attention,
+        self_test=args.self_test,
+        **({} if args.max_batch is None else {"max_batch": args.max_batch}),
+    )
+
+
+def _tables(
+    args: argparse.Namespace, runtime: Runtime, account: _Account, latency: dict[str, Any]
+) -> list[Table | str]:
+    faces, frames = account.faces, account.frames
     rows = [
         (
             result.source or result.index,
@@ -141,7 +201,7 @@ def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]
             face.label or f"– ({face.reason})",
             f"{face.probability:.2f}",
         )
-        for result in shown
+        for result in account.shown
         for face in result.faces
     ]
     title = (
@@ -151,8 +211,8 @@ def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]
     )
     columns = ("frame", "face px", "score", "apparent expression", "probability")
     tables: list[Table | str] = [make_table(title, columns, rows)]
-    if frames > len(shown):
-        tables.append(f"The first {len(shown)} frames are shown; --jsonl FILE writes all.")
+    if frames > len(account.shown):
+        tables.append(f"The first {len(account.shown)} frames are shown; --jsonl FILE writes all.")
     timings = [
         (stage, s["n"], *(f"{s[p]:.1f}" for p in ("p50_ms", "p90_ms", "p99_ms")))
         for stage, s in latency.items()
@@ -160,38 +220,49 @@ def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]
     tables.append(make_table("Latency, ms", ("stage", "n", "p50", "p90", "p99"), timings))
     if args.output:
         tables.append(f"Wrote {args.output}")
-    return value, tables
+    return [*tables, *(f"Unreadable: {problem}" for problem in account.unreadable)]
 
 
-def _consume(
-    runtime: Runtime, source: Source, sinks: list[Sink], max_frames: int | None
-) -> tuple[list[FrameResult], int, int]:
-    shown: list[FrameResult] = []
-    frames = faces = 0
-    with progress_bars() as show:
-        for frame, result in runtime.stream_frames(source):
-            frames += 1
-            faces += len(result.faces)
-            if len(shown) < _ROWS_SHOWN:
-                shown.append(result)
-            for sink in sinks:
-                sink.write(frame.image, result)
-            show("frames", frames, source.frame_count)
-            if frames == max_frames:
-                break
-    return shown, frames, faces
+def _consume(args: argparse.Namespace, runtime: Runtime, source: Source, sinks: list[Sink]) -> _Account:
+    account, total = _Account(), source.frame_count or 0
+    with show_progress(args.quiet) as show:
+        show("finding faces", 0, total)
+        try:
+            for frame, result in runtime.stream_frames(source):
+                account.frames += 1
+                account.faces += len(result.faces)
+                if len(account.shown) < _ROWS_SHOWN:
+                    account.shown.append(result)
+                for sink in sinks:
+                    sink.write(frame.image, result)
+                show("finding faces", account.frames, total)
+                if account.frames == args.max_frames:
+                    break
+        except UnreadableFilesError as error:  # raised after the last frame
+            account.unreadable = error.problems
+    return account
+
+
+def _picture_sink(args: argparse.Namespace, source: Source) -> Sink:
+    from fer_edge.sinks import picture_sink
+
+    return picture_sink(args.output, source)
 
 
 @contextmanager
-def _sinks(args: argparse.Namespace, source: Source, info: Mapping[str, Any]) -> Iterator[list[Sink]]:
+def _sinks(
+    args: argparse.Namespace, source: Source, pictures: Sink | None, runtime: Runtime
+) -> Iterator[list[Sink]]:
+    from fer_edge.sinks import JsonLinesSink
+
     sinks: list[Sink] = []
     try:
-        if args.output:
-            sinks.append(picture_sink(args.output, source))
+        if args.output is not None:
+            sinks.append(pictures or _picture_sink(args, source))
         if args.jsonl:
-            sinks.append(JsonLinesSink(args.jsonl, info))
+            sinks.append(JsonLinesSink(args.jsonl, runtime.info))
         yield sinks
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):  # what was recorded until then is kept
         for sink in sinks:
             sink.close()
         raise

@@ -7,16 +7,16 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fer_edge.commands.base import make_table, percent, print_result, progress_bars
+from fer_edge._outputs import FOLDER, Output, check_outputs
+from fer_edge.commands.base import make_table, percent, print_result
+from fer_edge.commands.parser import whole
+from fer_edge.commands.progress import show_progress
 from fer_edge.errors import UsageError, lookup
 from fer_edge.extras import require_extra
 
 if TYPE_CHECKING:
     from fer_edge.export.training.logs import EpochMetrics
     from fer_edge.export.training.recipes import Recipe
-
-name = "train"
-help = "train a network by a recipe"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,16 +29,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --output")
     parser.add_argument("--initial", type=Path, metavar="FILE", help="start from these .safetensors weights")
-    parser.add_argument("--epochs", type=int, metavar="N", help="of every phase, instead of the recipe's")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="instead of the recipe's")
-    parser.add_argument("--fold", type=int, metavar="K", help="which fold of subjects to hold out, from 1")
+    parser.add_argument(
+        "--epochs", type=whole(1), metavar="N", help="of every phase, instead of the recipe's"
+    )
+    parser.add_argument("--batch-size", type=whole(1), metavar="N", help="instead of the recipe's")
+    parser.add_argument(
+        "--fold", type=whole(1), metavar="K", help="which fold of subjects to hold out, from 1"
+    )
     parser.add_argument(
         "--drop-classes", nargs="+", metavar="CLASS", help="leave these out of the data, by the data's names"
     )
-    parser.add_argument("--images", type=int, metavar="N", help="use so many images at most, for a trial")
-    parser.add_argument("--max-steps", type=int, metavar="N", help="stop early, for a trial")
     parser.add_argument(
-        "--checkpoint-steps", type=int, metavar="N", help="save a checkpoint within epochs too"
+        "--images", type=whole(1), metavar="N", help="use so many images at most, for a trial"
+    )
+    parser.add_argument("--max-steps", type=whole(1), metavar="N", help="stop early, for a trial")
+    parser.add_argument(
+        "--checkpoint-steps", type=whole(1), metavar="N", help="save a checkpoint within epochs too"
     )
     parser.add_argument(
         "--backgrounds", type=Path, metavar="DIR", help="images to render faces on (feratt); else generated"
@@ -53,13 +59,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Train and show the last epochs."""
+    given = (args.data, args.initial, args.backgrounds, args.landmark_model)
+    check_outputs([Output("--output", args.output, FOLDER)], given)
     require_extra("export", "training")
     from fer_edge.export.training.data import DataOptions
     from fer_edge.export.training.loop import TrainOptions, train
     from fer_edge.export.weights import load_weights
 
     epochs: list[EpochMetrics] = []
-    with progress_bars() as show:
+    with show_progress(args.quiet) as show:
         weights = train(
             _recipe(args),
             DataOptions(
@@ -94,10 +102,6 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     from fer_edge.export.training.recipes import RECIPES
 
     recipe = lookup(RECIPES, args.recipe, "recipe")
-    for name in ("epochs", "batch_size", "fold", "images", "max_steps", "checkpoint_steps"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, found {value}")
     if args.epochs is not None:
         recipe = recipe.with_epochs(args.epochs)
     if args.batch_size is not None:

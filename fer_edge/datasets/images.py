@@ -24,13 +24,24 @@ def read_image(path: Path) -> np.ndarray:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    return decode_image(data, str(path))
+
+
+def decode_image(data: np.ndarray, origin: str) -> np.ndarray:
+    """Decode ``[N]`` uint8, the content of an image file, to ``[H, W, 3]`` BGR uint8; ``origin`` names it in messages.
+
+    Raises
+    ------
+    DataError
+        If OpenCV cannot decode it.
+    """
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     except cv2.error:  # a header that claims more pixels than OpenCV accepts
         image = None
     if image is None:
         raise DataError(
-            f"{path} is not an image that OpenCV can decode ({data.size} bytes): give JPEG or PNG"
+            f"{origin} is not an image that OpenCV can decode ({data.size} bytes): give JPEG or PNG"
         )
     return image
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from fer_edge._files import opencv_path
 from fer_edge.detection import check_frame, to_detections
 from fer_edge.detection.base import DetectorOptions
 from fer_edge.errors import DetectorError
@@ -83,7 +84,7 @@ def _load() -> cv2.CascadeClassifier:
             "run pip install 'opencv-python-headless<5', or choose another detector"
         )
     path = Path(data.haarcascades) / _CASCADE
-    cascade = cv2.CascadeClassifier(str(path))
+    cascade = cv2.CascadeClassifier(opencv_path(path))
     if cascade.empty():
         raise DetectorError(
             f"OpenCV cannot read its cascade {path}: "

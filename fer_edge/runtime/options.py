@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TypedDict
 
 from fer_edge._checks import require_flag, require_number, require_whole
 from fer_edge.detection import DetectorOptions
 from fer_edge.engines.engine_options import LARGEST_BATCH
+from fer_edge.errors import closest
 from fer_edge.probabilities import MIN_PROBABILITY, Prior
 
 
@@ -67,3 +70,36 @@ class RuntimeOptions:
         require_whole("max_batch", self.max_batch, 1, LARGEST_BATCH)
         for name in ("allow_random", "attention", "self_test"):
             require_flag(name, getattr(self, name))
+
+
+class RuntimeChanges(TypedDict, total=False):
+    """Fields of :class:`RuntimeOptions` as keyword arguments, so that type checkers know their names."""
+
+    backend: str
+    precision: str | None
+    detector: str
+    detector_options: DetectorOptions
+    min_probability: float
+    prior: Prior | None
+    max_batch: int
+    threads: int | None
+    dla_core: int | None
+    gpu_fallback: bool
+    allow_random: bool
+    attention: bool
+    self_test: bool
+
+
+def changed(options: RuntimeOptions | None, changes: Mapping[str, object]) -> RuntimeOptions:
+    """Return ``options``, or the defaults, with ``changes``.
+
+    Raises
+    ------
+    TypeError
+        If a change names no field; the message gives the nearest one.
+    """
+    names = [field.name for field in fields(RuntimeOptions)]
+    for name in changes:
+        if name not in names:
+            raise TypeError(f"Runtime() got an unexpected keyword argument {name!r}{closest(name, names)}")
+    return replace(options or RuntimeOptions(), **changes)  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import os
 import threading
 import time
 from collections import deque
@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fer_edge import __version__
+from fer_edge._checks import require_path
 from fer_edge.backends import CropSession, SessionOptions, choose_backend, load_tested_session
 from fer_edge.backends.int8_probe import describe_int8
 from fer_edge.backends.self_test import compare_device_crops
@@ -24,15 +25,18 @@ from fer_edge.detection import create_detector
 from fer_edge.engines.device_arrays import is_device_array
 from fer_edge.errors import BackendError, BundleError, UsageError
 from fer_edge.explanation import require_attention
-from fer_edge.frames import check_frame
+from fer_edge.frames import as_frame, check_frame
 from fer_edge.guard import Guard
 from fer_edge.heatmaps import min_max
 from fer_edge.preprocess import covered_box, crop_rectangle, cut_rectangle, prepare_batch
 from fer_edge.probabilities import make_rule
 from fer_edge.results import Detection, Face, FrameResult, RuntimeState
-from fer_edge.runtime.options import RuntimeOptions
-from fer_edge.sources import Frame, Source, open_source
+from fer_edge.runtime.options import RuntimeChanges, RuntimeOptions, changed
+from fer_edge.sources import Frame, Source, as_source
 from fer_edge.statistics import LatencySummary, device_name, processor_features, summarise
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in typing from Python 3.11 on
 
 #: Timings kept for percentiles; older ones are forgotten.
 _HISTORY = 1000
@@ -76,10 +80,13 @@ class Runtime:
         self,
         bundle: str | Path | Bundle | None = None,
         options: RuntimeOptions | None = None,
-        **changes: Any,
+        **changes: Unpack[RuntimeChanges],
     ) -> None:
-        self.options = dataclasses.replace(options or RuntimeOptions(), **changes)
-        self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(find_bundle(bundle or "default"))
+        self.options = changed(options, changes)
+        if not isinstance(bundle, Bundle):
+            require_path("bundle", bundle)
+            bundle = open_bundle(find_bundle("default" if bundle is None else bundle))
+        self.bundle = bundle
         self.probability_rule = make_rule(self.bundle.manifest, self.options.prior)
         if self.bundle.manifest.timing_only and not self.options.allow_random:
             raise BundleError(
@@ -115,21 +122,27 @@ class Runtime:
         self.non_finite = 0  # network outputs that were dropped
 
     def __call__(self, frame_bgr: Any) -> FrameResult:
-        """Process one frame ``[H, W, 3]`` uint8 BGR now; its index counts these calls."""
+        """Process one frame now; its index counts these calls.
+
+        Beside arrays it may be the path or the bytes of a picture file, or a PIL image (:func:`fer_edge.frames.as_frame`).
+        """
         self._opened.require_process()
+        frame_bgr = as_frame(frame_bgr)
         with self._counting:
             frame = Frame(frame_bgr, self._calls, time.monotonic())
             self._calls += 1
         return self.process(frame)
 
-    def stream(self, source: str | int | Path | Source) -> Iterator[FrameResult]:
+    def stream(self, source: str | int | os.PathLike[str] | Source) -> Iterator[FrameResult]:
         """Yield a result for every frame of a file, or for the newest frame of a camera or stream."""
         for _, result in self.stream_frames(source):
             yield result
 
-    def stream_frames(self, source: str | int | Path | Source) -> Iterator[tuple[Frame, FrameResult]]:
+    def stream_frames(
+        self, source: str | int | os.PathLike[str] | Source
+    ) -> Iterator[tuple[Frame, FrameResult]]:
         """Like :meth:`stream`, with the frame beside each result."""
-        opened = open_source(source) if isinstance(source, str | int | Path) else source
+        opened = as_source(source)
         try:
             for frame in opened:
                 yield frame, self.process(frame)

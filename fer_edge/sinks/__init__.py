@@ -12,8 +12,10 @@ from fer_edge.sinks.files import ImageFileSink, ImageFolderSink, JsonLinesSink, 
 from fer_edge.sources import ImageSource, Source, VideoSource
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov"})
+#: Of what one file holds; any other output is a folder.
+PICTURE_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 
-__all__ = ["JsonLinesSink", "Sink", "annotate", "picture_sink"]
+__all__ = ["PICTURE_SUFFIXES", "VIDEO_SUFFIXES", "JsonLinesSink", "Sink", "annotate", "picture_sink"]
 
 
 def picture_sink(path: Path, source: Source) -> Sink:

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 import cv2
 import numpy as np
 
-from fer_edge._files import whole_file
+from fer_edge._files import opencv_path, whole_file
 from fer_edge.errors import DataError
 from fer_edge.results import FrameResult
 from fer_edge.sinks.annotate import annotate
@@ -50,10 +50,6 @@ class ImageFolderSink:
         self.folder = folder
         self.numbered = numbered
         self._written: set[str] = set()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"{folder} cannot be made a folder ({error.strerror}): choose another") from error
 
     def write(self, frame_bgr: np.ndarray, result: FrameResult) -> None:
         """See :class:`fer_edge.sinks.base.Sink`."""
@@ -87,7 +83,7 @@ class VideoFileSink:
             self._size = (frame_bgr.shape[1], frame_bgr.shape[0])
             part = self._stack.enter_context(whole_file(self.path))
             codec = cv2.VideoWriter.fourcc(*("MJPG" if self.path.suffix.lower() == ".avi" else "mp4v"))
-            self._writer = cv2.VideoWriter(str(part), codec, self.fps, self._size)
+            self._writer = cv2.VideoWriter(opencv_path(part), codec, self.fps, self._size)
             if not self._writer.isOpened():
                 self.discard()
                 raise DataError(f"{self.path} cannot be written as video: use the suffix .mp4 or .avi")

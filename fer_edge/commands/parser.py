@@ -1,0 +1,97 @@
+"""The argument parser: nearest names for what is mistyped, and numbers within their range."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
+
+from fer_edge.errors import closest
+
+
+class Parser(argparse.ArgumentParser):
+    """An :class:`argparse.ArgumentParser` that suggests the nearest name. Options are not abbreviated."""
+
+    def __init__(self, **settings: Any) -> None:
+        # An abbreviation that works today is ambiguous once another option is added.
+        super().__init__(allow_abbrev=False, **settings)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            names = [str(choice) for choice in action.choices]
+            raise argparse.ArgumentError(
+                action, f"unknown {value!r}: choose from {', '.join(names)}{closest(str(value), names)}"
+            )
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """See :meth:`argparse.ArgumentParser.parse_args`; each unknown option comes with the nearest known one."""
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            parser = self._chosen(getattr(found, "command", None))
+            known = [text for action in parser._actions for text in action.option_strings]
+            parser.error("; ".join(_describe(word, known) for word in unknown))
+        return found
+
+    def _chosen(self, command: str | None) -> Parser:
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction) and command in action.choices:
+                return action.choices[command]
+        return self
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message; exit with 2."""
+        self.print_usage()
+        self.exit(2, f"{self.prog}: {message}\n")
+
+    def print_usage(self, file: Any = None) -> None:
+        """Print the usage on standard error."""
+        import sys
+
+        super().print_usage(file or sys.stderr)
+
+
+def _describe(word: str, known: Iterable[str]) -> str:
+    if word.startswith("-"):
+        return f"unknown option {word}{closest(word.partition('=')[0], known)}"
+    return f"{word!r} is one argument too many"
+
+
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return the reader of a whole number within ``least`` and ``most``, for ``add_argument(type=…)``."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number {_range(least, most)}, found {text!r:.60}"
+            )
+        return value
+
+    return read
+
+
+def number(least: float, most: float | None = None) -> Callable[[str], float]:
+    """Return the reader of a finite number within ``least`` and ``most``."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not (least <= value <= (float("1e300") if most is None else most)):
+            raise argparse.ArgumentTypeError(f"must be a number {_range(least, most)}, found {text!r:.60}")
+        return value
+
+    return read
+
+
+def offer(argument: argparse.Action, names: Callable[[], Iterable[str]]) -> None:
+    """Have the shell complete the value of an argument with ``names``, which are asked for only then."""
+    argument.completer = lambda **context: list(names())  # type: ignore[attr-defined]
+
+
+def _range(least: float, most: float | None) -> str:
+    return f"of at least {least:g}" if most is None else f"from {least:g} to {most:g}"
