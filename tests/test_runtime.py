@@ -24,6 +24,7 @@ from fer_edge.errors import BundleError, DataError, FerEdgeError, UsageError
 from fer_edge.preprocess import crop_face, prepare_batch
 from fer_edge.probabilities import make_rule
 from fer_edge.results import Detection, RuntimeState
+from fer_edge.runtime.options import RuntimeChanges
 
 
 @pytest.fixture(scope="module")
@@ -403,3 +404,15 @@ def test_public_names_are_those_documented() -> None:
 def test_what_is_no_array_is_refused_with_a_hint(frame: object, hint: str) -> None:
     with Runtime(backend="onnxruntime") as runtime, pytest.raises(DataError, match=hint):
         runtime(frame)
+
+
+def test_keyword_arguments_are_the_fields_of_the_options() -> None:
+    expected = {field.name: field.type for field in dataclasses.fields(RuntimeOptions)}
+    assert RuntimeChanges.__annotations__.keys() == expected.keys()
+    found = {name: value.__forward_arg__ for name, value in RuntimeChanges.__annotations__.items()}
+    assert found == expected
+
+
+def test_a_mistyped_keyword_is_suggested() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'atention'; did you mean 'attention'?"):
+        Runtime(atention=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_edge.errors import DataError, SourceError
-from fer_edge.sources import Frame, ImageSource, LiveSource, VideoSource, open_source
+from fer_edge.errors import DataError, SourceError, UnreadableFilesError, UsageError
+from fer_edge.sources import Frame, ImageSource, LiveSource, VideoSource, as_source, open_source
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 
@@ -207,3 +208,35 @@ def test_an_image_source_can_be_read_twice(tmp_path: Path) -> None:
     source = ImageSource((write_image(tmp_path / "a.png"),))
     assert len(list(source)) == len(list(source)) == 1
     source.close()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (cv2.VideoCapture(), "found VideoCapture: give its camera number or address"),
+        (None, "found NoneType"),
+        (True, "found bool"),
+        (3.5, "found float"),
+        ([np.zeros((9, 9, 3), np.uint8)], "found list: for single frames call runtime"),
+    ],
+)
+def test_what_is_no_source_is_named(source: object, message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        as_source(source)
+
+
+def test_numbers_of_numpy_are_cameras() -> None:
+    with pytest.raises(SourceError, match="camera 97 cannot be opened"):
+        as_source(np.int64(97))
+
+
+def test_pictures_that_cannot_be_read_are_named_after_the_last(tmp_path: Path) -> None:
+    for name in ("a.png", "d.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((9, 9, 3), np.uint8))
+    (tmp_path / "b.png").write_bytes(b"")
+    (tmp_path / "c.jpg").write_bytes(b"no picture")
+    seen: list[Frame] = []
+    with pytest.raises(UnreadableFilesError, match="2 of 4 pictures cannot be read, all others") as caught:
+        seen.extend(open_source(tmp_path))
+    assert [frame.name for frame in seen] == ["a.png", "d.png"]
+    assert [Path(problem.split(" ")[0]).name for problem in caught.value.problems] == ["b.png", "c.jpg"]

@@ -22,8 +22,8 @@ def read_image(path: Path) -> np.ndarray:
     """
     try:
         data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # the latter for a NUL
+        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     return decode_image(data, str(path))
 
 

@@ -1,0 +1,103 @@
+"""What a runtime takes as a frame, and what it says to everything else."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fer_edge.errors import DataError
+from fer_edge.frames import as_frame, check_frame
+
+RNG = np.random.default_rng(0)
+PICTURE = cv2.resize(RNG.integers(0, 256, (6, 5, 3), np.uint8), (50, 60), interpolation=cv2.INTER_NEAREST)
+
+
+def encoded(suffix: str = ".png") -> bytes:
+    return bytes(cv2.imencode(suffix, PICTURE)[1].tobytes())
+
+
+def test_files_and_their_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded())
+    for given in (path, str(path), encoded(), bytearray(encoded()), memoryview(encoded())):
+        assert np.array_equal(check_frame(given), PICTURE)
+
+
+def test_an_array_is_not_copied() -> None:
+    assert as_frame(PICTURE) is PICTURE
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "1", "I;16", "I"])
+def test_pil_images_of_every_mode(mode: str) -> None:
+    pil = pytest.importorskip("PIL.Image", reason="needs pip install pillow")
+    gray = cv2.cvtColor(PICTURE, cv2.COLOR_BGR2GRAY)
+    if mode in ("I;16", "I"):
+        values = gray.astype(np.uint16) * 257
+        image = pil.fromarray(values if mode == "I;16" else values.astype(np.int32))
+        assert image.mode == mode
+    else:
+        image = pil.fromarray(PICTURE[..., ::-1]).convert(mode)
+    frame = check_frame(image)
+    expected = {
+        "RGB": PICTURE,
+        "RGBA": PICTURE,
+        "I;16": np.repeat(gray[..., None], 3, 2),
+        "I": np.repeat(gray[..., None], 3, 2),
+    }.get(mode, np.asarray(image.convert("RGB"))[..., ::-1] if mode not in ("I", "I;16") else None)
+    assert np.array_equal(frame, expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pil_images_are_turned_as_files_are(orientation: int) -> None:
+    pil = pytest.importorskip("PIL.Image", reason="needs pip install pillow")
+    exif = pil.Exif()
+    exif[0x0112] = orientation
+    stream = io.BytesIO()
+    pil.fromarray(PICTURE[..., ::-1]).save(stream, "JPEG", exif=exif, quality=100, subsampling=0)
+    by_opencv = check_frame(stream.getvalue())
+    by_pil = check_frame(pil.open(io.BytesIO(stream.getvalue())))
+    assert by_pil.shape == by_opencv.shape
+    assert np.abs(by_pil.astype(int) - by_opencv).max() <= 3  # two decoders
+
+
+def test_a_truncated_pil_image_is_an_error() -> None:
+    pil = pytest.importorskip("PIL.Image", reason="needs pip install pillow")
+    image = pil.open(io.BytesIO(encoded(".jpg")[:-200]))
+    with pytest.raises(DataError, match="the PIL image cannot be decoded"):
+        check_frame(image)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "cv2.imread gives None"),
+        ([[1]], "give one frame at a time"),
+        ((True, PICTURE), "gives (found, frame): give the second"),
+        (7, "found int: convert it with numpy.asarray"),
+        (b"", "a picture of 0 bytes is not an image"),
+        (encoded()[:40], "a picture of 40 bytes is not an image"),
+        ("none.png", "cannot read none.png: No such file"),
+        ("a\0b.png", "cannot read"),
+        (PICTURE[..., 0], "cv2.COLOR_GRAY2BGR"),
+        (PICTURE[..., :1], "cv2.COLOR_GRAY2BGR"),
+        (np.dstack([PICTURE, PICTURE[..., :1]]), "cv2.COLOR_BGRA2BGR"),
+        (PICTURE[..., :2], "cv2.COLOR_YUV2BGR_YUY2"),
+        (PICTURE.transpose(2, 0, 1), "frame.transpose(1, 2, 0)"),
+        (PICTURE[None], "one frame of the batch at a time"),
+        (PICTURE / 255, "(255 * frame).round().astype(numpy.uint8)"),
+        (PICTURE.astype(np.uint16), "(frame >> 8)"),
+        (PICTURE.astype(np.int64), "frame.astype(numpy.uint8)"),
+        (PICTURE > 3, "a mask is no picture"),
+        (PICTURE[:0], "it has no pixels"),
+        (np.array(PICTURE.tobytes()), "expected a frame of uint8 BGR pixels"),
+        (np.zeros((1, 40000, 3), np.uint8), "at most 32766 pixels a side"),
+    ],
+)
+def test_what_is_no_frame_is_answered_with_its_conversion(value: object, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        check_frame(value)
+    assert message in str(caught.value)
