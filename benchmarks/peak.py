@@ -118,17 +118,20 @@ def _products(
     """Return a network of products in a row, in INT8 with the Q/DQ that backends turn into integer kernels."""
     integers = np.random.default_rng(1).integers(-127, 128, weight_shape, np.int8)
     attributes = {"pads": [1, 1, 1, 1]} if operator == "Conv" else {}
-    constants = {"weight": integers if int8 else (integers / 127).astype(np.float32)}
+    constants = {} if int8 else {"weight": (integers / 127).astype(np.float32)}
     nodes = []
     if int8:
         # A scale like that of sums of so many products: what a network stores.
         wide = math.prod(weight_shape[1:]) ** 0.5 / 64
         constants |= {"scale": np.float32(1 / 255), "zero": np.uint8(0), "wide": np.float32(wide)}
-        constants["weight_zero"] = np.int8(0)
         nodes += _stored("input", "scale", "x0")
-        nodes.append(helper.make_node("DequantizeLinear", ["weight", "scale", "weight_zero"], ["w"]))
+        for i in range(_REPEATS):
+            # Of its own for each: ONNX Runtime's form without saturation rewrites weights, and fails on shared ones.
+            constants |= {f"weight{i}": integers, f"weight_zero{i}": np.int8(0)}
+            given = [f"weight{i}", "scale", f"weight_zero{i}"]
+            nodes.append(helper.make_node("DequantizeLinear", given, [f"w{i}"]))
     for i in range(_REPEATS):
-        source = (f"x{i}", "w") if int8 else (f"x{i}" if i else "input", "weight")
+        source = (f"x{i}", f"w{i}") if int8 else (f"x{i}" if i else "input", "weight")
         last = i == _REPEATS - 1
         result = "logits" if last else f"x{i + 1}"
         nodes.append(helper.make_node(operator, source, [f"y{i}" if int8 else result], **attributes))

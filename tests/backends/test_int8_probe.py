@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +41,8 @@ class Saturating:
     def open(self, model: Path | ModelFile, options: SessionOptions) -> Session:
         options = with_exact_int8(self, model, options)
         self.opened.append(options.int8_config)
-        if options.int8_config == CURE:
-            return OnnxRuntimeSession(model, options)
+        if options.int8_config == CURE:  # which this processor may need too
+            return OnnxRuntimeSession(model, replace(options, int8_config=EXACT_INT8))
         if options.int8_config != DEFAULT_INT8:
             raise BackendError("unknown entry")
         assert isinstance(model, ModelFile)
