@@ -21,6 +21,7 @@ from torch import nn
 from fer_edge._files import whole_file
 from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.errors import ExportError
+from fer_edge.evaluation import Progress
 from fer_edge.export.attention_op import DOMAIN, OPSET_VERSION, function_text
 from fer_edge.export.networks import NETWORKS
 from fer_edge.export.networks.tolerance import DEFAULT_TOLERANCE, Jumping
@@ -37,6 +38,7 @@ IR_VERSION = 9
 _LARGEST_FILE_BYTES = 2**31 - 1
 _GRAPH_BYTES = 16 << 20
 _CHECKED_FACES = 8
+_STAGE = "exporting"
 #: More faces are drawn this often where too many cannot be compared (see :func:`_comparable`).
 _ATTEMPTS = 8
 #: How many faces the check may look at: callers that draw from a data set need give no more.
@@ -97,7 +99,10 @@ class ExportReport:
 
 
 def export_onnx(
-    trained: TrainedNetwork, path: Path, faces: Iterable[np.ndarray] | None = None
+    trained: TrainedNetwork,
+    path: Path,
+    faces: Iterable[np.ndarray] | None = None,
+    on_progress: Progress = lambda stage, done, total: None,
 ) -> ExportReport:
     """Write ``trained`` as ONNX to ``path``.
 
@@ -110,6 +115,8 @@ def export_onnx(
     faces : iterable of np.ndarray, optional
         Face crops for the check, uint8 BGR or gray, of which the first 8 are taken, and more where those cannot
         be compared. Generated ones are used if there are none.
+    on_progress : callable
+        Called with (stage, done, total).
 
     Raises
     ------
@@ -119,8 +126,11 @@ def export_onnx(
     """
     module, spec = trained.module.eval(), trained.spec
     _check_size(module)
+    on_progress(_STAGE, 0, 4)
     batch, skipped = _faces_to_compare(module, spec, faces)
+    on_progress(_STAGE, 1, 4)
     model = _to_onnx(module, spec)
+    on_progress(_STAGE, 2, 4)
     folded = fold_norm_through_pool(model)
     move_relu_before_pool(model)
     _tidy(model)
@@ -128,6 +138,7 @@ def export_onnx(
         onnx.save(model, part)
         del model  # of the ensemble: 1.5 GB that the sessions below need too
         onnx.checker.check_model(str(part), full_check=True)
+        on_progress(_STAGE, 3, 4)
         differences, same = _compare(module, part, batch, spec)
         wrong = [
             f"{name} by {d.max_abs:.2e} (at most {d.allowed:.0e} is accepted)"
@@ -138,6 +149,7 @@ def export_onnx(
             raise ExportError(
                 f"the ONNX file differs from PyTorch: {', '.join(wrong) or 'another class'}: {path.name} was not written"
             )
+    on_progress(_STAGE, 4, 4)
     return ExportReport(
         max_abs_difference=differences["logits"].max_abs,
         differences=differences,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_edge.errors import BundleError, WeightsError, closest
+from fer_edge.published import weights_text
 
 MODELS_FOLDER = Path(__file__).parent / "models"
 DEFAULT_MODEL = "conv-attention"
@@ -43,6 +44,12 @@ _SUN = "Sun et al.: visual attention"
 _TAUTKUTE = "Tautkute et al., 2018: EmotionalDAN"
 _AUTHORS = "the authors' checkpoint: give it with --weights FILE"
 _OWN = "your own"
+_MEMBER = f"{_PHAM}, member of the ensemble"
+
+
+def _published(network: str, paper: str, parameters: int, macs: int) -> CatalogueEntry:
+    return CatalogueEntry(paper, parameters, macs, weights_text(network) or _AUTHORS)
+
 
 CATALOGUE: Mapping[str, CatalogueEntry] = {
     "conv-attention": CatalogueEntry(
@@ -51,22 +58,17 @@ CATALOGUE: Mapping[str, CatalogueEntry] = {
         8_869_389_312,
         "ships with the package (48×48 form: 1,525,161 parameters)",
     ),
-    "resmasking": CatalogueEntry(_PHAM, 137_796_423, 21_903_232_512, _AUTHORS),
-    "resmasking-nodropout": CatalogueEntry(
-        f"{_PHAM}, without dropout", 137_796_423, 21_903_232_512, _AUTHORS
+    "resmasking": _published("resmasking", _PHAM, 137_796_423, 21_903_232_512),
+    "resmasking-nodropout": _published(
+        "resmasking-nodropout", f"{_PHAM}, without dropout", 137_796_423, 21_903_232_512
     ),
-    "resnet18": CatalogueEntry(f"{_PHAM}, member of the ensemble", 11_180_103, 1_813_564_928, _AUTHORS),
-    "resnet50-vggface": CatalogueEntry(
-        f"{_PHAM}, member of the ensemble", 23_522_375, 3_855_939_584, _AUTHORS
-    ),
-    "resnet101": CatalogueEntry(f"{_PHAM}, member of the ensemble", 42_514_503, 7_799_371_776, _AUTHORS),
-    "cbam-resnet50": CatalogueEntry(f"{_PHAM}, member of the ensemble", 26_054_967, 4_093_539_446, _AUTHORS),
-    "efficientnet-b2b": CatalogueEntry(f"{_PHAM}, member of the ensemble", 7_710_857, 657_565_296, _AUTHORS),
-    "resmasking-ensemble": CatalogueEntry(
-        f"{_PHAM}, sum of seven networks",
-        386_575_651,
-        62_026_446_054,
-        "a folder with the members' checkpoints: give it with --weights FOLDER",
+    "resnet18": _published("resnet18", _MEMBER, 11_180_103, 1_813_564_928),
+    "resnet50-vggface": _published("resnet50-vggface", _MEMBER, 23_522_375, 3_855_939_584),
+    "resnet101": _published("resnet101", _MEMBER, 42_514_503, 7_799_371_776),
+    "cbam-resnet50": _published("cbam-resnet50", _MEMBER, 26_054_967, 4_093_539_446),
+    "efficientnet-b2b": _published("efficientnet-b2b", _MEMBER, 7_710_857, 657_565_296),
+    "resmasking-ensemble": _published(
+        "resmasking-ensemble", f"{_PHAM}, sum of seven networks", 386_575_651, 62_026_446_054
     ),
     "feratt": CatalogueEntry(f"{_FERATT}, as in the paper", 47_408_140, 5_550_080_512, _AUTHORS),
     "feratt-2019": CatalogueEntry(
@@ -142,11 +144,16 @@ def shipped_bundle(name: str = DEFAULT_MODEL) -> Path:
         If none ships.
     """
     if name not in SHIPPED:
-        raise WeightsError(
-            f"no trained weights of {name} ship with FER-Edge (there are {', '.join(SHIPPED)}): give --weights FILE "
-            "(a checkpoint of the authors, or weights that fer-edge train made), or --weights random for timing only"
-        )
+        raise no_weights_ship(name)
     return MODELS_FOLDER / f"{name}.fer"
+
+
+def no_weights_ship(name: str) -> WeightsError:
+    """Return the error for a network whose weights neither ship nor have a known address."""
+    return WeightsError(
+        f"no trained weights of {name} ship with FER-Edge (there are {', '.join(SHIPPED)}): give --weights FILE "
+        "(a checkpoint of the authors, or weights that fer-edge train made), or --weights random for timing only"
+    )
 
 
 def find_bundle(name_or_path: str | Path) -> Path:

@@ -32,6 +32,10 @@ class WeightsError(FerEdgeError):
     """A weights file is missing, damaged, or belongs to another network."""
 
 
+class DownloadError(FerEdgeError):
+    """A file cannot be fetched: the network, the server, what it sent, or the disk is at fault."""
+
+
 class BundleError(FerEdgeError):
     """A bundle is incomplete, altered, or of another format version."""
 

@@ -118,7 +118,8 @@ def require_attention(bundle: Bundle) -> None:
 def weights_of(bundle: Bundle) -> Path:
     """Return the weights file that ``bundle`` was made from, by the sha256 that it records.
 
-    It is looked for beside the bundle and among what ships with the package.
+    It is looked for beside the bundle, among what ships with the package, and among what has been fetched; of an
+    ensemble the folder with its files is returned.
 
     Raises
     ------
@@ -130,8 +131,12 @@ def weights_of(bundle: Bundle) -> Path:
     for path in candidates:
         if path.is_file() and sha256_of(path) == recorded:
             return path
+    from fer_edge.weights_cache import cached_weights
+
+    if isinstance(recorded, str) and (cached := cached_weights(recorded)):
+        return cached
     raise WeightsError(
-        f"the weights that {bundle.path} was made from are neither beside it nor in the package: "
+        f"the weights that {bundle.path} was made from are neither beside it nor in the package nor in the cache: "
         "give them with --weights FILE"
     )
 

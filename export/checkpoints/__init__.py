@@ -10,6 +10,7 @@ from fer_edge.export.checkpoints.layouts import LAYOUTS
 from fer_edge.export.checkpoints.loading import (
     load_any,
     load_checkpoint,
+    load_found,
     random_network,
     save_checkpoint,
     to_author_state,
@@ -21,6 +22,7 @@ __all__ = [
     "load_any",
     "load_checkpoint",
     "load_dan",
+    "load_found",
     "random_network",
     "save_checkpoint",
     "save_dan",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 import warnings
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fer_edge._files import sha256_of
+from fer_edge._files import combined_sha256, sha256_of
 from fer_edge.errors import WeightsError
 from fer_edge.export.checkpoints.arrays import NpzArrays, is_npz
 from fer_edge.export.checkpoints.tensorflow_bundle import TensorFlowCheckpoint, prefix_of
@@ -70,14 +69,6 @@ class AuthorFile:
     def sha256(self) -> str:
         """Return the sha256 of the file; of several, that of their ``sha256sum`` list."""
         return combined_sha256({part.name: sha256_of(part) for part in self.parts})
-
-
-def combined_sha256(digests: Mapping[str, str]) -> str:
-    """Return the only digest, or the sha256 of the lines ``digest  name``, sorted by name."""
-    if len(digests) == 1:
-        return next(iter(digests.values()))
-    lines = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def read_author_file(path: Path) -> AuthorFile:

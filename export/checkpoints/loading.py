@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fer_edge._files import whole_file
+from fer_edge._files import combined_sha256, whole_file
 from fer_edge.errors import UsageError, WeightsError, lookup
 from fer_edge.export.checkpoints import dan
 from fer_edge.export.checkpoints.emotionaldan import AuthorInputs
 from fer_edge.export.checkpoints.ensemble import ENSEMBLE, combine
-from fer_edge.export.checkpoints.files import AuthorFile, combined_sha256, read_author_file
+from fer_edge.export.checkpoints.files import AuthorFile, read_author_file
 from fer_edge.export.checkpoints.layouts import LAYOUTS, describe_layouts, layout_of, recognise
 from fer_edge.export.networks import NETWORKS, build_network
 from fer_edge.export.weights import TrainedNetwork, fill, load_weights
+from fer_edge.weights_cache import FoundWeights, Request, require_sha256
 
 _NOTHING = AuthorInputs()
 
@@ -58,6 +60,32 @@ def load_any(path: Path, network: str, inputs: AuthorInputs = _NOTHING) -> Train
             f"{path} holds the network {trained.spec.network}, expected {network}: give --model {trained.spec.network} or another file"
         )
     return trained
+
+
+def load_found(found: FoundWeights, request: Request, inputs: AuthorInputs = _NOTHING) -> TrainedNetwork:
+    """Load weights that :func:`fer_edge.weights_cache.find_weights` has found.
+
+    Returns
+    -------
+    TrainedNetwork
+        Its provenance holds ``weights_sha256``, and of published weights the licence, the remark and the address.
+
+    Raises
+    ------
+    WeightsError
+        If the file cannot be used, is not what was hashed, or has not the sha256 that is asked for.
+    """
+    try:
+        trained = load_any(found.path, request.network, inputs)
+    except WeightsError as error:
+        if request.kind != "published":
+            raise
+        raise WeightsError(f"{error}; if it was damaged, delete it and it is fetched again") from error
+    loaded = trained.provenance["weights_sha256"]
+    if found.sha256 is not None and not inputs.given():
+        require_sha256(found.path, loaded, found.sha256)  # nobody replaced it meanwhile
+    require_sha256(found.path, loaded, request.sha256)
+    return dataclasses.replace(trained, provenance={**trained.provenance, **found.provenance})
 
 
 def random_network(network: str, seed: int = 0) -> TrainedNetwork:

@@ -6,15 +6,14 @@ import dataclasses
 import shutil
 from pathlib import Path
 
-from fer_edge._files import sha256_of
 from fer_edge.builder.options import BuildOptions
 from fer_edge.bundle import FP32_MODEL, RANGES, SELF_TEST, Manifest, open_bundle
-from fer_edge.catalogue import SHIPPED, shipped_bundle
+from fer_edge.catalogue import shipped_bundle
 from fer_edge.datasets import FaceDataset
-from fer_edge.errors import UsageError
 from fer_edge.evaluation import Progress
 from fer_edge.explanation import require_attention
 from fer_edge.extras import require_extra
+from fer_edge.weights_cache import Request, find_weights, request_weights
 
 
 def fp32_model(
@@ -27,52 +26,54 @@ def fp32_model(
     Raises
     ------
     UsageError
-        If weights that ship are of another network, or PyTorch is needed and missing.
+        If weights are of another network than the one asked for.
+    MissingExtraError
+        If PyTorch is needed and missing; nothing has been fetched then.
+    DownloadError
+        If weights that their authors have published cannot be fetched.
     WeightsError, ExportError
         If weights cannot be loaded, or the exported network gives other outputs.
     """
-    shipped = options.model if options.weights == "auto" else options.weights
-    if options.weights == "auto" or shipped in SHIPPED:
-        bundle = open_bundle(shipped_bundle(shipped))
-        if bundle.spec.network != options.model:
-            raise UsageError(
-                f"{shipped} is of the network {bundle.spec.network}: give --model {bundle.spec.network}"
-            )
-        if options.attention:
-            require_attention(bundle)
-        for name in (FP32_MODEL, RANGES, SELF_TEST):
-            if name in bundle.manifest.files:
-                shutil.copyfile(bundle.path / name, work / name)
-        return bundle.manifest
+    request = request_weights(options.model, options.weights, options.weights_sha256)
+    if request.kind == "shipped":
+        return _shipped(options, request, work)
     require_extra("export", "exporting weights")
-    from fer_edge.export.checkpoints import AuthorInputs, load_any, random_network
+    found = None if request.kind == "random" else find_weights(request, on_progress)
+    from fer_edge.export.checkpoints import AuthorInputs, load_found, random_network
     from fer_edge.export.onnx_model import FACES_TO_CHECK, export_onnx
 
-    on_progress("exporting", 0, 1)
-    origin: dict[str, str] = {}
-    if options.weights == "random":
+    on_progress("loading weights", 0, 1)
+    if found is None:
         trained = random_network(options.model)
     else:
-        inputs = AuthorInputs(options.canonical_shape, options.image_statistics)
-        trained = load_any(Path(options.weights), options.model, inputs)
-        if "weights_sha256" not in trained.provenance:  # authors' files have been hashed while loading
-            origin["weights_sha256"] = sha256_of(Path(options.weights))
+        trained = load_found(found, request, AuthorInputs(options.canonical_shape, options.image_statistics))
+    on_progress("loading weights", 1, 1)
     if options.attention:
         from fer_edge.export.explanation.attention import with_attention
 
         trained = with_attention(trained)
     faces = None if pictures is None else pictures.sample(FACES_TO_CHECK)
-    report = export_onnx(trained, work / FP32_MODEL, faces)
+    report = export_onnx(trained, work / FP32_MODEL, faces, on_progress)
     # PyTorch's exporter holds what it exported until the process ends: let that be empty.
     for tensor in (*trained.module.parameters(), *trained.module.buffers()):
         tensor.data = tensor.data.new_empty(0)
-    on_progress("exporting", 1, 1)
     return Manifest(
         spec=trained.spec,
         precision="fp32",
-        provenance={"options": dict(trained.options), **origin, **trained.provenance},
+        provenance={"options": dict(trained.options), **trained.provenance},
         metrics={"export": dataclasses.asdict(report)},
         temperature=trained.temperature,
         class_frequencies=trained.class_frequencies,
         logit_prior=trained.logit_prior,
     )
+
+
+def _shipped(options: BuildOptions, request: Request, work: Path) -> Manifest:
+    find_weights(request)  # the sha256 that is asked for
+    bundle = open_bundle(shipped_bundle(request.shipped))
+    if options.attention:
+        require_attention(bundle)
+    for name in (FP32_MODEL, RANGES, SELF_TEST):
+        if name in bundle.manifest.files:
+            shutil.copyfile(bundle.path / name, work / name)
+    return bundle.manifest

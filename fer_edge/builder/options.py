@@ -9,7 +9,6 @@ from fer_edge._checks import MOST_IMAGES, require_flag, require_path, require_wh
 from fer_edge._outputs import BUNDLE, Output, check_outputs
 from fer_edge.bundle import PRECISIONS
 from fer_edge.calibration.methods import AUTO_METHOD
-from fer_edge.catalogue import CATALOGUE
 from fer_edge.engines.devices import parse_capability
 from fer_edge.engines.plugin import PLUGIN_CHOICES
 from fer_edge.errors import UsageError, lookup
@@ -25,7 +24,9 @@ class BuildOptions:
     model : str
         A key of :data:`fer_edge.catalogue.CATALOGUE`.
     weights : str
-        ``auto`` (what ships), a key of :data:`fer_edge.catalogue.SHIPPED`, ``random`` (timing only) or a file.
+        ``auto`` (what ships, else what the authors have published, fetched once), a key of
+        :data:`fer_edge.catalogue.SHIPPED` or :data:`fer_edge.published.PUBLISHED_FILES`, ``random`` (timing only)
+        or a file.
     precision : {"fp32", "fp16", "int8"}
         What the bundle is for; every bundle holds the FP32 model. A bundle that is not INT8 holds ranges if
         there is ``calibration_data``, so that it can be quantised later without data.
@@ -72,6 +73,8 @@ class BuildOptions:
         Whether engines compute self-attention by our plugin.
     canonical_shape, image_statistics : Path or None
         What EmotionalDAN needs beside its authors' checkpoint.
+    weights_sha256 : str or None
+        What the weights must have, as the bundle records it: 64 hex digits.
     """
 
     model: str = "conv-attention"
@@ -98,6 +101,7 @@ class BuildOptions:
     plugin: str = "auto"
     canonical_shape: Path | None = None
     image_statistics: Path | None = None
+    weights_sha256: str | None = None
 
 
 def default_output(options: BuildOptions) -> Path:
@@ -113,11 +117,15 @@ def check_options(options: BuildOptions) -> None:
     UsageError
         If a name is unknown, a number out of range, two options contradict each other, or the output cannot be
         written or would overwrite an input.
+    WeightsError
+        If the weights file is missing, or no weights of this network are known.
     """
     from fer_edge.calibration.gate import Bounds
     from fer_edge.calibration.methods import METHODS
+    from fer_edge.weights_cache import request_weights
 
-    lookup(CATALOGUE, options.model, "model")
+    inputs = options.canonical_shape is not None or options.image_statistics is not None
+    request_weights(options.model, options.weights, options.weights_sha256, inputs)
     if options.generator is not None:
         lookup(GENERATORS, options.generator, "generator")
         if options.calibration_data is not None:

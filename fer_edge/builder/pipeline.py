@@ -47,6 +47,9 @@ __all__ = ["BuildOptions", "BuildReport", "build"]
 #: For TensorRT 10's users of DLA, who cannot take a Q/DQ model.
 CALIBRATION_CACHE = "calibration.tensorrt10.cache"
 
+#: What a report repeats of the provenance.
+_WEIGHTS = ("licence", "remark", "address", "weights_sha256")
+
 
 @dataclass(frozen=True)
 class BuildReport:
@@ -69,6 +72,7 @@ class BuildReport:
             "bundle": str(self.bundle.path),
             "precision": self.bundle.manifest.precision,
             "timing_only": self.bundle.manifest.timing_only,
+            "weights": {name: self.bundle.manifest.provenance.get(name) for name in _WEIGHTS},
             "calibration": self.calibration,
             "comparison": None,
             **self.report,

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from fer_edge.catalogue import DEFAULT_MODEL
 from fer_edge.commands.base import add_backend, add_model, make_table, megabytes, percent, print_result
-from fer_edge.commands.export import add_author_inputs
+from fer_edge.commands.export import add_author_inputs, add_weights_sha256
 from fer_edge.commands.parser import number, whole
 from fer_edge.commands.progress import show_progress
 from fer_edge.engines.devices import dotted
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _LAYERS_SHOWN = 12
 _PARTS = {"calibrating": "calibrate", "held_out": "choose a calibration", "comparing": "compare"}
 
+#: What is known of published weights, by its key in the provenance.
+_ORIGIN = {"remark": "These weights", "address": "Fetched from", "weights_sha256": "sha256 of the weights"}
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add arguments."""
@@ -33,8 +36,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--weights",
         default="auto",
         metavar="auto|NAME|random|FILE",
-        help="what ships, or a file; random is for timing only",
+        help="what ships, else what the authors have published, fetched once (auto); or a file; random is for timing only",
     )
+    add_weights_sha256(parser)
     add_author_inputs(parser)
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument(
@@ -184,7 +188,9 @@ def _tables(report: BuildReport) -> list[Table | str]:
         lines.append(f"Ranges: {report.calibration}.")
     if report.bundle.manifest.timing_only:
         lines.append("Random weights: this bundle is for timing only.")
-    lines.append(f"Licence of the weights: {report.bundle.manifest.provenance.get('licence', 'not stated')}.")
+    origin = report.bundle.manifest.provenance
+    lines.append(f"Licence of the weights: {origin.get('licence', 'not stated')}.")
+    lines += [f"{title}: {origin[key]}." for key, title in _ORIGIN.items() if key in origin]
     lines.append(f"Bundle: {report.bundle.path}")
     if report.int8 is not None:
         lines.append(f"Report: {report.bundle.path / REPORT_PAGE}")

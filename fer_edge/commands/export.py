@@ -11,8 +11,10 @@ from typing import Any
 from fer_edge._outputs import Output, check_outputs
 from fer_edge.catalogue import CATALOGUE, DEFAULT_MODEL
 from fer_edge.commands.base import add_model, make_table, print_result
+from fer_edge.commands.progress import show_progress
 from fer_edge.errors import UsageError, lookup
 from fer_edge.extras import require_extra
+from fer_edge.weights_cache import find_weights, request_weights
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -20,10 +22,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model(parser, default=DEFAULT_MODEL)
     parser.add_argument(
         "--weights",
-        required=True,
-        metavar="random|PATH",
-        help="our .safetensors, a file of the network's authors, or for resmasking-ensemble a folder with its members' files",
+        default="auto",
+        metavar="auto|NAME|random|PATH",
+        help="what ships, else what the authors have published, fetched once (auto); our .safetensors, a file of the network's authors, or for resmasking-ensemble a folder with its members' files",
     )
+    add_weights_sha256(parser)
     add_author_inputs(parser)
     parser.add_argument(
         "--check-data", type=Path, metavar="PATH", help="faces for the check; generated ones if left out"
@@ -32,6 +35,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--attention", action="store_true", help="give the network's built-in attention as an output"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.onnx")
+
+
+def add_weights_sha256(parser: argparse.ArgumentParser) -> None:
+    """Add what the weights must have."""
+    parser.add_argument("--weights-sha256", metavar="HEX", help="refuse weights that do not have this sha256")
 
 
 def add_author_inputs(parser: argparse.ArgumentParser) -> None:
@@ -55,20 +63,19 @@ def execute(args: argparse.Namespace) -> int:
     lookup(CATALOGUE, args.model, "model")
     output = Output("--output", args.output, suffixes=(".onnx",))
     check_outputs([output], (args.weights, args.check_data, args.canonical_shape, args.image_statistics))
+    author_inputs = args.canonical_shape is not None or args.image_statistics is not None
+    request = request_weights(args.model, args.weights, args.weights_sha256, author_inputs)
     require_extra("export", "exporting weights")
+    found = None
+    if request.kind != "random":
+        with show_progress(args.quiet) as show:
+            found = find_weights(request, show)
     from fer_edge.datasets import load_dataset
-    from fer_edge.export.checkpoints import AuthorInputs, load_any, random_network
+    from fer_edge.export.checkpoints import AuthorInputs, load_found, random_network
     from fer_edge.export.onnx_model import FACES_TO_CHECK, export_onnx
 
     inputs = AuthorInputs(args.canonical_shape, args.image_statistics)
-    if args.weights == "random":
-        if inputs.given():
-            raise UsageError(
-                f"random weights take no {inputs.given()[0]}: leave it out, or give --weights FILE"
-            )
-        trained = random_network(args.model)
-    else:
-        trained = load_any(Path(args.weights), args.model, inputs)
+    trained = random_network(args.model) if found is None else load_found(found, request, inputs)
     if args.attention:
         from fer_edge.export.explanation.attention import with_attention
 
@@ -109,5 +116,6 @@ def _rows(recognised: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[
         ("claims, not measured here", claims or "none"),
         ("licence", provenance.get("licence", "not stated")),
         ("sha256", provenance.get("weights_sha256", "none")),
+        *((name, provenance[name]) for name in ("address", "remark") if name in provenance),
     ]
     return [(name, str(text)) for name, text in rows]

@@ -254,7 +254,7 @@ def test_random_weights_calibrate_on_generated_images(tmp_path: Path) -> None:
             UsageError,
             "unknown model 'conv-atention'.*did you mean 'conv-attention'",
         ),
-        ({"model": "resmasking"}, WeightsError, "no trained weights of resmasking ship.*--weights FILE"),
+        ({"model": "feratt"}, WeightsError, "no trained weights of feratt ship.*--weights FILE"),
         ({"weights": "none.safetensors"}, WeightsError, "none.safetensors does not exist"),
         ({"precision": "int4"}, UsageError, "unknown precision 'int4'"),
         (

@@ -49,6 +49,7 @@ EVERY_OPTION = BuildOptions(
     plugin="required",
     canonical_shape=Path("shape.npy"),
     image_statistics=Path("statistics.npz"),
+    weights_sha256="0123456789abcdef" * 4,
 )
 
 

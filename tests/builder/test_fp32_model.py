@@ -36,7 +36,5 @@ def test_shipped_names_build_and_are_checked_against_the_network(tmp_path: Path)
     assert build(options).bundle.spec.class_names == FER2013
     with pytest.raises(UsageError, match="is of the network visual-attention: give --model visual-attention"):
         build(BuildOptions(weights="visual-attention", output=tmp_path / "b.fer"))
-    with pytest.raises(
-        WeightsError, match=r"no trained weights of resmasking ship .*there are conv-attention"
-    ):
-        build(BuildOptions(model="resmasking", output=tmp_path / "c.fer"))
+    with pytest.raises(WeightsError, match=r"no trained weights of feratt ship .*there are conv-attention"):
+        build(BuildOptions(model="feratt", output=tmp_path / "c.fer"))

@@ -1,0 +1,107 @@
+"""What a download needs of HTTP: redirects, what identifies a version of a file, when to come again."""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import re
+import time
+import urllib.parse
+import urllib.request
+from email.message import Message
+from email.utils import parsedate_to_datetime
+from typing import IO, Any
+
+from fer_edge.errors import DownloadError, UsageError
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+_MOST_REDIRECTS = 5
+
+
+def check_address(address: str) -> None:
+    """Refuse an address that is not HTTP or holds credentials.
+
+    Raises
+    ------
+    UsageError
+        If so.
+    """
+    try:
+        parts = urllib.parse.urlsplit(address)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        named = parts.username is not None or parts.password is not None
+    except ValueError:
+        usable, named = False, False
+    if not usable or named:
+        shown = "one with a user name" if named else address
+        raise UsageError(
+            f"expected an address such as https://host/path, without user name and password, found {shown!r:.200}: give such an address"
+        )
+
+
+class Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows to https, on loopback also to http; keeps the sha256 that a server of large files declares."""
+
+    max_redirections = _MOST_REDIRECTS
+
+    def __init__(self) -> None:
+        self.declared: str | None = None
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        """See :class:`urllib.request.HTTPRedirectHandler`."""
+        self.declared = declared_sha256(headers) or self.declared
+        parts = urllib.parse.urlsplit(newurl)
+        local = is_loopback(urllib.parse.urlsplit(req.full_url).netloc) and is_loopback(parts.netloc)
+        secure = parts.scheme == "https" or (parts.scheme == "http" and local)
+        if not secure or parts.username or parts.password:
+            raise DownloadError(f"it redirects to {newurl!r:.200}, expected https without credentials")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def validator_of(headers: Message) -> str | None:
+    """Return what identifies the version of the file for ``If-Range``: weak tags do not."""
+    tag = headers.get("ETag", "")
+    return tag if tag.startswith('"') else headers.get("Last-Modified")
+
+
+def declared_sha256(headers: Message) -> str | None:
+    """Return the sha256 with which Hugging Face answers for a large file."""
+    text = headers.get("X-Linked-ETag", "").strip('"').lower()
+    return text if SHA256.fullmatch(text) else None
+
+
+def whole_number(text: str | None) -> int | None:
+    """Return the number that a header holds, ``None`` for anything else."""
+    return int(text) if text is not None and re.fullmatch(r"\d{1,18}", text.strip(), re.ASCII) else None
+
+
+def retry_after_s(headers: Message) -> float | None:
+    """Return after how many seconds the server wants to be asked again; ``None`` where it does not say."""
+    text = headers.get("Retry-After", "")
+    if (seconds := whole_number(text)) is not None:
+        return float(seconds)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def is_loopback(host_and_port: str) -> bool:
+    """Whether a host, with or without a port, is this machine."""
+    host = urllib.parse.urlsplit(f"//{host_and_port}").hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def reason_of(error: Exception) -> str:
+    """Return in words why a connection failed."""
+    cause = getattr(error, "reason", error)
+    if isinstance(cause, TimeoutError):
+        return "the server was silent"
+    if isinstance(cause, http.client.IncompleteRead):
+        return "it broke off"
+    return f"{type(cause).__name__}: {cause}" if isinstance(cause, Exception) else str(cause)
