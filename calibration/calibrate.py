@@ -10,12 +10,12 @@ import numpy as np
 from fer_edge.backends import Backend
 from fer_edge.calibration.candidates import Choice, choose_calibration
 from fer_edge.calibration.families import placement_of
-from fer_edge.calibration.fidelity import measure_fidelity
+from fer_edge.calibration.fidelity import Fidelity, measure_fidelity
 from fer_edge.calibration.methods import AUTO_METHOD, METHODS
-from fer_edge.calibration.ranges import Observations, collect_ranges, observe
+from fer_edge.calibration.ranges import Observations, Ranges, collect_ranges, observe
 from fer_edge.calibration.sensitivity import Quantised
 from fer_edge.datasets import FaceDataset
-from fer_edge.evaluation import Progress
+from fer_edge.evaluation import Progress, face_counter
 from fer_edge.preprocess import prepare_batch
 from fer_edge.spec import ModelSpec
 
@@ -68,16 +68,44 @@ def calibrate(
         return observe(path, _batches(faces, spec), data, count, placement)
 
     quantised = Quantised(model, backend, spec)
-    reference = quantised.fp32_logits(held_out)
-    few = faces.first(_CORRECTION_FACES)
-    return choose_calibration(
-        model,
-        observe_all,
-        tuple(METHODS),
-        lambda: _batches(few, spec, _CORRECTION_BATCH),
-        lambda path, ranges: measure_fidelity(reference, quantised.logits(ranges, held_out, path)),
-        lambda done, total: on_progress("choosing a calibration", done, total),
-    )
+    counted = face_counter(on_progress, f"measuring FP32 on {held_out.name}", len(held_out))
+    reference = quantised.fp32_logits(held_out, counted)
+    few = faces.first(min(_CORRECTION_FACES, max(len(held_out), len(faces) // 8)))
+    search = _SearchProgress(len(METHODS) + 1, len(held_out), on_progress)
+
+    def corrections() -> Iterator[np.ndarray]:
+        done = 0
+        for batch in _batches(few, spec, _CORRECTION_BATCH):
+            yield batch
+            done += len(batch)
+            on_progress("correcting the calibration", done, len(few))
+
+    def measure(path: Path, ranges: Ranges) -> Fidelity:
+        return measure_fidelity(reference, quantised.logits(ranges, held_out, path, search.on_faces))
+
+    return choose_calibration(model, observe_all, tuple(METHODS), corrections, measure, search.on_candidate)
+
+
+class _SearchProgress:
+    """Tells how many faces the candidates have been measured on: one candidate of a large network takes a minute."""
+
+    def __init__(self, candidates: int, faces: int, on_progress: Progress) -> None:
+        self._candidates, self._faces, self._on_progress = candidates, faces, on_progress
+        self._done = self._of_this = 0
+
+    def on_faces(self, faces: int) -> None:
+        """Count faces of the candidate that is measured now."""
+        self._of_this += faces
+        self._tell()
+
+    def on_candidate(self, done: int, total: int) -> None:
+        """Count a candidate."""
+        self._done, self._candidates, self._of_this = done, total, 0
+        self._tell()
+
+    def _tell(self) -> None:
+        done = self._done * self._faces + self._of_this
+        self._on_progress("choosing a calibration", done, self._candidates * self._faces)
 
 
 def _batches(faces: FaceDataset, spec: ModelSpec, size: int = _CALIBRATION_BATCH) -> Iterator[np.ndarray]:

@@ -145,7 +145,7 @@ def make_int8(
     """
     quantised, path = Quantised(model, backend, spec), work / int8_model(backend.dialect)
     bounds = options.bounds or COLLAPSED
-    _write(work, model, ranges)
+    _write(work, model, ranges, on_progress)
     count = face_counter(on_progress, f"comparing on {faces.name}", 2 * len(faces))
     fp32_logits = _fp32_logits(model, backend, spec, faces, count)
     comparison = compare(model, path, backend, spec, faces, on_faces=count, fp32_logits=fp32_logits)
@@ -167,14 +167,14 @@ def make_int8(
         kept = dataclasses.replace(ranges.placement, float_layers=frozenset(found.float_layers))
         ranges = dataclasses.replace(ranges, placement=kept)
         before = path.replace(work / "all-int8.onnx")
-        _write(work, model, ranges)
+        _write(work, model, ranges, on_progress)
         count = face_counter(on_progress, f"comparing mixed precision on {faces.name}", len(faces))
         comparison = compare(model, path, backend, spec, faces, on_faces=count, fp32_logits=fp32_logits)
         mixed = Mixed(found, *_latencies(backend, spec, before, path))
         before.unlink()
         described = _describe(quantised, ranges, comparison)
         int8 = dataclasses.replace(described, sensitivity=int8.sensitivity, mixed=mixed)
-    int8 = dataclasses.replace(int8, simulated=_simulate(work, model, spec, backend, faces))
+    int8 = dataclasses.replace(int8, simulated=_simulate(work, model, spec, backend, faces, on_progress))
     if collapsed := _collapsed_dialect(int8.simulated, bounds, min(len(faces), _FEW_FACES)):
         raise GateError(collapsed, Refused(int8))
     return int8
@@ -197,11 +197,12 @@ def outcome_of(comparison: Comparison) -> Outcome:
     return Outcome(lost_pp(0, paired.change_pp / 100), True, fidelity)
 
 
-def _write(work: Path, model: Path, ranges: Ranges) -> None:
-    for dialect in DIALECTS:
+def _write(work: Path, model: Path, ranges: Ranges, on_progress: Progress) -> None:
+    for done, dialect in enumerate(DIALECTS, 1):
         path = work / int8_model(dialect)
         onnx.save(quantise(onnx.load(model), ranges, dialect), path)
         onnx.checker.check_model(str(path), full_check=True)
+        on_progress("writing INT8 models", done, len(DIALECTS))
     return_free_memory()
 
 
@@ -252,16 +253,17 @@ def _latencies(backend: Backend, spec: ModelSpec, *models: Path) -> list[Latency
 
 
 def _simulate(
-    work: Path, model: Path, spec: ModelSpec, backend: Backend, faces: FaceDataset
+    work: Path, model: Path, spec: ModelSpec, backend: Backend, faces: FaceDataset, on_progress: Progress
 ) -> dict[str, Fidelity]:
     """Run the models of the other dialects in ONNX Runtime, which computes what any Q/DQ model says."""
     runtime = Quantised(model, BACKENDS["onnxruntime"], spec)
     few = faces.first(_FEW_FACES)
-    reference = runtime.fp32_logits(few)
+    others = [dialect for dialect in DIALECTS if dialect != backend.dialect]
+    count = face_counter(on_progress, "simulating other backends", (1 + len(others)) * len(few))
+    reference = runtime.fp32_logits(few, count)
     return {
-        dialect: measure_fidelity(reference, runtime.file_logits(work / int8_model(dialect), few))
-        for dialect in DIALECTS
-        if dialect != backend.dialect
+        dialect: measure_fidelity(reference, runtime.file_logits(work / int8_model(dialect), few, count))
+        for dialect in others
     }
 
 

@@ -9,7 +9,7 @@ behind it, so that further passes follow the first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,9 +83,13 @@ class SaturationEmulator:
             proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
 
-    def logits(self, batch: np.ndarray) -> np.ndarray:
-        """Return ``[B, K]`` float32 logits of ``[B, C, H, W]`` float32."""
-        return np.concatenate([self._run(batch[i : i + _BATCH]) for i in range(0, len(batch), _BATCH)])
+    def logits(self, batch: np.ndarray, on_faces: Callable[[int], None] = lambda faces: None) -> np.ndarray:
+        """Return ``[B, K]`` float32 logits of ``[B, C, H, W]`` float32; ``on_faces`` hears how many more are done."""
+        parts = []
+        for start in range(0, len(batch), _BATCH):
+            parts.append(self._run(batch[start : start + _BATCH]))
+            on_faces(len(parts[-1]))
+        return np.concatenate(parts)
 
     def _run(self, batch: np.ndarray) -> np.ndarray:
         corrections = {layer.correction: np.zeros((1, 1, 1, 1), np.float32) for layer in self._layers}

@@ -29,6 +29,12 @@ from fer_edge.spec import ModelSpec
 #: Fewer labelled faces say nothing of a change in accuracy: one face would be more than a point.
 LEAST_LABELLED = 100
 
+OnFaces = Callable[[int], None]
+
+
+def _ignore(faces: int) -> None:
+    """Tell nobody."""
+
 
 @dataclass(frozen=True)
 class LayerSensitivity:
@@ -79,23 +85,25 @@ class Quantised:
         """Return the FP32 model."""
         return onnx.load(self._path)
 
-    def fp32_logits(self, faces: FaceDataset) -> np.ndarray:
-        """Return ``[N, K]`` logits of the FP32 model."""
-        return self.file_logits(self._path, faces)
+    def fp32_logits(self, faces: FaceDataset, on_faces: OnFaces = _ignore) -> np.ndarray:
+        """Return ``[N, K]`` logits of the FP32 model; ``on_faces`` is called with the number of faces of each batch."""
+        return self.file_logits(self._path, faces, on_faces)
 
-    def logits(self, ranges: Ranges, faces: FaceDataset, model: Path | None = None) -> np.ndarray:
+    def logits(
+        self, ranges: Ranges, faces: FaceDataset, model: Path | None = None, on_faces: OnFaces = _ignore
+    ) -> np.ndarray:
         """Return ``[N, K]`` logits of the model that ``ranges`` make; ``model`` is used instead of the own one."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "quantised.onnx"
             onnx.save(quantise(onnx.load(model or self._path), ranges, self.backend.dialect), path)
-            return self.file_logits(path, faces)
+            return self.file_logits(path, faces, on_faces)
 
-    def file_logits(self, path: Path, faces: FaceDataset) -> np.ndarray:
+    def file_logits(self, path: Path, faces: FaceDataset, on_faces: OnFaces = _ignore) -> np.ndarray:
         """Return ``[N, K]`` logits of a model that is a file already."""
         return_free_memory()
         session = self.backend.open(path, SessionOptions())
         try:
-            return session_logits(session, faces, self.spec)
+            return session_logits(session, faces, self.spec, on_faces=on_faces)
         finally:
             session.close()
             return_free_memory()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fer_edge.backends import Backend
-from fer_edge.builder.faces import HELD_OUT
+from fer_edge.builder.faces import effort_for
 from fer_edge.builder.options import BuildOptions
 from fer_edge.builder.splits import Counts, Split
 from fer_edge.bundle import FP32_MODEL, RANGES, Manifest
@@ -55,10 +55,11 @@ def faces_needed(options: BuildOptions, manifest: Manifest, shipped: Calibration
     calibrates = options.calibration_data is not None or (options.precision == "int8" and shipped is None)
     measures = calibrates and _method(options, manifest) == AUTO_METHOD
     compares = options.precision != "fp32" or options.eval_data is not None
+    effort = effort_for(options)
     return Counts(
-        options.calibration_images if calibrates else 0,
-        HELD_OUT if measures else 0,
-        options.comparison_images if compares else 0,
+        effort.calibration if calibrates else 0,
+        effort.held_out if measures else 0,
+        effort.comparison if compares else 0,
     )
 
 

@@ -36,10 +36,10 @@ class BuildOptions:
         Faces for the ranges; ``None`` takes ranges that ship, else generated images.
     calibration_split : str or None
         ``Usage`` of FER2013 for the ranges.
-    calibration_images : int
-        How many faces are used at most.
-    comparison_images : int
-        How many faces FP32 and INT8 are compared on where there is no ``eval_data``.
+    calibration_images : int or None
+        How many faces are used at most; ``None`` is 512, and 128 for networks of more than 15 G multiply-adds.
+    comparison_images : int or None
+        How many faces FP32 and INT8 are compared on where there is no ``eval_data``; ``None`` is 128 or 64.
     generator : str or None
         A key of :data:`fer_edge.generated.GENERATORS`: who makes those images; ``None`` is the default one.
     method : str
@@ -83,8 +83,8 @@ class BuildOptions:
     backend: str = "auto"
     calibration_data: Path | None = None
     calibration_split: str | None = None
-    calibration_images: int = 512
-    comparison_images: int = 128
+    calibration_images: int | None = None
+    comparison_images: int | None = None
     generator: str | None = None
     method: str = AUTO_METHOD
     max_drop: float | None = None
@@ -136,8 +136,9 @@ def check_options(options: BuildOptions) -> None:
     lookup(dict.fromkeys(PLUGIN_CHOICES), options.plugin, "choice for the plugin")
     for text in options.compute_capabilities:
         parse_capability(text)
-    for name in ("calibration_images", "comparison_images", "sensitivity_images"):
-        require_whole(name, getattr(options, name), 1, MOST_IMAGES)
+    for name in ("calibration_images", "comparison_images"):
+        require_whole(name, getattr(options, name), 1, MOST_IMAGES, optional=True)
+    require_whole("sensitivity_images", options.sensitivity_images, 1, MOST_IMAGES)
     for name in ("sensitivity", "attention"):
         require_flag(name, getattr(options, name))
     for name in ("calibration_data", "eval_data", "output", "canonical_shape", "image_statistics"):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fer_edge._files import write_json
 from fer_edge.backends import BACKENDS, Backend, SessionOptions, choose_backend
 from fer_edge.builder.calibration import Calibration, calibrate_on, faces_needed, shipped_calibration
-from fer_edge.builder.faces import HELD_OUT, load_sources
+from fer_edge.builder.faces import effort_for, load_sources
 from fer_edge.builder.fp32_model import fp32_model
 from fer_edge.builder.options import BuildOptions, check_options, default_output
 from fer_edge.builder.refusal import REPORT, REPORT_PAGE, forget_refusal, refuse
@@ -133,7 +133,7 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
                         split.comparing, manifest.spec, backend, work, on_progress
                     )
                 if options.precision == "fp16":
-                    metrics["fp16"] = _half(manifest, split.comparing, work, on_progress)
+                    metrics["fp16"] = _half(options, manifest, split.comparing, work, on_progress)
         except GateError as error:
             tried = refused_report(error, found, options, manifest, backend, split)
             raise refuse(options, output, error, tried) from None
@@ -143,9 +143,7 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
             engines = _engines(options, capabilities, work, on_progress)
         if temperature is not None:
             metrics["temperature"] = temperature.to_dict()
-        on_progress("choosing faces for the self-test", 0, 1)
-        self_test = add_self_test(work, manifest.spec, manifest.timing_only)
-        on_progress("choosing faces for the self-test", 1, 1)
+        self_test = add_self_test(work, manifest.spec, manifest.timing_only, on_progress)
         whole = dataclasses.replace(
             manifest,
             self_test=self_test,
@@ -155,7 +153,9 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
             temperature=manifest.temperature if temperature is None else temperature.value,
         )
         files = {str(path.relative_to(work)): path for path in sorted(work.rglob("*")) if path.is_file()}
+        on_progress("writing the bundle", 0, 1)
         bundle = write_bundle(output, whole, files)
+        on_progress("writing the bundle", 1, 1)
         forget_refusal(output)
         return BuildReport(bundle, "none" if found is None else found.origin, int8, report, engines)
 
@@ -232,7 +232,9 @@ def _int8(
     return int8, report
 
 
-def _half(manifest: Manifest, faces: FaceDataset, work: Path, on_progress: Progress) -> dict[str, Any]:
+def _half(
+    options: BuildOptions, manifest: Manifest, faces: FaceDataset, work: Path, on_progress: Progress
+) -> dict[str, Any]:
     """Leave the FP16 model in ``work``; return what was measured of it."""
     from fer_edge.calibration.half import LEAST_COSINE, make_half
 
@@ -240,7 +242,7 @@ def _half(manifest: Manifest, faces: FaceDataset, work: Path, on_progress: Progr
         work / FP32_MODEL,
         work / FP16_MODEL,
         manifest.spec,
-        faces.first(HELD_OUT),
+        faces.first(effort_for(options).held_out),
         -1.0 if manifest.timing_only else LEAST_COSINE,
         lambda attempts: on_progress("converting to FP16", attempts, 0),
     )

@@ -6,7 +6,7 @@ the four on which saturated INT8 errs most, and four that spread over the classe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -16,6 +16,7 @@ from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.backends.self_test import TOLERANCES, relative_errors
 from fer_edge.backends.self_test_data import MAX_SIDE_PX, SelfTestData, read_self_test, write_self_test
 from fer_edge.bundle import FP16_MODEL, FP32_MODEL, SELF_TEST, int8_model, model_key
+from fer_edge.evaluation import Progress, face_counter
 from fer_edge.generated import DEFAULT_GENERATOR, GENERATORS
 from fer_edge.manifest import SelfTestRecord
 from fer_edge.preprocess import prepare_batch
@@ -32,7 +33,12 @@ _BATCH = 8
 _SENSITIVE_DIALECT = "cpu"
 
 
-def add_self_test(work: Path, spec: ModelSpec, timing_only: bool = False) -> SelfTestRecord:
+def add_self_test(
+    work: Path,
+    spec: ModelSpec,
+    timing_only: bool = False,
+    on_progress: Progress = lambda stage, done, total: None,
+) -> SelfTestRecord:
     """Write ``self_test.npz`` beside the models in ``work``, and return the manifest's record of it.
 
     Crops of a ``self_test.npz`` that lies there already are kept where they are sensitive, since choosing takes time.
@@ -40,24 +46,32 @@ def add_self_test(work: Path, spec: ModelSpec, timing_only: bool = False) -> Sel
     """
     models = _models(work)
     if timing_only:
-        return _write(work, spec, models, _candidates(spec, _SENSITIVE + _SPREAD), None)
+        crops = _candidates(spec, _SENSITIVE + _SPREAD)
+        return _write(work, spec, models, crops, None, on_progress)
     kept = _kept_crops(work, spec)
-    errors = None if kept is None else _saturation_errors(models, kept, spec)
+    errors = None if kept is None else _saturation_errors(models, kept, spec, on_progress)
     if kept is None or (errors is not None and _insensitive(errors)):
         slow = spec.input_height * spec.input_width > _SLOW_PIXELS
         candidates = _candidates(spec, _FEW_CANDIDATES if slow else _CANDIDATES)
-        errors = _saturation_errors(models, candidates, spec)
-        logits = _logits(models["fp32"], prepare_batch(list(candidates), spec))
+        errors = _saturation_errors(models, candidates, spec, on_progress)
+        counted = face_counter(on_progress, "choosing faces for the self-test", len(candidates))
+        logits = _logits(models["fp32"], prepare_batch(list(candidates), spec), counted)
         chosen = choose_faces(logits, np.zeros(len(logits)) if errors is None else errors)
         kept, errors = candidates[chosen], None if errors is None else errors[chosen]
-    return _write(work, spec, models, kept, errors)
+    return _write(work, spec, models, kept, errors, on_progress)
 
 
 def _write(
-    work: Path, spec: ModelSpec, models: Mapping[str, Path], crops: np.ndarray, errors: np.ndarray | None
+    work: Path,
+    spec: ModelSpec,
+    models: Mapping[str, Path],
+    crops: np.ndarray,
+    errors: np.ndarray | None,
+    on_progress: Progress,
 ) -> SelfTestRecord:
     batch = prepare_batch(list(crops), spec)
-    logits_of = {key: _logits(path, batch) for key, path in models.items()}
+    counted = face_counter(on_progress, "recording the self-test", len(models) * len(batch))
+    logits_of = {key: _logits(path, batch, counted) for key, path in models.items()}
     write_self_test(work / SELF_TEST, SelfTestData(crops, logits_of))
     insensitive = errors is not None and _insensitive(errors)
     return SelfTestRecord(tuple(key for key in models if key.startswith("int8")) if insensitive else ())
@@ -68,7 +82,9 @@ def _kept_crops(work: Path, spec: ModelSpec) -> np.ndarray | None:
     return read_self_test(path.read_bytes(), spec).crops if path.is_file() else None
 
 
-def _saturation_errors(models: Mapping[str, Path], crops: np.ndarray, spec: ModelSpec) -> np.ndarray | None:
+def _saturation_errors(
+    models: Mapping[str, Path], crops: np.ndarray, spec: ModelSpec, on_progress: Progress
+) -> np.ndarray | None:
     """Return ``[N]`` relative errors of the logits under saturated sums; ``None`` without an INT8 model."""
     model = models.get(model_key("int8", _SENSITIVE_DIALECT))
     if model is None:
@@ -76,7 +92,8 @@ def _saturation_errors(models: Mapping[str, Path], crops: np.ndarray, spec: Mode
     from fer_edge.calibration.saturation import SaturationEmulator
 
     batch = prepare_batch(list(crops), spec)
-    return relative_errors(SaturationEmulator(model).logits(batch), _logits(model, batch))
+    counted = face_counter(on_progress, "emulating saturated sums", 2 * len(batch))
+    return relative_errors(SaturationEmulator(model).logits(batch, counted), _logits(model, batch, counted))
 
 
 def _insensitive(errors: np.ndarray) -> bool:
@@ -117,10 +134,15 @@ def choose_faces(logits: np.ndarray, errors: np.ndarray) -> Sequence[int]:
     return sensitive + spread
 
 
-def _logits(model: Path, batch: np.ndarray) -> np.ndarray:
+def _logits(
+    model: Path, batch: np.ndarray, on_faces: Callable[[int], None] = lambda faces: None
+) -> np.ndarray:
     session = BACKENDS["onnxruntime"].open(model, SessionOptions())
+    parts = []
     try:
-        parts = [session.run(batch[i : i + _BATCH])["logits"] for i in range(0, len(batch), _BATCH)]
+        for start in range(0, len(batch), _BATCH):
+            parts.append(session.run(batch[start : start + _BATCH])["logits"])
+            on_faces(len(parts[-1]))
     finally:
         session.close()
     return np.concatenate(parts)

@@ -260,7 +260,7 @@ def test_random_weights_calibrate_on_generated_images(tmp_path: Path) -> None:
         (
             {"comparison_images": 0},
             UsageError,
-            "comparison_images must be a whole number from 1 to 1000000000, found 0",
+            "comparison_images must be None or a whole number from 1 to 1000000000, found 0",
         ),
         ({"backend": "tensorflow"}, UsageError, "unknown backend 'tensorflow'"),
         ({"method": "minmx", "weights": "random"}, UsageError, "unknown calibration method 'minmx'"),
