@@ -251,7 +251,7 @@ class _Download:
             with error:
                 if error.code == 416:
                     raise _Altered("the server's file is shorter than what has arrived of it") from None
-                text = f"HTTP {error.code} {error.reason}"
+                text = " ".join(f"HTTP {error.code} {error.reason}".split())  # of redirects: several lines
                 if error.code < 500 and error.code not in _TEMPORARY:
                     raise DownloadError(text) from None
                 raise _Temporary(text, retry_after_s(error.headers)) from None

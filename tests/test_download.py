@@ -116,8 +116,9 @@ def test_what_cannot_be_had_names_address_and_reason(
     server: Server, tmp_path: Path, behaviour: Behaviour, message: str
 ) -> None:
     server.always = behaviour
-    with pytest.raises(DownloadError, match=rf"{server.address}/file: .*{message}"):
+    with pytest.raises(DownloadError, match=rf"{server.address}/file: .*{message}") as error:
         fetch(server, tmp_path / "file", least_bytes=500_000)
+    assert "\n" not in str(error.value)
     assert not (tmp_path / "file").exists()
 
 

@@ -26,7 +26,11 @@ _LAYERS_SHOWN = 12
 _PARTS = {"calibrating": "calibrate", "held_out": "choose a calibration", "comparing": "compare"}
 
 #: What is known of published weights, by its key in the provenance.
-_ORIGIN = {"remark": "These weights", "address": "Fetched from", "weights_sha256": "sha256 of the weights"}
+_ORIGIN = {
+    "remark": "Which weights these are",
+    "address": "Where they come from",
+    "weights_sha256": "sha256 of the weights",
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -194,7 +198,7 @@ def _tables(report: BuildReport) -> list[Table | str]:
         lines.append("Random weights: this bundle is for timing only.")
     origin = report.bundle.manifest.provenance
     lines.append(f"Licence of the weights: {origin.get('licence', 'not stated')}.")
-    lines += [f"{title}: {origin[key]}." for key, title in _ORIGIN.items() if key in origin]
+    lines += [f"{title}: {_in_words(origin[key])}." for key, title in _ORIGIN.items() if key in origin]
     lines.append(f"Bundle: {report.bundle.path}")
     if report.int8 is not None:
         lines.append(f"Report: {report.bundle.path / REPORT_PAGE}")
@@ -293,6 +297,11 @@ def _faces(report: Mapping[str, Any]) -> list[Table | str]:
             f"Passed on {place['processor']} ({features}), {place['backend']}, with {place['faces']}."
         )
     return [*lines, *(f"Warning: {text}." for text in report["warnings"])]
+
+
+def _in_words(value: object) -> object:
+    """Return one address, or those of an ensemble's members."""
+    return ", ".join(map(str, value.values())) if isinstance(value, Mapping) else value
 
 
 def _decibels(value: float | None) -> str:

@@ -119,9 +119,9 @@ def _refuse_random(args: argparse.Namespace, explainer: Explainer) -> Explainer:
 
 
 def _open(args: argparse.Namespace) -> Explainer:
-    path, prior = Path(args.bundle), parse_prior(args.prior)
     if args.model is not None:
         lookup(CATALOGUE, args.model, "model")
+    path, prior = Path(args.bundle), parse_prior(args.prior)
     own_map = args.map is not None or args.location is not None or args.stage != 3
     if path.is_file():
         if args.weights is not None:

@@ -29,7 +29,7 @@ def execute(args: argparse.Namespace) -> int:
         ("default prior", prior_text(make_rule(manifest))),
         *(
             (key, manifest.provenance[key])
-            for key in ("paper", "weights", "licence", "data")
+            for key in ("paper", "weights", "licence", "remark", "address", "data")
             if key in manifest.provenance
         ),
     ]
