@@ -56,6 +56,7 @@ class Redirects(urllib.request.HTTPRedirectHandler):
         local = is_loopback(urllib.parse.urlsplit(req.full_url).netloc) and is_loopback(parts.netloc)
         secure = parts.scheme == "https" or (parts.scheme == "http" and local)
         if not secure or parts.username or parts.password:
+            fp.close()
             raise DownloadError(f"it redirects to {newurl!r:.200}, expected https without credentials")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
