@@ -6,11 +6,12 @@ never by index.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
-from fer_edge.errors import DataError
+from fer_edge.errors import DataError, closest
 
 #: FER+ vote columns without "unknown" and "NF" (Barsoum et al., 2016); also FERAtt's order.
 FERPLUS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
@@ -26,30 +27,36 @@ RAFDB = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutra
 CKPLUS = ("neutral", "anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise")
 
 _CANONICAL = {
-    "neutral": "neutral",
-    "happiness": "happiness", "happy": "happiness", "joy": "happiness",
+    "neutral": "neutral", "normal": "neutral",
+    "happiness": "happiness", "happy": "happiness", "joy": "happiness", "joyful": "happiness",
     "surprise": "surprise", "surprised": "surprise",
     "sadness": "sadness", "sad": "sadness",
     "anger": "anger", "angry": "anger",
     "disgust": "disgust", "disgusted": "disgust",
     "fear": "fear", "fearful": "fear", "afraid": "fear", "scared": "fear",
-    "contempt": "contempt",
+    "contempt": "contempt", "contemptuous": "contempt",
 }  # fmt: skip
+#: As in "0_angry" and "1. happy", which keep folders in the order of the classes.
+_NUMBER = re.compile(r"[0-9]{1,3}[_.:)\-\s]*(?=[a-z])")
+_MOST_CHARS = 40
 
 
 def canonical(name: str) -> str:
-    """Return the canonical (FER+) name of an expression.
+    """Return the canonical (FER+) name of an expression, as people write it: ``Angry``, ``0_anger``, ``1. happy``.
 
     Raises
     ------
     DataError
         If the name is no expression of the papers.
     """
+    key = name.strip().casefold()[: _MOST_CHARS + 1]
+    key = _NUMBER.sub("", key, count=1) if _NUMBER.match(key) else key
     try:
-        return _CANONICAL[name.strip().lower()]
+        return _CANONICAL[key]
     except KeyError:
+        found = name if len(name) <= _MOST_CHARS else name[:_MOST_CHARS] + "…"
         raise DataError(
-            f"unknown expression {name!r}: expected one of {', '.join(sorted(_CANONICAL))}"
+            f"unknown expression {found!r}: expected one of {', '.join(sorted(_CANONICAL))}{closest(key, _CANONICAL)}"
         ) from None
 
 

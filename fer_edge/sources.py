@@ -20,6 +20,7 @@ import cv2
 
 from fer_edge._files import opencv_path
 from fer_edge.datasets import IMAGE_SUFFIXES, list_images, read_image
+from fer_edge.datasets.images import ANIMATED_SUFFIXES
 from fer_edge.errors import DataError, SourceError, UnreadableFilesError, UsageError
 from fer_edge.guard import ProcessBound
 
@@ -255,7 +256,7 @@ def open_source(source: str | int | Path) -> Source:
         raise SourceError(
             f"{path} does not exist: give an image, a folder, a video, a camera number or an rtsp:// address"
         )
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+    if path.suffix.lower() in IMAGE_SUFFIXES - ANIMATED_SUFFIXES:
         return ImageSource((path,))
     return VideoSource(path)
 

@@ -56,6 +56,21 @@ def test_a_folder_in_order_of_names(tmp_path: Path) -> None:
     ]
 
 
+def test_a_folder_in_natural_order_without_leavings_of_other_programs(tmp_path: Path) -> None:
+    for name in ("10.png", "9.png", "1.ppm"):
+        write_image(tmp_path / name)
+    for name in ("._9.png", ".trash.jpg"):
+        (tmp_path / name).write_bytes(b"no image")
+    assert [frame.name for frame in open_source(tmp_path)] == ["1.ppm", "9.png", "10.png"]
+
+
+def test_a_gif_is_a_video(tmp_path: Path) -> None:
+    frame = "21f90401000001002c00000000010001000002024c0100"
+    data = bytes.fromhex(f"47494638396101000100800100ffffff000000{frame * 3}3b")
+    (tmp_path / "a.gif").write_bytes(data)
+    assert len(list(open_source(tmp_path / "a.gif"))) == 3
+
+
 @pytest.mark.parametrize("suffix", list(CODECS))
 def test_every_frame_of_a_video(tmp_path: Path, suffix: str) -> None:
     source = open_source(write_video(tmp_path / f"a{suffix}"))

@@ -12,7 +12,7 @@ from fer_edge._outputs import Output, check_outputs
 from fer_edge.catalogue import CATALOGUE, DEFAULT_MODEL
 from fer_edge.commands.base import add_model, make_table, print_result
 from fer_edge.commands.progress import show_progress
-from fer_edge.errors import UsageError, lookup
+from fer_edge.errors import lookup
 from fer_edge.extras import require_extra
 from fer_edge.weights_cache import find_weights, request_weights
 

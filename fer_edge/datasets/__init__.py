@@ -3,14 +3,24 @@
 :func:`load_dataset` recognises the form of the data from what lies at a path:
 
 ==============  =====================================================================================
-FER2013, FER+   ``fer2013.csv`` (or ``.gz``), with ``fer2013new.csv`` beside it for the votes
+FER2013, FER+   a CSV file, plain, ``.gz`` or in a ``.zip``, with the columns emotion,pixels,Usage, such
+                as ``fer2013.csv``, ``icml_face_data.csv``, or Kaggle's ``train.csv`` (no splits) and
+                ``test.csv`` (no labels), with ``fer2013new.csv`` beside it for the votes; or the folder
+                that holds it, or the folder above
 RAF-DB          ``EmoLabel/list_patition_label.txt`` with ``Image/aligned`` or ``Image/original``
 AffectNet       ``training.csv``, ``validation.csv`` with the images; or ``annotations/*_exp.npy``
                 with ``images``, also below ``train_set`` and ``val_set``
 CK+             ``cohn-kanade-images``, ``Emotion`` and, where it is there, ``Landmarks``
-legend          ``legend.csv`` with the columns image,emotion
-folder          a subfolder per class, or images alone, which have no labels
+legend          ``legend.csv`` or another CSV file with a column image, file, filename or path, and a
+                column emotion, label, class or expression; the images beside it or in ``images``
+folder          a subfolder per class, also below ``train``, ``test`` and ``val``, which are splits then;
+                or images alone, which have no labels
 ==============  =====================================================================================
+
+Columns of CSV files are found by name, in any order, in upper or lower case, with blanks around them and with other
+columns between; ``;`` and tabs are taken for commas where the header has them. Files and folders that begin with a
+dot, ``__MACOSX``, ``@eaDir``, ``Thumbs.db`` and ``desktop.ini`` are no data. Where several files could be meant, or
+classes are numbered, nothing is guessed: the error says what was found, and how to name what is meant.
 """
 
 from __future__ import annotations
@@ -20,13 +30,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_edge._checks import MOST_IMAGES, require_flag, require_path, require_whole
-from fer_edge.datasets import affectnet, ckplus, fer2013, folders, rafdb
+from fer_edge.datasets import affectnet, ckplus, fer2013, folders, legends, rafdb
 from fer_edge.datasets.dataset import FaceDataset
 from fer_edge.datasets.fer2013 import FERPLUS_FILE
 from fer_edge.datasets.images import IMAGE_SUFFIXES, list_images, read_image
+from fer_edge.datasets.listing import describe
+from fer_edge.datasets.numbered import parse_class_order
 from fer_edge.datasets.request import Request
 from fer_edge.datasets.rows import BadRows, Skipped
 from fer_edge.datasets.subjects import Fold, leave_subjects_out, subject_folds
+from fer_edge.datasets.tables import describe_tables
 from fer_edge.errors import DataError, UsageError
 
 __all__ = [
@@ -70,9 +83,9 @@ FORMATS: Mapping[str, Format] = {
     "ck+": Format(ckplus.find, ckplus.load),
     "affectnet": Format(affectnet.find_csv, affectnet.load_csv, affectnet.training_csv),
     "affectnet-arrays": Format(affectnet.find_arrays, affectnet.load_arrays, affectnet.training_arrays),
-    "fer2013": Format(fer2013.find, fer2013.load, lambda found: "Training"),
-    "legend": Format(folders.find_legend, folders.load_legend),
-    "folder": Format(lambda path: path if path.is_dir() else None, folders.load_folder),
+    "fer2013": Format(fer2013.find, fer2013.load, fer2013.training_split),
+    "legend": Format(legends.find, legends.load),
+    "folder": Format(folders.find, folders.load, folders.training_split),
 }
 
 
@@ -84,6 +97,7 @@ def load_dataset(
     on_bad_row: str = "error",
     peak_frames: int = 1,
     subjects_from_names: bool = False,
+    class_order: str | None = None,
 ) -> FaceDataset:
     """Load faces from a label file or a folder, whose form is recognised.
 
@@ -93,7 +107,8 @@ def load_dataset(
         See :mod:`fer_edge.datasets`.
     split : str, optional
         FER2013: ``Training``, ``PublicTest``, ``PrivateTest``. RAF-DB: ``train``, ``test``. AffectNet:
-        ``training``, ``validation``. The others have none.
+        ``training``, ``validation``. A folder: ``train``, ``test``, ``val``, where it has folders of that name. The
+        others have none.
     labels : {"auto", "ferplus", "fer2013"}
         For FER2013: whose labels. ``auto`` takes FER+ where its file lies beside the CSV.
     on_bad_row : {"error", "skip"}
@@ -104,6 +119,8 @@ def load_dataset(
         For CK+: how many of the last frames of a sequence carry its label.
     subjects_from_names : bool
         For a folder: take the subjects from file names of the form ``SUBJECT_anything.png``.
+    class_order : str, optional
+        For a folder or a legend with numbered classes: their names in that order, separated by commas.
 
     Raises
     ------
@@ -115,16 +132,20 @@ def load_dataset(
     require_path("path", path, optional=False)
     require_whole("peak_frames", peak_frames, 1, MOST_IMAGES)
     require_flag("subjects_from_names", subjects_from_names)
-    for option, value in (("split", split), ("labels", labels), ("on_bad_row", on_bad_row)):
-        if not isinstance(value, str) and not (option == "split" and value is None):
+    named = {"split": split, "labels": labels, "on_bad_row": on_bad_row, "class_order": class_order}
+    for option, value in named.items():
+        if not isinstance(value, str) and not (option in ("split", "class_order") and value is None):
             raise UsageError(f"{option} must be a name, found {value!r:.60}")
+    order = parse_class_order(class_order)
     path = Path(path)
     name, found = _recognised(path)
     if peak_frames != 1 and name != "ck+":
         raise UsageError(f"peak_frames is for the CK+ layout, {path} is {name}: leave it out")
     if subjects_from_names and name != "folder":
         raise UsageError(f"subjects_from_names is for image folders, {path} is {name}: leave it out")
-    request = Request(split, labels, BadRows(on_bad_row), peak_frames, subjects_from_names)
+    if class_order is not None and name not in ("folder", "legend"):
+        raise UsageError(f"class_order is for folders and legends, {path} is {name}: leave it out")
+    request = Request(split, labels, BadRows(on_bad_row), peak_frames, subjects_from_names, order)
     return FORMATS[name].load(found, request)
 
 
@@ -143,12 +164,24 @@ def training_split(path: str | Path) -> str | None:
 def _recognised(path: Path) -> tuple[str, Path]:
     """Return the key of the form of ``path``, and what its loader reads."""
     accepted = (
-        "fer2013.csv, a folder with legend.csv, an image folder, or the folder of RAF-DB, AffectNet or CK+"
+        "a CSV file with the columns emotion,pixels,Usage (FER2013) or image,emotion (legend), a folder with one, a "
+        "folder of images, or the folder of RAF-DB, AffectNet or CK+"
     )
-    if not path.exists():
+    if not _exists(path):
         raise DataError(f"{path} does not exist: give {accepted}")
     for name, form in FORMATS.items():
         found = form.find(path)
         if found is not None:
+            if name == "fer2013" and path.is_dir() and folders.holds_folders_of_pictures(path):
+                raise DataError(
+                    f"{path} holds {found.relative_to(path)} and folders of pictures ({describe(path)}): name one of them"
+                )
             return name, found
-    raise DataError(f"{path} is of no form that is known: give {accepted}")
+    raise DataError(f"{path} is of no form that is known: found {describe_tables(path)}; give {accepted}")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, a folder that may not be entered
+        return False

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
 from fer_edge.datasets.dataset import FaceDataset
 from fer_edge.datasets.images import file_inside, list_images
+from fer_edge.datasets.listing import list_folder, require_file
 from fer_edge.datasets.request import Request, checked, one_hot, unknown_split
-from fer_edge.datasets.rows import csv_header, csv_rows
+from fer_edge.datasets.tables import Header, accepted_tables, only_one, table_rows, tables_of
 from fer_edge.errors import DataError
 from fer_edge.labels import AFFECTNET8, canonical
 
@@ -33,9 +35,10 @@ _MAX_ARRAY_BYTES = 1 << 16  # a landmark array is about 1 kB
 def find_csv(path: Path) -> Path | None:
     """Return ``path`` if it is such a CSV file, or the folder that holds ``training.csv`` or ``validation.csv``."""
     if path.is_file():
-        return path if path.name.endswith((".csv", ".csv.gz")) and csv_header(path) == HEADER else None
+        return path if accepted_tables(path, _is_list) else None
     folders = (path, path / "Manually_Annotated_file_lists")
-    return next((f for f in folders if any((f / f"{s}.csv").is_file() for s in _SPLITS)), None)
+    lists = ((f, f / f"{s}.csv") for f in folders for s in _SPLITS)
+    return next((f for f, file in lists if file.is_file() and accepted_tables(file, _is_list)), None)
 
 
 def load_csv(path: Path, request: Request) -> FaceDataset:
@@ -54,9 +57,13 @@ def load_csv(path: Path, request: Request) -> FaceDataset:
     left_out: Counter[str] = Counter()
     for file in files:
         root = _image_root(file)
-        for row in csv_rows(file, HEADER):
+        table = only_one(tables_of(file), file)
+        if table is None:
+            raise DataError(f"{file} holds no CSV file: fetch it again")
+        for row in table_rows(table, HEADER):
             with request.bad_rows.row(row.where):
-                image, x, y, width, height, landmarks, code, _, _ = row.columns(len(HEADER))
+                fields = (field.strip() for field in row.columns(len(HEADER)))
+                image, x, y, width, height, landmarks, code, _, _ = fields
                 if code in NO_EXPRESSION:
                     left_out[NO_EXPRESSION[code]] += 1
                     continue
@@ -83,6 +90,10 @@ def load_csv(path: Path, request: Request) -> FaceDataset:
     return checked(faces, request.bad_rows, path)
 
 
+def _is_list(header: Header) -> bool:
+    return {name.casefold() for name in HEADER} <= set(header.names)
+
+
 def training_csv(found: Path) -> str | None:
     """Return the training split of a folder; a single list is read whole, as the user named it."""
     return "training" if found.is_dir() else None
@@ -107,7 +118,7 @@ def load_arrays(path: Path, request: Request) -> FaceDataset:
     left_out: Counter[str] = Counter()
     for folder in chosen:
         images = {p.stem: p for p in list_images(folder / "images")}
-        for file in sorted((folder / "annotations").glob("*_exp.npy")):
+        for file in _expressions(folder):
             with request.bad_rows.row(str(file)):
                 identity = file.name.removesuffix("_exp.npy")
                 code = str(_array(file, 1).reshape(-1)[0]).removesuffix(".0")
@@ -146,8 +157,14 @@ def training_arrays(found: Path) -> str | None:
 
 
 def _has_arrays(folder: Path) -> bool:
+    return (folder / "images").is_dir() and bool(_expressions(folder))
+
+
+def _expressions(folder: Path) -> list[Path]:
+    """Return the arrays of expressions, in natural order."""
     annotations = folder / "annotations"
-    return (folder / "images").is_dir() and next(annotations.glob("*_exp.npy"), None) is not None
+    files = list_folder(annotations).files if annotations.is_dir() else ()
+    return [p for p in files if p.name.endswith("_exp.npy")]
 
 
 def _image_root(csv_path: Path) -> Path:
@@ -205,6 +222,7 @@ def _absent() -> np.ndarray:
 def _array(path: Path, size: int) -> np.ndarray:
     """Read a small array of numbers or of numbers as text; nothing that could run code."""
     try:
+        require_file(path)
         if path.stat().st_size > _MAX_ARRAY_BYTES:
             raise DataError(f"{path.name} is too large for {size} values")
         with path.open("rb") as file:
@@ -212,5 +230,7 @@ def _array(path: Path, size: int) -> np.ndarray:
         if values.size != size or values.dtype.kind not in "iufU":
             raise DataError(f"{path.name}: expected {size} numbers")
         return values if size == 1 else values.astype(np.float64).reshape(-1)
-    except (OSError, ValueError, EOFError, MemoryError, RecursionError) as error:
+    # What NumPy raises at damaged headers, which it parses as Python literals, is in none of its documents.
+    except (OSError, ValueError, EOFError, MemoryError, RecursionError, SyntaxError, TypeError, LookupError,
+            OverflowError, AttributeError, TokenError) as error:  # fmt: skip
         raise DataError(f"{path.name} is no array that can be read ({error})") from error

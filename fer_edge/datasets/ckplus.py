@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fer_edge.datasets.dataset import FaceDataset
+from fer_edge.datasets.listing import list_folder
 from fer_edge.datasets.request import Request, checked, no_split, one_hot
 from fer_edge.datasets.rows import text_rows
 from fer_edge.errors import DataError
@@ -39,9 +40,12 @@ def load(root: Path, request: Request) -> FaceDataset:
     points: list[np.ndarray] = []
     origins: list[str] = []
     unlabelled = 0
-    for sequence in sorted(p for p in (root / IMAGES).glob("*/*") if p.is_dir()):
+    sequences = [d for subject in list_folder(root / IMAGES).folders for d in list_folder(subject).folders]
+    for sequence in sequences:
         place = sequence.relative_to(root / IMAGES)
-        label_files = sorted((emotions / place).glob("*_emotion.txt"))
+        folder = emotions / place
+        files = list_folder(folder).files if folder.is_dir() else ()
+        label_files = [p for p in files if p.name.endswith("_emotion.txt")]
         if not label_files:
             unlabelled += 1
             continue
@@ -95,7 +99,7 @@ def _label(files: list[Path]) -> str:
 
 
 def _frames(sequence: Path, label: Path, peak_frames: int) -> list[Path]:
-    frames = sorted(p for p in sequence.glob("*.png") if not p.name.startswith("."))
+    frames = [p for p in list_folder(sequence).files if p.suffix.lower() == ".png"]
     if len(frames) < peak_frames + 1:
         raise DataError(
             f"{sequence} has {len(frames)} frames, fewer than the first and the last {peak_frames}"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fer_edge.datasets.images import read_image
-from fer_edge.datasets.rows import Skipped
+from fer_edge.datasets.rows import BadRowError, Skipped
 from fer_edge.errors import DataError
 from fer_edge.preprocess import cut_rectangle
 
@@ -72,6 +72,13 @@ class FaceDataset:
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Return image ``index``: ``[H, W]`` gray or ``[H, W, 3]`` BGR, uint8."""
+        try:
+            return self.decode(index)
+        except DataError as error:
+            raise BadRowError(str(error)) from error
+
+    def decode(self, index: int) -> np.ndarray:
+        """Return image ``index``; the error names the image and where it is listed, and gives no advice."""
         item = self.images[index]
         if isinstance(item, np.ndarray):
             return item

@@ -9,14 +9,26 @@ from pathlib import Path
 import numpy as np
 
 from fer_edge.datasets.dataset import FaceDataset
+from fer_edge.datasets.listing import list_folder
 from fer_edge.datasets.request import Request, checked, unknown_split
-from fer_edge.datasets.rows import BadRows, csv_rows
+from fer_edge.datasets.rows import BadRows
+from fer_edge.datasets.tables import (
+    Header,
+    Table,
+    accepted_tables,
+    find_tables,
+    only_one,
+    read_header,
+    table_rows,
+    tables_of,
+)
 from fer_edge.errors import DataError, closest
 from fer_edge.labels import FER2013, FERPLUS
 
 FERPLUS_FILE = "fer2013new.csv"
 HEADER = ("emotion", "pixels", "Usage")
 _FERPLUS_HEADER = ("Usage", "Image name", *FERPLUS, "unknown", "NF")
+_OTHER_LABELS = frozenset({"label", "labels", "class", "expression", "target"})
 _CLASSES = frozenset(map(str, range(len(FER2013))))
 _VOTE = re.compile(r"[0-9]{1,4}")
 _SIDE = 48
@@ -24,67 +36,122 @@ _BAD = -1
 
 
 def find(path: Path) -> Path | None:
-    """Return ``fer2013.csv`` or ``fer2013.csv.gz`` of a folder, or the CSV file itself."""
-    if path.is_dir():
-        return next((p for n in ("fer2013.csv", "fer2013.csv.gz") if (p := path / n).is_file()), None)
-    return path if path.name.endswith((".csv", ".csv.gz")) else None
+    """Return the CSV file or archive with a column of pixels: ``path``, in that folder, or one folder below.
+
+    Raises
+    ------
+    DataError
+        If several could be meant.
+    """
+    if path.is_file():
+        return path if _table(path) is not None else None
+    if not path.is_dir():
+        return None
+    tables = find_tables(path, _has_pixels)
+    if not tables:
+        tables = [t for folder in list_folder(path).folders for t in find_tables(folder, _has_pixels)]
+    table = only_one(tables, path)
+    return None if table is None else table.path
+
+
+def training_split(found: Path) -> str | None:
+    """Return the split to train on; Kaggle's ``train.csv`` has no splits."""
+    table = _table(found)
+    return "Training" if table is not None and "usage" in read_header(table).names else None
 
 
 def load(path: Path, request: Request) -> FaceDataset:
-    """Read ``[N, 48, 48]`` gray faces with FER2013's classes or the votes of FER+."""
+    """Read ``[N, 48, 48]`` gray faces with FER2013's classes, the votes of FER+, or without labels."""
     split, labels = request.split, request.labels
-    votes_path = path.with_name(FERPLUS_FILE)
     if labels not in ("auto", "ferplus", "fer2013"):
         raise DataError(
             f"unknown labels {labels!r}: choose auto, ferplus or fer2013{closest(labels, ['ferplus', 'fer2013'])}"
         )
-    if labels == "ferplus" and not votes_path.is_file():
-        raise DataError(
-            f"{votes_path} is missing: put the FER+ votes beside {path.name}, or use labels fer2013"
-        )
-    use_votes = labels != "fer2013" and votes_path.is_file()
+    table = _table(path) or Table(path)
+    columns = _columns(table, split)
+    votes = _votes(table)
+    if labels == "ferplus" and votes is None:
+        raise DataError(f"{FERPLUS_FILE} is missing: put the FER+ votes beside {path}, or use labels fer2013")
+    if labels == "fer2013" or (labels == "auto" and "emotion" not in columns):
+        votes = None
 
     images: list[np.ndarray] = []
     kept: list[int] = []
     classes: list[int] = []
     usages: list[str | None] = []
-    for row in csv_rows(path, HEADER):
+    for row in table_rows(table, columns):
         classes.append(_BAD)
         usages.append(None)
         with request.bad_rows.row(row.where):
-            label, pixels, usage = row.columns(len(HEADER))
+            values = dict(zip(columns, row.columns(len(columns)), strict=True))
+            usage = values.get("Usage", "").strip()
             usages[-1] = usage
+            label = values.get("emotion", "0").strip()
             if label not in _CLASSES:
                 raise DataError(f"expected a class from 0 to {len(FER2013) - 1}, found {label[:20]!r}")
             if split is None or usage == split:
-                images.append(_pixels(pixels))
+                images.append(_pixels(values["pixels"]))
                 kept.append(len(usages) - 1)
             classes[-1] = int(label)
     if not usages:
-        raise DataError(f"{path} has no rows: fetch it again")
+        raise DataError(f"{table} has no rows: fetch it again")
     choices = sorted({usage for usage in usages if usage is not None})
     if split is not None and split not in choices:
         raise unknown_split(path, split, choices)
 
     left_out = {}
-    if use_votes:
-        distribution, usable = _ferplus_labels(votes_path, usages, request.bad_rows)
+    distribution: np.ndarray | None = None
+    if votes is not None:
+        distribution, usable = _ferplus_labels(votes, usages, "Usage" in columns, request.bad_rows)
         unusable = int((~usable[kept]).sum())
         if unusable:
             left_out["no expression of FER+ has most votes"] = unusable
         images = [image for image, i in zip(images, kept, strict=True) if usable[i]]
         kept = [i for i in kept if usable[i]]
-    else:
+    elif "emotion" in columns:
         distribution = np.eye(len(FER2013), dtype=np.float32)[classes]
+    class_names = () if distribution is None else FERPLUS if votes is not None else FER2013
     faces = FaceDataset(
-        name=("FER+" if use_votes else "FER2013") + (f" {split}" if split else ""),
+        name=("FER2013" if votes is None else "FER+") + (f" {split}" if split else ""),
         images=np.stack(images) if images else np.zeros((0, _SIDE, _SIDE), np.uint8),
-        labels=distribution[kept],
-        class_names=FERPLUS if use_votes else FER2013,
+        labels=None if distribution is None else distribution[kept],
+        class_names=class_names,
         are_crops=True,
         left_out=left_out,
     )
-    return checked(faces, request.bad_rows, votes_path if use_votes else path)
+    return checked(faces, request.bad_rows, path if votes is None else votes.path)
+
+
+def _has_pixels(header: Header) -> bool:
+    return "pixels" in header.names
+
+
+def _table(path: Path) -> Table | None:
+    return only_one(accepted_tables(path, _has_pixels), path)
+
+
+def _columns(table: Table, split: str | None) -> list[str]:
+    """Return the columns of HEADER that the table has; without emotion it has no labels, without Usage no splits."""
+    header = read_header(table)
+    columns = [name for name in HEADER if header.find(name.casefold()) is not None]
+    labels = [name for name in header.names if name in _OTHER_LABELS]
+    if "pixels" not in columns or ("emotion" not in columns and labels):
+        # Another name may stand for another numbering of the classes.
+        raise DataError(
+            f"{table}, line 1: expected the columns {','.join(HEADER)} (Usage may be absent; without emotion there are no "
+            f"labels), found {header.text()!r}"
+        )
+    if split is not None and "Usage" not in columns:
+        raise DataError(f"{table} has no column Usage, and so no splits: leave --split out")
+    return columns
+
+
+def _votes(table: Table) -> Table | None:
+    """Return the votes of FER+ beside the table, in the same folder or archive."""
+    if table.member:
+        return only_one([t for t in tables_of(table.path) if t.name == FERPLUS_FILE], table.path)
+    path = table.path.with_name(FERPLUS_FILE)
+    return Table(path) if path.is_file() else None
 
 
 def _pixels(text: str) -> np.ndarray:
@@ -99,32 +166,34 @@ def _pixels(text: str) -> np.ndarray:
     return values.astype(np.uint8).reshape(_SIDE, _SIDE)
 
 
-def _ferplus_labels(path: Path, usages: list[str | None], bad_rows: BadRows) -> tuple[np.ndarray, np.ndarray]:
+def _ferplus_labels(
+    table: Table, usages: list[str | None], has_usage: bool, bad_rows: BadRows
+) -> tuple[np.ndarray, np.ndarray]:
     """Return ``[N, 8]`` vote distributions and ``[N]`` bool, which rows are usable.
 
     The rule of Barsoum et al. (2016): single votes are noise and are dropped; an image whose most
     voted answer is "unknown" or "no face" is left out; the rest is normalised over the eight classes.
     A bad row keeps its place, since the two files go row for row.
     """
+    advice = "the two files must go row for row; give labels fer2013 to leave the votes out"
     rows: list[list[int]] = []
-    for row in csv_rows(path, _FERPLUS_HEADER):
+    for row in table_rows(table, _FERPLUS_HEADER):
         rows.append([0] * (len(FERPLUS) + 2))
         usage = usages[len(rows) - 1] if len(rows) <= len(usages) else None
+        found = row.value(0)
         # Not to be skipped: from here on every vote would belong to another image.
-        if usage is not None and len(row.fields) == len(_FERPLUS_HEADER) and row.fields[0] != usage:
+        if has_usage and None not in (usage, found) and found != usage:
             raise DataError(
-                f"{row.where}: usage {row.fields[0][:20]!r} does not match fer2013.csv, which has {usage!r}: the two files must go row for row"
+                f"{row.where}: usage {str(found)[:20]!r} does not match fer2013.csv, which has {usage!r}: {advice}"
             )
         with bad_rows.row(row.where):
-            votes = row.columns(len(_FERPLUS_HEADER))[2:]
+            votes = [field.strip() for field in row.columns(len(_FERPLUS_HEADER))[2:]]
             if not all(map(_VOTE.fullmatch, votes)):
                 raise DataError("the votes are not whole numbers")
             rows[-1] = [int(v) for v in votes]
     if len(rows) != len(usages):
-        raise DataError(
-            f"{path} has {len(rows)} rows, fer2013.csv has {len(usages)}: the two files must go row for row"
-        )
-    counts = np.array(rows, np.float32)
+        raise DataError(f"{table} has {len(rows)} rows, fer2013.csv has {len(usages)}: {advice}")
+    counts = np.array(rows, np.float32).reshape(-1, len(FERPLUS) + 2)
     counts[counts <= 1] = 0
     usable = (counts.argmax(axis=1) < len(FERPLUS)) & (counts.max(axis=1) > 0)
     faces = counts[:, : len(FERPLUS)] * usable[:, None]

@@ -1,83 +1,276 @@
-"""Two forms for one's own images: a subfolder per class, and a folder with ``legend.csv``."""
+"""One's own pictures in folders: a subfolder per class, also below ``train``, ``test`` and ``val``, or pictures alone."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from fer_edge.datasets.dataset import FaceDataset
-from fer_edge.datasets.images import IMAGE_SUFFIXES, file_inside, list_images
-from fer_edge.datasets.request import Request, checked, no_split, one_hot
-from fer_edge.datasets.rows import csv_rows
+from fer_edge.datasets.images import IMAGE_SUFFIXES
+from fer_edge.datasets.listing import count_suffixes, describe, list_folder
+from fer_edge.datasets.numbered import is_number, names_of_numbers
+from fer_edge.datasets.request import Request, checked, one_hot, unknown_split
 from fer_edge.errors import DataError
-from fer_edge.labels import canonical
+from fer_edge.labels import FERPLUS, RAFDB, canonical
 
-LEGEND = "legend.csv"
+#: Folder name → split.
+SPLITS: Mapping[str, str] = {
+    "train": "train", "training": "train",
+    "test": "test", "testing": "test",
+    "val": "val", "valid": "val", "validation": "val",
+}  # fmt: skip
+ACCEPTED = "a subfolder of pictures per class, also below train, test and val, or pictures without subfolders"
+#: So deep pictures are looked for, to say that a layout is not understood.
+_DEPTH = 5
+#: As in "archive/fer2013/train/angry".
+_MOST_WRAPPERS = 3
+_RAFDB_NAME = re.compile(r"(train|test)_[0-9]+_aligned\.[a-z]+", re.IGNORECASE)
+_RAFDB_NUMBERS = {str(i + 1): canonical(name) for i, name in enumerate(RAFDB)}
 
 
-def find_legend(path: Path) -> Path | None:
-    """Return ``legend.csv`` of a folder."""
-    return legend if (legend := path / LEGEND).is_file() else None
+@dataclass(frozen=True)
+class Layout:
+    """Where the pictures lie; ``splits`` is empty where there are none."""
+
+    root: Path
+    splits: Mapping[str, Path]
 
 
-def load_legend(legend: Path, request: Request) -> FaceDataset:
-    """Read photographs whose ``image,emotion`` rows lie in ``legend.csv``."""
-    folder = legend.parent
-    no_split(folder, request.split)
-    root = folder / "images" if (folder / "images").is_dir() else folder
-    paths: list[Path] = []
-    names: list[str] = []
-    origins: list[str] = []
-    for row in csv_rows(legend, ("image", "emotion")):
-        with request.bad_rows.row(row.where):
-            image, emotion = row.columns(2)
-            path, name = file_inside(root, image), canonical(emotion)
-            paths.append(path)
-            names.append(name)
-            origins.append(row.where)
-    if not paths and not request.bad_rows.skipped.count:
-        raise DataError(f"{legend} has no rows: add image,emotion lines")
-    labels, class_names = one_hot(names)
-    faces = FaceDataset(
-        folder.name, tuple(paths), labels, class_names, are_crops=False, origins=tuple(origins)
+@dataclass
+class _Found:
+    """Pictures by class folder; the name is empty for pictures without a class."""
+
+    groups: list[tuple[Path, str, tuple[Path, ...]]] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def find(path: Path) -> Path | None:
+    """Return ``path`` if it is a folder."""
+    return path if path.is_dir() else None
+
+
+def training_split(folder: Path) -> str | None:
+    """Return ``train`` where there is such a folder."""
+    return "train" if "train" in find_layout(folder).splits else None
+
+
+def holds_folders_of_pictures(path: Path) -> bool:
+    """Return whether pictures lie in subfolders that are splits or classes."""
+    layout = find_layout(path)
+    return bool(layout.splits) or any(
+        _is_class(d.name) and _holds_pictures(d, _DEPTH) for d in list_folder(layout.root).folders
     )
-    return checked(faces, request.bad_rows, legend)
 
 
-def load_folder(folder: Path, request: Request) -> FaceDataset:
-    """Read face crops in a subfolder per class, or without labels directly in ``folder``."""
-    no_split(folder, request.split)
-    groups = {p: list_images(p) for p in sorted(folder.iterdir()) if p.is_dir()}
-    groups = {p: images for p, images in groups.items() if images}
-    labelled = bool(groups)
-    groups = groups or {folder: list_images(folder)}
+def find_layout(folder: Path) -> Layout:
+    """Return the folder that holds splits or classes, which may lie below ``folder``.
+
+    Raises
+    ------
+    DataError
+        If two folders could be the same split, or two folders hold splits.
+    """
+    here = folder
+    for _ in range(_MOST_WRAPPERS):
+        splits = _splits(here)
+        if splits:
+            return Layout(here, splits)
+        listing = list_folder(here)
+        subfolders = [d for d in listing.folders if _holds_pictures(d, _DEPTH)]
+        inner = [d for d in subfolders if _splits(d)]
+        if len(inner) > 1:
+            raise DataError(
+                f"{here} holds several folders with splits: name one of {', '.join(str(d) for d in inner[:5])}"
+            )
+        direct = [d for d in subfolders if _pictures(d)]
+        if not inner and not direct and not _pictures(here) and len(subfolders) == 1:
+            inner = subfolders
+        if not inner or direct:
+            break
+        here = inner[0]
+    return Layout(here, {})
+
+
+def load(folder: Path, request: Request) -> FaceDataset:
+    """Read pictures with the class of their subfolder, or without labels; photographs or face crops."""
+    layout = find_layout(folder)
+    chosen = _chosen(layout, folder, request.split)
+    found = _Found()
+    for part in chosen:
+        _collect(part, found)
+    if layout.splits:
+        _count_beside(layout, found)
+    numbers = _numbered_names(found, request, folder)
     paths: list[Path] = []
     names: list[str] = []
     subjects: list[str] = []
-    for group, images in groups.items():
+    for group, label, images in found.groups:
+        named: str | None = None
         with request.bad_rows.row(str(group)):
-            name = canonical(group.name) if labelled else ""
-            for path in images:
-                with request.bad_rows.row(str(path)):
-                    subject = _subject(path) if request.subjects_from_names else ""
-                    paths.append(path)
-                    names.append(name)
-                    subjects.append(subject)
+            named = _class_name(label, numbers, len(images))
+        if named is None:
+            continue
+        for path in images:
+            with request.bad_rows.row(str(path)):
+                subject = _subject(path) if request.subjects_from_names else ""
+                paths.append(path)
+                names.append(named)
+                subjects.append(subject)
     if not paths and not request.bad_rows.skipped.count:
         raise DataError(
-            f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}): give another folder"
+            f"{folder} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}): found {describe(folder)}; expected {ACCEPTED}"
         )
-    labels, class_names = one_hot(names) if labelled else (None, ())
+    labelled = any(names)
+    labels, class_names = _labels(names) if labelled else (None, ())
     faces = FaceDataset(
-        folder.name,
+        folder.name + (f" {SPLITS[request.split.casefold()]}" if request.split else ""),
         tuple(paths),
         labels,
         class_names,
         are_crops=True,
         subjects=np.array(subjects) if request.subjects_from_names else None,
+        left_out=dict(found.left_out),
     )
     return checked(faces, request.bad_rows, folder)
+
+
+def _chosen(layout: Layout, folder: Path, split: str | None) -> list[Path]:
+    if split is None:
+        return list(layout.splits.values()) or [layout.root]
+    if not layout.splits:
+        raise DataError(f"{folder} has no splits (folders train, test or val): leave --split out")
+    name = SPLITS.get(split.casefold())
+    if name not in layout.splits:
+        raise unknown_split(folder, split, list(layout.splits))
+    return [layout.splits[name]]
+
+
+def _collect(part: Path, found: _Found) -> None:
+    """Add the class folders of a folder, or its own pictures where it has none."""
+    listing = list_folder(part)
+    own = [p for p in listing.files if _is_picture(p)]
+    classes = {d: _pictures(d) for d in listing.folders}
+    for d, pictures in classes.items():
+        if not pictures and _holds_pictures(d, _DEPTH):
+            raise DataError(
+                f"{part} is not understood: pictures lie deeper than in one subfolder per class, below {d.name}; found "
+                f"{describe(part)}; expected {ACCEPTED}"
+            )
+    labelled = {d: pictures for d, pictures in classes.items() if pictures}
+    count = sum(map(len, labelled.values()))
+    if labelled and len(own) > count:
+        raise DataError(
+            f"{part} is not understood: {len(own)} pictures lie beside subfolders with {count}; found {describe(part)}; "
+            f"expected {ACCEPTED}"
+        )
+    if labelled:
+        found.left_out.update({"pictures beside the class folders": len(own)} if own else {})
+    elif own:
+        found.groups.append((part, "", tuple(own)))
+        _count_others(part, found)
+    for d, pictures in classes.items():
+        if pictures:
+            found.groups.append((d, d.name, pictures))
+            deeper = sum(len(_pictures(inner)) for inner in list_folder(d).folders)
+            found.left_out.update({"pictures in folders below a class folder": deeper} if deeper else {})
+        _count_others(d, found)
+
+
+def _count_others(folder: Path, found: _Found) -> None:
+    """Count the files of a folder that are no pictures."""
+    listing = list_folder(folder)
+    counts = count_suffixes(p for p in listing.files if not _is_picture(p))
+    found.left_out.update({f"files that are no pictures ({suffix})": n for suffix, n in counts.items()})
+    if listing.others:
+        found.left_out["neither files nor folders"] += len(listing.others)
+
+
+def _count_beside(layout: Layout, found: _Found) -> None:
+    """Count pictures that lie beside the folders of the splits."""
+    listing = list_folder(layout.root)
+    places = set(layout.splits.values())
+    count = sum(map(_is_picture, listing.files))
+    count += sum(_count_pictures(d, _DEPTH) for d in listing.folders if d not in places)
+    found.left_out.update({"pictures beside the folders of the splits": count} if count else {})
+
+
+def _numbered_names(found: _Found, request: Request, folder: Path) -> dict[str, str]:
+    """Return the names of class folders that are numbers: as told, or RAF-DB's where the files say that they are."""
+    numbers = {label for _, label, _ in found.groups if is_number(label)}
+    request.require_numbers(bool(numbers), folder)
+    if not numbers:
+        return {}
+    images = (p for _, label, paths in found.groups if label in numbers for p in paths)
+    told = bool(request.class_order) or not numbers <= set(_RAFDB_NUMBERS)
+    if not told and all(_RAFDB_NAME.fullmatch(p.name) for p in images):
+        return {number: _RAFDB_NUMBERS[number] for number in numbers}
+    return names_of_numbers(numbers, request.class_order, str(folder))
+
+
+def _class_name(label: str, numbers: Mapping[str, str], images: int) -> str:
+    if not label:
+        return ""
+    try:
+        return numbers.get(label) or canonical(label)
+    except DataError as error:
+        raise DataError(f"{error}; {images} pictures lie there") from None
+
+
+def _labels(names: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return labels as ``one_hot``, with a row of zeros for a picture without a class."""
+    order = tuple(name for name in FERPLUS if name in names)
+    rows = np.flatnonzero([bool(name) for name in names])
+    labels = np.zeros((len(names), len(order)), np.float32)
+    labels[rows] = one_hot([name for name in names if name], order)[0]
+    return labels, order
+
+
+def _splits(folder: Path) -> dict[str, Path]:
+    """Return the folders of splits that hold pictures, with train before test and val."""
+    splits: dict[str, Path] = {}
+    for d in list_folder(folder).folders:
+        name = SPLITS.get(d.name.casefold())
+        if name is not None and _holds_pictures(d, _DEPTH):
+            if name in splits:
+                raise DataError(
+                    f"{folder} holds {splits[name].name} and {d.name}, which could both be the split {name}: name one of them"
+                )
+            splits[name] = d
+    return {name: splits[name] for name in ("train", "test", "val") if name in splits}
+
+
+def _is_class(name: str) -> bool:
+    try:
+        canonical(name)
+    except DataError:
+        return is_number(name)
+    return True
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _pictures(folder: Path) -> tuple[Path, ...]:
+    return tuple(p for p in list_folder(folder).files if _is_picture(p))
+
+
+def _holds_pictures(folder: Path, depth: int) -> bool:
+    listing = list_folder(folder)
+    if any(map(_is_picture, listing.files)):
+        return True
+    return depth > 1 and any(_holds_pictures(d, depth - 1) for d in listing.folders)
+
+
+def _count_pictures(folder: Path, depth: int) -> int:
+    listing = list_folder(folder)
+    count = sum(map(_is_picture, listing.files))
+    return count + (sum(_count_pictures(d, depth - 1) for d in listing.folders) if depth > 1 else 0)
 
 
 def _subject(path: Path) -> str:

@@ -7,9 +7,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from fer_edge.datasets.listing import list_folder, require_file, shown
 from fer_edge.errors import DataError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+#: May hold several pictures that follow each other: as a video they give all, as an image the first.
+ANIMATED_SUFFIXES = frozenset({".gif"})
+IMAGE_SUFFIXES = ANIMATED_SUFFIXES | {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jp2",
+    ".pgm", ".ppm", ".pbm", ".pnm",
+}  # fmt: skip
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -20,6 +26,7 @@ def read_image(path: Path) -> np.ndarray:
     DataError
         If the file is missing, empty or no image that OpenCV can decode.
     """
+    require_file(path)
     try:
         data = np.fromfile(path, np.uint8)
     except (OSError, ValueError) as error:  # the latter for a NUL
@@ -41,14 +48,21 @@ def decode_image(data: np.ndarray, origin: str) -> np.ndarray:
         image = None
     if image is None:
         raise DataError(
-            f"{origin} is not an image that OpenCV can decode ({data.size} bytes): give JPEG or PNG"
+            f"{origin} is not an image that OpenCV {cv2.__version__} can decode ({data.size} bytes): give JPEG or PNG"
+            + ("; GIF needs OpenCV 4.11" if data[:4].tobytes() == b"GIF8" else "")
         )
     return image
 
 
 def list_images(folder: Path) -> tuple[Path, ...]:
-    """Return the image files directly in ``folder``, sorted by name."""
-    return tuple(sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()))
+    """Return the image files directly in ``folder`` in natural order (1, 2, 10), without hidden ones.
+
+    Raises
+    ------
+    DataError
+        If the folder cannot be read.
+    """
+    return tuple(p for p in list_folder(folder).files if p.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def file_inside(root: Path, name: str) -> Path:
@@ -64,9 +78,9 @@ def file_inside(root: Path, name: str) -> Path:
         path = (root / name).resolve()
         exists = path.is_file()
     except (OSError, ValueError, RuntimeError):  # NUL, a name that is too long, a link to itself
-        raise DataError(f"{name[:80]!r} is no file name") from None
+        raise DataError(f"{shown(name)!r} is no file name") from None
     if not path.is_relative_to(root):
-        raise DataError(f"{name!r} lies outside {root}")
+        raise DataError(f"{shown(name)!r} lies outside {root}")
     if not exists:
         raise DataError(f"{path} does not exist")
     return path

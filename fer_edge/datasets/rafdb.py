@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from fer_edge.datasets.dataset import FaceDataset
 from fer_edge.datasets.images import file_inside
+from fer_edge.datasets.listing import describe, list_folder
 from fer_edge.datasets.request import Request, checked, one_hot, unknown_split
 from fer_edge.datasets.rows import text_rows
 from fer_edge.errors import DataError
 from fer_edge.labels import RAFDB
 
 LIST = "list_patition_label.txt"  # the authors' spelling
+_LISTS = (LIST, "list_partition_label.txt")
 _SPLITS = ("test", "train")
+_ALIGNED = "_aligned"
+#: The first line of such a list under another name.
+_LINE = re.compile(rb"(\xef\xbb\xbf)?(train|test)_[0-9]{1,6}(_aligned)?\.(jpg|png)[ \t]+[1-7]\s")
 
 
 def find(path: Path) -> Path | None:
-    """Return the label list of ``path``, which may be that file, ``EmoLabel``, or the folder above."""
+    """Return the label list of ``path``, which may be that file, ``EmoLabel``, or the folder above.
+
+    Raises
+    ------
+    DataError
+        If two lists could be meant.
+    """
     if path.is_file():
-        return path if path.name == LIST else None
-    places = (path / LIST, path / "EmoLabel" / LIST, path / "basic" / "EmoLabel" / LIST)
-    return next((p for p in places if p.is_file()), None)
+        return path if path.name.casefold() in _LISTS or _begins_as_list(path) else None
+    for folder in (path, path / "EmoLabel", path / "basic" / "EmoLabel"):
+        if folder.is_dir():
+            texts = [p for p in list_folder(folder).files if p.suffix.casefold() == ".txt"]
+            lists = [p for p in texts if p.name.casefold() in _LISTS] or list(filter(_begins_as_list, texts))
+            if len(lists) > 1:
+                raise DataError(
+                    f"{folder} holds {len(lists)} lists that could be meant: name one of {', '.join(map(str, lists[:5]))}"
+                )
+            if lists:
+                return lists[0]
+    return None
 
 
 def load(list_path: Path, request: Request) -> FaceDataset:
@@ -32,18 +53,19 @@ def load(list_path: Path, request: Request) -> FaceDataset:
     paths: list[Path] = []
     names: list[str] = []
     origins: list[str] = []
+    width = 0
     for row in text_rows(list_path):
         with request.bad_rows.row(row.where):
-            image, label = row.columns(2)
+            # Some lists have a third column, in every row: a confidence, or the class of another labeller.
+            width = width or (3 if len(row.fields) == 3 else 2)
+            image, label, *_ = row.columns(width)
             if label not in {str(i + 1) for i in range(len(RAFDB))}:
                 raise DataError(f"expected a class from 1 to {len(RAFDB)}, found {label[:20]!r}")
             split = image.partition("_")[0]
             if split not in _SPLITS:
                 raise DataError(f"expected train_… or test_…, found {image[:40]!r}")
             if request.split in (None, split):
-                stem, dot, suffix = image.rpartition(".")
-                path = file_inside(folder, f"{stem}_aligned{dot}{suffix}" if aligned else image)
-                paths.append(path)
+                paths.append(file_inside(folder, _file_name(image, aligned)))
                 names.append(RAFDB[int(label) - 1])
                 origins.append(row.where)
     labels, class_names = one_hot(names, RAFDB)
@@ -58,6 +80,23 @@ def load(list_path: Path, request: Request) -> FaceDataset:
     return checked(faces, request.bad_rows, list_path)
 
 
+def _file_name(image: str, aligned: bool) -> str:
+    """Return the name of the aligned face, or of the photograph, whichever of them the list names."""
+    stem, dot, suffix = image.rpartition(".")
+    stem = stem.removesuffix(_ALIGNED)
+    return f"{stem}{_ALIGNED if aligned else ''}{dot}{suffix}"
+
+
+def _begins_as_list(path: Path) -> bool:
+    if path.suffix.casefold() != ".txt":
+        return False
+    try:
+        with path.open("rb") as file:
+            return _LINE.match(file.read(100) + b"\n") is not None
+    except OSError:
+        return False
+
+
 def _images(root: Path) -> tuple[Path, bool]:
     """Return the image folder, and whether it holds the aligned faces."""
     for kind in ("aligned", "original"):
@@ -65,4 +104,6 @@ def _images(root: Path) -> tuple[Path, bool]:
         for folder in (root / "Image" / kind / kind, root / "Image" / kind, root / kind):
             if folder.is_dir():
                 return folder, kind == "aligned"
-    raise DataError(f"{root} has no images: expected Image/aligned or Image/original beside EmoLabel")
+    raise DataError(
+        f"{root} has no images: expected Image/aligned or Image/original beside EmoLabel, found {describe(root)}"
+    )

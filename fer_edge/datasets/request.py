@@ -11,7 +11,7 @@ import numpy as np
 
 from fer_edge.datasets.dataset import FaceDataset
 from fer_edge.datasets.rows import BadRows
-from fer_edge.errors import DataError, closest
+from fer_edge.errors import DataError, UsageError, closest
 from fer_edge.labels import FERPLUS, canonical
 
 
@@ -22,8 +22,16 @@ class Request:
     split: str | None
     labels: str
     bad_rows: BadRows
-    peak_frames: int
-    subjects_from_names: bool
+    peak_frames: int = 1
+    subjects_from_names: bool = False
+    class_order: tuple[str, ...] = ()
+
+    def require_numbers(self, found: bool, where: Path) -> None:
+        """Refuse a class order for classes that have names."""
+        if self.class_order and not found:
+            raise UsageError(
+                f"class_order is for numbered classes, those of {where} have names: leave it out"
+            )
 
 
 def no_split(path: Path, split: str | None) -> None:
@@ -73,7 +81,7 @@ def checked(faces: FaceDataset, bad_rows: BadRows, where: Path) -> FaceDataset:
 
 def _problem(faces: FaceDataset, index: int) -> str | None:
     try:
-        faces[index]
+        faces.decode(index)
     except DataError as error:
         return str(error)
     return None

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import re
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fer_edge.datasets.listing import require_file
 from fer_edge.errors import DataError, UsageError, closest
 
 #: Of the skipped rows so many are kept word for word; the rest are only counted.
 LISTED = 20
 ON_BAD_ROW = ("error", "skip")
+SKIP_ADVICE = 'correct it, or leave bad rows out (--skip-bad of build, eval, emfacs and train; on_bad_row="skip" in Python)'
+#: Of a list of images without a header. RAF-DB's has 0.4 MB.
+MOST_TEXT_BYTES = 32 << 20
 _SURROGATE = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of bytes that are no UTF-8
 
 
@@ -34,6 +34,13 @@ class Skipped:
 
     count: int = 0
     first: tuple[str, ...] = ()
+
+
+class BadRowError(DataError):
+    """A row that is named, with the advice how to leave it out."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{problem}; {SKIP_ADVICE}")
 
 
 class BadRows:
@@ -59,9 +66,11 @@ class BadRows:
         """Name the row in a :class:`DataError` of the body; swallow and count it where that was asked."""
         try:
             yield
+        except BadRowError:  # named already, by a part of the row
+            raise
         except DataError as error:
             if not self.skips:
-                raise DataError(f"{where}: {error}") from error
+                raise BadRowError(f"{where}: {error}") from error
             self.skip(f"{where}: {error}")
 
     def skip(self, problem: str) -> None:
@@ -78,14 +87,30 @@ class BadRows:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a label file; ``problem`` says why it has no ``fields``."""
+    """One row of a label file.
+
+    Attributes
+    ----------
+    where : str
+        File and line.
+    fields : list of str
+        What stands there.
+    problem : str
+        Why there are no ``fields``.
+    width : int
+        How many columns the header names; 0 where there is no header.
+    places : tuple of int
+        Which of them are wanted, in which order.
+    """
 
     where: str
     fields: list[str]
     problem: str = ""
+    width: int = 0
+    places: tuple[int, ...] = ()
 
     def columns(self, count: int) -> list[str]:
-        """Return the fields.
+        """Return the wanted fields.
 
         Raises
         ------
@@ -96,69 +121,32 @@ class Row:
             raise DataError(self.problem)
         if any(not text.isascii() and _SURROGATE.search(text) for text in self.fields):
             raise DataError("not UTF-8 text")
-        if len(self.fields) != count:
-            raise DataError(f"expected {count} columns, found {len(self.fields)}")
-        return self.fields
+        expected = self.width or count
+        if len(self.fields) != expected:
+            raise DataError(f"expected {expected} columns, found {len(self.fields)}")
+        return [self.fields[i] for i in self.places] if self.width else self.fields
+
+    def value(self, index: int) -> str | None:
+        """Return one wanted field, ``None`` if the row has another number of fields."""
+        return self.fields[self.places[index]].strip() if len(self.fields) == self.width else None
 
 
-def open_text(path: Path) -> io.TextIOBase:
-    """Open a plain or ``.gz`` text file; bytes that are no UTF-8 are kept for :meth:`Row.columns` to report."""
-    if path.suffix == ".gz":
-        return io.TextIOWrapper(gzip.open(path, "rb"), encoding="utf-8", errors="surrogateescape", newline="")
-    return path.open(encoding="utf-8", errors="surrogateescape", newline="")
-
-
-@contextmanager
-def _readable(path: Path, line: list[int]) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read beyond line {line[0]} ({error}): fetch it again") from error
-
-
-def csv_header(path: Path) -> tuple[str, ...]:
-    """Return the first row of a CSV file."""
-    with _readable(path, [0]), open_text(path) as file:
-        try:
-            return tuple(next(csv.reader(file), []))
-        except csv.Error:
-            return ()
-
-
-def csv_rows(path: Path, header: Sequence[str]) -> Iterator[Row]:
-    """Yield the rows of a CSV file after checking its header.
+def text_rows(path: Path) -> Iterator[Row]:
+    """Yield the lines of a text file, split at white space; empty lines at the end do not count.
 
     Raises
     ------
     DataError
-        If the header is another, or the file is damaged: no row after that can be trusted.
+        If the file cannot be read or is far larger than any list of a data set.
     """
-    line = [0]
-    with _readable(path, line), open_text(path) as file:
-        reader = csv.reader(file)
-        try:
-            first = next(reader, [])
-        except csv.Error:
-            first = []
-        if tuple(first) != tuple(header):
-            found = ",".join(first)[:80].encode("utf-8", "replace").decode()
-            raise DataError(f"{path}, line 1: expected the columns {','.join(header)}, found {found!r}")
-        while True:
-            try:
-                fields = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                line[0] = reader.line_num
-                yield Row(f"{path}, line {line[0]}", [], str(error))
-                continue
-            line[0] = reader.line_num
-            yield Row(f"{path}, line {line[0]}", fields)
-
-
-def text_rows(path: Path) -> Iterator[Row]:
-    """Yield the lines of a text file, split at white space; empty lines at the end do not count."""
-    with _readable(path, [0]), open_text(path) as file:
-        lines = file.read().rstrip().split("\n")
-    for number, line in enumerate(lines, 1):
+    require_file(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_TEXT_BYTES + 1)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error}): fetch it again") from error
+    if len(data) > MOST_TEXT_BYTES:
+        raise DataError(f"{path} has more than {MOST_TEXT_BYTES >> 20} MiB: this is no list of images")
+    text = data.decode("utf-8-sig", "surrogateescape").rstrip()
+    for number, line in enumerate(text.split("\n"), 1):
         yield Row(f"{path}, line {number}", line.split())

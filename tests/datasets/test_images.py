@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -10,7 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_edge.datasets import read_image
+from fer_edge.datasets import list_images, read_image
+from fer_edge.datasets.listing import describe
 from fer_edge.errors import DataError
 
 
@@ -38,6 +40,31 @@ def test_what_is_no_image(tmp_path: Path, content: bytes) -> None:
 def test_images_that_cannot_be_opened(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="cannot read"):
         read_image(tmp_path / name)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    assert list_images(tmp_path) == ()
+    with pytest.raises(DataError, match=r"cannot read .*a\.png: it is no file"):
+        read_image(tmp_path / "a.png")
+
+
+def test_images_are_listed_in_natural_order_without_what_is_no_data(tmp_path: Path) -> None:
+    names = ["A1.png", "a02.png", "a2.PNG", "a10.jpg", "b.pgm", "c.gif"]
+    for name in [*names, "._a1.png", ".hidden.jpg", "Thumbs.db", "notes.txt", "x.heic"]:
+        (tmp_path / name).touch()
+    (tmp_path / "d.png").mkdir()
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    assert [p.name for p in list_images(tmp_path)] == names
+
+
+def test_names_are_shown_on_one_line(tmp_path: Path) -> None:
+    for name in (b"a\nb.png", b"\xff.png", b"x" * 200):
+        (tmp_path / os.fsdecode(name)).touch()
+    text = describe(tmp_path)
+    assert "a\\nb.png" in text
+    assert "\\udcff.png" in text
+    assert len(text.encode()) < 300
 
 
 def test_gray_and_transparent_images_become_bgr(tmp_path: Path) -> None:

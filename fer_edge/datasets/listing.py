@@ -1,0 +1,140 @@
+"""What lies in a folder: data and not the leavings of other programs, in natural order, and in words for messages."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fer_edge.errors import DataError
+
+#: Written by operating systems and programs beside the user's files; so is every name that begins with a dot.
+NO_DATA = frozenset(
+    {"__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "lost+found"}
+)
+_DIGITS = re.compile("([0-9]+)")
+_NAMED = 5
+_NAME_CHARS = 60
+_SUFFIX_CHARS = 12
+#: Suffixes that are told apart; the rest are counted together.
+_SUFFIXES = 20
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Data directly in a folder, in natural order; ``others`` are neither files nor folders, or broken links."""
+
+    folders: tuple[Path, ...]
+    files: tuple[Path, ...]
+    others: tuple[Path, ...]
+
+
+def is_data(name: str) -> bool:
+    """Return whether a file or folder of this name can be data."""
+    return not name.startswith(".") and name.casefold() not in NO_DATA
+
+
+def require_file(path: Path) -> None:
+    """Refuse what is no regular file: opening a pipe would wait for ever.
+
+    Raises
+    ------
+    DataError
+        If there is no such file, or it is something else.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(mode):
+        raise DataError(f"cannot read {path}: it is no file")
+
+
+def natural_key(path: Path) -> tuple[object, ...]:
+    """Return a key that orders names as people do: 1, 2, 10, 11."""
+    parts: list[object] = []
+    for i, part in enumerate(_DIGITS.split(path.name)):
+        # A number is compared by its length and digits: a name may have more digits than ``int`` takes.
+        number = part.lstrip("0")
+        parts.append((len(number), number) if i % 2 else part.casefold())
+    return (tuple(parts), path.name)
+
+
+def list_folder(folder: Path) -> Listing:
+    """Return the data directly in ``folder``.
+
+    Raises
+    ------
+    DataError
+        If the folder cannot be read.
+    """
+    kinds: dict[str, list[Path]] = {"folder": [], "file": [], "other": []}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if is_data(entry.name):
+                    kinds[_kind(entry)].append(folder / entry.name)
+    except OSError as error:
+        raise DataError(f"cannot read the folder {folder}: {error.strerror or error}") from error
+    return Listing(*(tuple(sorted(paths, key=natural_key)) for paths in kinds.values()))
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix of a file for a message, ``no suffix`` where it has none."""
+    return shown(path.suffix.lower()[:_SUFFIX_CHARS]) or "no suffix"
+
+
+def count_suffixes(paths: Iterable[Path]) -> Counter[str]:
+    """Return how many files have which suffix; what is rare among many kinds is counted as ``others``."""
+    counts = Counter(suffix_of(path) for path in paths)
+    kept = Counter(dict(counts.most_common(_SUFFIXES)))
+    if rest := counts.total() - kept.total():
+        kept["others"] = rest
+    return kept
+
+
+def shown(name: str) -> str:
+    """Return a name for a message: one line, printable, not too long."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name[:_NAME_CHARS])
+    return text + "…" if len(name) > _NAME_CHARS else text
+
+
+def describe(path: Path) -> str:
+    """Return in words what was found at ``path``: folders, suffixes with counts, and the first names."""
+    if not path.is_dir():
+        return f"a file {shown(path.name)}" if path.is_file() else "neither a file nor a folder"
+    try:
+        listing = list_folder(path)
+    except DataError as error:
+        return str(error)
+    parts = []
+    if listing.folders:
+        parts.append(f"{_counted(len(listing.folders), 'folder')} ({_names(listing.folders)})")
+    if listing.files:
+        suffixes = ", ".join(f"{n} × {s}" for s, n in count_suffixes(listing.files).most_common(_NAMED))
+        parts.append(
+            f"{_counted(len(listing.files), 'file')} ({suffixes}; first {_names(listing.files[:_NAMED])})"
+        )
+    if listing.others:
+        parts.append(f"{len(listing.others)} that are neither ({_names(listing.others)})")
+    return " and ".join(parts) or "an empty folder"
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
+    except OSError:  # a link to itself
+        return "other"
+
+
+def _names(paths: tuple[Path, ...]) -> str:
+    more = ", …" if len(paths) > _NAMED else ""
+    return ", ".join(shown(path.name) for path in paths[:_NAMED]) + more
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
