@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from fer_edge.detection.base import Detector
 from fer_edge.errors import DataError
 from fer_edge.labels import index_map
 from fer_edge.metrics import Metrics, compute_metrics
+from fer_edge.photographs import holds_photographs
 from fer_edge.preprocess import crop_face, prepare_batch
 from fer_edge.probabilities import Prior, ProbabilityRule, make_rule, softmax
 from fer_edge.spec import ModelSpec
@@ -32,7 +33,7 @@ class Evaluation:
 
     ``left_out`` counts images whose class the network does not have, ``no_face`` those where the
     detector found none; neither is in ``metrics``. The calibration error is that of data with the class frequencies
-    of the prior of ``rule``: faces weigh q / π.
+    of the prior of ``rule``: faces weigh q / π. ``photographs`` is whether the largest face was cut out of each picture.
     """
 
     data: str
@@ -43,6 +44,7 @@ class Evaluation:
     metrics: Metrics
     left_out: int
     no_face: int
+    photographs: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -143,7 +145,9 @@ def evaluate(
     Parameters
     ----------
     detector : Detector, optional
-        Needed where the images are photographs and not face crops: the largest face is taken.
+        Needed where the images are photographs and not face crops: the largest face is taken. Where it is given,
+        pictures of a folder are looked at, whether they are photographs
+        (:func:`fer_edge.photographs.holds_photographs`); without, ``faces.are_crops`` is believed.
     flip : bool
         Average with the mirror image (test-time flip).
     prior : str, mapping or None
@@ -157,6 +161,10 @@ def evaluate(
         If the prior cannot be applied.
     """
     spec, rule = bundle.spec, make_rule(bundle.manifest, prior)
+    if faces.labels is None:
+        raise DataError(f"{faces.name} has no labels: give labelled faces")
+    if detector is not None and holds_photographs(faces, lambda: detector, spec.crop):
+        faces = replace(faces, are_crops=False)
     usable = int((known_targets(faces, spec) >= 0).sum())
     if usable == 0:
         raise DataError(f"no face of {faces.name} has a label that the network knows: give other data")
@@ -175,6 +183,7 @@ def evaluate(
         metrics=metrics,
         left_out=len(faces) - usable,
         no_face=usable - len(targets),
+        photographs=not faces.are_crops,
     )
 
 

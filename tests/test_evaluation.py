@@ -158,7 +158,8 @@ def test_photographs_need_a_detector_and_may_hold_no_face(
 
 
 def test_labels_that_no_network_could_match_are_an_error(bundle: Bundle, faces: FaceDataset) -> None:
-    only_contempt = faces.subset([7, 15])
-    for data in (only_contempt, dataclasses.replace(faces, labels=None, class_names=())):
-        with pytest.raises(DataError, match="no face of forty has a label that the network knows"):
+    only_contempt, unlabelled = faces.subset([7, 15]), dataclasses.replace(faces, labels=None, class_names=())
+    unknown = "no face of forty has a label that the network knows"
+    for data, problem in ((only_contempt, unknown), (unlabelled, "forty has no labels: give labelled faces")):
+        with pytest.raises(DataError, match=problem):
             evaluate(bundle, ORT, data)

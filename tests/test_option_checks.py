@@ -130,6 +130,7 @@ REFUSED: dict[Callable[..., Any], dict[str, list[Any]]] = {
         "attention": NOT_FLAGS,
         "calibration_data": NOT_PATHS,
         "eval_data": NOT_PATHS,
+        "skip_bad": NOT_FLAGS,
         "output": NOT_PATHS,
     },
     load: {
@@ -139,6 +140,7 @@ REFUSED: dict[Callable[..., Any], dict[str, list[Any]]] = {
         "on_bad_row": [*NOT_NAMES, None],
         "peak_frames": [*NOT_WHOLE, 0, None],
         "subjects_from_names": NOT_FLAGS,
+        "class_order": NOT_NAMES,
     },
     subject_folds: {"folds": [*NOT_WHOLE, 0, 1, None]},
     leave_subjects_out: {"count": [*NOT_WHOLE, 0, None]},
@@ -151,7 +153,7 @@ REFUSED: dict[Callable[..., Any], dict[str, list[Any]]] = {
         "path": [*NOT_PATHS, None],
         "cache": [*NOT_PATHS, None],
         "limit": [*NOT_WHOLE, 0],
-        "skip_bad_rows": NOT_FLAGS,
+        "skip_bad": NOT_FLAGS,
         "backgrounds": NOT_PATHS,
     },
 }

@@ -25,6 +25,7 @@ from fer_edge.export.training.objectives import Batch
 from fer_edge.export.training.recipes import Recipe
 from fer_edge.export.training.renderer import RenderedFaces, RenderOptions
 from fer_edge.labels import index_map
+from fer_edge.photographs import recognised
 from fer_edge.preprocess import crop_bounds, resize_image
 from fer_edge.spec import ModelSpec
 
@@ -47,8 +48,8 @@ class DataOptions:
         Part of the data; ``None``: what its authors made for training.
     limit : int or None
         Use so many images at most, drawn at random.
-    skip_bad_rows : bool
-        Leave out rows that cannot be read, and count them.
+    skip_bad : bool
+        Leave out rows and pictures that cannot be read, and count them.
     backgrounds : Path or None
         Folder of images to render faces on; ``None``: generated ones.
     landmark_predictor, landmark_model : str, Path or None
@@ -62,7 +63,7 @@ class DataOptions:
     cache: Path
     split: str | None = None
     limit: int | None = None
-    skip_bad_rows: bool = False
+    skip_bad: bool = False
     backgrounds: Path | None = None
     landmark_predictor: str = "face-mesh"
     landmark_model: Path | None = None
@@ -74,7 +75,7 @@ class DataOptions:
         for name in ("backgrounds", "landmark_model"):
             require_path(name, getattr(self, name))
         require_whole("limit", self.limit, 1, MOST_IMAGES, optional=True)
-        require_flag("skip_bad_rows", self.skip_bad_rows)
+        require_flag("skip_bad", self.skip_bad)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +138,7 @@ def load_training_data(recipe: Recipe, options: DataOptions) -> TrainingData:
     dataset = _relabelled(_load(recipe, options), recipe)
     if options.limit is not None:
         dataset = dataset.sample(options.limit, recipe.seed)
+    dataset = recognised(dataset, lambda: create_detector("mtcnn"), recipe.spec.crop)
     if not dataset.are_crops:
         dataset = _cropped(dataset, recipe.spec, options)
     make = lookup(DATA, recipe.data, "form of training data")
@@ -144,7 +146,7 @@ def load_training_data(recipe: Recipe, options: DataOptions) -> TrainingData:
 
 
 def _load(recipe: Recipe, options: DataOptions) -> FaceDataset:
-    bad = "skip" if options.skip_bad_rows else "error"
+    bad = "skip" if options.skip_bad else "error"
     split = options.split or training_split(options.path)
     return load_dataset(options.path, split, recipe.labels, on_bad_row=bad)
 

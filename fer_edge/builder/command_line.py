@@ -23,6 +23,7 @@ _FLAGS: Mapping[str, Callable[[Any], list[str]]] = {
     "precision": lambda value: [f"--{value}"],
     "sensitivity": _switch("--sensitivity"),
     "attention": _switch("--attention"),
+    "skip_bad": _switch("--skip-bad"),
     "compute_capabilities": lambda value: ["--compute-capability", *value],
     "plugin": lambda value: ["--plugin" if value == "required" else "--no-plugin"],
 }

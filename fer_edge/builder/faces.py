@@ -70,12 +70,13 @@ def load_sources(options: BuildOptions) -> Sources:
         If one cannot be read.
     """
     calibration = evaluation = None
+    on_bad_row = "skip" if options.skip_bad else "error"
     if options.calibration_data is not None:
-        calibration = load_dataset(options.calibration_data, options.calibration_split)
+        calibration = load_dataset(options.calibration_data, options.calibration_split, on_bad_row=on_bad_row)
     if options.eval_data is not None:
         named = (options.eval_data, options.eval_split, options.eval_labels)
         same = named == (options.calibration_data, options.calibration_split, "auto")
-        evaluation = calibration if same else load_dataset(*named)
+        evaluation = calibration if same else load_dataset(*named, on_bad_row=on_bad_row)
     return Sources(calibration, evaluation, options.generator or DEFAULT_GENERATOR)
 
 

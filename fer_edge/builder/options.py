@@ -62,6 +62,8 @@ class BuildOptions:
         ``Usage`` of FER2013 for the comparison.
     eval_labels : {"auto", "ferplus", "fer2013"}
         Whose labels of FER2013; ``auto`` takes FER+ where its file lies beside the CSV.
+    skip_bad : bool
+        Leave out rows and pictures that cannot be read, and list them in the report; else they are an error.
     output : Path or None
         Folder of the bundle; ``None`` is ``NAME-PRECISION.fer`` in the working directory.
     attention : bool
@@ -95,6 +97,7 @@ class BuildOptions:
     eval_data: Path | None = None
     eval_split: str | None = None
     eval_labels: str = "auto"
+    skip_bad: bool = False
     output: Path | None = None
     attention: bool = False
     compute_capabilities: tuple[str, ...] = ()
@@ -139,7 +142,7 @@ def check_options(options: BuildOptions) -> None:
     for name in ("calibration_images", "comparison_images"):
         require_whole(name, getattr(options, name), 1, MOST_IMAGES, optional=True)
     require_whole("sensitivity_images", options.sensitivity_images, 1, MOST_IMAGES)
-    for name in ("sensitivity", "attention"):
+    for name in ("sensitivity", "attention", "skip_bad"):
         require_flag(name, getattr(options, name))
     for name in ("calibration_data", "eval_data", "output", "canonical_shape", "image_statistics"):
         require_path(name, getattr(options, name))

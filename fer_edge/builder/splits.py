@@ -5,7 +5,7 @@ and for the comparison of INT8 with FP32. No face of one part, nor a copy of it,
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -49,7 +49,8 @@ class Split:
         Plain JSON types. Part → ``data``, ``faces``, ``distinct``, ``generated``, ``completed`` (with generated
         faces), ``sha256``; ``pictures``: data set → :class:`fer_edge.builder.reader.Account`; ``overlap``: faces of
         one part with a copy in another, ``None`` where faces are given for the comparison and ranges that ship with
-        the model were taken from unknown faces.
+        the model were taken from unknown faces; ``skipped`` and ``left_out``: data set → bad rows that were left out
+        because the options say so, and what the rules of the data set leave out.
     warnings : tuple of str
         What weakens the figures.
     """
@@ -140,7 +141,8 @@ def split_faces(
         raise CalibrationError(
             f"{overlap} faces are in two parts of the split: this is a bug, do not use these faces"
         )
-    warnings = _warnings(parts, accounts)
+    given = [d for d in (sources.evaluation, sources.calibration) if d is not None]
+    warnings = _warnings(parts, accounts) + _skipped(given)
     unknown = False
     if shipped_ranges is not None and sources.evaluation is not None:
         unknown = True
@@ -156,6 +158,8 @@ def split_faces(
             **{name: part.to_dict() for name, part in parts.items()},
             "pictures": {name: dataclasses.asdict(account) for name, account in accounts.items()},
             "overlap": None if unknown else overlap,
+            "skipped": {d.name: {"count": d.skipped.count, "first": list(d.skipped.first)} for d in given},
+            "left_out": {d.name: dict(d.left_out) for d in given},
         },
         warnings=tuple(warnings),
     )
@@ -243,6 +247,14 @@ def _overlap(read: Mapping[str, HashedFaces]) -> int:
 
 def _named_apart(name: str, taken: Mapping[str, object]) -> str:
     return f"{name}, for the ranges" if name in taken else name
+
+
+def _skipped(given: Sequence[FaceDataset]) -> list[str]:
+    found = {d.name: d.skipped for d in given if d.skipped.count}
+    return [
+        f"rows or pictures of {name} that cannot be read are left out: {skipped.count}, first {skipped.first[0]}"
+        for name, skipped in found.items()
+    ]
 
 
 def _warnings(parts: Mapping[str, _Part], accounts: Mapping[str, Account]) -> list[str]:

@@ -110,6 +110,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eval-split", metavar="NAME", help="Usage of FER2013, such as PublicTest")
     parser.add_argument("--eval-labels", default="auto", choices=("auto", "ferplus", "fer2013"))
     parser.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave rows and pictures out that cannot be read, and list them",
+    )
+    parser.add_argument(
         "--attention", action="store_true", help="give the network's built-in attention as an output"
     )
     parser.add_argument(
@@ -290,6 +295,10 @@ def _faces(report: Mapping[str, Any]) -> list[Table | str]:
             )
         if pictures["photographs"]:
             lines.append(f"{name} holds photographs: the largest face of each was cut out.")
+    for name, reasons in data["left_out"].items():
+        lines += [f"Left out of {name}: {count}, {reason}." for reason, count in reasons.items()]
+    for name, skipped in data["skipped"].items():
+        lines += [f"Bad row of {name}: {problem}." for problem in skipped["first"]]
     if gate := report.get("gate"):
         place = gate["holds_for"]
         features = ", ".join(place["processor_features"]) or "no known extension"

@@ -30,18 +30,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="predictor of landmarks for data without: face-mesh or mtcnn-mean-face",
     )
     parser.add_argument("--landmark-model", type=Path, metavar="FILE", help="its model file")
+    parser.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave rows and pictures out that cannot be read, and list them",
+    )
     parser.add_argument("--images", type=whole(1), metavar="N", help="a sample of N images")
 
 
 def execute(args: argparse.Namespace) -> int:
     """Measure and show one row per class."""
     from fer_edge.datasets import load_dataset
+    from fer_edge.detection import create_detector
     from fer_edge.evaluation import face_counter
+    from fer_edge.photographs import recognised
 
     explainer = open_explainer(args)
     from fer_edge.export.explanation.emfacs import emfacs_overlap
 
-    faces = load_dataset(args.data, args.split)
+    faces = load_dataset(args.data, args.split, on_bad_row="skip" if args.skip_bad else "error")
+    faces = recognised(faces, create_detector, explainer.spec.crop)
     if args.images is not None:
         faces = faces.sample(args.images)
     if args.landmarks is not None and faces.landmarks is None:
@@ -59,12 +67,14 @@ def execute(args: argparse.Namespace) -> int:
     ]
     columns = ("class", "action units", "landmarks", "images", "overlap", "chance")
     title = f"{report.network}, {report.method}, {report.data}: {report.top} most activated landmarks"
+    value = {**report.to_dict(), "skipped_rows": vars(faces.skipped)}
     left_out = [f"{count} images left out: {reason}." for reason, count in report.left_out.items() if count]
     print_result(
         args,
-        report.to_dict(),
+        value,
         make_table(title, columns, rows),
         f"Landmarks: {report.landmark_source}.",
         *left_out,
+        *(f"bad row: {problem}" for problem in faces.skipped.first),
     )
     return 0

@@ -35,7 +35,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", metavar="NAME", help="such as PublicTest of FER2013 or test of RAF-DB")
     parser.add_argument(
-        "--skip-bad-rows", action="store_true", help="leave rows out that cannot be read, and list them"
+        "--skip-bad",
+        action="store_true",
+        help="leave rows and pictures out that cannot be read, and list them",
     )
     parser.add_argument("--labels", default="auto", choices=("auto", "ferplus", "fer2013"))
     add_backend(parser)
@@ -60,19 +62,23 @@ def execute(args: argparse.Namespace) -> int:
     from fer_edge.bundle import open_bundle
     from fer_edge.catalogue import find_bundle
     from fer_edge.datasets import load_dataset
-    from fer_edge.detection import create_detector
+    from fer_edge.detection import Detector, create_detector
     from fer_edge.evaluation import evaluate, face_counter
+    from fer_edge.photographs import recognised
     from fer_edge.probabilities import make_rule
     from fer_edge.statistics import measurement_record
 
     bundle = open_bundle(find_bundle(args.bundle))
     make_rule(bundle.manifest, prior)  # before the data is read
     backend = choose_backend(args.backend, bundle, args.precision)
-    on_bad_row = "skip" if args.skip_bad_rows else "error"
+    on_bad_row = "skip" if args.skip_bad else "error"
     faces = load_dataset(args.data, args.split, args.labels, on_bad_row=on_bad_row)
-    detector = None
-    if not faces.are_crops:
-        detector = create_detector(args.detector, detecting)
+
+    def create() -> Detector:
+        return create_detector(args.detector, detecting)
+
+    faces = recognised(faces, create, bundle.spec.crop)
+    detector = None if faces.are_crops else create()
     with show_progress(args.quiet) as show:
         result = evaluate(
             bundle,
@@ -119,12 +125,16 @@ def execute(args: argparse.Namespace) -> int:
     per_class = [
         (c, sum(m.confusion[i]), percent(m.recall[i]), percent(m.f1[i])) for i, c in enumerate(m.class_names)
     ]
+    photographs = [
+        f"{faces.name} holds photographs: the largest face of each was cut out."
+    ] * result.photographs
     title = f"{bundle.spec.network}, {result.precision} on {result.backend}, {result.data}"
     print_result(
         args,
         value,
         make_table(title, ("", "value"), rows),
         make_table("By class", ("class", "faces", "recall", "F1"), per_class),
+        *photographs,
         *(f"bad row: {problem}" for problem in faces.skipped.first),
     )
     return 0

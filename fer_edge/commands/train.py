@@ -54,7 +54,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="predictor of pseudo-labels where the data has no landmarks (emotionaldan): face-mesh or mtcnn-mean-face",
     )  # fmt: skip
     parser.add_argument("--landmark-model", type=Path, metavar="FILE", help="its model file")
-    parser.add_argument("--skip-bad-rows", action="store_true", help="leave out rows that cannot be read")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave rows and pictures out that cannot be read"
+    )
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -75,7 +77,7 @@ def execute(args: argparse.Namespace) -> int:
                 cache=args.output,
                 split=args.split,
                 limit=args.images,
-                skip_bad_rows=args.skip_bad_rows,
+                skip_bad=args.skip_bad,
                 backgrounds=args.backgrounds,
                 landmark_predictor=args.landmarks,
                 landmark_model=args.landmark_model,

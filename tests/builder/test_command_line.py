@@ -43,6 +43,7 @@ EVERY_OPTION = BuildOptions(
     eval_data=Path("it's.csv"),
     eval_split="PublicTest",
     eval_labels="ferplus",
+    skip_bad=True,
     output=Path("out put.fer"),
     attention=True,
     compute_capabilities=("8.6", "12.0"),

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from fer_edge.cli import main
@@ -26,15 +27,41 @@ def rafdb(tmp_path: Path) -> Path:
     return root
 
 
+def test_photographs_of_a_folder_are_evaluated_cropped_and_face_crops_as_they_are(
+    tmp_path: Path, astronaut: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, picture in (("photographs", cv2.copyMakeBorder(astronaut, 100, 100, 100, 100, cv2.BORDER_REPLICATE)),
+                            ("crops", astronaut[50:210, 150:310])):  # fmt: skip
+        for i in range(2):
+            (tmp_path / folder / "happy").mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(tmp_path / folder / "happy" / f"{i}.png"), picture)
+        arguments = ["eval", "default", "--data", str(tmp_path / folder)]
+        assert main([*arguments, "--json"]) == 0
+        value = json.loads(capsys.readouterr().out)
+        assert (value["photographs"], value["metrics"]["count"]) == (folder == "photographs", 2)
+        assert main(arguments) == 0
+        said = (
+            "photographs holds photographs: the largest face of each was cut out." in capsys.readouterr().out
+        )
+        assert said is (folder == "photographs")
+
+
+def test_data_without_labels_are_refused_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "test.csv").write_text(f"pixels\n{'7 ' * 2304}\n")
+    assert main(["eval", "default", "--data", str(tmp_path / "test.csv")]) == 1
+    assert "FER2013 has no labels: give labelled faces" in capsys.readouterr().err
+
+
 def test_a_bad_row_stops_with_file_and_line(rafdb: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "default", "--data", str(rafdb)]) == 1
     assert (
-        "list_patition_label.txt, line 2: expected a class from 1 to 7, found '9'" in capsys.readouterr().err
-    )
+        "list_patition_label.txt, line 2: expected a class from 1 to 7, found '9'; correct it, or leave bad rows out "
+        "(--skip-bad of build, eval"
+    ) in capsys.readouterr().err
 
 
 def test_skipped_rows_are_counted_and_listed(rafdb: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["eval", "default", "--data", str(rafdb), "--split", "test", "--skip-bad-rows"]
+    arguments = ["eval", "default", "--data", str(rafdb), "--split", "test", "--skip-bad"]
     assert main([*arguments, "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert value["metrics"]["count"] == 3

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from fer_edge.builder.faces import Sources
-from fer_edge.builder.photographs import cut_faces, find_largest, holds_photographs
 from fer_edge.builder.splits import Counts, split_faces
 from fer_edge.datasets import FaceDataset, load_dataset
-from fer_edge.detection import create_detector
+from fer_edge.detection import Detector, create_detector
 from fer_edge.errors import DataError
 from fer_edge.generated import render_faces
+from fer_edge.photographs import cut_faces, find_largest, holds_photographs, recognised
 from fer_edge.preprocess import crop_face
 from fer_edge.spec import CropRule
 
@@ -67,6 +67,27 @@ def test_a_data_set_that_says_so_holds_photographs_and_arrays_do_not(astronaut_f
     said = FaceDataset("legend", (astronaut_file,), None, (), are_crops=False)
     assert holds_photographs(said, unused, CropRule())
     assert not holds_photographs(FaceDataset("arrays", render_faces(3), None, (), True), unused, CropRule())
+
+
+def test_one_detector_is_made_where_it_is_needed_and_closed(
+    photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+    closed: list[object] = []
+
+    def create() -> Detector:
+        detector = create_detector()
+        made.append(detector)
+        monkeypatch.setattr(detector, "close", lambda: closed.append(detector))
+        return detector
+
+    faces = load_dataset(photographs)
+    assert faces.are_crops
+    assert not recognised(faces, create, CropRule()).are_crops
+    assert len(made) == 1
+    assert closed == made
+    assert recognised(FaceDataset("arrays", render_faces(3), None, (), True), create, CropRule()).are_crops
+    assert len(made) == 1
 
 
 def test_photographs_calibrate_cropped_and_copies_count_once(photographs: Path) -> None:

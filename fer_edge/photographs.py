@@ -1,9 +1,11 @@
-"""Photographs: recognised as such, and cut to the largest face of each, as ``eval`` does it."""
+"""Photographs: recognised as such, and cut to the largest face of each; ``build``, ``eval`` and ``train`` share this rule."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 
 import numpy as np
 
@@ -47,6 +49,16 @@ def holds_photographs(faces: FaceDataset, detector: Callable[[], Detector], rule
             left, top, right, bottom = found
             shares.append((right - left) * (bottom - top) / (image.shape[0] * image.shape[1]))
     return len(shares) >= max(1, len(large) / 4) and float(np.median(shares)) < _CROP_SHARE
+
+
+def recognised(faces: FaceDataset, create: Callable[[], Detector], rule: CropRule) -> FaceDataset:
+    """Return the data set with ``are_crops`` as :func:`holds_photographs` finds it.
+
+    ``create`` makes a detector; it is called at most once, where there is something to detect, and the detector is closed.
+    """
+    with ExitStack() as stack:
+        detector = functools.cache(lambda: stack.enter_context(closing(create())))
+        return dataclasses.replace(faces, are_crops=not holds_photographs(faces, detector, rule))
 
 
 def face_rectangle(image: np.ndarray, detector: Detector, rule: CropRule) -> tuple[int, int, int, int] | None:
