@@ -11,7 +11,7 @@ import numpy as np
 
 from fer_edge.datasets.dataset import FaceDataset
 from fer_edge.datasets.images import file_inside, list_images
-from fer_edge.datasets.listing import list_folder, require_file
+from fer_edge.datasets.listing import list_files, require_file, walk
 from fer_edge.datasets.request import Request, checked, one_hot, unknown_split
 from fer_edge.datasets.tables import Header, accepted_tables, only_one, table_rows, tables_of
 from fer_edge.errors import DataError
@@ -157,14 +157,16 @@ def training_arrays(found: Path) -> str | None:
 
 
 def _has_arrays(folder: Path) -> bool:
-    return (folder / "images").is_dir() and bool(_expressions(folder))
+    annotations = folder / "annotations"
+    if not ((folder / "images").is_dir() and annotations.is_dir()):
+        return False
+    return any(entry.name.endswith("_exp.npy") for _, entry in walk(annotations, 1))
 
 
 def _expressions(folder: Path) -> list[Path]:
     """Return the arrays of expressions, in natural order."""
     annotations = folder / "annotations"
-    files = list_folder(annotations).files if annotations.is_dir() else ()
-    return [p for p in files if p.name.endswith("_exp.npy")]
+    return list(list_files(annotations, ("_exp.npy",))) if annotations.is_dir() else []
 
 
 def _image_root(csv_path: Path) -> Path:
@@ -229,8 +231,9 @@ def _array(path: Path, size: int) -> np.ndarray:
             values = np.lib.format.read_array(file, allow_pickle=False)
         if values.size != size or values.dtype.kind not in "iufU":
             raise DataError(f"{path.name}: expected {size} numbers")
+        values.tolist()  # text may hold what are no characters
         return values if size == 1 else values.astype(np.float64).reshape(-1)
     # What NumPy raises at damaged headers, which it parses as Python literals, is in none of its documents.
     except (OSError, ValueError, EOFError, MemoryError, RecursionError, SyntaxError, TypeError, LookupError,
-            OverflowError, AttributeError, TokenError) as error:  # fmt: skip
+            OverflowError, AttributeError, SystemError, TokenError) as error:  # fmt: skip
         raise DataError(f"{path.name} is no array that can be read ({error})") from error

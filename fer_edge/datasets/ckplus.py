@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fer_edge.datasets.dataset import FaceDataset
-from fer_edge.datasets.listing import list_folder
+from fer_edge.datasets.listing import list_files, list_folders
 from fer_edge.datasets.request import Request, checked, no_split, one_hot
 from fer_edge.datasets.rows import text_rows
 from fer_edge.errors import DataError
@@ -40,12 +40,11 @@ def load(root: Path, request: Request) -> FaceDataset:
     points: list[np.ndarray] = []
     origins: list[str] = []
     unlabelled = 0
-    sequences = [d for subject in list_folder(root / IMAGES).folders for d in list_folder(subject).folders]
+    sequences = [d for subject in list_folders(root / IMAGES) for d in list_folders(subject)]
     for sequence in sequences:
         place = sequence.relative_to(root / IMAGES)
         folder = emotions / place
-        files = list_folder(folder).files if folder.is_dir() else ()
-        label_files = [p for p in files if p.name.endswith("_emotion.txt")]
+        label_files = list(list_files(folder, ("_emotion.txt",))) if folder.is_dir() else []
         if not label_files:
             unlabelled += 1
             continue
@@ -99,7 +98,7 @@ def _label(files: list[Path]) -> str:
 
 
 def _frames(sequence: Path, label: Path, peak_frames: int) -> list[Path]:
-    frames = [p for p in list_folder(sequence).files if p.suffix.lower() == ".png"]
+    frames = list(list_files(sequence, (".png",)))
     if len(frames) < peak_frames + 1:
         raise DataError(
             f"{sequence} has {len(frames)} frames, fewer than the first and the last {peak_frames}"

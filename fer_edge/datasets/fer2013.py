@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fer_edge.datasets.dataset import FaceDataset
-from fer_edge.datasets.listing import list_folder
+from fer_edge.datasets.listing import list_folders
 from fer_edge.datasets.request import Request, checked, unknown_split
 from fer_edge.datasets.rows import BadRows
 from fer_edge.datasets.tables import (
@@ -49,7 +49,7 @@ def find(path: Path) -> Path | None:
         return None
     tables = find_tables(path, _has_pixels)
     if not tables:
-        tables = [t for folder in list_folder(path).folders for t in find_tables(folder, _has_pixels)]
+        tables = [t for folder in list_folders(path) for t in find_tables(folder, _has_pixels)]
     table = only_one(tables, path)
     return None if table is None else table.path
 

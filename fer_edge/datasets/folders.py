@@ -11,10 +11,19 @@ from pathlib import Path
 import numpy as np
 
 from fer_edge.datasets.dataset import FaceDataset
-from fer_edge.datasets.images import IMAGE_SUFFIXES
-from fer_edge.datasets.listing import count_suffixes, describe, list_folder
+from fer_edge.datasets.images import IMAGE_SUFFIXES, list_images
+from fer_edge.datasets.listing import (
+    count_suffixes,
+    describe,
+    kind_of,
+    list_folder,
+    list_folders,
+    scan_folder,
+    walk,
+)
 from fer_edge.datasets.numbered import is_number, names_of_numbers
 from fer_edge.datasets.request import Request, checked, one_hot, unknown_split
+from fer_edge.datasets.tables import describe_tables
 from fer_edge.errors import DataError
 from fer_edge.labels import FERPLUS, RAFDB, canonical
 
@@ -25,6 +34,7 @@ SPLITS: Mapping[str, str] = {
     "val": "val", "valid": "val", "validation": "val",
 }  # fmt: skip
 ACCEPTED = "a subfolder of pictures per class, also below train, test and val, or pictures without subfolders"
+_SUFFIXES = tuple(IMAGE_SUFFIXES)
 #: So deep pictures are looked for, to say that a layout is not understood.
 _DEPTH = 5
 #: As in "archive/fer2013/train/angry".
@@ -63,7 +73,7 @@ def holds_folders_of_pictures(path: Path) -> bool:
     """Return whether pictures lie in subfolders that are splits or classes."""
     layout = find_layout(path)
     return bool(layout.splits) or any(
-        _is_class(d.name) and _holds_pictures(d, _DEPTH) for d in list_folder(layout.root).folders
+        _is_class(d.name) and _holds_pictures(d, _DEPTH) for d in list_folders(layout.root)
     )
 
 
@@ -80,15 +90,14 @@ def find_layout(folder: Path) -> Layout:
         splits = _splits(here)
         if splits:
             return Layout(here, splits)
-        listing = list_folder(here)
-        subfolders = [d for d in listing.folders if _holds_pictures(d, _DEPTH)]
+        subfolders = [d for d in list_folders(here) if _holds_pictures(d, _DEPTH)]
         inner = [d for d in subfolders if _splits(d)]
         if len(inner) > 1:
             raise DataError(
                 f"{here} holds several folders with splits: name one of {', '.join(str(d) for d in inner[:5])}"
             )
-        direct = [d for d in subfolders if _pictures(d)]
-        if not inner and not direct and not _pictures(here) and len(subfolders) == 1:
+        direct = [d for d in subfolders if _holds_pictures(d, 1)]
+        if not inner and not direct and not _holds_pictures(here, 1) and len(subfolders) == 1:
             inner = subfolders
         if not inner or direct:
             break
@@ -109,12 +118,11 @@ def load(folder: Path, request: Request) -> FaceDataset:
     paths: list[Path] = []
     names: list[str] = []
     subjects: list[str] = []
+    classes: list[tuple[str, tuple[Path, ...]]] = []
     for group, label, images in found.groups:
-        named: str | None = None
         with request.bad_rows.row(str(group)):
-            named = _class_name(label, numbers, len(images))
-        if named is None:
-            continue
+            classes.append((_class_name(label, numbers, len(images)), images))
+    for named, images in classes:
         for path in images:
             with request.bad_rows.row(str(path)):
                 subject = _subject(path) if request.subjects_from_names else ""
@@ -123,7 +131,7 @@ def load(folder: Path, request: Request) -> FaceDataset:
                 subjects.append(subject)
     if not paths and not request.bad_rows.skipped.count:
         raise DataError(
-            f"{folder} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}): found {describe(folder)}; expected {ACCEPTED}"
+            f"{folder} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}): found {describe_tables(folder)}; expected {ACCEPTED}"
         )
     labelled = any(names)
     labels, class_names = _labels(names) if labelled else (None, ())
@@ -144,7 +152,7 @@ def _chosen(layout: Layout, folder: Path, split: str | None) -> list[Path]:
         return list(layout.splits.values()) or [layout.root]
     if not layout.splits:
         raise DataError(f"{folder} has no splits (folders train, test or val): leave --split out")
-    name = SPLITS.get(split.casefold())
+    name = SPLITS.get(split.casefold(), "")
     if name not in layout.splits:
         raise unknown_split(folder, split, list(layout.splits))
     return [layout.splits[name]]
@@ -153,8 +161,8 @@ def _chosen(layout: Layout, folder: Path, split: str | None) -> list[Path]:
 def _collect(part: Path, found: _Found) -> None:
     """Add the class folders of a folder, or its own pictures where it has none."""
     listing = list_folder(part)
-    own = [p for p in listing.files if _is_picture(p)]
-    classes = {d: _pictures(d) for d in listing.folders}
+    own = [p for p in listing.files if _is_picture(p.name)]
+    classes = {d: list_images(d) for d in listing.folders}
     for d, pictures in classes.items():
         if not pictures and _holds_pictures(d, _DEPTH):
             raise DataError(
@@ -176,25 +184,27 @@ def _collect(part: Path, found: _Found) -> None:
     for d, pictures in classes.items():
         if pictures:
             found.groups.append((d, d.name, pictures))
-            deeper = sum(len(_pictures(inner)) for inner in list_folder(d).folders)
+            deeper = sum(_count_pictures(inner, _DEPTH) for inner in list_folders(d))
             found.left_out.update({"pictures in folders below a class folder": deeper} if deeper else {})
         _count_others(d, found)
 
 
 def _count_others(folder: Path, found: _Found) -> None:
     """Count the files of a folder that are no pictures."""
-    listing = list_folder(folder)
-    counts = count_suffixes(p for p in listing.files if not _is_picture(p))
+    entries = [
+        folder / e.name for e in scan_folder(folder) if not _is_picture(e.name) or kind_of(e) != "file"
+    ]
+    counts = count_suffixes(p for p in entries if p.is_file())
     found.left_out.update({f"files that are no pictures ({suffix})": n for suffix, n in counts.items()})
-    if listing.others:
-        found.left_out["neither files nor folders"] += len(listing.others)
+    if others := sum(not (p.is_file() or p.is_dir()) for p in entries):
+        found.left_out["neither files nor folders"] += others
 
 
 def _count_beside(layout: Layout, found: _Found) -> None:
     """Count pictures that lie beside the folders of the splits."""
     listing = list_folder(layout.root)
     places = set(layout.splits.values())
-    count = sum(map(_is_picture, listing.files))
+    count = sum(_is_picture(p.name) for p in listing.files)
     count += sum(_count_pictures(d, _DEPTH) for d in listing.folders if d not in places)
     found.left_out.update({"pictures beside the folders of the splits": count} if count else {})
 
@@ -233,7 +243,7 @@ def _labels(names: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
 def _splits(folder: Path) -> dict[str, Path]:
     """Return the folders of splits that hold pictures, with train before test and val."""
     splits: dict[str, Path] = {}
-    for d in list_folder(folder).folders:
+    for d in list_folders(folder):
         name = SPLITS.get(d.name.casefold())
         if name is not None and _holds_pictures(d, _DEPTH):
             if name in splits:
@@ -252,25 +262,16 @@ def _is_class(name: str) -> bool:
     return True
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES
-
-
-def _pictures(folder: Path) -> tuple[Path, ...]:
-    return tuple(p for p in list_folder(folder).files if _is_picture(p))
+def _is_picture(name: str) -> bool:
+    return name.casefold().endswith(_SUFFIXES)
 
 
 def _holds_pictures(folder: Path, depth: int) -> bool:
-    listing = list_folder(folder)
-    if any(map(_is_picture, listing.files)):
-        return True
-    return depth > 1 and any(_holds_pictures(d, depth - 1) for d in listing.folders)
+    return any(_is_picture(entry.name) for _, entry in walk(folder, depth))
 
 
 def _count_pictures(folder: Path, depth: int) -> int:
-    listing = list_folder(folder)
-    count = sum(map(_is_picture, listing.files))
-    return count + (sum(_count_pictures(d, depth - 1) for d in listing.folders) if depth > 1 else 0)
+    return sum(_is_picture(entry.name) for _, entry in walk(folder, depth))
 
 
 def _subject(path: Path) -> str:

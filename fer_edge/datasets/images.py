@@ -7,7 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fer_edge.datasets.listing import list_folder, require_file, shown
+from fer_edge.datasets.image_size import MOST_PIXELS, declared_size
+from fer_edge.datasets.listing import list_files, require_file, shown
 from fer_edge.errors import DataError
 
 #: May hold several pictures that follow each other: as a video they give all, as an image the first.
@@ -24,7 +25,7 @@ def read_image(path: Path) -> np.ndarray:
     Raises
     ------
     DataError
-        If the file is missing, empty or no image that OpenCV can decode.
+        If the file is missing, empty, no image that OpenCV can decode, or has more than 64 megapixels.
     """
     require_file(path)
     try:
@@ -40,10 +41,15 @@ def decode_image(data: np.ndarray, origin: str) -> np.ndarray:
     Raises
     ------
     DataError
-        If OpenCV cannot decode it.
+        If OpenCV cannot decode it, or it has more than 64 megapixels.
     """
+    size = declared_size(data.tobytes())
+    if size is not None and size[0] * size[1] > MOST_PIXELS:
+        raise DataError(
+            f"{origin} has {size[0]}×{size[1]} pixels: expected at most {MOST_PIXELS >> 20} megapixels, scale it down"
+        )
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        image = None if size is None else cv2.imdecode(data, cv2.IMREAD_COLOR)
     except cv2.error:  # a header that claims more pixels than OpenCV accepts
         image = None
     if image is None:
@@ -62,7 +68,7 @@ def list_images(folder: Path) -> tuple[Path, ...]:
     DataError
         If the folder cannot be read.
     """
-    return tuple(p for p in list_folder(folder).files if p.suffix.lower() in IMAGE_SUFFIXES)
+    return list_files(folder, tuple(IMAGE_SUFFIXES))
 
 
 def file_inside(root: Path, name: str) -> Path:

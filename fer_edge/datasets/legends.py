@@ -7,7 +7,7 @@ from pathlib import Path
 from fer_edge.datasets import folders
 from fer_edge.datasets.dataset import FaceDataset
 from fer_edge.datasets.images import file_inside
-from fer_edge.datasets.listing import list_folder
+from fer_edge.datasets.listing import list_files
 from fer_edge.datasets.numbered import is_number, names_of_numbers
 from fer_edge.datasets.request import Request, checked, no_split, one_hot
 from fer_edge.datasets.tables import (
@@ -42,7 +42,9 @@ def find(path: Path) -> Path | None:
         return None
     for folder in (path, path / "data"):
         named = (
-            [f for f in list_folder(folder).files if f.name.casefold() == LEGEND] if folder.is_dir() else []
+            [f for f in list_files(folder, (LEGEND,)) if f.name.casefold() == LEGEND]
+            if folder.is_dir()
+            else []
         )
         if named:
             only_one([Table(file) for file in named], folder)

@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ NO_DATA = frozenset(
 )
 _DIGITS = re.compile("([0-9]+)")
 _NAMED = 5
+_MOST_FOLDERS = 2_000
 _NAME_CHARS = 60
 _SUFFIX_CHARS = 12
 #: Suffixes that are told apart; the rest are counted together.
@@ -64,6 +65,21 @@ def natural_key(path: Path) -> tuple[object, ...]:
     return (tuple(parts), path.name)
 
 
+def scan_folder(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield the data directly in ``folder``, in no order: fast where there are many files.
+
+    Raises
+    ------
+    DataError
+        If the folder cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            yield from (entry for entry in entries if is_data(entry.name))
+    except OSError as error:
+        raise DataError(f"cannot read the folder {folder}: {error.strerror or error}") from error
+
+
 def list_folder(folder: Path) -> Listing:
     """Return the data directly in ``folder``.
 
@@ -73,14 +89,52 @@ def list_folder(folder: Path) -> Listing:
         If the folder cannot be read.
     """
     kinds: dict[str, list[Path]] = {"folder": [], "file": [], "other": []}
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if is_data(entry.name):
-                    kinds[_kind(entry)].append(folder / entry.name)
-    except OSError as error:
-        raise DataError(f"cannot read the folder {folder}: {error.strerror or error}") from error
+    for entry in scan_folder(folder):
+        kinds[kind_of(entry)].append(folder / entry.name)
     return Listing(*(tuple(sorted(paths, key=natural_key)) for paths in kinds.values()))
+
+
+def list_folders(folder: Path) -> tuple[Path, ...]:
+    """Return the folders directly in ``folder``, in natural order."""
+    found = (folder / entry.name for entry in scan_folder(folder) if kind_of(entry) == "folder")
+    return tuple(sorted(found, key=natural_key))
+
+
+def list_files(folder: Path, suffixes: tuple[str, ...]) -> tuple[Path, ...]:
+    """Return the files directly in ``folder`` whose names end with one of ``suffixes`` (lower case), in natural order."""
+    named = (e for e in scan_folder(folder) if e.name.casefold().endswith(suffixes))
+    return tuple(sorted((folder / e.name for e in named if kind_of(e) == "file"), key=natural_key))
+
+
+def walk(folder: Path, depth: int) -> Iterator[tuple[Path, os.DirEntry[str]]]:
+    """Yield the files in ``folder`` and below it to ``depth`` folders, each folder once even where links form a loop.
+
+    Raises
+    ------
+    DataError
+        If there are more than 2,000 folders, or one cannot be read.
+    """
+    pending, seen = [(folder, depth)], set[tuple[int, int]]()
+    while pending:
+        here, left = pending.pop()
+        try:
+            status = here.stat()
+        except OSError:  # it was removed since
+            continue
+        place = (status.st_dev, status.st_ino)
+        if place in seen:
+            continue
+        seen.add(place)
+        if len(seen) > _MOST_FOLDERS:
+            raise DataError(
+                f"{folder} holds more than {_MOST_FOLDERS:,} folders: name the one that holds the pictures"
+            )
+        for entry in scan_folder(here):
+            kind = kind_of(entry)
+            if kind == "file":
+                yield here, entry
+            elif kind == "folder" and left > 1:
+                pending.append((here / entry.name, left - 1))
 
 
 def suffix_of(path: Path) -> str:
@@ -124,7 +178,8 @@ def describe(path: Path) -> str:
     return " and ".join(parts) or "an empty folder"
 
 
-def _kind(entry: os.DirEntry[str]) -> str:
+def kind_of(entry: os.DirEntry[str]) -> str:
+    """Return ``file``, ``folder``, or ``other`` for pipes, devices and broken links."""
     try:
         return "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
     except OSError:  # a link to itself

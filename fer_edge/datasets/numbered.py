@@ -48,8 +48,8 @@ def names_of_numbers(numbers: Collection[str], order: tuple[str, ...], where: st
     if not order:
         raise DataError(
             f"{where}: the classes are numbered {listed}, and data sets number them differently: give their names in that "
-            "order, such as class_order='angry,disgust,fear,happy,sad,surprise,neutral', or write the names "
-            "before you try again, such as 0_angry"
+            "order, such as class_order='angry,disgust,fear,happy,sad,surprise,neutral' in Python, or write "
+            "them where the numbers stand, such as 0_angry"
         )
     count = len(order)
     starts = [start for start in (0, 1) if found[0] >= start and found[-1] < count + start]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fer_edge.datasets.dataset import FaceDataset
 from fer_edge.datasets.images import file_inside
-from fer_edge.datasets.listing import describe, list_folder
+from fer_edge.datasets.listing import describe, list_files
 from fer_edge.datasets.request import Request, checked, one_hot, unknown_split
 from fer_edge.datasets.rows import text_rows
 from fer_edge.errors import DataError
@@ -33,7 +33,7 @@ def find(path: Path) -> Path | None:
         return path if path.name.casefold() in _LISTS or _begins_as_list(path) else None
     for folder in (path, path / "EmoLabel", path / "basic" / "EmoLabel"):
         if folder.is_dir():
-            texts = [p for p in list_folder(folder).files if p.suffix.casefold() == ".txt"]
+            texts = list_files(folder, (".txt",))
             lists = [p for p in texts if p.name.casefold() in _LISTS] or list(filter(_begins_as_list, texts))
             if len(lists) > 1:
                 raise DataError(

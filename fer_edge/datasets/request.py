@@ -14,6 +14,9 @@ from fer_edge.datasets.rows import BadRows
 from fer_edge.errors import DataError, UsageError, closest
 from fer_edge.labels import FERPLUS, canonical
 
+#: Images that are decoded at once; the largest take 0.2 GiB each.
+_DECODERS = 4
+
 
 @dataclass(frozen=True)
 class Request:
@@ -66,7 +69,7 @@ def checked(faces: FaceDataset, bad_rows: BadRows, where: Path) -> FaceDataset:
         If no row is left.
     """
     if bad_rows.skips and isinstance(faces.images, tuple):
-        with ThreadPoolExecutor() as pool:  # OpenCV decodes without the interpreter lock
+        with ThreadPoolExecutor(_DECODERS) as pool:  # OpenCV decodes without the interpreter lock
             problems = list(pool.map(lambda i: _problem(faces, i), range(len(faces))))
         for problem in filter(None, problems):
             bad_rows.skip(problem)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from fer_edge.datasets.listing import describe, is_data, list_folder, shown
+from fer_edge.datasets.listing import describe, is_data, list_files, shown
 from fer_edge.datasets.rows import Row
 from fer_edge.errors import DataError
 
@@ -154,7 +154,7 @@ def find_tables(folder: Path, accepts: Callable[[Header], bool]) -> list[Table]:
 
     Files that cannot be read are passed over: :func:`describe_tables` names them.
     """
-    paths = [path for path in list_folder(folder).files if is_table(path)]
+    paths = list_files(folder, (*_TEXT_SUFFIXES, _ZIP))
     for archives in (False, True):
         found: list[Table] = []
         for path in paths:
@@ -188,7 +188,8 @@ def only_one(tables: Sequence[Table], where: Path) -> Table | None:
     """
     if len(tables) > 1:
         names = ", ".join(str(table) for table in tables[:5])
-        raise DataError(f"{where} holds {len(tables)} tables that could be meant: name one of {names}")
+        advice = "unpack, and name" if any(table.member for table in tables) else "name"
+        raise DataError(f"{where} holds {len(tables)} tables that could be meant: {advice} one of {names}")
     return tables[0] if tables else None
 
 
@@ -196,7 +197,7 @@ def describe_tables(path: Path) -> str:
     """Return in words what was found at ``path``, and the columns of its first tables."""
     text = describe(path)
     try:
-        paths = [p for p in list_folder(path).files if is_table(p)] if path.is_dir() else [path]
+        paths = list_files(path, (*_TEXT_SUFFIXES, _ZIP)) if path.is_dir() else (path,)
         for file in paths[:3]:
             if path.is_dir() or is_table(file):
                 tables = tables_of(file)
@@ -321,7 +322,7 @@ def _refuse_growth(table: Table, size: int, compressed: int) -> None:
 
 def _archive(path: Path, stack: ExitStack) -> zipfile.ZipFile:
     file = stack.enter_context(path.open("rb"))
-    return stack.enter_context(zipfile.ZipFile(_ShortReads(file, path)))  # type: ignore[arg-type]
+    return stack.enter_context(zipfile.ZipFile(_ShortReads(file, path)))
 
 
 class _ShortReads:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fer_edge.datasets import list_images, read_image
+from fer_edge.datasets.image_size import declared_size
 from fer_edge.datasets.listing import describe
 from fer_edge.errors import DataError
 
@@ -32,7 +33,9 @@ def png_claiming(width: int, height: int) -> bytes:
 def test_what_is_no_image(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.png is not an image"):
+    with pytest.raises(
+        DataError, match=r"a\.png (is not an image|has 65535×65535 pixels: expected at most 64 mega)"
+    ):
         read_image(path)
 
 
@@ -74,3 +77,38 @@ def test_gray_and_transparent_images_become_bgr(tmp_path: Path) -> None:
         image = read_image(tmp_path / name)
         assert image.shape == (4, 5, 3)
         assert (image == 7).all()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp", "tif", "jp2", "ppm", "pgm", "pam", "gif"])
+def test_the_size_in_the_header_is_that_of_the_image(suffix: str) -> None:
+    channels = 1 if suffix == "pgm" else 3
+    try:
+        encoded, data = cv2.imencode(f".{suffix}", np.zeros((48, 80, channels), np.uint8))
+    except cv2.error:
+        encoded = False
+    if not encoded:
+        pytest.skip(f"this OpenCV writes no {suffix}")
+    assert declared_size(data.tobytes()) == (80, 48)
+
+
+def bomb(kind: str) -> bytes:
+    """A small file that claims 30,000×30,000 pixels."""
+    if kind == "png":
+        return png_claiming(30_000, 30_000)
+    encoded, data = cv2.imencode(f".{kind}", np.zeros((48, 80, 3), np.uint8))
+    assert encoded
+    content = data.tobytes()
+    old, new = {
+        "jpg": (struct.pack(">HH", 48, 80), struct.pack(">HH", 30_000, 30_000)),
+        "bmp": (struct.pack("<ii", 80, 48), struct.pack("<ii", 30_000, -30_000)),
+        "ppm": (b"80 48", b"30000 30000"),
+    }[kind]
+    assert old in content
+    return content.replace(old, new, 1)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "bmp", "ppm"])
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "a.png").write_bytes(bomb(kind))
+    with pytest.raises(DataError, match=r"a\.png has 30000×30000 pixels: expected at most 64 megapixels"):
+        read_image(tmp_path / "a.png")
