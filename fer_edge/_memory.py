@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import PurePosixPath
 
+from fer_edge._control_groups import find_control_groups
 from fer_edge._machine import Machine, read_number
 
-_MOST_GROUPS = 32
 #: Where version 1 and 2 of control groups keep the limit, what is used, and the row of ``memory.stat`` that the
 #: kernel gives back before it kills: file pages that nobody has used lately.
 _V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
@@ -49,7 +46,8 @@ def measure_free_memory(machine: Machine) -> FreeMemory | None:
         return None
     memory, swap = sizes["MemAvailable"], sizes.get("SwapFree", 0)
     limits: list[int | None] = []
-    for folder, version in _control_groups(machine):
+    for folder, number in find_control_groups(machine, "memory"):
+        version = _V2 if number == 2 else _V1
         limits.append(_room(machine, folder, *version))
         if version is _V2 and (room := _room(machine, folder, *_V2_SWAP)) is not None:
             swap = min(swap, room)
@@ -65,20 +63,6 @@ def add_swap(lacking_bytes: int) -> tuple[str, ...]:
         "sudo mkswap /swapfile",
         "sudo swapon /swapfile",
     )
-
-
-def _control_groups(machine: Machine) -> Iterator[tuple[str, tuple[str, str, str]]]:
-    """The groups of this process, innermost first; in a container the root is its own, whatever the path says."""
-    text = machine.read("/proc/self/cgroup") or ""
-    for place, pattern, version in (
-        ("/sys/fs/cgroup", r"^0::(/.*)$", _V2),
-        ("/sys/fs/cgroup/memory", r"^\d+:(?:[^:\n]*,)?memory(?:,[^:\n]*)?:(/.*)$", _V1),
-    ):
-        found = re.search(pattern, text, re.MULTILINE)
-        path = PurePosixPath(found[1] if found else "/")
-        for group in islice((path, *path.parents), _MOST_GROUPS):
-            if ".." not in group.parts:
-                yield f"{place}{group}".rstrip("/"), version
 
 
 def _room(machine: Machine, folder: str, limit: str, used: str, cache: str | None = None) -> int | None:
