@@ -98,6 +98,7 @@ def load_tested_session(
     precision: str | None = None,
     options: SessionOptions | None = None,
     self_test: bool = True,
+    only_ready: bool = False,
 ) -> TestedSession:
     """Load a bundle on a backend, at the bundle's own precision unless another is asked for, and test it.
 
@@ -106,6 +107,8 @@ def load_tested_session(
     self_test : bool
         Compare the session with the bundle's reference outputs. Without it a backend that computes something else
         answers as if nothing were wrong.
+    only_ready : bool
+        Refuse a model that the backend would have to compile for minutes.
 
     Raises
     ------
@@ -126,6 +129,11 @@ def load_tested_session(
         )
     model = bundle.read_model(chosen, backend.dialect)
     check_contract(check_model(model.content, str(model)), bundle.spec, str(model))
+    if only_ready and not backend.is_ready(model, settings):
+        raise BackendError(
+            f"{backend.name} would have to compile {model} for minutes; to do so once, run: "
+            f"fer-edge tune {bundle.path} --backend {backend.name} --precision {chosen}, then fer-edge tune --again"
+        )
     session = backend.open(model, settings)
     if not self_test:
         return TestedSession(session, OFF)

@@ -164,12 +164,15 @@ class Backend(Protocol):
         the self-test judges.
     computes_tf32 : bool
         Whether FP32 is computed with ten bits of each factor.
+    compiles_for_batch : bool
+        Whether :attr:`SessionOptions.max_batch` changes what it compiles.
     """
 
     name: str
     dialect: str
     int8_configs: Sequence[Int8Config]
     int8_dialects: Sequence[str]
+    compiles_for_batch: bool
 
     @property
     def computes_tf32(self) -> bool:
@@ -177,6 +180,9 @@ class Backend(Protocol):
 
     def available(self) -> Availability:
         """Say whether this machine can run the backend."""
+
+    def is_ready(self, model: Path | ModelFile, options: SessionOptions) -> bool:
+        """Return whether :meth:`open` compiles nothing that takes minutes."""
 
     def open(self, model: Path | ModelFile, options: SessionOptions) -> Session:
         """Load an ONNX file, or the bytes of one.

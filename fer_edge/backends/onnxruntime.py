@@ -138,10 +138,15 @@ class OnnxRuntimeBackend:
     int8_configs: Sequence[Int8Config] = (DEFAULT_INT8, EXACT_INT8)
     int8_dialects: Sequence[str] = ("cpu", "tensorrt")  # the latter for comparisons at build
     computes_tf32 = False
+    compiles_for_batch = False
 
     def available(self) -> Availability:
         """See :class:`fer_edge.backends.base.Backend`."""
         return Availability(True, onnxruntime.__version__)
+
+    def is_ready(self, model: Path | ModelFile, options: SessionOptions) -> bool:
+        """See :class:`fer_edge.backends.base.Backend`."""
+        return True
 
     def open(self, model: Path | ModelFile, options: SessionOptions) -> OnnxRuntimeSession:
         """See :class:`fer_edge.backends.base.Backend`."""
@@ -171,6 +176,7 @@ class OnnxRuntimeGpuBackend:
 
     def __init__(self, name: str, providers: Sequence[str]) -> None:
         self.name, self._providers = name, tuple(providers)
+        self.compiles_for_batch = _TENSORRT in self._providers
 
     @property
     def computes_tf32(self) -> bool:
@@ -188,6 +194,10 @@ class OnnxRuntimeGpuBackend:
         if missing:
             return Availability(False, reason=f"this ONNX Runtime has no {missing[0]}", fix=_INSTALL_GPU)
         return Availability(True, onnxruntime.__version__)
+
+    def is_ready(self, model: Path | ModelFile, options: SessionOptions) -> bool:
+        """See :class:`fer_edge.backends.base.Backend`."""
+        return _TENSORRT not in self._providers
 
     def open(self, model: Path | ModelFile, options: SessionOptions) -> OnnxRuntimeSession:
         """See :class:`fer_edge.backends.base.Backend`."""

@@ -102,12 +102,17 @@ class OpenVinoBackend:
     int8_configs: Sequence[Int8Config] = (DEFAULT_INT8, FLOAT_INT8)
     int8_dialects: Sequence[str] = ("cpu",)
     computes_tf32 = False
+    compiles_for_batch = True
 
     def available(self) -> Availability:
         """See :class:`fer_edge.backends.base.Backend`."""
         if importlib.util.find_spec("openvino") is None:
             return Availability(False, reason="openvino is not installed", fix=install_command("openvino"))
         return Availability(True, importlib.metadata.version("openvino"))
+
+    def is_ready(self, model: Path | ModelFile, options: SessionOptions) -> bool:
+        """See :class:`fer_edge.backends.base.Backend`."""
+        return True
 
     def open(self, model: Path | ModelFile, options: SessionOptions) -> OpenVinoSession:
         """See :class:`fer_edge.backends.base.Backend`."""

@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -112,6 +112,7 @@ class TensorRtBackend:
     int8_configs: Sequence[Int8Config] = (DEFAULT_INT8,)
     int8_dialects: Sequence[str] = ()  # the hardware keeps sums in 32 bits
     computes_tf32 = False
+    compiles_for_batch = True
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -132,30 +133,34 @@ class TensorRtBackend:
         except ImportError as error:
             return Availability(False, reason=f"{self.name} cannot be imported: {error}", fix=flavour.fix)
 
+    def is_ready(self, model: Path | ModelFile, options: SessionOptions) -> bool:
+        """See :class:`fer_edge.backends.base.Backend`: whether an engine is kept for the model."""
+        state = self.available()
+        try:
+            return state.ok and self._prepare(model, options, state.version).find() is not None
+        except (EngineError, OSError):  # opening reports it
+            return False
+
     def open(self, model: Path | ModelFile, options: SessionOptions) -> TensorRtSession:
         """See :class:`fer_edge.backends.base.Backend`; compiles the model where no engine is kept for it."""
-        from fer_edge.engines.ahead_of_time import make_key  # needs onnx
-
         state = self.available()
         if not state.ok:
             raise BackendError(f"backend {self.name} is not available: {state.reason}; run: {state.fix}")
         try:
-            file = model if isinstance(model, ModelFile) else ModelFile(model, model.read_bytes())
-            plugin = _needed_plugin(file)
-            settings = _engine_options(self.name, file, options)
-            key = make_key(file.sha256, settings, state.version, identify_gpu(), plugin)
-            cache = EngineCache(also=[file.path.parent / ENGINES], accepts=file.vouches_for)
-            engine = _compiled_ahead(cache, key) or cache.get_or_build(
-                key, lambda path: _build(file, path, settings), _make_patient()
+            work = self._prepare(model, options, state.version)
+            engine = work.ahead() or work.cache.get_or_build(
+                work.key, lambda path: _build(work.model, path, work.settings), _make_patient()
             )
             if engine.rebuilt_because is not None:
-                _LOG.warning("the engine of %s was built again: %s", file.path.name, engine.rebuilt_because)
+                _LOG.warning(
+                    "the engine of %s was built again: %s", work.model.path.name, engine.rebuilt_because
+                )
             device = partial(
                 CudaDevice,
                 self.name,
-                plugin=plugin,
+                plugin=work.plugin,
                 dla_core=options.dla_core,
-                plugin_sha256=None if key.plugin is None else key.plugin.sha256,
+                plugin_sha256=None if work.key.plugin is None else work.key.plugin.sha256,
             )
             # Whether what a DLA does can be captured is unproved: then it is run without, and the report says so.
             graphs = "required" if options.dla_core is None else "preferred"
@@ -163,6 +168,35 @@ class TensorRtBackend:
         except (EngineError, OSError) as error:
             raise BackendError(f"{self.name} cannot load {model}: {error}") from error
         return TensorRtSession(runner, engine.rebuilt_because)
+
+    def _prepare(self, model: Path | ModelFile, options: SessionOptions, version: str) -> _Work:
+        from fer_edge.engines.ahead_of_time import make_key  # needs onnx
+
+        file = model if isinstance(model, ModelFile) else ModelFile(model, model.read_bytes())
+        plugin = _needed_plugin(file)
+        settings = _engine_options(self.name, file, options)
+        key = make_key(file.sha256, settings, version, identify_gpu(), plugin)
+        cache = EngineCache(also=[file.path.parent / ENGINES], accepts=file.vouches_for)
+        return _Work(file, plugin, settings, key, cache)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A model, how it is compiled, and where its engine is kept."""
+
+    model: ModelFile
+    plugin: Path | None
+    settings: EngineOptions
+    key: EngineKey
+    cache: EngineCache
+
+    def ahead(self) -> CachedEngine | None:
+        """Return an engine that was compiled without a device."""
+        return _compiled_ahead(self.cache, self.key)
+
+    def find(self) -> CachedEngine | None:
+        """Return an engine that need not be compiled."""
+        return self.ahead() or self.cache.find(self.key)
 
 
 def _engine_options(flavour: str, model: ModelFile, options: SessionOptions) -> EngineOptions:

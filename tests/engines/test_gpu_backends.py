@@ -393,8 +393,10 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
 def test_a_model_is_built_once_and_run(machine: Machine, model: Path, name: str) -> None:
     batch = np.random.default_rng(0).random((19, 3, 2, 2)).astype(np.float32)
-    for _ in range(2):
-        session = BACKENDS[name].open(model, SessionOptions(precision="fp32"))
+    options = SessionOptions(precision="fp32")
+    for opened in (False, True):
+        assert BACKENDS[name].is_ready(model, options) == opened
+        session = BACKENDS[name].open(model, options)
         outputs = session.run(batch)
         assert outputs["logits"].dtype == np.float32  # the engine's is float16
         np.testing.assert_allclose(outputs["logits"], batch.reshape(19, -1) @ WEIGHT, atol=2e-3)
@@ -403,6 +405,7 @@ def test_a_model_is_built_once_and_run(machine: Machine, model: Path, name: str)
         with pytest.raises(BackendError, match="this session is closed"):
             session.run(batch)
     assert [(o.flavour, o.precision, o.max_batch) for o in machine.built] == [(name, "fp32", 16)]
+    assert not BACKENDS[name].is_ready(model, SessionOptions(precision="fp32", max_batch=1))
     assert all(device.left() == {} and device.hazards == [] for device in machine.devices)
 
 
