@@ -61,6 +61,7 @@ def main() -> None:
                 detector=args.detector,
                 detector_options=detector_options,
                 attention=attention,
+                tune=False,
             ),
         )
         for precision in ("fp32", "int8")

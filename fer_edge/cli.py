@@ -51,6 +51,7 @@ COMMANDS: Mapping[str, Entry] = {
     "export": Entry("export", "write a network as ONNX, checked against PyTorch"),
     "build": Entry("build", "make a bundle from weights: export, calibrate, quantise, compare"),
     "run": Entry("run", "find faces in an image, folder, video or camera and say what they express"),
+    "tune": Entry("tune", "measure which backend, precision, threads and batch are fastest here"),
     "eval": Entry("evaluate", "accuracy, macro-F1, calibration error and confusion matrix on labelled faces"),
     "explain": Entry("explain", "draw what a network looks at: its own attention, or Grad-CAM"),
     "emfacs": Entry("emfacs", "overlap of what a network looks at with the action units of each expression"),

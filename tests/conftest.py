@@ -31,7 +31,11 @@ LEFT_OUT = pytest.StashKey[int]()
 
 
 def pytest_configure() -> None:
-    """Give every parallel worker processors of its own: thread pools that compete lose half of their time."""
+    """Give every parallel worker processors of its own: thread pools that compete lose half of their time.
+
+    Runtimes make the plain choice, in processes that tests start too: the same backend in every run.
+    """
+    os.environ["FER_EDGE_TUNE"] = "0"
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     if worker:
         number, count = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])

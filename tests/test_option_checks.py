@@ -23,6 +23,7 @@ from fer_edge.engines.runner_options import RunnerOptions
 from fer_edge.errors import UsageError, lookup
 from fer_edge.export.training.data import DataOptions
 from fer_edge.export.training.loop import TrainOptions
+from fer_edge.runtime.options import RuntimeOptions
 
 NOT_WHOLE = [
     float("nan"),
@@ -67,6 +68,16 @@ REFUSED: dict[Callable[..., Any], dict[str, list[Any]]] = {
         "dla_core": NOT_WHOLE,
         "gpu_fallback": NOT_FLAGS,
         "max_batch": [*NOT_WHOLE, 0],
+    },
+    RuntimeOptions: {
+        "precision": [*NOT_NAMES, "fp8"],
+        "min_probability": [*NOT_NUMBERS, None],
+        "max_batch": [*NOT_WHOLE, 0],
+        "threads": [*NOT_WHOLE, 0, 1025],
+        "allow_random": NOT_FLAGS,
+        "attention": NOT_FLAGS,
+        "self_test": NOT_FLAGS,
+        "tune": NOT_FLAGS,
     },
     DetectorOptions: {
         "min_face_px": [*NOT_WHOLE, 0, None],

@@ -58,9 +58,11 @@ def _backend_names() -> list[str]:
     return ["auto", *BACKENDS]
 
 
-def add_precision(parser: argparse.ArgumentParser) -> None:
-    """Add the precision; without it the bundle's own."""
-    parser.add_argument("--precision", choices=PRECISIONS, help="by default what the bundle was built for")
+def add_precision(
+    parser: argparse.ArgumentParser, purpose: str = "by default what the bundle was built for"
+) -> None:
+    """Add the precision."""
+    parser.add_argument("--precision", choices=PRECISIONS, help=purpose)
 
 
 def add_detector(parser: argparse.ArgumentParser) -> None:

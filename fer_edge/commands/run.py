@@ -52,7 +52,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--skip-bad", action="store_true", help="pictures of a folder that cannot be read are no failure"
     )
     add_backend(parser)
-    add_precision(parser)
+    add_precision(
+        parser, "that one or an error; by default the fastest of those that the bundle was tested for"
+    )
     add_detector(parser)
     parser.add_argument(
         "--min-face", type=whole(1), default=40, metavar="PX", help="smallest face side; larger is faster"
@@ -87,6 +89,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         dest="self_test",
         action="store_false",
         help="do not compare the network with the reference outputs of its bundle; the results record that",
+    )
+    parser.add_argument(
+        "--no-tune",
+        dest="tune",
+        action="store_false",
+        help="do not measure what is the fastest here (fer-edge tune): take the first backend that is available",
     )
     parser.add_argument("--allow-random", action="store_true", help="accept a bundle with random weights")
 
@@ -185,7 +193,8 @@ def _check(args: argparse.Namespace) -> RuntimeOptions:
         allow_random=args.allow_random,
         attention=args.attention,
         self_test=args.self_test,
-        **({} if args.max_batch is None else {"max_batch": args.max_batch}),
+        tune=args.tune,
+        max_batch=args.max_batch,
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from fer_edge.runtime.choice import Candidate, Choice
 from fer_edge.runtime.options import RuntimeOptions
 from fer_edge.runtime.runtime import STAGES, Runtime
 
-__all__ = ["STAGES", "Runtime", "RuntimeOptions"]
+__all__ = ["STAGES", "Candidate", "Choice", "Runtime", "RuntimeOptions"]

@@ -16,7 +16,7 @@ import numpy as np
 
 from fer_edge import __version__
 from fer_edge._checks import require_path
-from fer_edge.backends import CropSession, SessionOptions, choose_backend, load_tested_session
+from fer_edge.backends import BACKENDS, CropSession, load_tested_session
 from fer_edge.backends.int8_probe import describe_int8
 from fer_edge.backends.self_test import compare_device_crops
 from fer_edge.bundle import Bundle, open_bundle
@@ -32,6 +32,7 @@ from fer_edge.preprocess import covered_box, crop_rectangle, cut_rectangle, prep
 from fer_edge.probabilities import make_rule
 from fer_edge.results import Detection, Face, FrameResult, RuntimeState
 from fer_edge.runtime.options import RuntimeChanges, RuntimeOptions, changed
+from fer_edge.runtime.tune import choose
 from fer_edge.sources import Frame, Source, as_source
 from fer_edge.statistics import LatencySummary, device_name, processor_features, summarise
 
@@ -96,14 +97,12 @@ class Runtime:
         if self.options.attention:
             require_attention(self.bundle)
         self.spec = self.bundle.spec
-        self.backend = choose_backend(self.options.backend, self.bundle, self.options.precision)
-        self.precision = self.options.precision or self.bundle.manifest.precision
-        session_options = SessionOptions(
-            threads=self.options.threads,
+        self.choice = choose(self.bundle, self.options)
+        self.backend, self.precision = BACKENDS[self.choice.backend], self.choice.precision
+        session_options = dataclasses.replace(
+            self.choice.session_options,
             dla_core=self.options.dla_core,
             gpu_fallback=self.options.gpu_fallback,
-            # What holds more is sized by the backend: an engine for 64 faces would hold memory for all of them.
-            max_batch=1 if self.options.max_batch == 1 else None,
         )
         with ExitStack() as opened:  # an error closes the sessions that are open
             tested = load_tested_session(
@@ -177,7 +176,7 @@ class Runtime:
         crops = [] if on_device else [cut_rectangle(image, rectangle) for rectangle in usable]
         batch = prepare_batch(crops, self.spec)
         prepared = time.perf_counter()
-        size = self.options.max_batch
+        size = self.choice.max_batch
         parts = [slice(first, first + size) for first in range(0, len(usable), size)]
         if on_device:
             if usable and self.options.self_test and not self.self_test.device_crops:
@@ -228,6 +227,7 @@ class Runtime:
             "backend": self.backend.name,
             "backend_version": self.backend.available().version,
             "precision": self.precision,
+            "choice": self.choice.to_dict(),
             "int8_arithmetic": describe_int8(self.backend) if self.precision == "int8" else None,
             "self_test": self.self_test.to_dict(),
             "prior": self.probability_rule.to_dict(),

@@ -1,0 +1,105 @@
+"""``fer-edge tune``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fer_edge.commands.base import add_backend, add_bundle, add_precision, make_table, print_result
+from fer_edge.commands.parser import whole
+from fer_edge.commands.progress import show_progress
+
+if TYPE_CHECKING:
+    from fer_edge.runtime.choice import Candidate
+    from fer_edge.runtime.measurement import Timing
+
+#: Whoever asks for a measurement waits longer than a runtime that starts.
+_OPENING_S = 300.0
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add arguments."""
+    add_bundle(parser, nargs="?", default="default")
+    parser.add_argument("--again", action="store_true", help="measure now, whatever is kept")
+    add_backend(parser, "this one only")
+    add_precision(parser, "this one only")
+    parser.add_argument("--threads", type=whole(1), metavar="N", help="this number only")
+    parser.add_argument("--max-batch", type=whole(1), metavar="N", help="this number of faces per batch only")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Measure, or read what was measured, and show it."""
+    from fer_edge.bundle import open_bundle
+    from fer_edge.catalogue import find_bundle
+    from fer_edge.runtime import RuntimeOptions
+    from fer_edge.runtime.choice import switched_off
+    from fer_edge.runtime.measurement import SEVERAL
+    from fer_edge.runtime.tune import measure_candidates, tune
+
+    options = RuntimeOptions(
+        backend=args.backend, precision=args.precision, threads=args.threads, max_batch=args.max_batch
+    )
+    bundle = open_bundle(find_bundle(args.bundle))
+    with show_progress(args.quiet) as show:
+        tuning = tune(
+            bundle,
+            options,
+            again=args.again,
+            measure=partial(measure_candidates, opening_s=_OPENING_S),
+            on_progress=partial(show, "candidates"),
+        )
+    choice = tuning.choice
+    value = {
+        "bundle": str(bundle.path),
+        "choice": choice.to_dict(),
+        "timings": [timing.to_dict() for timing in tuning.timings],
+        "date": tuning.date,
+        "kept_in": None if tuning.path is None else str(tuning.path),
+        "measured_now": tuning.measured_now,
+    }
+    plain = tuning.timings[0]
+    table = make_table(
+        f"{bundle.spec.network}, ms a call",
+        ("backend", "precision", "threads", "batch", "1 face", f"{SEVERAL} faces", "n", "state"),
+        [_make_row(t, choice.candidate) for t in tuning.timings],
+    )
+    table.pad_edge = False
+    notes = [
+        f"Chosen: {choice.candidate}: {choice.because}.",
+        f"Plain, without a measurement: {plain.candidate}.",
+        *_give_reasons(tuning.timings),
+    ]
+    if tuning.path is not None:
+        when = "now" if tuning.measured_now else f"on {tuning.date[:10]}; --again measures now"
+        notes.append(f"Measured {when}. Kept in {tuning.path}")
+    if switched_off():
+        notes.append("FER_EDGE_TUNE=0: runtimes make the plain choice.")
+    print_result(args, value, table, *notes)
+    return 0
+
+
+def _make_row(timing: Timing, chosen: Candidate) -> tuple[object, ...]:
+    candidate = timing.candidate
+    state = "slower" if timing.state == "measured" else timing.state
+    return (
+        candidate.backend,
+        candidate.precision,
+        candidate.threads or "default",
+        candidate.max_batch,
+        *("–" if ms is None else f"{ms:.2f}" for ms in (timing.one_face_ms, timing.four_faces_ms)),
+        timing.n or "–",
+        "chosen" if candidate == chosen else state,
+    )
+
+
+def _give_reasons(timings: Sequence[Timing]) -> list[str]:
+    """Return why candidates were dropped or left out, each reason once."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for timing in timings:
+        if timing.reason:
+            groups.setdefault((timing.state, timing.reason), []).append(str(timing.candidate))
+    return [
+        f"{state.capitalize()}: {'; '.join(names)}: {reason}." for (state, reason), names in groups.items()
+    ]

@@ -1,0 +1,199 @@
+"""Backend, precision, threads and batch of a runtime: what may be chosen, and what was."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+from fer_edge._processors import Processors
+from fer_edge.backends import BACKENDS, Backend, SessionOptions, choose_backend
+from fer_edge.backends.tensorrt import TensorRtBackend
+from fer_edge.bundle import PRECISIONS, Bundle
+from fer_edge.errors import BundleError, UsageError
+from fer_edge.runtime.options import RuntimeOptions
+
+#: Faces per batch without a measurement.
+PLAIN_BATCH = 64
+#: Environment variable that turns the measurement off for all runtimes of a process.
+SWITCH = "FER_EDGE_TUNE"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to run a network.
+
+    Attributes
+    ----------
+    backend : str
+        A key of :data:`fer_edge.backends.BACKENDS`.
+    precision : str
+        Of the model.
+    threads : int or None
+        CPU threads; ``None`` leaves the choice to the backend.
+    max_batch : int
+        Faces per batch.
+    """
+
+    backend: str
+    precision: str
+    threads: int | None = None
+    max_batch: int = PLAIN_BATCH
+
+    @property
+    def family(self) -> tuple[str, str]:
+        """Backend and precision."""
+        return self.backend, self.precision
+
+    @property
+    def session_options(self) -> SessionOptions:
+        """How its session is opened."""
+        # What holds more is sized by the backend: an engine for 64 faces would hold memory for all of them.
+        return SessionOptions(threads=self.threads, max_batch=1 if self.max_batch == 1 else None)
+
+    def __str__(self) -> str:
+        threads = "" if self.threads is None else f", threads {self.threads}"
+        batch = "" if self.max_batch == PLAIN_BATCH else f", batch {self.max_batch}"
+        return f"{self.precision} on {self.backend}{threads}{batch}"
+
+
+@dataclass(frozen=True)
+class Choice(Candidate):
+    """What a runtime computes with, and why.
+
+    Attributes
+    ----------
+    by : {"asked", "plain", "measured"}
+        The options left nothing open; nothing was measured; it was measured.
+    because : str
+        The reason, in words.
+    face_ms, plain_face_ms : float or None
+        Time per face as it was measured, of this and of the plain choice; ``None`` where it was not.
+        See :mod:`fer_edge.runtime.measurement`.
+    """
+
+    by: str = "plain"
+    because: str = ""
+    face_ms: float | None = None
+    plain_face_ms: float | None = None
+
+    @property
+    def candidate(self) -> Candidate:
+        """The choice without its reasons."""
+        return Candidate(self.backend, self.precision, self.threads, self.max_batch)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return asdict(self)
+
+
+def choose_plain(bundle: Bundle, options: RuntimeOptions) -> Candidate:
+    """Return what runs without a measurement: the first backend that is available, at the bundle's own precision.
+
+    Raises
+    ------
+    BundleError
+        If the bundle holds no model of the precision.
+    FerEdgeError
+        See :func:`fer_edge.backends.choose_backend`.
+    """
+    backend = choose_backend(options.backend, bundle, options.precision)
+    precision = options.precision or bundle.manifest.precision
+    bundle.model_path(precision, backend.dialect)
+    return Candidate(backend.name, precision, options.threads, options.max_batch or PLAIN_BATCH)
+
+
+def list_candidates(bundle: Bundle, options: RuntimeOptions, processors: Processors) -> tuple[Candidate, ...]:
+    """Return what may be chosen, the plain choice first, then the first of each backend and precision.
+
+    What the options give is not varied. A bundle offers FP32 and the precision that it was built and tested for; an
+    FP32 bundle never runs in INT8. FP16 is computed as FP32 on processors, and only offered on GPUs. Where the plain
+    choice takes frames that lie on the GPU, all others do. On a DLA nothing is varied.
+
+    Raises
+    ------
+    FerEdgeError
+        See :func:`choose_plain`.
+    """
+    plain = choose_plain(bundle, options)
+    if options.dla_core is not None or options.gpu_fallback:
+        return (plain,)
+    heads: list[Candidate] = []
+    others: list[Candidate] = []
+    for backend in _list_backends(plain, options):
+        for precision in _list_precisions(bundle, options, backend, plain):
+            first, *rest = _vary(backend, precision, options, processors)
+            heads.append(first)
+            others += rest
+    return tuple(dict.fromkeys((plain, *heads, *others)))
+
+
+def switched_off() -> bool:
+    """Return whether the environment asks for the plain choice.
+
+    Raises
+    ------
+    UsageError
+        If it asks for something unknown.
+    """
+    value = os.environ.get(SWITCH, "1")
+    if value not in ("0", "1"):
+        raise UsageError(f"{SWITCH} must be 0 or 1, found {value!r:.40}: unset it, or set it to 0")
+    return value == "0"
+
+
+def _list_backends(plain: Candidate, options: RuntimeOptions) -> list[Backend]:
+    if options.backend != "auto":
+        return [BACKENDS[plain.backend]]
+    on_device = isinstance(BACKENDS[plain.backend], TensorRtBackend)
+    return [
+        backend
+        for backend in BACKENDS.values()
+        if (isinstance(backend, TensorRtBackend) or not on_device) and backend.available().ok
+    ]
+
+
+def _list_precisions(
+    bundle: Bundle, options: RuntimeOptions, backend: Backend, plain: Candidate
+) -> Iterator[str]:
+    offered = (options.precision,) if options.precision else ("fp32", bundle.manifest.precision)
+    for precision in (p for p in PRECISIONS if p in offered):
+        as_fp32 = precision == "fp16" and backend.dialect == "cpu"
+        if as_fp32 and (backend.name, precision) != plain.family:
+            continue
+        try:
+            bundle.model_path(precision, backend.dialect)
+        except BundleError:
+            continue
+        yield precision
+
+
+def _vary(
+    backend: Backend, precision: str, options: RuntimeOptions, processors: Processors
+) -> Iterator[Candidate]:
+    """Yield the candidates of a backend and a precision; the first tells whether the others are worth a trial."""
+    threads: list[int | None] = [None]
+    if options.threads is not None:
+        threads = [options.threads]
+    elif backend.dialect == "cpu":
+        threads = _count_threads(processors)
+    batches = [options.max_batch or PLAIN_BATCH]
+    if options.max_batch is None and backend.compiles_for_batch:
+        batches.append(1)
+    for batch, count in product(batches, threads):
+        yield Candidate(backend.name, precision, count, batch)
+
+
+def _count_threads(processors: Processors) -> list[int | None]:
+    """Return numbers of threads, the most promising first.
+
+    Backends take one thread for each physical core of the machine, and may start too many where this process may
+    use fewer. Small networks lose more by the work of many threads than they gain.
+    """
+    counts = {1, max(1, processors.cores // 2), processors.cores, processors.usable}
+    counts = {count for count in counts if count <= processors.usable}
+    if processors.limited:
+        return [*sorted(counts, reverse=True), None]
+    return [None, *sorted(counts - {processors.cores}, reverse=True)]

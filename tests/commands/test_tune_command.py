@@ -1,0 +1,56 @@
+"""``fer-edge tune``: a table of what was measured, and the same as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fer_edge.backends import available_backends
+from fer_edge.cli import main
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FER_EDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def test_tune_measures_then_reads(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tune", "visual-attention", "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["measured_now"]
+    assert first["choice"]["by"] == "measured"
+    assert {timing["candidate"]["backend"] for timing in first["timings"]} >= set(available_backends("cpu"))
+    assert Path(first["kept_in"]).is_file()
+    assert main(["tune", "visual-attention", "--json"]) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert not second["measured_now"]
+    assert second["choice"] == first["choice"]
+    assert main(["tune", "visual-attention"]) == 0
+    text = capsys.readouterr().out
+    table = [line for line in text.splitlines() if line.startswith(("│", "┏"))]
+    assert len(table) == 1 + len(first["timings"])
+    assert sum("chosen" in line for line in table) == 1
+    assert max(map(len, text.splitlines())) <= 80
+    for words in ("Chosen:", "Plain, without a measurement:", "--again measures now", "FER_EDGE_TUNE=0"):
+        assert words in text
+
+
+def test_tune_varies_only_what_is_open(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["tune", "visual-attention", "--backend", "onnxruntime", "--json"]
+    assert main([*arguments, "--threads", "1"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    (timing,) = value["timings"]  # one candidate is timed all the same
+    assert timing["n"] > 1
+    assert timing["candidate"] == {
+        "backend": "onnxruntime",
+        "precision": "fp32",
+        "threads": 1,
+        "max_batch": 64,
+    }
+    assert main(["tune", "visual-attention", "--precision", "int8"]) == 1
+    assert "holds no int8 model" in capsys.readouterr().err
+    assert main(["tune", "--backend", "onnx"]) == 2
+    assert "unknown backend 'onnx'" in capsys.readouterr().err
