@@ -35,6 +35,8 @@ _LONGEST = 2000
 _MOST_CALLS = 10**6
 _MOST_MS = 1e9
 _LOCK = ".lock"
+#: Where nothing can be written.
+_NOWHERE = Path(os.devnull) / "tune"
 _POLL_S = 0.05
 _STATES = ("measured", "dropped", "left out")
 
@@ -77,7 +79,7 @@ class ChoiceCache:
 
     def __init__(self, folder: Path | None = None, wait_limit_s: float = 120.0) -> None:
         # Without links: whoever can change one must not lead from a folder that was checked to another.
-        self.folder = Path(os.path.realpath(cache_folder() / "tune" if folder is None else folder))
+        self.folder = Path(os.path.realpath(_own_folder() if folder is None else folder))
         self._wait_limit_s = wait_limit_s
 
     def path_of(self, key: Mapping[str, Any]) -> Path:
@@ -137,8 +139,9 @@ class ChoiceCache:
             return
         try:
             started = time.monotonic()
-            while not try_lock(handle) and time.monotonic() - started < self._wait_limit_s:
-                time.sleep(_POLL_S)
+            with contextlib.suppress(OSError):  # a file system without locks
+                while not try_lock(handle) and time.monotonic() - started < self._wait_limit_s:
+                    time.sleep(_POLL_S)
             yield
         finally:
             os.close(handle)
@@ -151,6 +154,13 @@ class ChoiceCache:
                 files.append((path.stat().st_mtime, path))
         for _, path in sorted(files, reverse=True)[_MOST_FILES:]:
             path.unlink(missing_ok=True)
+
+
+def _own_folder() -> Path:
+    try:
+        return cache_folder() / "tune"
+    except RuntimeError:  # this user has no home, as in some containers
+        return _NOWHERE
 
 
 def _parse(value: Any, path: Path, candidates: Collection[Candidate]) -> Tuning:

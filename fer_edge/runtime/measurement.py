@@ -180,7 +180,7 @@ class Measurement:
         started = self._clock()
         try:
             session = self._open(candidate)
-        except FerEdgeError as error:
+        except Exception as error:  # of whatever kind: the others still run
             self._leave_out(candidate, error)
             return None
         finally:
@@ -191,7 +191,7 @@ class Measurement:
             entry.first_ms = self._time_first(entry)
         except BaseException as error:
             session.close()
-            if not isinstance(error, FerEdgeError):
+            if not isinstance(error, Exception):
                 raise
             self._leave_out(candidate, error)
             return None
@@ -238,46 +238,49 @@ class Measurement:
             n=1,
         )
 
-    def _leave_out(self, candidate: Candidate, error: FerEdgeError) -> None:
-        _LOG.info("%s is left out: %s", candidate, error)
+    def _leave_out(self, candidate: Candidate, error: Exception) -> None:
+        reason = str(error) if isinstance(error, FerEdgeError) else f"{type(error).__name__}: {error}"
+        _LOG.info("%s is left out: %s", candidate, reason)
         self._failed.add(candidate.family)
-        self._found[candidate] = Timing(candidate, "left out", str(error)[:_REASON_LETTERS])
+        self._found[candidate] = Timing(candidate, "left out", reason[:_REASON_LETTERS])
 
     def _take_turns(self, held: list[_Entry], budget_s: float) -> None:
-        """Time what is held in turn until the budget is spent, then close it."""
+        """Time what is held in turn until the budget is spent, and close it."""
         started = self._clock()
-        order = list(held)
-        if order and max(entry.first_ms for entry in order) * SEVERAL * len(order) < 1e3 * budget_s / 4:
-            for entry in list(order):  # the first call of each size may prepare something
-                self._turn(held, order, entry, record=False)
+        if held and max(entry.first_ms for entry in held) * SEVERAL * len(held) < 1e3 * budget_s / 4:
+            for entry in list(held):  # the first call of each size may prepare something
+                self._turn(held, entry, record=False)
         for number in range(_MOST_ROUNDS):
-            if not order or (number and self._clock() - started >= budget_s):
+            if not held or (number and self._clock() - started >= budget_s):
                 break
-            self._shuffle(order)
-            for entry in list(order):
-                self._turn(held, order, entry, record=True)
-            if order and (ratio := _ELIMINATION.get(number + 1)):
-                best = min(entry.face_ms for entry in order)
-                order = [entry for entry in order if entry.keep or entry.face_ms <= ratio * best]
-        for entry in held:
-            entry.session.close()
-            self._found[entry.candidate] = Timing(
-                entry.candidate, "measured", "", median(entry.one), median(entry.several), len(entry.several)
-            )
-        held.clear()
+            self._shuffle(held)
+            for entry in list(held):
+                self._turn(held, entry, record=True)
+            if held and (ratio := _ELIMINATION.get(number + 1)):
+                best = min(entry.face_ms for entry in held)
+                for entry in [e for e in held if not e.keep and e.face_ms > ratio * best]:
+                    self._finish(held, entry)
+        for entry in list(held):
+            self._finish(held, entry)
 
-    def _turn(self, held: list[_Entry], order: list[_Entry], entry: _Entry, record: bool) -> None:
+    def _turn(self, held: list[_Entry], entry: _Entry, record: bool) -> None:
         try:
             one, several = self._time(entry, 1), self._time(entry, SEVERAL)
-        except FerEdgeError as error:
+        except Exception as error:
             self._leave_out(entry.candidate, error)
             held.remove(entry)
-            order.remove(entry)
             entry.session.close()
             return
         if record:
             entry.one.append(one)
             entry.several.append(several)
+
+    def _finish(self, held: list[_Entry], entry: _Entry) -> None:
+        held.remove(entry)
+        entry.session.close()
+        self._found[entry.candidate] = Timing(
+            entry.candidate, "measured", "", median(entry.one), median(entry.several), len(entry.several)
+        )
 
     def _time(self, entry: _Entry, faces: int) -> float:
         """Return the milliseconds of one call."""

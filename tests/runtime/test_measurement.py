@@ -114,17 +114,22 @@ def test_few_sessions_are_open_at_the_same_time(most: int, held: int) -> None:
     assert best.face_ms == pytest.approx(9)
 
 
-def test_what_cannot_be_opened_or_run_is_left_out_with_its_reason() -> None:
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(BackendError("out of memory"), "out of memory"), (MemoryError("no more"), "MemoryError: no more")],
+)
+def test_what_cannot_be_opened_or_run_is_left_out_with_its_reason(error: Exception, reason: str) -> None:
     lost, weak, good = (Candidate("onnxruntime", precision) for precision in ("fp32", "int8", "fp16"))
     beside = Candidate("onnxruntime", "fp32", threads=1)
     bench = Bench(
         {PLAIN: 0.01, lost: 0.001, weak: 0.009, good: 0.008, beside: 0.001},
         fails_to_open=(lost,),
         fails_after={weak: 4},
+        error=error,
     )
     found = bench.measure()
-    assert (found[lost].state, found[lost].reason) == ("left out", "out of memory")
-    assert (found[weak].state, found[weak].reason) == ("left out", "out of memory")
+    assert (found[lost].state, found[lost].reason) == ("left out", reason)
+    assert (found[weak].state, found[weak].reason) == ("left out", reason)
     assert found[beside].reason == "fp32 on onnxruntime could not be run"
     assert found[good].face_ms == pytest.approx(8)
     nothing = Bench({PLAIN: 0.01, good: 0.01}, fails_to_open=(PLAIN, good))
