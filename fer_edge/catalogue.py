@@ -77,7 +77,7 @@ CATALOGUE: Mapping[str, CatalogueEntry] = {
     "feratt-2020": CatalogueEntry(
         f"{_FERATT}, the authors' code of 2020", 45_821_985, 2_601_517_568, _AUTHORS
     ),
-    "visual-attention": CatalogueEntry(_SUN, 313_749, 281_551_550, _OWN),
+    "visual-attention": CatalogueEntry(_SUN, 313_749, 281_551_550, "ships with the package"),
     "visual-attention-symmetric": CatalogueEntry(f"{_SUN}, symmetric map", 313_749, 281_551_550, _OWN),
     "visual-attention-baseline": CatalogueEntry(
         f"{_SUN}, baseline without attention", 360_720, 281_070_720, _OWN

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fer_edge import cli
 from fer_edge.catalogue import CATALOGUE
 from fer_edge.cli import COMMANDS, make_parser
 
@@ -21,7 +22,14 @@ def test_every_command_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("line", re.findall(r"^fer-edge .*$", README, re.MULTILINE))
 def test_command_lines_parse(line: str) -> None:
-    assert make_parser().parse_args(shlex.split(line)[1:]).command in COMMANDS
+    words = shlex.split(line)[1:]
+    assert make_parser(words).parse_args(words).command in COMMANDS
+
+
+def test_the_exit_codes_are_those_of_the_command_line() -> None:
+    rows = re.findall(r"^\| (\d[\d, ]*) \|", README, re.MULTILINE)
+    shown = {int(code) for row in rows for code in row.split(", ")}
+    assert shown == {int(code) for code in re.findall(r"^(\d+) {2,}", cli.__doc__ or "", re.MULTILINE)}
 
 
 def test_every_network_is_in_the_table() -> None:
