@@ -70,7 +70,7 @@ def quantise_with_nncf(
         import openvino
     except ImportError as error:
         raise UsageError(
-            "comparing with NNCF needs it: run pip install 'nncf>=3' 'fer-edge[openvino]'"
+            "comparing with NNCF needs it: run pip install 'nncf>=3' 'openvino>=2024.6'"
         ) from error
     nncf.set_log_level(logging.ERROR)
     # OpenVINO does not expand functions that a model carries, such as our attention.
