@@ -36,7 +36,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SUM_TOLERANCE = 1e-6
 _SMALLEST_FREQUENCY = 1e-6  # training clips them at 1e-4
 #: Fitted temperatures lie between 0.05 and 20; beyond these bounds every answer is certain, or none.
-_TEMPERATURES = (0.01, 100.0)
+TEMPERATURES = (0.01, 100.0)
 #: Fields that version 1 does not have.
 _SINCE_2 = ("class_frequencies", "logit_prior", "default_prior", "self_test")
 
@@ -198,7 +198,7 @@ def _parse(value: Mapping[str, Any], version: int) -> Manifest:
     manifest = Manifest(**fields)
     if not all(isinstance(m, dict) for m in (manifest.provenance, manifest.tools, manifest.metrics)):
         raise TypeError("provenance, tools and metrics must be objects")
-    least, most = _TEMPERATURES
+    least, most = TEMPERATURES
     if not _is_positive(manifest.temperature) or not least <= manifest.temperature <= most:
         raise ValueError(
             f"the temperature must be a number from {least:g} to {most:g}, found {manifest.temperature!r:.40}"

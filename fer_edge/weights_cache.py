@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fer_edge._file_kinds import judge_weights
 from fer_edge._files import cache_folder, combined_sha256, sha256_of, whole_folder, write_json
 from fer_edge._http import SHA256, check_address
 from fer_edge.catalogue import CATALOGUE, MODELS_FOLDER, SHIPPED, no_weights_ship
@@ -143,6 +144,7 @@ def request_weights(
         raise WeightsError(
             f"weights file {path} does not exist: give --weights a file, auto, random (for timing only), or one of {', '.join(SHIPPED)}{closest(weights, names)}"
         )
+    judge_weights(path, network)
     return Request(network, "file", path=path, sha256=sha256)
 
 

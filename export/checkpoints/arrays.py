@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import math
+import re
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
+from fer_edge._file_kinds import ZIP_ERRORS
 from fer_edge.errors import WeightsError
 
 #: The largest array that is read whole; those of the papers' networks stay below 110 MB.
 MAX_ARRAY_BYTES = 1 << 30
 
-_DAMAGED = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, NotImplementedError, RuntimeError)
+_MAGIC = b"\x93NUMPY"
+_MAX_HEADER_BYTES = 1024  # 128 as np.save writes it
+_MAX_DIMENSIONS = 32
+_MOST_MEMBERS = 2000  # of the papers' files about 100
+_LONGEST_SIDE = 1 << 40
+_DESCR = re.compile(r"[<>|=]?[a-zA-Z]\d{0,4}")
+#: What Python's parser raises for text that is no literal.
+_NO_LITERAL = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, KeyError)
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ def is_npz(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except _DAMAGED:
+    except ZIP_ERRORS:
         return False
     return any(name.endswith(".npy") for name in names) and not any(
         name.endswith("data.pkl") for name in names
@@ -66,10 +75,17 @@ class NpzArrays(Mapping[str, np.ndarray]):
         self.path = path
         self.headers: dict[str, ArrayHeader] = {}
         with _whole(path, "an .npz file"), zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                if member.endswith(".npy"):
-                    with archive.open(member) as file:
-                        self.headers[member.removesuffix(".npy")] = _read_header(file, f"{path}: {member}")
+            members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+            if len(members) > _MOST_MEMBERS:
+                raise WeightsError(
+                    f"{path} has {len(members)} arrays, expected at most {_MOST_MEMBERS}: give the authors' file"
+                )
+            for member in members:
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise ValueError("it is compressed as NumPy does not do it")
+                with archive.open(member) as file:
+                    name = member.filename.removesuffix(".npy")
+                    self.headers[name] = _read_header(file, f"{path}: {member.filename}")
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Read one array, all of it."""
@@ -112,14 +128,34 @@ def read_npy(path: Path) -> np.ndarray:
 
 
 def _read_header(file: IO[bytes], origin: str) -> ArrayHeader:
-    version = np.lib.format.read_magic(file)
-    read: Any = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if read is None:
+    """Read a header of format 1.0 or 2.0, as one literal of limited length with exactly its three fields."""
+    start = file.read(8)
+    if len(start) < 8 or not start.startswith(_MAGIC):
+        raise ValueError(f"{origin} lacks the magic string of an array")
+    version = (start[6], start[7])
+    if version not in ((1, 0), (2, 0)):
         raise WeightsError(f"{origin} has array format {version}, expected 1.0 or 2.0: save it with np.savez")
-    shape, column_major, dtype = read(file)
+    field = file.read(2 if version == (1, 0) else 4)
+    length = int.from_bytes(field, "little")
+    if length > _MAX_HEADER_BYTES:
+        raise WeightsError(
+            f"{origin} has a header of {length} bytes, expected at most {_MAX_HEADER_BYTES}: save plain arrays with np.savez"
+        )
+    text = file.read(length)
+    if len(text) < length:
+        raise ValueError(f"{origin} ends in its header")
+    try:
+        fields = ast.literal_eval(text.decode("latin1").strip())
+    except _NO_LITERAL as error:
+        raise ValueError(f"{origin} has a header that is no literal ({type(error).__name__})") from error
+    if not isinstance(fields, dict) or set(fields) != {"descr", "fortran_order", "shape"}:
+        raise ValueError(f"{origin} has a header without descr, fortran_order and shape alone")
+    descr, column_major, shape = fields["descr"], fields["fortran_order"], fields["shape"]
+    if not isinstance(column_major, bool) or not isinstance(shape, tuple) or len(shape) > _MAX_DIMENSIONS:
+        raise ValueError(f"{origin} has odd dimensions")
+    if not all(type(side) is int and abs(side) < _LONGEST_SIDE for side in shape):
+        raise ValueError(f"{origin} has a shape with sides that are huge or no numbers")
+    dtype = _simple_dtype(descr, origin)
     if dtype.hasobject:
         raise WeightsError(
             f"{origin} is refused: expected numbers, found pickled objects, which could run code: save plain arrays with np.savez"
@@ -127,11 +163,25 @@ def _read_header(file: IO[bytes], origin: str) -> ArrayHeader:
     return ArrayHeader(shape, dtype, column_major)
 
 
+def _simple_dtype(descr: object, origin: str) -> np.dtype:
+    """Return a type of one letter and size; fields and sub-arrays are none."""
+    if not isinstance(descr, str) or not _DESCR.fullmatch(descr):
+        raise WeightsError(
+            f"{origin} holds {repr(descr)[:60]}, expected real numbers: save plain arrays with np.savez"
+        )
+    try:
+        return np.dtype(descr)
+    except TypeError as error:
+        raise ValueError(f"{origin} has the unknown type {descr!r}") from error
+
+
 def _read_values(file: IO[bytes], header: ArrayHeader, count: int, origin: str) -> np.ndarray:
     """Read ``count`` values: never more than the header and the limit allow, whatever the ZIP unpacks to."""
     size = count * header.dtype.itemsize
     if header.dtype.kind not in "fiu":
         raise WeightsError(f"{origin} holds {header.dtype}, expected real numbers: give the authors' file")
+    if any(side < 0 for side in header.shape):
+        raise WeightsError(f"{origin} declares {header.shape}, a negative size: fetch the file again")
     if size > MAX_ARRAY_BYTES:
         raise WeightsError(
             f"{origin} declares {header.shape} {header.dtype}, more than the {MAX_ARRAY_BYTES >> 20} MiB that are read: give the authors' file"
@@ -148,7 +198,7 @@ def _whole(path: Path, what: str) -> Iterator[None]:
         raise WeightsError(f"{path} does not exist or is no file, expected {what}: give another path")
     try:
         yield
-    except _DAMAGED as error:
+    except ZIP_ERRORS as error:
         raise WeightsError(
             f"{path} cannot be read as {what} ({type(error).__name__}: {error}): fetch it again"
         ) from error

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fer_edge.errors import WeightsError
 from fer_edge.export.checkpoints.arrays import NpzArrays, is_npz, read_npy
-from fer_edge.export.checkpoints.files import AuthorFile
+from fer_edge.export.checkpoints.author_file import AuthorFile
 from fer_edge.export.checkpoints.tensorflow_bundle import TensorFlowCheckpoint
 from fer_edge.export.networks.emotionaldan import EMOTIONALDAN_SPEC, LANDMARKS, SIDE, from_tensorflow
 

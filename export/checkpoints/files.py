@@ -2,170 +2,126 @@
 
 from __future__ import annotations
 
-import math
-import re
-import warnings
-import zipfile
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-from fer_edge._files import combined_sha256, sha256_of
+from fer_edge._file_kinds import is_safetensors, refuse_foreign, tensorflow_prefix
+from fer_edge._inert_pickle import Made
+from fer_edge._safetensors import read_safetensors_header
 from fer_edge.errors import WeightsError
 from fer_edge.export.checkpoints.arrays import NpzArrays, is_npz
-from fer_edge.export.checkpoints.tensorflow_bundle import TensorFlowCheckpoint, prefix_of
-
-#: More values than any network of the papers has (142,943,431): what declares more is not read.
-MAX_VALUES = 1 << 28
-
-#: Records that authors leave beside the weights; they are repeated as the file's claims.
-_CLAIMS = (
-    "best_val_acc", "best_val_loss", "best_train_acc", "best_train_loss", "test_acc", "best_acc1", "prec", "epoch",
-)  # fmt: skip
-#: What pickles of NumPy numbers, which scripts leave in their records, are made of: none of it runs code.
-_SCALAR = np.float64(0).__reduce__()[0]
-_NUMPY_NUMBERS: tuple[Any, ...] = (
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    (_SCALAR, "numpy._core.multiarray.scalar"),
-    np.dtype,
-    *{type(np.dtype(name)) for name in ("f2", "f4", "f8", "i4", "i8")},
-)
-
-
-@dataclass(frozen=True)
-class AuthorFile:
-    """What a file holds.
-
-    Attributes
-    ----------
-    path : Path
-        As the user gave it.
-    container : str
-        Kind of file and where the entries lie in it, for people.
-    entries : mapping
-        Name → tensor (PyTorch) or array (NumPy, TensorFlow; read when asked for).
-    records : mapping
-        What lies beside the weights.
-    parts : tuple of Path
-        The files that make it up.
-    """
-
-    path: Path
-    container: str
-    entries: Mapping[str, Any]
-    records: Mapping[str, Any] = field(default_factory=dict)
-    parts: tuple[Path, ...] = ()
-
-    def claims(self) -> dict[str, float]:
-        """Return the scores that the file claims, which nobody here has measured."""
-        numbers = {name: _number(self.records.get(name)) for name in _CLAIMS}
-        return {name: number for name, number in numbers.items() if number is not None}
-
-    def sha256(self) -> str:
-        """Return the sha256 of the file; of several, that of their ``sha256sum`` list."""
-        return combined_sha256({part.name: sha256_of(part) for part in self.parts})
+from fer_edge.export.checkpoints.author_file import AuthorFile
+from fer_edge.export.checkpoints.found_weights import FoundWeights, find_weights
+from fer_edge.export.checkpoints.layouts import recognise
+from fer_edge.export.checkpoints.tensorflow_bundle import TensorFlowCheckpoint
+from fer_edge.export.checkpoints.torch_file import MAX_VALUES, TensorInFile, TorchFile
 
 
 def read_author_file(path: Path) -> AuthorFile:
-    """Read a PyTorch checkpoint, an ``.npz`` file, or a TensorFlow checkpoint (its prefix or any of its files).
+    """Read a PyTorch checkpoint, plain safetensors, an ``.npz`` file, or a TensorFlow checkpoint (prefix or any file).
+
+    The kind is told by the content; of TensorFlow's, which is several files, by the names.
 
     Raises
     ------
     WeightsError
-        If it is missing, damaged, holds code or declares more than any network has.
-    UsageError
+        If it is missing, damaged, something else, holds code or declares more than any network has.
+    MissingExtraError
         If it needs an extra that is not installed.
     """
-    if prefix := prefix_of(path):
+    refuse_foreign(path)
+    if prefix := tensorflow_prefix(path):
         checkpoint = TensorFlowCheckpoint(prefix)
         return AuthorFile(path, "TensorFlow checkpoint", checkpoint, parts=checkpoint.files)
-    if not path.is_file():
-        raise WeightsError(f"checkpoint {path} does not exist or is no file: give --weights another path")
+    if is_safetensors(path):
+        return _read_safetensors(path)
     if is_npz(path):
         return AuthorFile(path, "NumPy .npz", NpzArrays(path), parts=(path,))
-    content = _read_torch(path)
-    key = next((k for k in ("net", "state_dict") if k in content), None)
-    entries = content if key is None else content[key]
-    container = "PyTorch, bare state dict" if key is None else f"PyTorch, {key!r}"
-    records = {} if key is None else {name: value for name, value in content.items() if name != key}
-    return AuthorFile(path, container, _tensors(entries, key, str(path)), records, (path,))
+    with TorchFile(path) as file:
+        found = find_weights(file.value, lambda value: file.tensor(value) is not None, recognise, str(path))
+        entries = {name: file.tensor(value) or value for name, value in found.entries.items()}
+        _check_entries(entries, str(path))
+        records = {
+            name: tensor.read()
+            if (tensor := file.tensor(value)) is not None and tensor.numel() == 1
+            else value
+            for name, value in found.records.items()
+        }
+        tensors = {name: entry.read() for name, entry in entries.items()}
+    return _author_file(path, "PyTorch", tensors, found, records)
 
 
-def _read_torch(path: Path) -> Mapping[str, Any]:
-    """Read the file's tensors and plain values."""
-    size = path.stat().st_size
-    if size == 0:
-        raise WeightsError(f"{path} is empty, expected a PyTorch checkpoint: fetch it again")
+def _read_safetensors(path: Path) -> AuthorFile:
+    """Read a file without our header: entries as an author's, no word on the licence."""
     try:
-        _refuse_compression(path)
-        with warnings.catch_warnings(), torch.serialization.safe_globals([*_NUMPY_NUMBERS]):
-            warnings.simplefilter("ignore")  # about pickle versions: what cannot be read raises
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except WeightsError:
-        raise
-    except Exception as error:  # damaged bytes can raise anything in the unpickler
-        if blocked := re.search(r"GLOBAL (\S+)", str(error)):
-            raise WeightsError(
-                f"{path} is refused: expected tensors and plain values only, found the object {blocked[1]}, which could run code: get the weights from a source you trust"
-            ) from error
+        header = read_safetensors_header(path)
+        total = sum(torch.Size(shape).numel() for _, shape in header.tensors.values())
+        if total > MAX_VALUES:
+            raise ValueError(f"it declares {total} values, expected at most {MAX_VALUES}")
+        entries: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError) as error:
         raise WeightsError(
-            f"{path} cannot be read ({type(error).__name__}, {size} bytes): expected a whole PyTorch checkpoint: fetch it again"
+            f"{path} is not a whole safetensors file ({error}): fetch or train it again"
         ) from error
-    if not isinstance(content, dict) or not content:
-        raise WeightsError(
-            f"{path} holds a {type(content).__name__} of no use, expected a dict with 'net', 'state_dict' or the entries: give a checkpoint"
-        )
-    return content
+    for name, kept in header.metadata.items():  # save_model of safetensors writes one of two equal entries
+        if name not in entries and kept in entries:
+            entries[name] = entries[kept]
+    found = find_weights(entries, lambda value: isinstance(value, Tensor), recognise, str(path))
+    _check_entries(found.entries, str(path))
+    return _author_file(path, "safetensors", dict(found.entries), found, {}, licence="not stated")
 
 
-def _refuse_compression(path: Path) -> None:
-    """PyTorch stores without compression; a file that unpacks to more than itself was made to fill the memory."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-        if unpacked > path.stat().st_size:
-            raise WeightsError(
-                f"{path} unpacks to {unpacked} bytes, expected no more than its size: PyTorch does not compress: get the weights from a source you trust"
-            )
+def _author_file(
+    path: Path,
+    kind: str,
+    entries: Mapping[str, Tensor],
+    found: FoundWeights,
+    records: Mapping[str, Any],
+    licence: str | None = None,
+) -> AuthorFile:
+    where = " / ".join(repr(key[:100]) for key in found.where)
+    bare = "bare state dict" if kind == "PyTorch" else ""
+    others = f"not {', '.join(found.others[:3])}" if found.others else ""
+    container = ", ".join(part for part in (kind, where or bare, others) if part)
+    changes: dict[str, Any] = {}
+    if found.prefixes:
+        changes["prefixes"] = list(found.prefixes)
+    if found.dropped:
+        changes["dropped"] = dict(found.dropped)
+    other = Counter(
+        str(value.dtype).removeprefix("torch.")
+        for value in entries.values()
+        if value.is_floating_point() and value.dtype != torch.float32
+    )
+    if other:
+        changes["converted"] = {f"{dtype} to float32": count for dtype, count in sorted(other.items())}
+    return AuthorFile(path, container, entries, records, (path,), changes, licence)
 
 
-def _tensors(entries: object, key: str | None, origin: str) -> dict[str, Tensor]:
-    """Check the entries and drop ``module.`` of data-parallel training."""
-    if not isinstance(entries, Mapping):
-        raise WeightsError(
-            f"{origin}: {key!r} is a {type(entries).__name__}, expected a dict of tensors: give a checkpoint"
-        )
+def _check_entries(entries: Mapping[str, Any], origin: str) -> None:
+    """Refuse entries that are no dense numbers, before any value is read."""
     for name, value in entries.items():
         if not isinstance(name, str) or not _is_plain(value):
+            shown = name if isinstance(name, (str, int)) else type(name).__name__
+            kind = value.of if isinstance(value, Made) else getattr(value, "dtype", type(value).__name__)
             raise WeightsError(
-                f"{origin}: entry {name!r} is not a dense tensor of numbers ({type(value).__name__}): give a checkpoint of weights"
+                f"{origin}: entry {shown!r:.100} is not a dense tensor of numbers ({kind!s:.100}): save the weights alone, torch.save(model.state_dict(), 'weights.pt')"
             )
     total = sum(value.numel() for value in entries.values())
     if total > MAX_VALUES:
         raise WeightsError(
             f"{origin} declares {total} values, expected at most {MAX_VALUES}: give the weights of one network"
         )
-    return {name.removeprefix("module."): value for name, value in entries.items()}
 
 
 def _is_plain(value: object) -> bool:
-    return (
-        isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and (value.is_floating_point() or value.dtype == torch.int64)
+    return isinstance(value, (Tensor, TensorInFile)) and (
+        value.dtype.is_floating_point or value.dtype == torch.int64
     )
-
-
-def _number(value: object) -> float | None:
-    """Return a finite number, also from a tensor or NumPy value of one element."""
-    if isinstance(value, (Tensor, np.generic)):
-        value = value.item() if math.prod(value.shape) == 1 else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return value

@@ -10,30 +10,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fer_edge._file_kinds import refuse_foreign
 from fer_edge._files import combined_sha256, whole_file
 from fer_edge.errors import UsageError, WeightsError, lookup
 from fer_edge.export.checkpoints import dan
+from fer_edge.export.checkpoints.author_file import AuthorFile
 from fer_edge.export.checkpoints.emotionaldan import AuthorInputs
 from fer_edge.export.checkpoints.ensemble import ENSEMBLE, combine
-from fer_edge.export.checkpoints.files import AuthorFile, read_author_file
+from fer_edge.export.checkpoints.files import read_author_file
 from fer_edge.export.checkpoints.layouts import LAYOUTS, describe_layouts, layout_of, recognise
 from fer_edge.export.networks import NETWORKS, build_network
-from fer_edge.export.weights import TrainedNetwork, fill, load_weights
+from fer_edge.export.weights import TrainedNetwork, fill, is_ours, load_weights
 from fer_edge.weights_cache import FoundWeights, Request, require_sha256
 
 _NOTHING = AuthorInputs()
 
 
-def load_any(path: Path, network: str, inputs: AuthorInputs = _NOTHING) -> TrainedNetwork:
-    """Load ``network`` from our ``.safetensors`` file or from its authors' files.
+def load_any(path: Path, network: str | None, inputs: AuthorInputs = _NOTHING) -> TrainedNetwork:
+    """Load ``network`` from our weights file or from its authors' files; the kind is told by the content.
 
     Parameters
     ----------
     path : Path
         One file; of a TensorFlow checkpoint its prefix or any of its files; for ``resmasking-ensemble`` also
         a folder with the seven members' files, which are recognised by their entries.
-    network : str
-        A key of :data:`~fer_edge.export.networks.NETWORKS`.
+    network : str or None
+        A key of :data:`~fer_edge.export.networks.NETWORKS`; ``None``: the one that the file holds.
     inputs : AuthorInputs
         What EmotionalDAN needs beside its checkpoint.
 
@@ -44,18 +46,25 @@ def load_any(path: Path, network: str, inputs: AuthorInputs = _NOTHING) -> Train
     UsageError
         If ``network`` is unknown, or ``inputs`` are given where nothing reads them.
     """
-    lookup(NETWORKS, network, "network")
-    ours = path.suffix == ".safetensors"
-    if inputs.given() and (ours or network != "emotionaldan"):
-        raise UsageError(
-            f"{inputs.given()[0]}: canonical shape and image statistics belong to the authors' EmotionalDAN checkpoint: leave them out for {path}"
-        )
-    if network == ENSEMBLE and path.is_dir():
-        return combine(path, {file: _load_member(file) for file in _files_in(path)})
-    if not ours:
+    if network is not None:
+        lookup(NETWORKS, network, "network")
+        if network == ENSEMBLE and path.is_dir():
+            _refuse_inputs(path, inputs)
+            return combine(path, {file: _load_member(file) for file in _files_in(path)})
+    return _load_one(path, network, inputs)
+
+
+def _load_one(path: Path, network: str | None, inputs: AuthorInputs) -> TrainedNetwork:
+    if network != "emotionaldan":
+        _refuse_inputs(path, inputs)
+    if network is not None and not path.exists():
+        layout_of(network)
+    refuse_foreign(path)
+    if not is_ours(path):
         return load_checkpoint(path, network, inputs)
+    _refuse_inputs(path, inputs)
     trained = load_weights(path)
-    if trained.spec.network != network:
+    if network not in (None, trained.spec.network):
         raise WeightsError(
             f"{path} holds the network {trained.spec.network}, expected {network}: give --model {trained.spec.network} or another file"
         )
@@ -88,6 +97,13 @@ def load_found(found: FoundWeights, request: Request, inputs: AuthorInputs = _NO
     return dataclasses.replace(trained, provenance={**trained.provenance, **found.provenance})
 
 
+def _refuse_inputs(path: Path, inputs: AuthorInputs) -> None:
+    if inputs.given():
+        raise UsageError(
+            f"{inputs.given()[0]}: canonical shape and image statistics belong to the authors' EmotionalDAN checkpoint: leave them out for {path}"
+        )
+
+
 def random_network(network: str, seed: int = 0) -> TrainedNetwork:
     """Return ``network`` with random weights, the same for equal seeds: good for timing only.
 
@@ -104,8 +120,8 @@ def random_network(network: str, seed: int = 0) -> TrainedNetwork:
     return TrainedNetwork(module.eval(), entry.spec, {}, provenance)
 
 
-def load_checkpoint(path: Path, network: str, inputs: AuthorInputs = _NOTHING) -> TrainedNetwork:
-    """Load an authors' checkpoint.
+def load_checkpoint(path: Path, network: str | None, inputs: AuthorInputs = _NOTHING) -> TrainedNetwork:
+    """Load an authors' checkpoint; without ``network``, of the one whose layout its entries have.
 
     Returns
     -------
@@ -122,11 +138,11 @@ def load_checkpoint(path: Path, network: str, inputs: AuthorInputs = _NOTHING) -
     UsageError
         If ``network`` is unknown, or an extra is not installed.
     """
-    lookup(NETWORKS, network, "network")
-    layout_of(network)
+    if network is not None:
+        lookup(NETWORKS, network, "network")
+        layout_of(network)
     file = read_author_file(path)
-    _check_layout(file, network)
-    return _convert(file, network, inputs)
+    return _convert(file, _network_of(file, network), inputs)
 
 
 def save_checkpoint(path: Path, trained: TrainedNetwork, records: Mapping[str, float] | None = None) -> None:
@@ -186,31 +202,51 @@ def _convert(file: AuthorFile, network: str, inputs: AuthorInputs) -> TrainedNet
         "weights_sha256": combined_sha256({file.path.name: file.sha256(), **extra}),
         "layout": network,
         "container": file.container,
-        "licence": layout.licence,
+        "licence": layout.licence if file.licence is None else file.licence,
         "claims": file.claims(),
+        **file.changes,
     }
     if extra:
         provenance["extra_inputs"] = extra
     return TrainedNetwork(module.eval(), spec, options, provenance)
 
 
-def _check_layout(file: AuthorFile, network: str) -> None:
+def _network_of(file: AuthorFile, network: str | None) -> str:
+    """Return the network to fill: the one asked for, if the file is of its layout."""
     found = recognise(file.entries)
-    if found == network:
-        return
-    signature = LAYOUTS[network].signature
+    if found is not None and network in (None, found):
+        return found
+    wanted = "" if network is None else f"{network} "
+    signature = "" if network is None else f" (expected {LAYOUTS[network].signature})"
     if dan.is_dan(file.entries):
         looks = "dan, which finds landmarks and no expression: use fer_edge.export.checkpoints.load_dan"
     elif found is not None:
         looks = f"{found} ({LAYOUTS[found].signature}): use --model {found}"
     else:
-        some = ", ".join([*file.entries][:3]) or "nothing"
+        some = ", ".join(name[:80] for name in [*file.entries][:3]) or "nothing"
+        expected = "" if network is None else f"expected entries such as {LAYOUTS[network].signature}, "
         raise WeightsError(
-            f"{file.path} ({file.container}) is no {network} checkpoint: expected entries such as {signature}, found {some}; known layouts are {describe_layouts()}; dan: {dan.SIGNATURE}: choose the --model that the file is for"
+            f"{file.path} ({file.container}) is no {wanted}checkpoint: {expected}found {some}{_nearest(file, network)}; known layouts are {describe_layouts()}; dan: {dan.SIGNATURE}: choose the --model that the file is for"
         )
     raise WeightsError(
-        f"{file.path} ({file.container}) is no {network} checkpoint (expected {signature}): this looks like {looks}"
+        f"{file.path} ({file.container}) is no {wanted}checkpoint{signature}: this looks like {looks}"
     )
+
+
+def _nearest(file: AuthorFile, wanted: str | None) -> str:
+    """Name the network with most of the entries, if they are a good part of the file: a piece of it, or another version."""
+    names = set(file.entries)
+    best, shared = "", 0
+    for network in sorted(LAYOUTS, key=lambda name: name != wanted):  # of equals, the one asked for
+        if LAYOUTS[network].to_author is None:
+            continue
+        with torch.device("meta"):
+            common = len(names & set(to_author_state(build_network(network), network)))
+        if common > shared:
+            best, shared = network, common
+    if shared < max(8, len(names) // 2):
+        return ""
+    return f" ({shared} of {len(names)} entries are also in {best}: a part of it, as the backbone alone, or another version)"
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -218,7 +254,8 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _load_member(path: Path) -> TrainedNetwork:
-    if path.suffix == ".safetensors":
+    refuse_foreign(path)
+    if is_ours(path):
         return load_weights(path)
     file = read_author_file(path)
     network = recognise(file.entries)

@@ -8,7 +8,6 @@ TensorFlow itself is 280 to 570 MB to download and over 2 GB installed; protobuf
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,24 +19,22 @@ import numpy as np
 from fer_edge.errors import WeightsError
 from fer_edge.extras import require_extra
 
-_PART = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 _FOOTER = 48
 _MAGIC = 0xDB4775248B80FB57
 _TRAILER = 5  # compression, checksum
 _MAX_INDEX_BYTES = 64 << 20
-_MAX_GRAPH_BYTES = 1 << 30
+_MAX_GRAPH_BYTES = 256 << 20
+#: EmotionalDAN has 199 variables (with an optimiser 600), names of 60 bytes, entries of 40.
+_MAX_KEYS = 100_000
+_MAX_KEY_BYTES = 4096
+_MAX_ALL_KEYS_BYTES = 16 << 20
+_MAX_ENTRY_BYTES = 4096
+_MAX_DIMENSIONS = 16
+#: Of all messages of a file: a graph with its training has about 500,000.
+_MAX_FIELDS = 2_000_000
 _CRC_DELTA = 0xA282EAD8
 #: TensorFlow's number of a type → NumPy's type, little-endian.
 _DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 19: "<f2"}
-
-
-def prefix_of(path: Path) -> Path | None:
-    """Return the checkpoint's prefix if ``path`` is one, or one of its files; else ``None``."""
-    if _PART.search(path.name):
-        return path.with_name(_PART.sub("", path.name))
-    siblings = path.parent.glob("*") if path.name and path.parent.is_dir() and not path.exists() else ()
-    found = any(s.name.startswith(path.name) and _PART.fullmatch(s.name[len(path.name) :]) for s in siblings)
-    return path if found else None
 
 
 @dataclass(frozen=True)
@@ -72,14 +69,16 @@ class TensorFlowCheckpoint(Mapping[str, np.ndarray]):
         self.prefix = prefix
         index = _beside(prefix, ".index")
         table = _read_table(_read_all(index, _MAX_INDEX_BYTES), str(index))
-        header = _fields(table.pop(b"", b""), str(index))
+        messages = _Messages(str(index))
+        header = messages.fields(table.pop(b"", b""))
         if header.get(2):
             raise WeightsError(f"{index} is big-endian, expected little-endian: save it on another machine")
-        self._shards = int(header.get(1, [0])[0])
-        if not 1 <= self._shards <= 99999:
+        self._shards = header.get(1, [0])[0]
+        if not isinstance(self._shards, int) or not 1 <= self._shards <= 99999:
             raise WeightsError(f"{index} has no header with a number of shards: fetch the checkpoint again")
         self._entries = {
-            _text(key, str(index)): _entry(value, f"{index}: {key!r}") for key, value in table.items()
+            _text(key, str(index)): messages.entry(value, f"{index}: {key[:100]!r}")
+            for key, value in table.items()
         }
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -125,46 +124,18 @@ class TensorFlowCheckpoint(Mapping[str, np.ndarray]):
         path = self.prefix.with_name(f"{self.prefix.name}.meta")
         if not path.is_file():
             return {}
-        origin = str(path)
-        graphs = _fields(_read_all(path, _MAX_GRAPH_BYTES), origin).get(2, [])
-        nodes = [node for graph in graphs for node in _fields(_bytes(graph, origin), origin).get(1, [])]
+        messages = _Messages(str(path))
+        graphs = messages.fields(_read_all(path, _MAX_GRAPH_BYTES)).get(2, [])
         found = {}
-        for raw in nodes:
-            node = _fields(_bytes(raw, origin), origin)
-            if node.get(2) == [b"Const"]:
-                value = _constant(node.get(5, []), shape, origin)
-                if value is not None:
-                    found[_text(_bytes(node.get(1, [b""])[0], origin), origin)] = value
+        for graph in graphs:
+            for raw in messages.fields(graph).get(1, []):
+                node = messages.fields(raw)
+                if node.get(2) == [b"Const"]:
+                    value = messages.constant(node.get(5, []), shape)
+                    if value is not None:
+                        name = node.get(1, [b""])[0]
+                        found[_text(name, str(path))] = value
         return found
-
-
-def _constant(attributes: list[Any], shape: tuple[int, ...], origin: str) -> np.ndarray | None:
-    """Return a Const node's ``value`` if it is float32 of ``shape``, stored in full."""
-    for raw in attributes:
-        attribute = _fields(_bytes(raw, origin), origin)
-        if attribute.get(1) == [b"value"]:
-            holder = _fields(_bytes(attribute.get(2, [b""])[0], origin), origin)
-            tensor = _fields(_bytes(holder.get(8, [b""])[0], origin), origin)
-            content = _bytes(tensor.get(4, [b""])[0], origin)
-            is_float = tensor.get(1) == [1] and len(content) == 4 * _size(shape)
-            if is_float and _shape(tensor.get(2, []), origin) == shape:
-                return np.frombuffer(content, "<f4").reshape(shape)
-    return None
-
-
-def _entry(value: bytes, origin: str) -> _Entry:
-    fields = _fields(value, origin)
-    numbers = [fields.get(number, [0])[-1] for number in (1, 3, 4, 5, 6)]
-    if not all(isinstance(number, int) for number in numbers):
-        raise WeightsError(f"{origin} is no entry of a checkpoint: fetch it again")
-    dtype, shard, offset, size, checksum = numbers
-    return _Entry(dtype, _shape(fields.get(2, []), origin), shard, offset, size, checksum, 7 in fields)
-
-
-def _shape(raw: list[Any], origin: str) -> tuple[int, ...]:
-    fields = _fields(_bytes(raw[0], origin), origin) if raw else {}
-    dimensions = (_fields(_bytes(dimension, origin), origin) for dimension in fields.get(2, []))
-    return tuple(int(dimension.get(1, [0])[0]) for dimension in dimensions)
 
 
 def _size(shape: tuple[int, ...]) -> int:
@@ -178,7 +149,11 @@ def _size(shape: tuple[int, ...]) -> int:
 
 
 def _read_table(data: bytes, origin: str) -> dict[bytes, bytes]:
-    """Return every key and value of a LevelDB table; checksums are verified."""
+    """Return every key and value of a LevelDB table; checksums are verified.
+
+    A table of a few bytes could name one block many times, or grow its keys with each entry: the blocks
+    together are no larger than the file, and the keys are limited.
+    """
     if len(data) < _FOOTER or int.from_bytes(data[-8:], "little") != _MAGIC:
         raise WeightsError(
             f"{origin} is no whole index of a TensorFlow checkpoint ({len(data)} bytes): fetch it again"
@@ -187,8 +162,19 @@ def _read_table(data: bytes, origin: str) -> dict[bytes, bytes]:
         _, _, at = _handle(data, len(data) - _FOOTER)  # of the filters, which checkpoints lack
         offset, size, _ = _handle(data, at)
         table: dict[bytes, bytes] = {}
+        left, all_keys = len(data) - size, 0
         for _, handle in _block(data, offset, size, origin):
-            table.update(_block(data, *_handle(handle, 0)[:2], origin))
+            offset, size, _ = _handle(handle, 0)
+            left -= size
+            if left < 0:
+                raise WeightsError(f"{origin} reads its blocks more than once: fetch the checkpoint again")
+            for key, value in _block(data, offset, size, origin):
+                all_keys += len(key)
+                table[key] = value
+                if len(table) > _MAX_KEYS or all_keys > _MAX_ALL_KEYS_BYTES:
+                    raise WeightsError(
+                        f"{origin} has more than {_MAX_KEYS} names or {_MAX_ALL_KEYS_BYTES >> 20} MiB of them: give the authors' checkpoint"
+                    )
     except (IndexError, struct.error) as error:
         raise WeightsError(f"{origin} is damaged: fetch it again") from error
     return table
@@ -214,6 +200,10 @@ def _block(data: bytes, offset: int, size: int, origin: str) -> Iterator[tuple[b
         length, at = _varint(block, at)
         if shared > len(key) or at + unshared + length > len(block):
             raise IndexError
+        if shared + unshared > _MAX_KEY_BYTES or length > _MAX_ENTRY_BYTES:
+            raise WeightsError(
+                f"{origin} has a name or an entry of more than {_MAX_KEY_BYTES} bytes: give the authors' checkpoint"
+            )
         key = key[:shared] + block[at : at + unshared]
         at += unshared + length
         yield key, block[at - length : at]
@@ -248,33 +238,79 @@ def _masked_crc(data: bytes) -> int:
 # --- protocol buffers -----------------------------------------------------------------------------------
 
 
-def _fields(message: bytes, origin: str) -> dict[int, list[Any]]:
-    """Return number → values of a message whose definition is not at hand: whole numbers or bytes."""
-    from google.protobuf.empty_pb2 import Empty
-    from google.protobuf.message import DecodeError
-    from google.protobuf.unknown_fields import UnknownFieldSet
+class _Messages:
+    """Messages of one file whose definitions are not at hand; the number of their fields is limited."""
 
-    holder = Empty()
+    def __init__(self, origin: str) -> None:
+        self._origin, self._left = origin, _MAX_FIELDS
+
+    def fields(self, message: object) -> dict[int, list[Any]]:
+        """Return number → values of a message: whole numbers or bytes."""
+        if not isinstance(message, bytes):
+            raise WeightsError(f"{self._origin} is damaged: expected a nested message: fetch it again")
+        found: dict[int, list[Any]] = {}
+        at = 0
+        try:
+            while at < len(message):
+                self._left -= 1
+                if self._left < 0:
+                    raise WeightsError(
+                        f"{self._origin} has more than {_MAX_FIELDS} fields: give the authors' checkpoint"
+                    )
+                tag, at = _varint(message, at)
+                value: int | bytes
+                if tag & 7 == 0:
+                    value, at = _varint(message, at)
+                    value &= (1 << 64) - 1
+                else:
+                    length, at = _varint(message, at) if tag & 7 == 2 else ({1: 8, 5: 4}[tag & 7], at)
+                    value, at = message[at : at + length], at + length
+                    if at > len(message) or tag < 8:
+                        raise IndexError
+                    if tag & 7 != 2:
+                        value = int.from_bytes(value, "little")
+                found.setdefault(tag >> 3, []).append(value)
+        except (IndexError, KeyError) as error:
+            raise WeightsError(f"{self._origin} is damaged: fetch it again") from error
+        return found
+
+    def entry(self, value: bytes, origin: str) -> _Entry:
+        """Return a BundleEntryProto."""
+        fields = self.fields(value)
+        numbers = [fields.get(number, [0])[-1] for number in (1, 3, 4, 5, 6)]
+        if not all(isinstance(number, int) for number in numbers):
+            raise WeightsError(f"{origin} is no entry of a checkpoint: fetch it again")
+        dtype, shard, offset, size, checksum = numbers
+        return _Entry(dtype, self.shape(fields.get(2, [])), shard, offset, size, checksum, 7 in fields)
+
+    def shape(self, raw: list[Any]) -> tuple[int, ...]:
+        """Return the sides of a TensorShapeProto."""
+        sides = self.fields(raw[0]).get(2, []) if raw else []
+        shape = tuple(self.fields(side).get(1, [0])[0] for side in sides[: _MAX_DIMENSIONS + 1])
+        if len(shape) > _MAX_DIMENSIONS or not all(isinstance(side, int) for side in shape):
+            raise WeightsError(f"{self._origin} is damaged: a shape has odd dimensions: fetch it again")
+        return shape
+
+    def constant(self, attributes: list[Any], shape: tuple[int, ...]) -> np.ndarray | None:
+        """Return a Const node's ``value`` if it is float32 of ``shape``, stored in full."""
+        for raw in attributes:
+            attribute = self.fields(raw)
+            if attribute.get(1) == [b"value"]:
+                holder = self.fields(attribute.get(2, [b""])[0])
+                tensor = self.fields(holder.get(8, [b""])[0])
+                content = tensor.get(4, [b""])[0]
+                is_float = (
+                    tensor.get(1) == [1] and isinstance(content, bytes) and len(content) == 4 * _size(shape)
+                )
+                if is_float and self.shape(tensor.get(2, [])) == shape:
+                    return np.frombuffer(content, "<f4").reshape(shape)
+        return None
+
+
+def _text(value: Any, origin: str) -> str:
     try:
-        holder.ParseFromString(message)
-    except DecodeError as error:
-        raise WeightsError(f"{origin} is damaged ({error}): fetch it again") from error
-    fields: dict[int, list[Any]] = {}
-    for field in UnknownFieldSet(holder):
-        fields.setdefault(field.field_number, []).append(field.data)
-    return fields
-
-
-def _bytes(value: object, origin: str) -> bytes:
-    if not isinstance(value, bytes):
-        raise WeightsError(f"{origin} is damaged: expected a nested message: fetch it again")
-    return value
-
-
-def _text(value: bytes, origin: str) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError as error:
+        return str(value, "utf-8")
+    except (TypeError, UnicodeDecodeError) as error:
         raise WeightsError(f"{origin} is damaged: a name is no text: fetch it again") from error
 
 

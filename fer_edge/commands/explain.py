@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from fer_edge._file_kinds import refuse_foreign
 from fer_edge._outputs import Output, check_outputs
 from fer_edge.backends import choose_backend
 from fer_edge.bundle import open_bundle
@@ -37,9 +37,6 @@ from fer_edge.extras import require_extra
 from fer_edge.probabilities import make_rule
 from fer_edge.sinks.explanation import draw_explanation
 from fer_edge.sinks.files import write_image
-
-if TYPE_CHECKING:
-    from fer_edge.export.weights import TrainedNetwork
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -137,26 +134,13 @@ def _open(args: argparse.Namespace) -> Explainer:
             return BundleExplainer(bundle, choose_backend(bundle=bundle), prior=prior)
         weights = weights_of(bundle) if args.weights is None else check_weights(bundle, args.weights)
         model, rule = bundle.spec.network, make_rule(bundle.manifest, prior)
+    refuse_foreign(weights)
     require_extra("export", f"{args.method} of {path} (gradients are not in a bundle)")
+    from fer_edge.export.checkpoints import load_any
     from fer_edge.export.explanation.attention import AttentionOptions
     from fer_edge.export.explanation.explainer import NetworkExplainer
 
     row, column = args.location or (None, None)
     options = AttentionOptions(args.map, args.stage, row, column)
-    trained = _load(weights, model)
+    trained = load_any(weights, model)
     return NetworkExplainer(trained, args.method, options, rule or make_rule(trained, prior))
-
-
-def _load(weights: Path, model: str | None) -> TrainedNetwork:
-    if weights.suffix == ".safetensors":
-        from fer_edge.export.weights import load_weights
-
-        trained = load_weights(weights)
-        if model not in (None, trained.spec.network):
-            raise UsageError(f"{weights} holds {trained.spec.network}, not {model}: leave --model out")
-        return trained
-    if model is None:
-        raise UsageError(f"{weights} does not say which network it fills: give --model NAME")
-    from fer_edge.export.checkpoints import load_any
-
-    return load_any(weights, model)

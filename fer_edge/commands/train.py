@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fer_edge._file_kinds import refuse_foreign
 from fer_edge._outputs import FOLDER, Output, check_outputs
 from fer_edge.commands.base import make_table, percent, print_result
 from fer_edge.commands.parser import whole
@@ -28,7 +29,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --output")
-    parser.add_argument("--initial", type=Path, metavar="FILE", help="start from these .safetensors weights")
+    parser.add_argument(
+        "--initial", type=Path, metavar="FILE", help="start from these weights, ours or a checkpoint"
+    )
     parser.add_argument(
         "--epochs", type=whole(1), metavar="N", help="of every phase, instead of the recipe's"
     )
@@ -63,10 +66,12 @@ def execute(args: argparse.Namespace) -> int:
     """Train and show the last epochs."""
     given = (args.data, args.initial, args.backgrounds, args.landmark_model)
     check_outputs([Output("--output", args.output, FOLDER)], given)
+    if args.initial is not None:
+        refuse_foreign(args.initial)
     require_extra("export", "training")
+    from fer_edge.export.checkpoints import load_any
     from fer_edge.export.training.data import DataOptions
     from fer_edge.export.training.loop import TrainOptions, train
-    from fer_edge.export.weights import load_weights
 
     epochs: list[EpochMetrics] = []
     with show_progress(args.quiet) as show:
@@ -86,7 +91,7 @@ def execute(args: argparse.Namespace) -> int:
             args.output,
             TrainOptions(
                 resume=args.resume,
-                initial=None if args.initial is None else load_weights(args.initial),
+                initial=None if args.initial is None else load_any(args.initial, None),
                 max_steps=args.max_steps,
                 checkpoint_steps=args.checkpoint_steps,
             ),

@@ -19,8 +19,8 @@ from fer_edge.export.checkpoints import (
     save_checkpoint,
     to_author_state,
 )
+from fer_edge.export.checkpoints.author_file import combined_sha256
 from fer_edge.export.checkpoints.ensemble import ENSEMBLE, combine
-from fer_edge.export.checkpoints.files import combined_sha256
 from fer_edge.export.checkpoints.layouts import recognise
 from fer_edge.export.networks import NETWORKS, build_network
 from fer_edge.export.networks.baselines import MEMBERS
@@ -207,6 +207,7 @@ def test_folders_that_hold_no_ensemble(tmp_path: Path) -> None:
     (tmp_path / "member").write_text("notes")
     with pytest.raises(WeightsError, match="member cannot be read"):
         load_any(tmp_path, ENSEMBLE)
+    torch.save({"net": {"x": torch.zeros(1)}}, tmp_path / "member")
     with pytest.raises(WeightsError, match="resmasking-ensemble has no authors' checkpoint layout"):
         load_any(tmp_path / "member", ENSEMBLE)
 

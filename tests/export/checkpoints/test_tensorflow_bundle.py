@@ -18,9 +18,10 @@ pytest.importorskip("google_crc32c", reason="needs pip install 'fer-edge[tensorf
 
 from author_files import entry, masked_crc, varint, write_checkpoint, write_table
 
+from fer_edge._file_kinds import tensorflow_prefix
 from fer_edge.errors import MissingExtraError, WeightsError
 from fer_edge.export.checkpoints import tensorflow_bundle
-from fer_edge.export.checkpoints.tensorflow_bundle import TensorFlowCheckpoint, prefix_of
+from fer_edge.export.checkpoints.tensorflow_bundle import TensorFlowCheckpoint
 
 FOLDER = Path(__file__).parent / "saver_files"
 SHAPES = [(), (3,), (2, 3), (3, 3, 1, 2), (0, 4), (5, 1)]
@@ -81,13 +82,13 @@ def test_constants_of_the_graph() -> None:
 
 def test_any_file_of_a_checkpoint_leads_to_its_prefix(tmp_path: Path) -> None:
     for suffix in ("", ".index", ".meta", ".data-00000-of-00001"):
-        assert prefix_of(FOLDER / f"graph{suffix}") == FOLDER / "graph"
-    assert prefix_of(FOLDER / "grap") is None
-    assert prefix_of(FOLDER / "make.py") is None
-    assert prefix_of(tmp_path / "absent" / "x") is None
+        assert tensorflow_prefix(FOLDER / f"graph{suffix}") == FOLDER / "graph"
+    assert tensorflow_prefix(FOLDER / "grap") is None
+    assert tensorflow_prefix(FOLDER / "make.py") is None
+    assert tensorflow_prefix(tmp_path / "absent" / "x") is None
     (tmp_path / "Model2").write_bytes(b"a file of this name")
     (tmp_path / "Model2.index").touch()
-    assert prefix_of(tmp_path / "Model2") is None
+    assert tensorflow_prefix(tmp_path / "Model2") is None
 
 
 def test_the_writer_of_these_tests_is_read_too(tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""The header of a safetensors file, checked before anything relies on it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+#: The networks of the papers take 100 kB.
+MAX_HEADER_BYTES = 8 << 20
+_MAX_DIMENSIONS = 16
+_MAX_VALUES = 1 << 40
+_ITEM_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
+    "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SafetensorsHeader:
+    """What a file declares: metadata, and dtype and shape by tensor name."""
+
+    metadata: dict[str, str]
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+
+
+def looks_like_safetensors(head: bytes) -> bool:
+    """Tell by the first nine bytes: the header's size, and the brace that opens it."""
+    return len(head) > 8 and head[8:9] == b"{" and head[6:8] == b"\0\0"
+
+
+def read_safetensors_header(path: Path) -> SafetensorsHeader:
+    """Read and check the header.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, larger than :data:`MAX_HEADER_BYTES`, or does not agree with the file's size.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > MAX_HEADER_BYTES:
+            raise ValueError(f"its header has {length} bytes, expected up to {MAX_HEADER_BYTES}")
+        if 8 + length > size:
+            raise ValueError(f"it is cut: {size} bytes of a header of {8 + length}")
+        raw = file.read(length)
+    header = parse_json(raw)
+    if not isinstance(header, dict):
+        raise ValueError("its header is no object")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("its metadata are no texts")
+    tensors, end = {}, 0
+    for name, entry in header.items():
+        dtype, shape, stop = _entry(name, entry)
+        tensors[name], end = (dtype, shape), max(end, stop)
+    if 8 + length + end != size:
+        cut = "it is cut: " if size < 8 + length + end else ""
+        raise ValueError(f"{cut}{size} of {8 + length + end} bytes")
+    return SafetensorsHeader(metadata, tensors)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON of a stranger; :class:`ValueError` for all that is wrong, NaN and deep nesting included."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("its JSON is nested too deeply") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _entry(name: str, entry: Any) -> tuple[str, tuple[int, ...], int]:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{name[:80]!r} is no object")
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(dtype, str) or not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
+        raise ValueError(f"{name[:80]!r} lacks dtype, shape or data_offsets")
+    if len(shape) > _MAX_DIMENSIONS or math.prod(shape) > _MAX_VALUES:
+        raise ValueError(f"{name[:80]!r} declares {len(shape)} dimensions or too many values")
+    bits = _ITEM_BITS.get(dtype)
+    if bits is not None and math.prod(shape) * bits != (offsets[1] - offsets[0]) * 8:
+        raise ValueError(f"{name[:80]!r} declares {shape} {dtype} in {offsets[1] - offsets[0]} bytes")
+    return dtype, tuple(shape), offsets[1]
+
+
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 60 for item in value)
