@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 #: The networks of the papers take 26,000; with an optimiser's state about 100,000.
-MAX_OPERATIONS = 2_000_000
+MAX_OPERATIONS = 500_000
 _LONGEST_TEXT = 1 << 20
 
 

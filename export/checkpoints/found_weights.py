@@ -85,7 +85,10 @@ def find_weights(
         places = [((), top)] if key is None else [((key,), _mapping(top[key]) or {})]
     judged = [(where, entries, _strip(entries, is_tensor, recognise, origin)) for where, entries in places]
     known = [one for one in judged if one[2].layout is not None]
-    where, entries, chosen = min(known or judged, key=lambda one: _rank(one[0], one[2]))
+    if known:
+        where, entries, chosen = min(known, key=lambda one: _rank(one[0], one[2]))
+    else:
+        where, entries, chosen = max(judged, key=lambda one: sum(map(is_tensor, one[1].values())))
     others = tuple(_shown(other) for other, _, _ in known if other != where)
     records = {} if not where else {name: value for name, value in top.items() if name != where[0]}
     if not where:
@@ -108,26 +111,21 @@ class _Stripped:
 def _places(
     top: Mapping[Any, Any], is_tensor: Callable[[object], bool]
 ) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the keys that lead to each dict with tensors, and that dict; nothing below it."""
+    """Yield the keys that lead to each dict with tensors, and that dict."""
     level: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), top)]
     for _ in range(_DEEPEST):
         below = []
         for where, mapping in level[:64]:
-            if any(isinstance(name, str) and is_tensor(value) for name, value in mapping.items()) and not (
-                not where and _holds_wrapper(mapping)
-            ):
-                yield where, mapping
-                continue
+            if any(isinstance(name, str) and is_tensor(value) for name, value in mapping.items()):
+                yield (
+                    where,
+                    mapping,
+                )  # perhaps with records, such as a best accuracy: the weights may lie deeper
             for key, value in mapping.items():
                 inner = _mapping(value)
                 if isinstance(key, str) and inner and not _OTHER_STATE.search(key.lower()):
                     below.append(((*where, key), inner))
         level = below
-
-
-def _holds_wrapper(top: Mapping[Any, Any]) -> bool:
-    """Whether the tensors at the top, such as a best accuracy, are records beside the weights."""
-    return any(_mapping(value) for key, value in top.items() if key in _WRAPPERS)
 
 
 def _rank(where: tuple[str, ...], stripped: _Stripped) -> tuple[bool, int, int]:

@@ -63,15 +63,12 @@ _DATA = (
     "torch.Generator", "torch.Size", "torch.Tensor", "torch.device", "torch.serialization._get_layout",
     "torch._tensor._rebuild_from_type_v2",
 )  # fmt: skip
-_DATA_PREFIXES = (
-    "pathlib.",
-    "numpy.core.multiarray.",
-    "numpy._core.multiarray.",
-    "numpy.core.numeric.",
-    "numpy._core.numeric.",
-    "numpy.random._pickle.",
-    "torch._utils._rebuild_",
-)
+_DATA_OF = {
+    "pathlib": ("Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath"),
+    "numpy.core.multiarray": ("_reconstruct", "scalar"),
+    "numpy.core.numeric": ("_frombuffer",),
+    "numpy.random._pickle": ("__bit_generator_ctor", "__generator_ctor", "__randomstate_ctor"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -316,10 +313,11 @@ def _refuse_code(contents: Contents, path: Path) -> None:
 
 def _is_data(name: str) -> bool:
     module, _, last = name.rpartition(".")
+    of_module = _DATA_OF.get(module.replace("numpy._core", "numpy.core").removesuffix("._local"), ())
     numbers = module in ("torch", "torch.cuda", "torch.storage") and (
         last in _STORAGES or last == "UntypedStorage" or isinstance(getattr(torch, last, None), torch.dtype)
     )
-    return numbers or name in _DATA or name.startswith(_DATA_PREFIXES)
+    return numbers or name in _DATA or name.startswith("torch._utils._rebuild_") or last in of_module
 
 
 def _shown(name: str) -> str:

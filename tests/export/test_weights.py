@@ -157,3 +157,37 @@ def test_failed_save_leaves_the_old_file(
         save_weights(file, trained)
     assert file.read_bytes() == before
     assert [p.name for p in file.parent.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "NaN", "3", "null", '"x"', "{}", ""])
+def test_metadata_of_any_form(file: Path, text: str) -> None:
+    safetensors.torch.save_file({"a": torch.ones(3)}, file, {"fer_edge": text})
+    refuse(file, "is not a whole FER-Edge weights file|does not describe a network")
+
+
+@pytest.mark.parametrize("temperature", [1e9, 1e-9, 0, -1.5, "2", True, [1.0]])
+def test_temperatures_out_of_range_are_refused(file: Path, trained: TrainedNetwork, temperature: Any) -> None:
+    tensors = {name: value.clone() for name, value in safetensors.torch.load_file(file).items()}
+    header = header_of(trained) | {
+        "provenance": {"validation": {"temperature": temperature}, "logit_prior": None}
+    }
+    rewrite(file, header, tensors)
+    with pytest.raises(WeightsError, match=r"record the temperature .*, expected a number from 0\.01 to 100"):
+        load_weights(file)
+    rewrite(file, header | {"provenance": {"validation": {"temperature": 2}}}, tensors)
+    assert load_weights(file).temperature == 2.0
+
+
+def test_numbers_that_are_not_finite_in_the_provenance(file: Path, trained: TrainedNetwork) -> None:
+    rewrite(file, header_of(trained) | {"provenance": {"accuracy": float("nan")}})
+    refuse(file, "NaN is no number of JSON")
+    save_weights(file, dataclasses.replace(trained, provenance={"validation": {"loss": float("inf")}}))
+    assert load_weights(file).provenance["validation"] == {"loss": None}
+
+
+@pytest.mark.parametrize("widths", [[4] * 33, [1 << 20], ["4"], [[4]]])
+def test_options_that_would_take_long_are_refused(file: Path, trained: TrainedNetwork, widths: Any) -> None:
+    header = header_of(trained)
+    header["options"]["c2_widths"] = widths
+    rewrite(file, header)
+    refuse(file, "does not describe a network")

@@ -143,3 +143,42 @@ def test_damaged_members_and_headers(tmp_path: Path) -> None:
     (tmp_path / "text.npy").write_text("text")
     with pytest.raises(WeightsError, match="cannot be read as an .npy file"):
         read_npy(tmp_path / "text.npy")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1,}",
+        "(" * 500,
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), 'more': 1}",
+        "{'descr': '<f4', 'fortran_order': 1, 'shape': (1,)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (True,)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': 3}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999,)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (" + "1," * 33 + ")}",
+        "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}",
+        "{'descr': ('<f4', 3), 'fortran_order': False, 'shape': (1,)}",
+        "{'descr': 'f4,f4', 'fortran_order': False, 'shape': (1,)}",
+        "{'descr': '<q9', 'fortran_order': False, 'shape': (1,)}",
+        "{[]: 1}",
+        "\0",
+        "'''",
+        "-" * 900,
+        " " * 2000,
+    ],
+)
+def test_headers_that_are_no_plain_array(tmp_path: Path, text: str) -> None:
+    head = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(4)
+    (tmp_path / "x.npy").write_bytes(head)
+    with pytest.raises(WeightsError, match=r"x\.npy") as caught:
+        read_npy(tmp_path / "x.npy")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(WeightsError, match="x"):
+        NpzArrays(pack(tmp_path / "a.npz", {"x.npy": head}))
+
+
+def test_compression_that_numpy_does_not_write(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("x.npy", header((1,)) + bytes(4))
+    with pytest.raises(WeightsError, match="compressed as NumPy does not"):
+        NpzArrays(tmp_path / "a.npz")

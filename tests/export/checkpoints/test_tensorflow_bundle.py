@@ -217,3 +217,63 @@ def test_without_the_extra_the_command_that_installs_it_is_named(monkeypatch: py
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="pip install 'protobuf>=4.25' 'google-crc32c>=1.5'"):
         TensorFlowCheckpoint(FOLDER / "single")
+
+
+def grown_keys(count: int, step: int) -> bytes:
+    """Return a block whose every key is the one before and ``step`` bytes more."""
+    rows = b"".join(varint(i * step) + varint(step) + varint(1) + b"k" * step + b"v" for i in range(count))
+    return rows + struct.pack("<II", 0, 1) + b"\0"
+
+
+def repeated_block(path: Path, block: bytes, times: int) -> None:
+    """Write a table whose index names one data block many times."""
+    handle = varint(0) + varint(len(block) - 1)
+    rows = b"".join(
+        varint(0) + varint(2) + varint(len(handle)) + struct.pack(">H", i) + handle for i in range(times)
+    )
+    index = rows + struct.pack("<II", 0, 1) + b"\0"
+    sealed = [part + struct.pack("<I", masked_crc(part)) for part in (block, index)]
+    footer = varint(0) + varint(0) + varint(len(sealed[0])) + varint(len(index) - 1)
+    path.write_bytes(b"".join(sealed) + footer.ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57))
+
+
+@pytest.mark.parametrize(
+    ("count", "step", "times", "match"),
+    [
+        (20_000, 4, 1, "a name or an entry of more than 4096 bytes"),
+        (1000, 4, 20, "m.index reads its blocks more than once"),
+        (4000, 1, 3, "m.index reads its blocks more than once"),
+    ],
+)
+def test_an_index_that_grows_when_it_is_read(
+    tmp_path: Path, count: int, step: int, times: int, match: str
+) -> None:
+    repeated_block(tmp_path / "m.index", grown_keys(count, step), times)
+    refuse(tmp_path / "m", match)
+
+
+def test_names_are_limited_in_number_and_in_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repeated_block(tmp_path / "m.index", grown_keys(1000, 4), 1)
+    for name in ("_MAX_KEYS", "_MAX_ALL_KEYS_BYTES"):
+        with monkeypatch.context() as patch:
+            patch.setattr(tensorflow_bundle, name, 900)
+            refuse(tmp_path / "m", "has more than .* names or")
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [b"\x12\x03\x0a\x01x", b"\x12\x02\x08\x01" * 17, b"\x12\x02\x0a\x00"],
+    ids=["text", "many", "empty"],
+)
+def test_odd_dimensions(tmp_path: Path, shape: bytes) -> None:
+    (tmp_path / "m.data-00000-of-00001").write_bytes(bytes(16))
+    row = b"\x08\x01\x12" + varint(len(shape)) + shape
+    write_table(tmp_path / "m.index", HEADER | {b"v": row})
+    refuse(tmp_path / "m", "odd dimensions|do not agree", "v")
+
+
+def test_graphs_of_too_many_fields(copies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = TensorFlowCheckpoint(FOLDER / "graph")
+    monkeypatch.setattr(tensorflow_bundle, "_MAX_FIELDS", 20)
+    with pytest.raises(WeightsError, match="has more than 20 fields"):
+        checkpoint.constants((1, 136))
