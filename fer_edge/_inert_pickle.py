@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, Any, cast
 
 #: The networks of the papers take 26,000; with an optimiser's state about 100,000.
 MAX_OPERATIONS = 500_000
@@ -104,7 +104,7 @@ def read_pickle(file: LimitedReader, allowance: int = MAX_OPERATIONS) -> Content
     """
     machine = _Machine(allowance)
     try:
-        for opcode, argument, _ in pickletools.genops(file):
+        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], file)):
             machine.spend(1)
             machine.step(opcode.name, argument)
     except (

@@ -76,18 +76,19 @@ def _refuse_constant(name: str) -> None:
 
 
 def _entry(name: str, entry: Any) -> tuple[str, tuple[int, ...], int]:
-    if not isinstance(entry, dict):
-        raise ValueError(f"{name[:80]!r} is no object")
-    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-    if not isinstance(dtype, str) or not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
-        raise ValueError(f"{name[:80]!r} lacks dtype, shape or data_offsets")
-    if len(shape) > _MAX_DIMENSIONS or math.prod(shape) > _MAX_VALUES:
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        raise ValueError(f"{name[:80]!r} has no dtype")
+    dtype, shape = entry["dtype"], _counts(name, entry.get("shape"))
+    offsets = _counts(name, entry.get("data_offsets"))
+    if len(offsets) != 2 or len(shape) > _MAX_DIMENSIONS or math.prod(shape) > _MAX_VALUES:
         raise ValueError(f"{name[:80]!r} declares {len(shape)} dimensions or too many values")
     bits = _ITEM_BITS.get(dtype)
     if bits is not None and math.prod(shape) * bits != (offsets[1] - offsets[0]) * 8:
         raise ValueError(f"{name[:80]!r} declares {shape} {dtype} in {offsets[1] - offsets[0]} bytes")
-    return dtype, tuple(shape), offsets[1]
+    return dtype, shape, offsets[1]
 
 
-def _are_counts(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 60 for item in value)
+def _counts(name: str, value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(item) is int and 0 <= item < 1 << 60 for item in value):
+        raise ValueError(f"{name[:80]!r} lacks a shape or data_offsets of whole numbers")
+    return tuple(value)

@@ -35,6 +35,7 @@ MAX_VALUES = 1 << 28
 SAVE_AGAIN = "save the weights alone, torch.save(model.state_dict(), 'weights.pt')"
 _MAX_PICKLE_BYTES = 64 << 20
 _MAX_DIMENSIONS = 16
+_DAMAGED: tuple[type[Exception], ...] = (NotReadable, *ZIP_ERRORS)
 _MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _STORAGES = {
@@ -162,7 +163,7 @@ class TorchFile:
     def _readable(self, trouble: str) -> Iterator[None]:
         try:
             yield
-        except (NotReadable, *ZIP_ERRORS) as error:
+        except _DAMAGED as error:
             reason = str(error).replace("\n", " ")[:300] or type(error).__name__
             raise WeightsError(
                 f"{self.path} cannot be read ({reason}; {self.path.stat().st_size} bytes): {trouble}: fetch it again, or {SAVE_AGAIN}"
