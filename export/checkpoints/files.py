@@ -18,7 +18,7 @@ from fer_edge._safetensors import read_safetensors_header
 from fer_edge.errors import WeightsError
 from fer_edge.export.checkpoints.arrays import NpzArrays, is_npz
 from fer_edge.export.checkpoints.author_file import AuthorFile
-from fer_edge.export.checkpoints.found_weights import FoundWeights, find_weights
+from fer_edge.export.checkpoints.entries import ChosenEntries, choose_entries
 from fer_edge.export.checkpoints.layouts import recognise
 from fer_edge.export.checkpoints.tensorflow_bundle import TensorFlowCheckpoint
 from fer_edge.export.checkpoints.torch_file import MAX_VALUES, TensorInFile, TorchFile
@@ -45,7 +45,7 @@ def read_author_file(path: Path) -> AuthorFile:
     if is_npz(path):
         return AuthorFile(path, "NumPy .npz", NpzArrays(path), parts=(path,))
     with TorchFile(path) as file:
-        found = find_weights(file.value, lambda value: file.tensor(value) is not None, recognise, str(path))
+        found = choose_entries(file.value, lambda value: file.tensor(value) is not None, recognise, str(path))
         entries = {name: file.tensor(value) or value for name, value in found.entries.items()}
         _check_entries(entries, str(path))
         records = {
@@ -73,7 +73,7 @@ def _read_safetensors(path: Path) -> AuthorFile:
     for name, kept in header.metadata.items():  # save_model of safetensors writes one of two equal entries
         if name not in entries and kept in entries:
             entries[name] = entries[kept]
-    found = find_weights(entries, lambda value: isinstance(value, Tensor), recognise, str(path))
+    found = choose_entries(entries, lambda value: isinstance(value, Tensor), recognise, str(path))
     _check_entries(found.entries, str(path))
     return _author_file(path, "safetensors", dict(found.entries), found, {}, licence="not stated")
 
@@ -82,7 +82,7 @@ def _author_file(
     path: Path,
     kind: str,
     entries: Mapping[str, Tensor],
-    found: FoundWeights,
+    found: ChosenEntries,
     records: Mapping[str, Any],
     licence: str | None = None,
 ) -> AuthorFile:

@@ -20,8 +20,8 @@ from torch import nn
 
 from fer_edge.errors import WeightsError
 from fer_edge.export.checkpoints import LAYOUTS, load_any, load_checkpoint, to_author_state
+from fer_edge.export.checkpoints.entries import _WRAPPED, choose_entries
 from fer_edge.export.checkpoints.files import read_author_file
-from fer_edge.export.checkpoints.found_weights import _WRAPPED, find_weights
 from fer_edge.export.checkpoints.layouts import recognise
 from fer_edge.export.checkpoints.torch_file import TorchFile
 from fer_edge.export.networks import build_network
@@ -88,7 +88,7 @@ def test_entries_of_a_layout_are_not_touched(network: str) -> None:
     state = dict.fromkeys(to_author_state(on_meta(network), network), 1)
     for prefix in ("", "net."):
         given = {prefix + name: value for name, value in state.items()}
-        found = find_weights(given, lambda value: value == 1, recognise, "file")
+        found = choose_entries(given, lambda value: value == 1, recognise, "file")
         assert found.entries == state
 
 

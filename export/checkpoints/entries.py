@@ -31,7 +31,7 @@ _TOOLS = ("total_ops", "total_params", "n_averaged", "_extra_state")
 
 
 @dataclass(frozen=True)
-class FoundWeights:
+class ChosenEntries:
     """The chosen entries.
 
     Attributes
@@ -58,9 +58,9 @@ class FoundWeights:
     dropped: Mapping[str, int]
 
 
-def find_weights(
+def choose_entries(
     content: object, is_tensor: Callable[[object], bool], recognise: Recognise, origin: str
-) -> FoundWeights:
+) -> ChosenEntries:
     """Choose the weights in ``content``.
 
     Plain weights are taken before averages of them (EMA), those of a known layout before others.
@@ -95,7 +95,7 @@ def find_weights(
         records = {
             name: value for name, value in entries.items() if isinstance(name, str) and name in chosen.beside
         }
-    return FoundWeights(chosen.entries, where, records, others, chosen.prefixes, chosen.dropped)
+    return ChosenEntries(chosen.entries, where, records, others, chosen.prefixes, chosen.dropped)
 
 
 @dataclass(frozen=True)
