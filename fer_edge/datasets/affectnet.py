@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
 from pathlib import Path
 from tokenize import TokenError
@@ -227,7 +228,8 @@ def _array(path: Path, size: int) -> np.ndarray:
         require_file(path)
         if path.stat().st_size > _MAX_ARRAY_BYTES:
             raise DataError(f"{path.name} is too large for {size} values")
-        with path.open("rb") as file:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # arrays of Python 2, which are as good
             values = np.lib.format.read_array(file, allow_pickle=False)
         if values.size != size or values.dtype.kind not in "iufU":
             raise DataError(f"{path.name}: expected {size} numbers")

@@ -31,7 +31,13 @@ def declared_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _png(data: bytes) -> Sizes:
-    if data[12:16] == b"IHDR":
+    # OpenCV takes as much memory as a chunk claims to need: up to 2 GiB for a file of 100 bytes.
+    at, kind = 8, b""
+    while at + 12 <= len(data) and kind != b"IEND":
+        (length,) = struct.unpack_from(">I", data, at)
+        kind = data[at + 4 : at + 8]
+        at += 12 + length
+    if at <= len(data) and data[12:16] == b"IHDR":
         yield struct.unpack_from(">II", data, 16)
 
 

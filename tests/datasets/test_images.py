@@ -52,6 +52,14 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         read_image(tmp_path / "a.png")
 
 
+def test_a_chunk_that_claims_more_than_the_file_has_is_refused(tmp_path: Path) -> None:
+    """OpenCV took 2 GiB for this one."""
+    header = png_claiming(10, 12)[:33]
+    (tmp_path / "a.png").write_bytes(header + struct.pack(">I", 0x7FFFFFF0) + b"IDAT" + bytes(60))
+    with pytest.raises(DataError, match=r"a\.png is not an image"):
+        read_image(tmp_path / "a.png")
+
+
 def test_images_are_listed_in_natural_order_without_what_is_no_data(tmp_path: Path) -> None:
     names = ["A1.png", "a02.png", "a2.PNG", "a10.jpg", "b.pgm", "c.gif"]
     for name in [*names, "._a1.png", ".hidden.jpg", "Thumbs.db", "notes.txt", "x.heic"]:
