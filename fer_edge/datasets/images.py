@@ -54,8 +54,8 @@ def decode_image(data: np.ndarray, origin: str) -> np.ndarray:
         image = None
     if image is None:
         raise DataError(
-            f"{origin} is not an image that OpenCV {cv2.__version__} can decode ({data.size} bytes): give JPEG or PNG"
-            + ("; GIF needs OpenCV 4.11" if data[:4].tobytes() == b"GIF8" else "")
+            f"{origin} is not an image that OpenCV can decode ({data.size} bytes): give JPEG or PNG"
+            + (f"; GIF needs OpenCV 4.11, this is {cv2.__version__}" if data[:4].tobytes() == b"GIF8" else "")
         )
     return image
 

@@ -179,11 +179,18 @@ def describe(path: Path) -> str:
 
 
 def kind_of(entry: os.DirEntry[str]) -> str:
-    """Return ``file``, ``folder``, or ``other`` for pipes, devices and broken links."""
+    """Return ``file``, ``folder``, or ``other`` for pipes, devices, broken links, and links to a folder above."""
     try:
-        return "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
+        if entry.is_dir():
+            return "other" if entry.is_symlink() and _leads_up(Path(entry.path)) else "folder"
+        return "file" if entry.is_file() else "other"
     except OSError:  # a link to itself
         return "other"
+
+
+def _leads_up(link: Path) -> bool:
+    """Return whether a link leads to a folder that holds it, so that to follow it has no end."""
+    return link.parent.resolve().is_relative_to(link.resolve())
 
 
 def _names(paths: tuple[Path, ...]) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from fer_edge.datasets import list_images, read_image
 from fer_edge.datasets.image_size import declared_size
-from fer_edge.datasets.listing import describe
+from fer_edge.datasets.listing import describe, list_folders
 from fer_edge.errors import DataError
 
 
@@ -66,6 +66,9 @@ def test_images_are_listed_in_natural_order_without_what_is_no_data(tmp_path: Pa
         (tmp_path / name).touch()
     (tmp_path / "d.png").mkdir()
     (tmp_path / "loop.png").symlink_to("loop.png")
+    for name, target in (("up", ".."), ("here", "."), ("root", "/"), ("beside", "d.png")):
+        (tmp_path / name).symlink_to(target)
+    assert [p.name for p in list_folders(tmp_path)] == ["beside", "d.png"]
     assert [p.name for p in list_images(tmp_path)] == names
 
 
