@@ -32,8 +32,8 @@ from fer_edge.builder import BuildOptions, build
 from fer_edge.bundle import Bundle, open_bundle
 from fer_edge.commands.base import make_table
 from fer_edge.runtime.choice import Candidate, list_candidates
-from fer_edge.runtime.measurement import SEVERAL, time_per_face
 from fer_edge.runtime.options import RuntimeOptions
+from fer_edge.runtime.timing import SEVERAL, time_per_face
 from fer_edge.runtime.tune import tune
 from fer_edge.statistics import measurement_record, summarise
 

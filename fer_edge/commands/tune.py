@@ -13,7 +13,7 @@ from fer_edge.commands.progress import show_progress
 
 if TYPE_CHECKING:
     from fer_edge.runtime.choice import Candidate
-    from fer_edge.runtime.measurement import Timing
+    from fer_edge.runtime.timing import Timing
 
 #: Whoever asks for a measurement waits longer than a runtime that starts.
 _OPENING_S = 300.0
@@ -35,7 +35,7 @@ def execute(args: argparse.Namespace) -> int:
     from fer_edge.catalogue import find_bundle
     from fer_edge.runtime import RuntimeOptions
     from fer_edge.runtime.choice import switched_off
-    from fer_edge.runtime.measurement import SEVERAL
+    from fer_edge.runtime.timing import SEVERAL
     from fer_edge.runtime.tune import measure_candidates, tune
 
     options = RuntimeOptions(

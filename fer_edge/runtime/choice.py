@@ -71,7 +71,7 @@ class Choice(Candidate):
         The reason, in words.
     face_ms, plain_face_ms : float or None
         Time per face as it was measured, of this and of the plain choice; ``None`` where it was not.
-        See :mod:`fer_edge.runtime.measurement`.
+        See :mod:`fer_edge.runtime.timing`.
     """
 
     by: str = "plain"

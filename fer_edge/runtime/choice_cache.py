@@ -24,7 +24,7 @@ from fer_edge._ownership import PRIVATE_FILE, make_private_folder, require_priva
 from fer_edge.engines.lock import open_lock, try_lock
 from fer_edge.errors import EngineError
 from fer_edge.runtime.choice import Candidate, Choice
-from fer_edge.runtime.measurement import Timing
+from fer_edge.runtime.timing import Timing
 
 _LOG = logging.getLogger(__name__)
 _SCHEMA = 1

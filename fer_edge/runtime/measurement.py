@@ -1,8 +1,4 @@
-"""Timing of candidates in turn, with the slow ones dropped early.
-
-The figure is the time per face: the mean of the median for one face, and a quarter of the median for four faces in
-one call. Both count alike, so that what is fast for single faces only does not win at the cost of frames with several.
-"""
+"""Timing of candidates in turn, with the slow ones dropped early."""
 
 from __future__ import annotations
 
@@ -12,19 +8,17 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
 
 import numpy as np
 
 from fer_edge.backends.base import Session, run_in_parts
 from fer_edge.errors import FerEdgeError
 from fer_edge.runtime.choice import Candidate
+from fer_edge.runtime.timing import SEVERAL, Timing, time_per_face
 
 _LOG = logging.getLogger(__name__)
-#: Faces of the larger call.
-SEVERAL = 4
 #: A first run that takes so many times that of the best drops a candidate.
 _DROPPED_ABOVE = 2.0
 #: The same for threads and batches of a backend and a precision, by the first candidate of these.
@@ -32,6 +26,7 @@ _FAMILY_DROPPED_ABOVE = 1.5
 _MOST_FIRST_RUNS, _SHORT_MS = 4, 100.0
 #: After so many rounds, what is slower than the best by so much drops out.
 _ELIMINATION = {1: 2.0, 3: 1.3, 6: 1.15, 12: 1.08}
+_LEAST_CALLS = 3  # a candidate, even beyond the budget
 _MOST_ROUNDS = 100
 _REASON_LETTERS = 300
 
@@ -43,7 +38,7 @@ class Limits:
     Attributes
     ----------
     budget_s : float
-        For all runs together; three inferences a candidate are made even if they take longer.
+        For all runs together; three inferences a candidate may take longer.
     opening_s : float
         Opening and self-test of all candidates beside the plain choice: none is opened later. Not part of the budget.
     most_open : int
@@ -53,48 +48,6 @@ class Limits:
     budget_s: float = 2.0
     opening_s: float = 20.0
     most_open: int = 8
-
-
-@dataclass(frozen=True)
-class Timing:
-    """What was found of one candidate.
-
-    Attributes
-    ----------
-    candidate : Candidate
-        See there.
-    state : str
-        ``measured``; ``dropped`` by its first run; ``left out`` for ``reason``.
-    reason : str
-        Why it was left out or dropped.
-    one_face_ms, four_faces_ms : float or None
-        Medians of calls with one and with four faces; of a dropped one its first run.
-    n : int
-        Calls of each.
-    """
-
-    candidate: Candidate
-    state: str
-    reason: str = ""
-    one_face_ms: float | None = None
-    four_faces_ms: float | None = None
-    n: int = 0
-
-    @property
-    def face_ms(self) -> float | None:
-        """The figure by which candidates are compared; ``None`` where it was not measured."""
-        if self.one_face_ms is None or self.four_faces_ms is None:
-            return None
-        return time_per_face(self.one_face_ms, self.four_faces_ms)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        return {**asdict(self), "face_ms": self.face_ms}
-
-
-def time_per_face(one_face_ms: float, four_faces_ms: float) -> float:
-    """Return the figure of a candidate from its two medians."""
-    return (one_face_ms + four_faces_ms / SEVERAL) / 2
 
 
 @dataclass
@@ -111,6 +64,11 @@ class _Entry:
     @property
     def face_ms(self) -> float:
         return time_per_face(median(self.one), median(self.several))
+
+    def is_behind(self, best: _Entry, ratio: float) -> bool:
+        """Whether it is slower by the medians and by the fastest calls, which other processes disturb the least."""
+        fastest, least = (time_per_face(min(entry.one), min(entry.several)) for entry in (self, best))
+        return self.face_ms > ratio * best.face_ms and fastest > ratio * least
 
 
 class Measurement:
@@ -144,6 +102,7 @@ class Measurement:
         self._candidates, self._open, self._faces = candidates, open_session, faces
         self._limits, self._clock, self._on_candidate = limits, clock, on_candidate
         self._opening_s = self._spent_s = 0.0
+        self._calls = 0
         self._first: dict[tuple[str, str], list[float]] = {}  # first runs by backend and precision
         self._failed: set[tuple[str, str]] = set()
         self._found: dict[Candidate, Timing] = {}
@@ -245,20 +204,25 @@ class Measurement:
         self._found[candidate] = Timing(candidate, "left out", reason[:_REASON_LETTERS])
 
     def _take_turns(self, held: list[_Entry], budget_s: float) -> None:
-        """Time what is held in turn until the budget is spent, and close it."""
-        started = self._clock()
+        """Time what is held in turn, at least once, until the budget is spent, and close it."""
+        until_s = self._spent_s + budget_s
         if held and max(entry.first_ms for entry in held) * SEVERAL * len(held) < 1e3 * budget_s / 4:
             for entry in list(held):  # the first call of each size may prepare something
                 self._turn(held, entry, record=False)
+        else:
+            for entry in held:
+                entry.one.append(entry.first_ms)
         for number in range(_MOST_ROUNDS):
-            if not held or (number and self._clock() - started >= budget_s):
+            # What dropped out leaves its inferences to the others.
+            allowed = self._calls + 2 * len(held) <= _LEAST_CALLS * (len(self._found) + len(held))
+            if not held or (number and self._spent_s >= until_s and not allowed):
                 break
             self._shuffle(held)
             for entry in list(held):
                 self._turn(held, entry, record=True)
             if held and (ratio := _ELIMINATION.get(number + 1)):
-                best = min(entry.face_ms for entry in held)
-                for entry in [e for e in held if not e.keep and e.face_ms > ratio * best]:
+                best = min(held, key=lambda entry: entry.face_ms)
+                for entry in [e for e in held if not e.keep and e.is_behind(best, ratio)]:
                     self._finish(held, entry)
         for entry in list(held):
             self._finish(held, entry)
@@ -289,6 +253,7 @@ class Measurement:
         run_in_parts(entry.session.run, rows, entry.candidate.max_batch)
         taken_s = self._clock() - started
         self._spent_s += taken_s
+        self._calls += 1
         return taken_s * 1e3
 
 

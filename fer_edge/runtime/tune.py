@@ -38,8 +38,9 @@ from fer_edge.runtime.choice import (
     switched_off,
 )
 from fer_edge.runtime.choice_cache import ChoiceCache, Tuning
-from fer_edge.runtime.measurement import SEVERAL, Limits, Measurement, Timing
+from fer_edge.runtime.measurement import Limits, Measurement
 from fer_edge.runtime.options import RuntimeOptions
+from fer_edge.runtime.timing import SEVERAL, Timing
 from fer_edge.statistics import device_name, processor_features
 
 _LOG = logging.getLogger(__name__)

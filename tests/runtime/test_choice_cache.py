@@ -12,7 +12,7 @@ import pytest
 
 from fer_edge.runtime.choice import Candidate, Choice
 from fer_edge.runtime.choice_cache import ChoiceCache, Tuning
-from fer_edge.runtime.measurement import Timing
+from fer_edge.runtime.timing import Timing
 
 KEY = {"bundle": "abc"}
 PLAIN, FAST = Candidate("openvino", "int8"), Candidate("onnxruntime", "fp32", 1, 1)

@@ -10,7 +10,8 @@ import pytest
 
 from fer_edge.errors import BackendError
 from fer_edge.runtime.choice import Candidate
-from fer_edge.runtime.measurement import Limits, Measurement, Timing
+from fer_edge.runtime.measurement import Limits, Measurement
+from fer_edge.runtime.timing import Timing
 
 PLAIN = Candidate("openvino", "int8")
 FACES = np.zeros((4, 1, 2, 2), np.float32)

@@ -21,7 +21,7 @@ from fer_edge.bundle import Bundle, open_bundle
 from fer_edge.catalogue import shipped_bundle
 from fer_edge.errors import UsageError
 from fer_edge.runtime.choice import Candidate
-from fer_edge.runtime.measurement import Timing
+from fer_edge.runtime.timing import Timing
 from fer_edge.runtime.tune import choose, make_choice, make_key, tune
 
 SMALL = "visual-attention"
@@ -139,7 +139,7 @@ def test_threads_and_processes_measure_once(bundle: Bundle, own_cache: Path, tmp
         "import sys, time\n"
         "from fer_edge import open_bundle\n"
         "from fer_edge.catalogue import shipped_bundle\n"
-        "from fer_edge.runtime.measurement import Timing\n"
+        "from fer_edge.runtime.timing import Timing\n"
         "from fer_edge.runtime.tune import tune\n"
         "def measure(bundle, candidates, on_progress):\n"
         "    open(sys.argv[1], 'a').write('measured\\n')\n"
@@ -166,7 +166,7 @@ def test_a_damaged_or_missing_file_is_measured_again(
         "import logging\n"
         "from fer_edge import open_bundle\n"
         "from fer_edge.catalogue import shipped_bundle\n"
-        "from fer_edge.runtime.measurement import Timing\n"
+        "from fer_edge.runtime.timing import Timing\n"
         "from fer_edge.runtime.tune import tune\n"
         "measure = lambda bundle, found, show: [Timing(c, 'measured', '', 1.0, 4.0, 9) for c in found]\n"
         f"print(tune(open_bundle(shipped_bundle({SMALL!r})), measure=measure).measured_now)\n"
