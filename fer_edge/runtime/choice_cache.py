@@ -87,8 +87,10 @@ class ChoiceCache:
         text = json.dumps(key, sort_keys=True, default=str)
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
 
-    def read(self, key: Mapping[str, Any], candidates: Collection[Candidate]) -> Tuning | None:
-        """Return what is kept for ``key``; ``None``, and a warning of what is wrong, where it cannot be used."""
+    def read(
+        self, key: Mapping[str, Any], candidates: Collection[Candidate], level: int = logging.WARNING
+    ) -> Tuning | None:
+        """Return what is kept for ``key``; ``None``, and a message of ``level``, where it cannot be used."""
         path = self.path_of(key)
         try:
             if not os.path.lexists(path):
@@ -100,9 +102,9 @@ class ChoiceCache:
                 raise ValueError(f"it is larger than {_LIMIT_BYTES} bytes")
             return _parse(json.loads(content), path, candidates)
         except (OSError, EngineError) as error:
-            _LOG.warning("the measurement in %s cannot be read and is made again: %s", path, error)
+            _LOG.log(level, "the measurement in %s cannot be read and is made again: %s", path, error)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            _LOG.warning("the measurement in %s is damaged and is made again: %s", path, str(error)[:200])
+            _LOG.log(level, "the measurement in %s is damaged and is made again: %s", path, str(error)[:200])
         return None
 
     def write(self, key: Mapping[str, Any], tuning: Tuning) -> Path | None:

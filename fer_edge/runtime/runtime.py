@@ -53,6 +53,9 @@ class Runtime:
     frame is copied to the host once, for the detector; its crops are made on the device and stay there. Its copy
     counts as ``detect``, its crops as ``classify``.
 
+    Backend, precision, threads and max_batch are measured at the first start with a bundle on a machine, as far as the
+    options leave them open, which takes some seconds: see :mod:`fer_edge.runtime.tune`. ``choice`` says what was chosen.
+
     Any thread may call, several at the same time; each gets the answer to its own frame. After a fork of the process
     only its parent may: elsewhere :class:`BackendError` is raised. Create a runtime in each process.
 

@@ -128,7 +128,8 @@ def tune(
         found = None if again else _known.get(path) or cache.read(key, candidates)
         if found is None:
             with cache.locked():
-                found = None if again else cache.read(key, candidates)  # another process may have measured it
+                if not again:  # another process may have measured it; what is wrong was told before
+                    found = cache.read(key, candidates, logging.DEBUG)
                 if found is None:
                     found = _measure(bundle, candidates, measure or measure_candidates, on_progress)
                     found = dataclasses.replace(found, path=cache.write(key, found))
