@@ -16,7 +16,7 @@ from torch import nn
 
 from fer_edge._checks import is_number
 from fer_edge._file_kinds import is_safetensors
-from fer_edge._files import sha256_of, whole_file
+from fer_edge._files import sha256_of, text_path, whole_file
 from fer_edge._safetensors import parse_json, read_safetensors_header
 from fer_edge.errors import FerEdgeError, WeightsError
 from fer_edge.export.networks import build_network
@@ -108,8 +108,8 @@ def save_weights(path: Path, trained: TrainedNetwork) -> None:
         "provenance": provenance,
     }
     tensors = {name: value.contiguous() for name, value in trained.module.state_dict().items()}
-    with whole_file(path) as part:
-        safetensors.torch.save_file(tensors, part, {_HEADER: json.dumps(_finite(header), allow_nan=False)})
+    with whole_file(path) as part, text_path(part, "wb") as name:
+        safetensors.torch.save_file(tensors, name, {_HEADER: json.dumps(_finite(header), allow_nan=False)})
 
 
 def load_weights(path: Path) -> TrainedNetwork:
@@ -128,7 +128,8 @@ def load_weights(path: Path) -> TrainedNetwork:
         )
     try:
         header = parse_json(read_safetensors_header(path).metadata[_HEADER])
-        tensors = safetensors.torch.load_file(path)
+        with text_path(path) as name:
+            tensors = safetensors.torch.load_file(name)
     except (SafetensorError, KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
         raise WeightsError(
             f"{path} is not a whole FER-Edge weights file ({type(error).__name__}: {error}): fetch or train it again"

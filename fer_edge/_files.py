@@ -21,6 +21,18 @@ def opencv_path(path: str | Path) -> Any:
     return os.fsencode(path)
 
 
+@contextmanager
+def text_path(path: Path, mode: str = "rb") -> Iterator[str]:
+    """Yield a name of a file for libraries that take UTF-8 alone: its own, else that of its open descriptor."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with path.open(mode) as file:
+            yield f"/proc/self/fd/{file.fileno()}"
+    else:
+        yield str(path)
+
+
 def sha256_of(path: Path) -> str:
     """Return the sha256 of a file as 64 hex digits."""
     digest = hashlib.sha256()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import http.client
-import json
 import os
 import re
-import shutil
 import ssl
 import time
 import urllib.error
@@ -18,12 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
-from typing import Any
 
 from fer_edge import __version__
-from fer_edge._files import sha256_of, write_json
+from fer_edge._files import sha256_of
 from fer_edge._http import (
-    SHA256,
     Redirects,
     check_address,
     declared_sha256,
@@ -33,6 +28,7 @@ from fer_edge._http import (
     validator_of,
     whole_number,
 )
+from fer_edge._partial_file import DiskError, PartialFile, Version, disk_error, part_of
 from fer_edge.engines.lock import open_lock, try_lock
 from fer_edge.errors import DownloadError
 
@@ -57,10 +53,6 @@ _REPORT_EVERY_S = 0.25
 #: What answers instead of a file: pages of errors and log-ins, pointers of Git LFS.
 _NO_FILE = (b"<!doctype", b"<html", b"<?xml", b"<head", b"version https://git-lfs")
 _TEMPORARY = (408, 425, 429)
-
-
-class DiskError(DownloadError):
-    """The folder of the file cannot be written, or is full: another address does not help."""
 
 
 class _Temporary(Exception):
@@ -112,11 +104,6 @@ class Downloaded:
     sha256: str
     size_bytes: int
     address: str
-
-
-def part_of(path: Path) -> Path:
-    """Return where the beginning of ``path`` waits to be resumed."""
-    return path.with_name(f".{path.name}.part")
 
 
 def download(
@@ -183,8 +170,7 @@ class _Download:
         self._address, self._path, self._options = address, path, options
         self._sha256, self._least_bytes = sha256, least_bytes
         self._on_progress = on_progress
-        self._part = part_of(path)
-        self._record = self._part.with_suffix(".part.json")
+        self._part = PartialFile(path, address)
         self._total = 0
         self._reported_s = 0.0
         self._resumed = False
@@ -199,20 +185,19 @@ class _Download:
         """Fetch, and give up after too many attempts that brought too little."""
         failed, restarted = 0, False
         while True:
-            before = self._size()
+            before = self._part.size()
             try:
                 self._attempt()
                 found = self._checked()
-                self._part.replace(self._path)
-                self._record.unlink(missing_ok=True)
+                self._part.finish()
                 return found
             except _Altered as error:
-                self._forget()
+                self._part.forget()
                 if restarted or not self._resumed:
                     raise DownloadError(f"{self._address}: {error}") from error
                 restarted, self._resumed = True, False  # the beginning may be of another version of the file
             except _Temporary as error:
-                failed = 0 if self._size() - before >= _FAIR_SHARE_BYTES else failed + 1
+                failed = 0 if self._part.size() - before >= _FAIR_SHARE_BYTES else failed + 1
                 if failed >= self._options.attempts:
                     raise DownloadError(f"{self._address}: {error} (tried {failed} times)") from error
                 wait_s = self._options.first_wait_s * 2 ** max(0, failed - 1)
@@ -224,14 +209,15 @@ class _Download:
 
     def _attempt(self) -> None:
         """Append what the server still has; return when the file has its whole length."""
-        known = self._known()
-        start = self._size() if known else 0
+        known = self._part.version()
+        start = self._part.size() if known else 0
         headers = {"User-Agent": f"fer-edge/{__version__}", "Accept-Encoding": "identity"}
         if known and start:
             self._resumed = True
-            if start == known["total"]:  # a process ended after the last byte and before the rename
+            self._redirects.declared = self._redirects.declared or known.sha256
+            if start == known.total_bytes:  # a process ended after the last byte and before the rename
                 return
-            headers |= {"Range": f"bytes={start}-", "If-Range": known["validator"]}
+            headers |= {"Range": f"bytes={start}-", "If-Range": known.validator}
         try:
             answer = self._open(urllib.request.Request(self._address, headers=headers))
         except (OSError, http.client.HTTPException) as error:
@@ -242,7 +228,7 @@ class _Download:
             try:
                 self._receive(answer, self._begin(answer, start, known))
             except OSError as error:
-                raise _disk_error(error, self._part) from error
+                raise disk_error(error, self._part.path) from error
 
     def _open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
         try:
@@ -256,7 +242,7 @@ class _Download:
                     raise DownloadError(text) from None
                 raise _Temporary(text, retry_after_s(error.headers)) from None
 
-    def _begin(self, answer: http.client.HTTPResponse, start: int, known: dict[str, Any] | None) -> int:
+    def _begin(self, answer: http.client.HTTPResponse, start: int, known: Version | None) -> int:
         """Check the answer's header; return the offset at which its bytes belong."""
         if answer.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
             raise DownloadError("the server sent a web page, expected a file")
@@ -274,21 +260,23 @@ class _Download:
         self._check_size(total or start)
         if total and total < self._least_bytes:
             raise DownloadError(f"it has {total} bytes, expected at least {self._least_bytes}")
-        self._check_space(total - start)
+        self._part.check_space(total - start, self._options.spare_bytes)
         self._total = total
         if not start:
-            self._forget()
-            self._remember(answer.headers)
+            self._part.forget()
+            self._redirects.declared = declared_sha256(answer.headers) or self._redirects.declared
+            if validator := validator_of(answer.headers):
+                self._part.remember(Version(validator, total, self._redirects.declared))
         return start
 
-    def _total_of_part(self, headers: Message, start: int, length: int | None, known: dict[str, Any]) -> int:
+    def _total_of_part(self, headers: Message, start: int, length: int | None, known: Version) -> int:
         """Return the length of the whole file that a part from ``start`` to its end belongs to."""
         found = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", headers.get("Content-Range", ""))
         if not found:
             raise _Altered("the server's Content-Range cannot be read")
         first, last, total = map(int, found.groups())
         asked = first == start and last == total - 1 and length in (None, total - first)
-        same = known["total"] in (0, total) and validator_of(headers) in (None, known["validator"])
+        same = known.total_bytes in (0, total) and validator_of(headers) in (None, known.validator)
         if not asked or not same:
             raise _Altered("the server sent another part of the file than was asked for")
         return total
@@ -296,7 +284,7 @@ class _Download:
     def _receive(self, answer: http.client.HTTPResponse, start: int) -> None:
         done = start
         self._report(done, always=True)
-        with self._part.open("r+b" if self._part.exists() else "wb") as file:
+        with self._part.path.open("r+b" if self._part.path.exists() else "wb") as file:
             file.truncate(start)
             file.seek(start)
             while block := _next_block(answer):
@@ -316,9 +304,9 @@ class _Download:
 
     def _checked(self) -> Downloaded:
         """Compare what lies in the part with all that is known of the file."""
-        size, found = self._size(), sha256_of(self._part)
+        size, found = self._part.size(), sha256_of(self._part.path)
         if size < self._least_bytes:
-            self._forget()
+            self._part.forget()
             raise DownloadError(f"it has {size} bytes, expected at least {self._least_bytes}")
         required = ((self._redirects.declared, "the server declares"), (self._sha256, "is required"))
         for expected, whose in required:
@@ -326,57 +314,11 @@ class _Download:
                 raise _Altered(f"its sha256 is {found}, {expected} {whose}")
         return Downloaded(self._path, found, size, self._address)
 
-    # --- What lies on the disk ------------------------------------------------------------------------------
-
-    def _size(self) -> int:
-        return self._part.stat().st_size if self._part.is_file() else 0
-
-    def _known(self) -> dict[str, Any] | None:
-        """Return what identifies the part, ``None`` where it cannot be resumed from this address."""
-        try:
-            known = json.loads(self._record.read_text(encoding="utf-8"))
-            usable = known["address"] == self._address and isinstance(known["validator"], str)
-            usable = usable and isinstance(known["total"], int) and known["validator"].isprintable()
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return None
-        if not usable or not self._size():
-            return None
-        declared = known.get("declared")
-        if self._redirects.declared is None and isinstance(declared, str) and SHA256.fullmatch(declared):
-            self._redirects.declared = declared
-        return dict(known)
-
-    def _remember(self, headers: Message) -> None:
-        self._redirects.declared = declared_sha256(headers) or self._redirects.declared
-        if validator := validator_of(headers):
-            write_json(
-                self._record,
-                {
-                    "address": self._address,
-                    "validator": validator,
-                    "total": self._total,
-                    "declared": self._redirects.declared,
-                },
-            )
-
-    def _forget(self) -> None:
-        self._part.unlink(missing_ok=True)
-        self._record.unlink(missing_ok=True)
-
     def _check_size(self, size: int) -> None:
         if size > self._options.largest_bytes:
             raise DownloadError(
                 f"it has {size} bytes or more, expected at most {self._options.largest_bytes}"
             )
-
-    def _check_space(self, needed: int) -> None:
-        free = shutil.disk_usage(self._part.parent).free
-        if free < needed + self._options.spare_bytes:
-            raise DiskError(
-                f"{self._part.parent} has {free / 1e6:.0f} MB free, the file needs {(needed + self._options.spare_bytes) / 1e6:.0f} MB: make room, or set FER_EDGE_CACHE to another folder"
-            )
-
-    # --- While it lasts -------------------------------------------------------------------------------------
 
     def _report(self, done: int, always: bool = False) -> None:
         now = time.monotonic()
@@ -387,7 +329,7 @@ class _Download:
     def _wait(self, seconds: float) -> None:
         end_s = time.monotonic() + seconds
         while (left := end_s - time.monotonic()) > 0:
-            self._report(self._size())
+            self._report(self._part.size())
             time.sleep(min(left, 1.0))
 
 
@@ -396,8 +338,3 @@ def _next_block(answer: http.client.HTTPResponse) -> bytes:
         return answer.read1(_BLOCK_BYTES)
     except (OSError, http.client.HTTPException) as error:
         raise _Temporary(reason_of(error)) from error
-
-
-def _disk_error(error: OSError, path: Path) -> DiskError:
-    what = "the disk is full" if error.errno == errno.ENOSPC else f"it cannot be written ({error.strerror})"
-    return DiskError(f"{path}: {what}: make room, or set FER_EDGE_CACHE to another folder")

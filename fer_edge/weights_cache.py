@@ -1,4 +1,4 @@
-"""The weights that a command asks for: what ships, a file, or what the authors have published, fetched once.
+"""Weights on this machine: what ships, a file, or what the authors have published, fetched once.
 
 Fetched files lie in ``weights`` in the cache folder. Beside each lies a record of its sha256, made when it is first
 used and required ever after; a file that somebody puts there by hand is accepted likewise.
@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fer_edge._file_kinds import judge_weights
 from fer_edge._files import cache_folder, combined_sha256, sha256_of, whole_folder, write_json
 from fer_edge._http import SHA256, check_address
-from fer_edge.catalogue import CATALOGUE, MODELS_FOLDER, SHIPPED, no_weights_ship
+from fer_edge.catalogue import CATALOGUE, MODELS_FOLDER
 from fer_edge.download import DEFAULT_OPTIONS, DiskError, DownloadOptions, download, only_one, part_of
-from fer_edge.errors import DownloadError, UsageError, WeightsError, closest, lookup
-from fer_edge.published import PUBLISHED, PUBLISHED_FILES, PublishedFile
+from fer_edge.errors import DownloadError, UsageError, WeightsError
+from fer_edge.published import PUBLISHED, PublishedFile
+from fer_edge.weights_request import Request
 
 Progress = Callable[[str, int, int], None]
 
@@ -30,34 +30,6 @@ OFFLINE = "FER_EDGE_OFFLINE"
 _SAID_YES, _SAID_NO = ("1", "true", "yes"), ("", "0", "false", "no")
 _BYTES_PER_PARAMETER = 4
 _LONGEST_RECORD_BYTES = 64 << 10
-
-
-@dataclass(frozen=True)
-class Request:
-    """Which weights are asked for, and found possible before anything is fetched.
-
-    Attributes
-    ----------
-    network : str
-        A key of :data:`fer_edge.catalogue.CATALOGUE`.
-    kind : {"shipped", "random", "file", "published"}
-        Where they come from.
-    shipped : str
-        For ``shipped``: a key of :data:`fer_edge.catalogue.SHIPPED`.
-    path : Path
-        For ``file``: a file, a folder, or the prefix of a TensorFlow checkpoint.
-    files : tuple of PublishedFile
-        For ``published``: one, or the members' of an ensemble.
-    sha256 : str or None
-        What they must have.
-    """
-
-    network: str
-    kind: str
-    shipped: str = ""
-    path: Path = Path()
-    files: tuple[PublishedFile, ...] = ()
-    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,70 +54,6 @@ class FoundWeights:
 def weights_folder() -> Path:
     """Return the folder of fetched weights; it need not exist."""
     return cache_folder() / "weights"
-
-
-def request_weights(
-    network: str, weights: str, sha256: str | None = None, author_inputs: bool = False
-) -> Request:
-    """Return what ``--weights`` asks for, without PyTorch and without the network.
-
-    Parameters
-    ----------
-    network : str
-        A key of :data:`fer_edge.catalogue.CATALOGUE`.
-    weights : str
-        ``auto``, ``random``, a key of :data:`fer_edge.catalogue.SHIPPED`, a name in
-        :data:`fer_edge.published.PUBLISHED_FILES`, or a path.
-    sha256 : str, optional
-        What the weights must have.
-    author_inputs : bool
-        Whether a canonical shape or image statistics are given, which only EmotionalDAN's checkpoint needs.
-
-    Raises
-    ------
-    UsageError
-        If a name is unknown, or the request contradicts itself.
-    WeightsError
-        If the file is missing, or nothing is known of weights of this network.
-    """
-    lookup(CATALOGUE, network, "model")
-    if sha256 is not None and not (isinstance(sha256, str) and SHA256.fullmatch(sha256.lower())):
-        raise UsageError(
-            f"weights_sha256 must be 64 hex digits, found {sha256!r:.80}: give what sha256sum prints"
-        )
-    sha256 = None if sha256 is None else sha256.lower()
-    if author_inputs and (network != "emotionaldan" or weights == "random"):
-        raise UsageError(
-            f"canonical shape and image statistics belong to the authors' EmotionalDAN checkpoint: leave them out for {weights} weights of {network}"
-        )
-    if weights == "random":
-        if sha256 is not None:
-            raise UsageError("random weights have no sha256 to compare: leave weights_sha256 out")
-        return Request(network, "random")
-    if weights == "auto" and network in SHIPPED:
-        weights = network
-    if weights in SHIPPED:
-        if SHIPPED[weights].network != network:
-            wanted = SHIPPED[weights].network
-            raise UsageError(f"{weights} is of the network {wanted}: give --model {wanted}")
-        return Request(network, "shipped", shipped=weights, sha256=sha256)
-    if weights == "auto":
-        if network not in PUBLISHED:
-            raise no_weights_ship(network)
-        return Request(network, "published", files=PUBLISHED[network], sha256=sha256)
-    path = Path(weights)
-    if weights in PUBLISHED_FILES and not path.exists():
-        file = PUBLISHED_FILES[weights]
-        if file.network != network:
-            raise UsageError(f"{weights} is of the network {file.network}: give --model {file.network}")
-        return Request(network, "published", files=(file,), sha256=sha256)
-    if not path.exists() and not _is_tensorflow_prefix(path):
-        names = ("auto", "random", *SHIPPED, *PUBLISHED_FILES)
-        raise WeightsError(
-            f"weights file {path} does not exist: give --weights a file, auto, random (for timing only), or one of {', '.join(SHIPPED)}{closest(weights, names)}"
-        )
-    judge_weights(path, network)
-    return Request(network, "file", path=path, sha256=sha256)
 
 
 def find_weights(
@@ -361,10 +269,6 @@ def _read_record(path: Path) -> Mapping[str, Any]:
 def _recorded(path: Path) -> str | None:
     found = _read_record(path).get("sha256")
     return None if found is None else str(found)
-
-
-def _is_tensorflow_prefix(path: Path) -> bool:
-    return path.with_name(f"{path.name}.index").is_file() if path.name else False
 
 
 def _is_tensorflow_part(path: Path) -> bool:

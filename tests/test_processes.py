@@ -232,13 +232,16 @@ def odd(tmp_path: Path, astronaut: np.ndarray) -> Path:
             odd / "e.png",
         ),
         lambda odd: ("inspect", odd / "copy.fer"),
+        lambda odd: ("build", "--fp32", "--weights", odd / "w.safetensors", "--output", odd / "b.fer"),
+        lambda odd: ("export", "--weights", odd / "w.safetensors", "--output", odd / "m.onnx"),
         lambda odd: ("eval", odd / "copy.fer", "--data", odd / "data", "--output", odd / "figures"),
     ],
-    ids=["picture", "video", "folder", "explain", "inspect", "eval"],
+    ids=["picture", "video", "folder", "explain", "inspect", "build", "export", "eval"],
 )
 def test_names_that_are_not_utf8(odd: Path, arguments: Callable[[Path], tuple[str | Path, ...]]) -> None:
     models = f"{MODELS_FOLDER}/"
     shutil.copytree(models + "conv-attention.fer", odd / "copy.fer")
+    shutil.copy(models + "conv-attention.safetensors", odd / "w.safetensors")
     (odd / "data" / "happy").mkdir(parents=True)
     shutil.copy(odd / "a.png", odd / "data" / "happy" / "a.png")
     done = run(*arguments(odd))

@@ -19,7 +19,8 @@ from fer_edge.download import DownloadOptions
 from fer_edge.errors import DownloadError, FerEdgeError, UsageError, WeightsError
 from fer_edge.export.networks.baselines import MEMBERS
 from fer_edge.published import PUBLISHED, PUBLISHED_FILES
-from fer_edge.weights_cache import cached_weights, find_weights, request_weights, weights_folder
+from fer_edge.weights_cache import cached_weights, find_weights, weights_folder
+from fer_edge.weights_request import request_weights
 
 NAME = "efficientnet_b2b_rot30_2019Nov15_20.02"
 NETWORK = "efficientnet-b2b"

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fer_edge._file_kinds import is_safetensors, refuse_foreign, tensorflow_prefix
+from fer_edge._files import text_path
 from fer_edge._inert_pickle import Made
 from fer_edge._safetensors import read_safetensors_header
 from fer_edge.errors import WeightsError
@@ -65,7 +66,8 @@ def _read_safetensors(path: Path) -> AuthorFile:
         total = sum(torch.Size(shape).numel() for _, shape in header.tensors.values())
         if total > MAX_VALUES:
             raise ValueError(f"it declares {total} values, expected at most {MAX_VALUES}")
-        entries: dict[str, Tensor] = safetensors.torch.load_file(path)
+        with text_path(path) as name:
+            entries: dict[str, Tensor] = safetensors.torch.load_file(name)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError) as error:
         raise WeightsError(
             f"{path} is not a whole safetensors file ({error}): fetch or train it again"

@@ -21,7 +21,8 @@ from fer_edge.export.checkpoints.files import read_author_file
 from fer_edge.export.checkpoints.layouts import LAYOUTS, describe_layouts, layout_of, recognise
 from fer_edge.export.networks import NETWORKS, build_network
 from fer_edge.export.weights import TrainedNetwork, fill, is_ours, load_weights
-from fer_edge.weights_cache import FoundWeights, Request, require_sha256
+from fer_edge.weights_cache import FoundWeights, require_sha256
+from fer_edge.weights_request import Request
 
 _NOTHING = AuthorInputs()
 

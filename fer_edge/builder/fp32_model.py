@@ -13,7 +13,8 @@ from fer_edge.datasets import FaceDataset
 from fer_edge.evaluation import Progress
 from fer_edge.explanation import require_attention
 from fer_edge.extras import require_extra
-from fer_edge.weights_cache import Request, find_weights, request_weights
+from fer_edge.weights_cache import find_weights
+from fer_edge.weights_request import Request, request_weights
 
 
 def fp32_model(

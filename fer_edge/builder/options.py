@@ -125,7 +125,7 @@ def check_options(options: BuildOptions) -> None:
     """
     from fer_edge.calibration.gate import Bounds
     from fer_edge.calibration.methods import METHODS
-    from fer_edge.weights_cache import request_weights
+    from fer_edge.weights_request import request_weights
 
     inputs = options.canonical_shape is not None or options.image_statistics is not None
     request_weights(options.model, options.weights, options.weights_sha256, inputs)

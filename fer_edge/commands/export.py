@@ -14,7 +14,8 @@ from fer_edge.commands.base import add_model, make_table, print_result
 from fer_edge.commands.progress import show_progress
 from fer_edge.errors import lookup
 from fer_edge.extras import require_extra
-from fer_edge.weights_cache import find_weights, request_weights
+from fer_edge.weights_cache import find_weights
+from fer_edge.weights_request import request_weights
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
