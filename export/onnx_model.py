@@ -18,7 +18,7 @@ import onnx.parser
 import torch
 from torch import nn
 
-from fer_edge._files import whole_file
+from fer_edge._files import text_path, whole_file
 from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.errors import ExportError
 from fer_edge.evaluation import Progress
@@ -137,7 +137,8 @@ def export_onnx(
     with whole_file(path) as part:
         onnx.save(model, part)
         del model  # of the ensemble: 1.5 GB that the sessions below need too
-        onnx.checker.check_model(str(part), full_check=True)
+        with text_path(part) as name:
+            onnx.checker.check_model(name, full_check=True)
         on_progress(_STAGE, 3, 4)
         differences, same = _compare(module, part, batch, spec)
         wrong = [

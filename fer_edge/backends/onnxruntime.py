@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime
 
+from fer_edge._files import text_path
 from fer_edge.backends.base import (
     DEFAULT_INT8,
     NO_GPU,
@@ -90,12 +92,13 @@ class OnnxRuntimeSession:
             # It would compute on the CPU what they cannot, and all of it where they do not start.
             settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            session = onnxruntime.InferenceSession(
-                model.content if isinstance(model, ModelFile) else str(model),
-                settings,
-                providers=[(provider, dict(given)) for provider, given in providers.items()],
-                enable_fallback=0,  # else it prints the error and starts other providers
-            )
+            with nullcontext(model.content) if isinstance(model, ModelFile) else text_path(model) as source:
+                session = onnxruntime.InferenceSession(
+                    source,
+                    settings,
+                    providers=[(provider, dict(given)) for provider, given in providers.items()],
+                    enable_fallback=0,  # else it prints the error and starts other providers
+                )
         except Exception as error:  # its exception classes share no public base
             hint = _USE_CUDA if _LACKS_PROFILES in str(error) else ""
             raise BackendError(f"{name} cannot load {model}: {_first_line(error)}{hint}") from error

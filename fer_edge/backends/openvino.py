@@ -7,12 +7,14 @@ import importlib.util
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fer_edge._files import text_path
 from fer_edge._privacy import without_openvino_telemetry
 from fer_edge.backends.base import (
     DEFAULT_INT8,
@@ -148,7 +150,8 @@ def _core() -> Any:
 
 def _read(core: Any, model: Path | ModelFile) -> Any:
     try:
-        return core.read_model(model.content if isinstance(model, ModelFile) else str(model))
+        with nullcontext(model.content) if isinstance(model, ModelFile) else text_path(model) as source:
+            return core.read_model(source)
     except RuntimeError as error:
         if "No conversion rule" not in str(error):
             raise
