@@ -50,6 +50,8 @@ class DataOptions:
         Use so many images at most, drawn at random.
     skip_bad : bool
         Leave out rows and pictures that cannot be read, and count them.
+    class_order : str or None
+        Names of numbered classes, see :func:`fer_edge.datasets.load_dataset`.
     backgrounds : Path or None
         Folder of images to render faces on; ``None``: generated ones.
     landmark_predictor, landmark_model : str, Path or None
@@ -64,6 +66,7 @@ class DataOptions:
     split: str | None = None
     limit: int | None = None
     skip_bad: bool = False
+    class_order: str | None = None
     backgrounds: Path | None = None
     landmark_predictor: str = "face-mesh"
     landmark_model: Path | None = None
@@ -148,7 +151,7 @@ def load_training_data(recipe: Recipe, options: DataOptions) -> TrainingData:
 def _load(recipe: Recipe, options: DataOptions) -> FaceDataset:
     bad = "skip" if options.skip_bad else "error"
     split = options.split or training_split(options.path)
-    return load_dataset(options.path, split, recipe.labels, on_bad_row=bad)
+    return load_dataset(options.path, split, recipe.labels, on_bad_row=bad, class_order=options.class_order)
 
 
 def _relabelled(dataset: FaceDataset, recipe: Recipe) -> FaceDataset:

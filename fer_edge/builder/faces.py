@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from fer_edge.builder.options import BuildOptions
 from fer_edge.catalogue import CATALOGUE
@@ -70,13 +71,16 @@ def load_sources(options: BuildOptions) -> Sources:
         If one cannot be read.
     """
     calibration = evaluation = None
-    on_bad_row = "skip" if options.skip_bad else "error"
+    reading: dict[str, Any] = {
+        "on_bad_row": "skip" if options.skip_bad else "error",
+        "class_order": options.class_order,
+    }
     if options.calibration_data is not None:
-        calibration = load_dataset(options.calibration_data, options.calibration_split, on_bad_row=on_bad_row)
+        calibration = load_dataset(options.calibration_data, options.calibration_split, **reading)
     if options.eval_data is not None:
         named = (options.eval_data, options.eval_split, options.eval_labels)
         same = named == (options.calibration_data, options.calibration_split, "auto")
-        evaluation = calibration if same else load_dataset(*named, on_bad_row=on_bad_row)
+        evaluation = calibration if same else load_dataset(*named, **reading)
     return Sources(calibration, evaluation, options.generator or DEFAULT_GENERATOR)
 
 

@@ -64,6 +64,8 @@ class BuildOptions:
         Whose labels of FER2013; ``auto`` takes FER+ where its file lies beside the CSV.
     skip_bad : bool
         Leave out rows and pictures that cannot be read, and list them in the report; else they are an error.
+    class_order : str or None
+        Names of classes that folders or labels number, in the order of the numbers, with commas between.
     output : Path or None
         Folder of the bundle; ``None`` is ``NAME-PRECISION.fer`` in the working directory.
     attention : bool
@@ -98,6 +100,7 @@ class BuildOptions:
     eval_split: str | None = None
     eval_labels: str = "auto"
     skip_bad: bool = False
+    class_order: str | None = None
     output: Path | None = None
     attention: bool = False
     compute_capabilities: tuple[str, ...] = ()

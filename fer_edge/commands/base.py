@@ -65,6 +65,20 @@ def add_precision(
     parser.add_argument("--precision", choices=PRECISIONS, help=purpose)
 
 
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Add what to do with bad rows and pictures, and with classes that are numbered."""
+    parser.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave rows and pictures out that cannot be read, and list them",
+    )
+    parser.add_argument(
+        "--class-order",
+        metavar="NAME,…",
+        help="names of classes that folders or labels number, in the order of the numbers",
+    )
+
+
 def add_detector(parser: argparse.ArgumentParser) -> None:
     """Add which detector to use, its weights, and where its networks run."""
     text = f"one of {', '.join(DETECTORS)}"

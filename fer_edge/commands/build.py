@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from fer_edge.catalogue import DEFAULT_MODEL
-from fer_edge.commands.base import add_backend, add_model, make_table, megabytes, percent, print_result
+from fer_edge.commands.base import (
+    add_backend,
+    add_model,
+    add_reading,
+    make_table,
+    megabytes,
+    percent,
+    print_result,
+)
 from fer_edge.commands.export import add_author_inputs, add_weights_sha256
 from fer_edge.commands.parser import number, whole
 from fer_edge.commands.progress import show_progress
@@ -109,11 +117,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eval-data", type=Path, metavar="PATH", help="labelled faces for the comparison")
     parser.add_argument("--eval-split", metavar="NAME", help="Usage of FER2013, such as PublicTest")
     parser.add_argument("--eval-labels", default="auto", choices=("auto", "ferplus", "fer2013"))
-    parser.add_argument(
-        "--skip-bad",
-        action="store_true",
-        help="leave rows and pictures out that cannot be read, and list them",
-    )
+    add_reading(parser)
     parser.add_argument(
         "--attention", action="store_true", help="give the network's built-in attention as an output"
     )

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from fer_edge.commands.base import make_table, percent, print_result
+from fer_edge.commands.base import add_reading, make_table, percent, print_result
 from fer_edge.commands.explain import add_network, open_explainer
 from fer_edge.commands.parser import whole
 from fer_edge.commands.progress import show_progress
@@ -30,11 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="predictor of landmarks for data without: face-mesh or mtcnn-mean-face",
     )
     parser.add_argument("--landmark-model", type=Path, metavar="FILE", help="its model file")
-    parser.add_argument(
-        "--skip-bad",
-        action="store_true",
-        help="leave rows and pictures out that cannot be read, and list them",
-    )
+    add_reading(parser)
     parser.add_argument("--images", type=whole(1), metavar="N", help="a sample of N images")
 
 
@@ -48,7 +44,8 @@ def execute(args: argparse.Namespace) -> int:
     explainer = open_explainer(args)
     from fer_edge.export.explanation.emfacs import emfacs_overlap
 
-    faces = load_dataset(args.data, args.split, on_bad_row="skip" if args.skip_bad else "error")
+    on_bad_row = "skip" if args.skip_bad else "error"
+    faces = load_dataset(args.data, args.split, on_bad_row=on_bad_row, class_order=args.class_order)
     faces = recognised(faces, create_detector, explainer.spec.crop)
     if args.images is not None:
         faces = faces.sample(args.images)

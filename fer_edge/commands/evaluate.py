@@ -12,6 +12,7 @@ from fer_edge.commands.base import (
     add_detector,
     add_precision,
     add_prior,
+    add_reading,
     detector_options,
     make_table,
     parse_prior,
@@ -34,11 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="FER2013, RAF-DB, AffectNet, CK+, or a folder of images",
     )
     parser.add_argument("--split", metavar="NAME", help="such as PublicTest of FER2013 or test of RAF-DB")
-    parser.add_argument(
-        "--skip-bad",
-        action="store_true",
-        help="leave rows and pictures out that cannot be read, and list them",
-    )
+    add_reading(parser)
     parser.add_argument("--labels", default="auto", choices=("auto", "ferplus", "fer2013"))
     add_backend(parser)
     add_precision(parser)
@@ -72,7 +69,9 @@ def execute(args: argparse.Namespace) -> int:
     make_rule(bundle.manifest, prior)  # before the data is read
     backend = choose_backend(args.backend, bundle, args.precision)
     on_bad_row = "skip" if args.skip_bad else "error"
-    faces = load_dataset(args.data, args.split, args.labels, on_bad_row=on_bad_row)
+    faces = load_dataset(
+        args.data, args.split, args.labels, on_bad_row=on_bad_row, class_order=args.class_order
+    )
 
     def create() -> Detector:
         return create_detector(args.detector, detecting)

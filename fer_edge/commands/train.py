@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fer_edge._file_kinds import refuse_foreign
 from fer_edge._outputs import FOLDER, Output, check_outputs
-from fer_edge.commands.base import make_table, percent, print_result
+from fer_edge.commands.base import add_reading, make_table, percent, print_result
 from fer_edge.commands.parser import whole
 from fer_edge.commands.progress import show_progress
 from fer_edge.errors import UsageError, lookup
@@ -57,9 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="predictor of pseudo-labels where the data has no landmarks (emotionaldan): face-mesh or mtcnn-mean-face",
     )  # fmt: skip
     parser.add_argument("--landmark-model", type=Path, metavar="FILE", help="its model file")
-    parser.add_argument(
-        "--skip-bad", action="store_true", help="leave rows and pictures out that cannot be read"
-    )
+    add_reading(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -83,6 +81,7 @@ def execute(args: argparse.Namespace) -> int:
                 split=args.split,
                 limit=args.images,
                 skip_bad=args.skip_bad,
+                class_order=args.class_order,
                 backgrounds=args.backgrounds,
                 landmark_predictor=args.landmarks,
                 landmark_model=args.landmark_model,

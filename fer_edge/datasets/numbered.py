@@ -48,7 +48,7 @@ def names_of_numbers(numbers: Collection[str], order: tuple[str, ...], where: st
     if not order:
         raise DataError(
             f"{where}: the classes are numbered {listed}, and data sets number them differently: give their names in that "
-            "order, such as class_order='angry,disgust,fear,happy,sad,surprise,neutral' in Python, or write "
+            "order, such as --class-order angry,disgust,fear,happy,sad,surprise,neutral (class_order in Python), or write "
             "them where the numbers stand, such as 0_angry"
         )
     count = len(order)
