@@ -112,7 +112,7 @@ def test_the_order_of_auto() -> None:
             "tensorrt",
             "on a Jetson it comes with JetPack .*--system-site-packages; never pip install",
         ),
-        ("tensorrt-rtx", "tensorrt_rtx", "pip install 'tensorrt-rtx-cu13"),
+        ("tensorrt-rtx", "tensorrt_rtx", "python -m pip install 'tensorrt-rtx-cu13"),
         ("tensorrt-rtx", "cuda", "pip install cuda-python"),
     ],
 )
