@@ -22,6 +22,7 @@ from fer_edge.commands.base import (
     prior_text,
 )
 from fer_edge.commands.parser import offer, whole
+from fer_edge.commands.progress import show_progress
 from fer_edge.datasets import IMAGE_SUFFIXES, read_image
 from fer_edge.detection import create_detector
 from fer_edge.errors import UsageError, lookup
@@ -84,9 +85,12 @@ def execute(args: argparse.Namespace) -> int:
     check_outputs([output], (args.image, args.bundle, args.weights, args.detector_model))
     detecting = detector_options(args)
     image = read_image(args.image)
-    explainer = open_explainer(args)
-    detector = create_detector(args.detector, detecting) if args.face == "auto" else None
-    explanation = explain_image(image, explainer, detector, args.class_name)
+    with show_progress(args.quiet) as show:
+        show("loading the network", 0, 1)
+        explainer = open_explainer(args)
+        show("loading the network", 1, 1)
+        detector = create_detector(args.detector, detecting) if args.face == "auto" else None
+        explanation = explain_image(image, explainer, detector, args.class_name)
     explainer.close()
     write_image(args.output, draw_explanation(image, explanation))
     shown = METHODS[explanation.method]

@@ -67,22 +67,22 @@ def execute(args: argparse.Namespace) -> int:
     author_inputs = args.canonical_shape is not None or args.image_statistics is not None
     request = request_weights(args.model, args.weights, args.weights_sha256, author_inputs)
     require_extra("export", "exporting weights")
-    found = None
-    if request.kind != "random":
-        with show_progress(args.quiet) as show:
-            found = find_weights(request, show)
     from fer_edge.datasets import load_dataset
     from fer_edge.export.checkpoints import AuthorInputs, load_found, random_network
     from fer_edge.export.onnx_model import FACES_TO_CHECK, export_onnx
 
     inputs = AuthorInputs(args.canonical_shape, args.image_statistics)
-    trained = random_network(args.model) if found is None else load_found(found, request, inputs)
-    if args.attention:
-        from fer_edge.export.explanation.attention import with_attention
-
-        trained = with_attention(trained)
     faces = load_dataset(args.check_data).sample(FACES_TO_CHECK) if args.check_data else None
-    report = export_onnx(trained, args.output, faces)
+    with show_progress(args.quiet) as show:
+        if request.kind == "random":
+            trained = random_network(args.model)
+        else:
+            trained = load_found(find_weights(request, show), request, inputs)
+        if args.attention:
+            from fer_edge.export.explanation.attention import with_attention
+
+            trained = with_attention(trained)
+        report = export_onnx(trained, args.output, faces, show)
     recognised = {
         "layout": trained.provenance.get("layout", "none"),
         "container": trained.provenance.get("container", "random weights"),

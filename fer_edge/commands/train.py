@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fer_edge._file_kinds import refuse_foreign
 from fer_edge._outputs import FOLDER, Output, check_outputs
 from fer_edge.commands.base import add_reading, make_table, percent, print_result
-from fer_edge.commands.parser import whole
+from fer_edge.commands.parser import offer, whole
 from fer_edge.commands.progress import show_progress
 from fer_edge.errors import UsageError, lookup
 from fer_edge.extras import require_extra
@@ -19,10 +19,25 @@ if TYPE_CHECKING:
     from fer_edge.export.training.logs import EpochMetrics
     from fer_edge.export.training.recipes import Recipe
 
+#: Keys of :data:`fer_edge.export.training.recipes.RECIPES`, which cannot be read without PyTorch.
+RECIPE_NAMES = (
+    "conv-attention-ferplus",
+    "conv-attention-fer2013",
+    "visual-attention-fer2013",
+    "resmasking",
+    "resmasking-vemo",
+    "feratt",
+    "emotionaldan",
+    "conv-attention",
+    "visual-attention",
+)
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add arguments."""
-    parser.add_argument("--recipe", default="conv-attention-ferplus", metavar="NAME")
+    text = f"one of {', '.join(RECIPE_NAMES)}"
+    recipe = parser.add_argument("--recipe", default=RECIPE_NAMES[0], metavar="NAME", help=text)
+    offer(recipe, lambda: RECIPE_NAMES)
     parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="labelled faces")
     parser.add_argument(
         "--split", metavar="NAME", help="part of the data to train on; by default the one made for training"
@@ -62,6 +77,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Train and show the last epochs."""
+    lookup(dict.fromkeys(RECIPE_NAMES), args.recipe, "recipe")
     given = (args.data, args.initial, args.backgrounds, args.landmark_model)
     check_outputs([Output("--output", args.output, FOLDER)], given)
     if args.initial is not None:
