@@ -157,6 +157,5 @@ def check_options(options: BuildOptions) -> None:
         raise UsageError(
             f"max_drop, min_cosine, min_agreement and sensitivity are for INT8, the precision is {options.precision}: leave them out"
         )
-    inputs = (options.weights, options.calibration_data, options.eval_data)
-    extra = (options.canonical_shape, options.image_statistics)
-    check_outputs([Output("--output", default_output(options), BUNDLE)], (*inputs, *extra))
+    data = (options.calibration_data, options.eval_data, options.canonical_shape, options.image_statistics)
+    check_outputs([Output("--output", default_output(options), BUNDLE)], (options.weights, *data))
