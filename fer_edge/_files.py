@@ -9,11 +9,14 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from fer_edge.errors import FerEdgeError
 
 
 def opencv_path(path: str | Path) -> Any:
@@ -117,7 +120,11 @@ def cache_folder() -> Path:
     """Return ``$FER_EDGE_CACHE``, or ``fer-edge`` in the user's cache folder.
 
     A user without a home, as containers have that run under any number, gets a folder among the temporary files.
-    What is read from it is checked for its owner, or against hashes, as in any other.
+
+    Raises
+    ------
+    FerEdgeError
+        If that folder was made by somebody else, or others may write into it.
     """
     if override := os.environ.get("FER_EDGE_CACHE"):
         return Path(override)
@@ -125,5 +132,17 @@ def cache_folder() -> Path:
     with contextlib.suppress(RuntimeError):  # no HOME, and no entry in the list of users
         base = base.expanduser()
     if not base.is_absolute():
-        return Path(tempfile.gettempdir()) / f"fer-edge-{os.getuid()}"
+        return _temporary_cache()
     return base / "fer-edge"
+
+
+def _temporary_cache() -> Path:
+    folder = Path(tempfile.gettempdir()) / f"fer-edge-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise FerEdgeError(
+            f"{folder} is not a folder of yours alone, and there is no home: set FER_EDGE_CACHE to a folder for the cache"
+        )
+    return folder

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 import fer_edge
 from fer_edge._files import cache_folder
 from fer_edge.catalogue import MODELS_FOLDER
+from fer_edge.errors import FerEdgeError
 
 FER_EDGE = [sys.executable, "-m", "fer_edge"]
 #: A name whose bytes are not UTF-8, which Linux allows.
@@ -135,7 +137,9 @@ def test_lines_into_a_closed_pipe_keep_the_pictures(tmp_path: Path, astronaut: n
 )
 def test_signals_end_a_build_and_leave_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
     (tmp_path / "tmp").mkdir()
-    command = [*FER_EDGE, "build", "--int8", "--output", str(tmp_path / "a.fer")]
+    # Background jobs of a shell ignore SIGINT, and so do their children.
+    start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from fer_edge.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", start, "build", "--int8", "--output", str(tmp_path / "a.fer")]
     environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -160,6 +164,9 @@ def test_an_ignored_signal_stays_ignored() -> None:
     assert done.stdout == "lives\n"
 
 
+_NOBODY = "def nobody(number): raise KeyError(number)\n"
+
+
 def _without_home(code: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     """Run as a user who is in no list, as in containers, where the process may change its user."""
     environment = {
@@ -167,7 +174,7 @@ def _without_home(code: str, tmp_path: Path) -> subprocess.CompletedProcess[str]
     }
     environment["TMPDIR"] = str(tmp_path)
     return subprocess.run(
-        [sys.executable, "-c", f"import os\nos.getuid = lambda: 123456\n{code}"],
+        [sys.executable, "-c", f"import pwd\n{_NOBODY}pwd.getpwuid = nobody\n{code}"],
         env=environment, capture_output=True, text=True,
     )  # fmt: skip
 
@@ -180,7 +187,7 @@ def test_a_user_without_home(arguments: list[str], tmp_path: Path, astronaut_fil
     done = _without_home(f"import sys; from fer_edge.cli import main; sys.exit(main({given!r}))", tmp_path)
     assert "Traceback" not in done.stderr
     assert done.returncode == (1 if "eval" in arguments else 0), done.stderr
-    assert {p.name for p in tmp_path.iterdir()} <= {"fer-edge-123456"}
+    assert {p.name for p in tmp_path.iterdir()} <= {f"fer-edge-{os.getuid()}"}
 
 
 @pytest.mark.parametrize("home", ["", "relative", None])
@@ -194,6 +201,28 @@ def test_the_cache_is_never_beside_the_work(
     monkeypatch.chdir(tmp_path)
     assert cache_folder().is_absolute()
     assert not cache_folder().is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize("spoil", ["link", "others may write", "another's"])
+def test_a_temporary_cache_of_somebody_else_is_refused(
+    spoil: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("XDG_CACHE_HOME", "FER_EDGE_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "relative")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = cache_folder()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    if spoil == "link":
+        folder.rmdir()
+        folder.symlink_to("/")
+    elif spoil == "others may write":
+        folder.chmod(0o777)
+    else:
+        monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
+        (tmp_path / "fer-edge-4000000").mkdir()
+    with pytest.raises(FerEdgeError, match="set FER_EDGE_CACHE"):
+        cache_folder()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from web_server import Behaviour, Server, serving
 
@@ -130,8 +131,8 @@ def test_a_required_sha256_is_required_at_once(mirror: Server, cache: Path, tmp_
     find()
     with pytest.raises(WeightsError, match=f"{cache / NAME} has the sha256 {SHA256}, expected 0000"):
         find(sha256="0" * 64)
-    mine = tmp_path / "mine"
-    mine.write_bytes(b"mine")
+    mine = tmp_path / "mine.npz"
+    np.savez(mine, weights=np.zeros(3))
     assert find(str(mine), sha256_of(mine)).sha256 == sha256_of(mine)
     for weights, network in ((str(mine), NETWORK), ("auto", "conv-attention")):
         with pytest.raises(WeightsError, match="has the sha256 .*, expected 0000"):

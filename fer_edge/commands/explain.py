@@ -23,7 +23,7 @@ from fer_edge.commands.base import (
 )
 from fer_edge.commands.parser import offer, whole
 from fer_edge.commands.progress import show_progress
-from fer_edge.datasets import IMAGE_SUFFIXES, read_image
+from fer_edge.datasets import read_image
 from fer_edge.detection import create_detector
 from fer_edge.errors import UsageError, lookup
 from fer_edge.explanation import (
@@ -36,6 +36,7 @@ from fer_edge.explanation import (
 )
 from fer_edge.extras import require_extra
 from fer_edge.probabilities import make_rule
+from fer_edge.sinks import WRITTEN_SUFFIXES
 from fer_edge.sinks.explanation import draw_explanation
 from fer_edge.sinks.files import write_image
 
@@ -81,7 +82,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Explain, draw, and show the probabilities."""
-    output = Output("--output", args.output, suffixes=tuple(sorted(IMAGE_SUFFIXES)))
+    output = Output("--output", args.output, suffixes=tuple(sorted(WRITTEN_SUFFIXES)))
     check_outputs([output], (args.image, args.bundle, args.weights, args.detector_model))
     detecting = detector_options(args)
     image = read_image(args.image)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fer_edge.datasets import IMAGE_SUFFIXES
 from fer_edge.errors import UsageError
 from fer_edge.sinks.annotate import annotate
 from fer_edge.sinks.base import Sink
@@ -12,10 +11,20 @@ from fer_edge.sinks.files import ImageFileSink, ImageFolderSink, JsonLinesSink, 
 from fer_edge.sources import ImageSource, Source, VideoSource
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov"})
+#: Of the images that every OpenCV writes; it reads more.
+WRITTEN_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 #: Of what one file holds; any other output is a folder.
-PICTURE_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
+PICTURE_SUFFIXES = VIDEO_SUFFIXES | WRITTEN_SUFFIXES
 
-__all__ = ["PICTURE_SUFFIXES", "VIDEO_SUFFIXES", "JsonLinesSink", "Sink", "annotate", "picture_sink"]
+__all__ = [
+    "PICTURE_SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "WRITTEN_SUFFIXES",
+    "JsonLinesSink",
+    "Sink",
+    "annotate",
+    "picture_sink",
+]
 
 
 def picture_sink(path: Path, source: Source) -> Sink:
@@ -31,7 +40,7 @@ def picture_sink(path: Path, source: Source) -> Sink:
     suffix = path.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         return VideoFileSink(path, source.fps)
-    if suffix in IMAGE_SUFFIXES and source.frame_count == 1:
+    if suffix in WRITTEN_SUFFIXES and source.frame_count == 1:
         return ImageFileSink(path)
     if not suffix:
         return ImageFolderSink(path, numbered=not isinstance(source, ImageSource))

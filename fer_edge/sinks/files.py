@@ -50,6 +50,8 @@ class ImageFolderSink:
         self.folder = folder
         self.numbered = numbered
         self._written: set[str] = set()
+        if folder.exists() and not folder.is_dir():
+            raise DataError(f"{folder} cannot be made a folder (a file has this name): choose another")
 
     def write(self, frame_bgr: np.ndarray, result: FrameResult) -> None:
         """See :class:`fer_edge.sinks.base.Sink`."""

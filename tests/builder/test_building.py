@@ -17,7 +17,7 @@ from fer_edge._files import sha256_of
 from fer_edge.backends import BACKENDS, available_backends, load_session
 from fer_edge.builder import BuildOptions, build
 from fer_edge.bundle import open_bundle
-from fer_edge.catalogue import CATALOGUE, SHIPPED, find_bundle, shipped_bundle, shipped_figures
+from fer_edge.catalogue import CATALOGUE, SHIPPED, shipped_bundle, shipped_figures
 from fer_edge.datasets import load_dataset
 from fer_edge.errors import DataError, GateError, UsageError, WeightsError
 from fer_edge.evaluation import evaluate, session_logits
@@ -138,17 +138,6 @@ def test_a_temperature_is_fitted_on_labelled_faces_and_used(
     used = evaluate(bundle, BACKENDS["onnxruntime"], faces, prior="training").metrics
     expected = expected_calibration_error(softmax(logits / temperature), faces.targets)
     assert used.ece == pytest.approx(expected, abs=1e-6)
-
-
-def test_bundles_are_found_by_name_unless_a_folder_has_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert find_bundle("default") == shipped_bundle()
-    assert find_bundle("visual-attention") == shipped_bundle("visual-attention")
-    assert find_bundle("mine.fer") == Path("mine.fer")
-    (tmp_path / "visual-attention").mkdir()
-    assert find_bundle("visual-attention") == Path("visual-attention")
 
 
 def test_calibration_and_evaluation_on_class_folders(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_a_terminal_gets_bars() -> None:
 def test_a_build_says_what_it_does(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fer_edge", "build", "--fp32", "--output", str(tmp_path / "a.fer")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "choosing faces for the self-test" in done.stderr.splitlines()
-    assert "choosing" not in done.stdout
+    assert "recording the self-test" in done.stderr.splitlines()
+    assert "recording" not in done.stdout
     done = subprocess.run([*command, "--quiet"], capture_output=True, text=True, check=True)
     assert done.stderr == ""
