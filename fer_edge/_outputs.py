@@ -123,7 +123,8 @@ def _destroys(output: Output, place: Path, source: Path) -> bool:
     if place == source or (place.exists() and place.samefile(source)):
         return True
     if output.kind == BUNDLE:
-        return source.is_relative_to(place)
+        # By identity, since a bind mount has another name.
+        return place.exists() and any(folder.samefile(place) for folder in source.parents)
     # A file that exists within a folder that is read is one of its files.
     return (
         output.kind in (FILE, STREAM) and source.is_dir() and place.is_file() and place.is_relative_to(source)

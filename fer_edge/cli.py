@@ -25,6 +25,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -138,9 +139,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _print_what_the_terminal_cannot() -> None:
     """Have letters that the terminal or file cannot hold written as ``\\x…``, instead of failing after the work."""
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller: >&-
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # for good
+        stream = getattr(sys, name)
         with suppress(AttributeError):  # a host's own stream
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

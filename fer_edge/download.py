@@ -276,7 +276,7 @@ class _Download:
             raise _Altered("the server's Content-Range cannot be read")
         first, last, total = map(int, found.groups())
         asked = first == start and last == total - 1 and length in (None, total - first)
-        same = known.total_bytes in (0, total) and validator_of(headers) in (None, known.validator)
+        same = known.total_bytes in (0, total) and validator_of(headers) == known.validator
         if not asked or not same:
             raise _Altered("the server sent another part of the file than was asked for")
         return total

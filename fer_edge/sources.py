@@ -244,6 +244,10 @@ def open_source(source: str | int | Path) -> Source:
         return LiveSource(int(text))
     if "://" in text:
         return LiveSource(text)
+    if not text:
+        raise SourceError(
+            "the source is empty: give an image, a folder, a video, a camera number or an address"
+        )
     path = Path(text)
     if path.is_dir():
         images = list_images(path)

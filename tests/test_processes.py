@@ -105,10 +105,9 @@ def test_a_terminal_of_few_letters(encoding: str, arguments: tuple[str, ...], as
     assert done.stdout
 
 
-def test_a_reader_that_closes_the_pipe_is_no_error() -> None:
-    with subprocess.Popen(
-        [*FER_EDGE, "models", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+@pytest.mark.parametrize("arguments", [["models", "--json"], ["models"], ["inspect", "default"]])
+def test_a_reader_that_closes_the_pipe_is_no_error(arguments: list[str]) -> None:
+    with subprocess.Popen([*FER_EDGE, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
@@ -294,3 +293,28 @@ def test_an_unreadable_picture_does_not_stop_a_folder(tmp_path: Path, astronaut:
     done = run(*arguments, "--skip-bad", "--json")
     assert done.returncode == 0
     assert len(json.loads(done.stdout)["unreadable"]) == 1
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_streams_that_the_caller_has_closed(closed: str, tmp_path: Path, astronaut_file: Path) -> None:
+    lines = tmp_path / "l.jsonl"
+    command = f"{sys.executable} -m fer_edge run --source {astronaut_file} --jsonl {lines} {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(lines.read_text().splitlines()) == 2
+
+
+def test_the_bundle_that_ships_is_not_overwritten(astronaut_file: Path) -> None:
+    manifest = MODELS_FOLDER / "conv-attention.fer" / "manifest.json"
+    before = manifest.read_bytes()
+    done = run("run", "--source", astronaut_file, "--jsonl", manifest)
+    assert done.returncode == 2
+    assert "would overwrite the input" in done.stderr
+    assert manifest.read_bytes() == before
+
+
+def test_an_empty_source_is_not_the_working_folder(tmp_path: Path) -> None:
+    done = run("run", "--source", "", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "the source is empty" in done.stderr

@@ -233,7 +233,7 @@ def layout_of(network: str) -> Layout:
     """
     if network not in LAYOUTS:
         raise WeightsError(
-            f"{network} has no authors' checkpoint layout (there is one for {', '.join(LAYOUTS)}): give a .safetensors file"
+            f"{network} has no authors' checkpoint layout (there is one for {', '.join(LAYOUTS)}): give the .safetensors file that fer-edge train wrote, whose header names the network and its classes"
         )
     return LAYOUTS[network]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fer_edge._file_kinds import refuse_foreign
 from fer_edge._files import combined_sha256, whole_file
-from fer_edge.errors import UsageError, WeightsError, lookup
+from fer_edge.errors import DataError, UsageError, WeightsError, lookup
 from fer_edge.export.checkpoints import dan
 from fer_edge.export.checkpoints.author_file import AuthorFile
 from fer_edge.export.checkpoints.emotionaldan import AuthorInputs
@@ -21,6 +21,7 @@ from fer_edge.export.checkpoints.files import read_author_file
 from fer_edge.export.checkpoints.layouts import LAYOUTS, describe_layouts, layout_of, recognise
 from fer_edge.export.networks import NETWORKS, build_network
 from fer_edge.export.weights import TrainedNetwork, fill, is_ours, load_weights
+from fer_edge.labels import canonical
 from fer_edge.weights_cache import FoundWeights, require_sha256
 from fer_edge.weights_request import Request
 
@@ -187,10 +188,33 @@ def to_author_state(module: nn.Module, network: str) -> dict[str, Tensor]:
     return write(module)
 
 
+def _check_classes(file: AuthorFile, expected: Sequence[str]) -> None:
+    """Refuse a file that names its classes in another order than its layout's authors."""
+    for key in ("classes", "class_names", "class_to_idx"):
+        stated = file.records.get(key)
+        if isinstance(stated, Mapping) and all(isinstance(i, int) for i in stated.values()):
+            stated = sorted(stated, key=stated.__getitem__)
+        if not isinstance(stated, list | tuple) or not all(isinstance(name, str) for name in stated):
+            continue
+        if [_canonical(name) for name in stated] != [_canonical(name) for name in expected]:
+            raise WeightsError(
+                f"{file.path} names its classes {', '.join(stated)[:200]} ({key}), expected the order of the network's "
+                f"authors, {', '.join(expected)}: reorder the rows of its last layer, or train with fer-edge train"
+            )
+
+
+def _canonical(name: str) -> str:
+    try:
+        return canonical(name)
+    except DataError:
+        return name.casefold()
+
+
 def _convert(file: AuthorFile, network: str, inputs: AuthorInputs) -> TrainedNetwork:
     layout, origin = LAYOUTS[network], str(file.path)
     options, own = layout.from_author(file, inputs)
     spec = layout.spec(network, options["num_classes"], origin)
+    _check_classes(file, spec.class_names)
     with torch.device("meta"):  # no time is spent on random weights
         module = build_network(network, options)
     module.to_empty(device="cpu")

@@ -137,6 +137,8 @@ class TorchFile:
         key, dtype, count = _storage(storage)
         if made.of.endswith("_v3"):
             dtype = _dtype(made.args[6])
+        if any(made.args[7 if made.of.endswith("_v3") else 6 :]):
+            raise NotReadable("a tensor is a negative or conjugate view, whose values lie elsewhere")
         numbers = (offset, *shape, *strides)
         if len(shape) != len(strides) or len(shape) > _MAX_DIMENSIONS or not all(map(_is_count, numbers)):
             raise NotReadable("a tensor has odd sizes")
@@ -264,6 +266,8 @@ def _storage(stored: Stored) -> tuple[str, torch.dtype, int | None]:
     kind, key, _, count = stored.identifier[1:5]
     if stored.identifier[0] not in ("storage", b"storage") or not isinstance(kind, Named):
         raise NotReadable("a storage has no type")
+    if any(part is not None for part in stored.identifier[5:]):
+        raise NotReadable("a storage is a view of another")
     if isinstance(key, int):
         key = str(key)
     if not isinstance(key, str) or not _is_count(count):

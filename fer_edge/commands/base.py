@@ -173,13 +173,21 @@ def prior_text(rule: ProbabilityRule) -> str:
     return ", ".join(f"{name}={value:g}" for name, value in rule.class_prior.items())
 
 
+class _Console(Console):
+    """A console that leaves a closed pipe to the command line, which ends with its exit code."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise what rich has caught."""
+        raise BrokenPipeError
+
+
 def print_result(args: argparse.Namespace, value: dict[str, Any], *tables: Table | str) -> None:
     """Print ``value`` as JSON with ``--json``, else the tables."""
     if args.json:
         print(json.dumps(value, indent=2, default=str))
         return
     # Names of files, layers and extras hold square brackets, which are no markup.
-    console = Console(highlight=False, markup=False)
+    console = _Console(highlight=False, markup=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _FILE_COLUMNS  # nobody's window ends there
     for table in tables:

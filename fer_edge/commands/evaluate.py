@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from fer_edge._outputs import FOLDER, Output, check_outputs
+from fer_edge.catalogue import find_bundle
 from fer_edge.commands.base import (
     add_backend,
     add_bundle,
@@ -52,12 +53,11 @@ def execute(args: argparse.Namespace) -> int:
     prior = parse_prior(args.prior)
     detecting = detector_options(args)
     if args.output:
-        check_outputs([Output("--output", args.output, FOLDER)], (args.data, args.bundle))
+        check_outputs([Output("--output", args.output, FOLDER)], (args.data, find_bundle(args.bundle)))
         require_extra("plots", "drawing the confusion matrix for --output")
     from fer_edge._files import write_json
     from fer_edge.backends import choose_backend
     from fer_edge.bundle import open_bundle
-    from fer_edge.catalogue import find_bundle
     from fer_edge.datasets import load_dataset
     from fer_edge.detection import Detector, create_detector
     from fer_edge.evaluation import evaluate, face_counter

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from fer_edge._outputs import FILE, FOLDER, STREAM, Output, check_outputs
+from fer_edge.catalogue import find_bundle
 from fer_edge.commands.base import (
     add_backend,
     add_bundle,
@@ -179,7 +180,7 @@ def _check(args: argparse.Namespace) -> RuntimeOptions:
         outputs.append(Output("--output", args.output, kind))
     if args.jsonl not in (None, "-"):
         outputs.append(Output("--jsonl", Path(args.jsonl), STREAM))
-    check_outputs(outputs, (args.source, args.bundle, args.detector_model, args.prior))
+    check_outputs(outputs, (args.source, find_bundle(args.bundle), args.detector_model, args.prior))
     return RuntimeOptions(
         backend=args.backend,
         precision=args.precision,

@@ -101,6 +101,12 @@ def find_layout(folder: Path) -> Layout:
             inner = subfolders
         if not inner or direct:
             break
+        others = [d.name for d in subfolders if d not in inner]
+        if others or _holds_pictures(here, 1):
+            raise DataError(
+                f"{here} holds {inner[0].name} with its parts, and pictures elsewhere"
+                f"{' (' + ', '.join(others[:5]) + ')' if others else ''}: name the folder that is meant, such as {inner[0]}"
+            )
         here = inner[0]
     return Layout(here, {})
 

@@ -96,6 +96,8 @@ class ChoiceCache:
             if not os.path.lexists(path):
                 return None
             require_private(path)
+            if not path.is_file():  # opening a pipe would wait for ever
+                raise OSError(f"{path} is no file")
             with path.open("rb") as file:
                 content = file.read(_LIMIT_BYTES + 1)
             if len(content) > _LIMIT_BYTES:
@@ -170,6 +172,9 @@ def _parse(value: Any, path: Path, candidates: Collection[Candidate]) -> Tuning:
     if not isinstance(value, dict) or value.get("schema") != _SCHEMA:
         raise ValueError(f"it has another schema than {_SCHEMA}")
     choice = Choice(**value["choice"])
+    numbers = (choice.max_batch, *(() if choice.threads is None else (choice.threads,)))
+    if not all(type(n) is int for n in numbers):  # 64.0 and True equal numbers that are right
+        raise ValueError("threads and max_batch must be whole numbers")
     if choice.candidate not in candidates or choice.by != "measured":
         raise ValueError("it names a choice that is none here")
     if not is_text(choice.because, _LONGEST) or not is_text(value["date"], _LONGEST):

@@ -44,6 +44,7 @@ EVERY_OPTION = BuildOptions(
     eval_split="PublicTest",
     eval_labels="ferplus",
     skip_bad=True,
+    class_order="happy,sad",
     output=Path("out put.fer"),
     attention=True,
     compute_capabilities=("8.6", "12.0"),

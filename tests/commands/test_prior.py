@@ -94,7 +94,7 @@ def test_wrong_priors_stop_every_command(
         "emfacs": ["default", "--data", str(tmp_path)],
     }
     assert main([command, *arguments[command], "--prior", text]) == 2
-    error = capsys.readouterr().err
+    error = capsys.readouterr().err.removeprefix("loading the network\n")
     assert error.startswith(f"fer-edge {command}: ")
     assert all(part in error for part in message.split(".*"))
     assert not Path(output).exists()

@@ -164,3 +164,11 @@ def test_subjects_come_from_file_names_only_when_asked(tmp_path: Path) -> None:
     write_image(tmp_path / "sad" / "nobody.png")
     with pytest.raises(DataError, match=r"nobody\.png: expected SUBJECT_anything\.png"):
         load_dataset(tmp_path, subjects_from_names=True)
+
+
+@pytest.mark.parametrize("extra", ["other/happy/2.png", "2020/more/happy/2.png", "2.png"])
+def test_pictures_beside_a_wrapped_data_set_are_not_lost(tmp_path: Path, extra: str) -> None:
+    for name in ("archive/train/happy/1.png", "archive/test/sad/1.png", extra):
+        write_image(tmp_path / name)
+    with pytest.raises(DataError, match="and pictures elsewhere|several folders"):
+        load_dataset(tmp_path)

@@ -19,7 +19,13 @@ from author_files import State, light
 from torch import nn
 
 from fer_edge.errors import WeightsError
-from fer_edge.export.checkpoints import LAYOUTS, load_any, load_checkpoint, to_author_state
+from fer_edge.export.checkpoints import (
+    LAYOUTS,
+    load_any,
+    load_checkpoint,
+    random_network,
+    to_author_state,
+)
 from fer_edge.export.checkpoints.entries import _WRAPPED, choose_entries
 from fer_edge.export.checkpoints.files import read_author_file
 from fer_edge.export.checkpoints.layouts import recognise
@@ -250,3 +256,21 @@ def test_whole_models_are_named_with_the_way_to_save_again(tmp_path: Path) -> No
             WeightsError, match=r"torch\.nn\.modules\.linear\.Linear.*torch\.save\(model\.state_dict"
         ):
             load(tmp_path, content)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_views_whose_values_are_negated_are_refused(tmp_path: Path, legacy: bool) -> None:
+    path = tmp_path / "a.pt"
+    entries = {"fc.weight": torch._neg_view(torch.ones(3, 3))}
+    torch.save(entries, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(WeightsError, match="negative or conjugate view"):
+        read_author_file(path)
+
+
+@pytest.mark.parametrize("stated", [["neutral", "happiness"], {"happy": 0, "angry": 1}])
+def test_classes_in_another_order_are_refused(tmp_path: Path, stated: object) -> None:
+    path = tmp_path / "a.pt"
+    state = random_network("resnet18").module.state_dict()
+    torch.save({"state_dict": state, "classes" if isinstance(stated, list) else "class_to_idx": stated}, path)
+    with pytest.raises(WeightsError, match="expected the order of the network's authors, angry, disgust"):
+        load_checkpoint(path, "resnet18")
