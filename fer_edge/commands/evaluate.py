@@ -58,7 +58,7 @@ def execute(args: argparse.Namespace) -> int:
     from fer_edge._files import write_json
     from fer_edge.backends import choose_backend
     from fer_edge.bundle import open_bundle
-    from fer_edge.datasets import load_dataset
+    from fer_edge.datasets import load_dataset, training_split
     from fer_edge.detection import Detector, create_detector
     from fer_edge.evaluation import evaluate, face_counter
     from fer_edge.photographs import recognised
@@ -89,8 +89,16 @@ def execute(args: argparse.Namespace) -> int:
             detector=detector,
             on_faces=face_counter(show, f"evaluating on {faces.name}", len(faces)),
         )
+    training = training_split(args.data) if args.split is None else None
+    warnings = []
+    if training is not None:
+        warnings.append(
+            f"all parts that {faces.name} has are evaluated together, {training} too, on which networks are trained: "
+            "give --split for one part"
+        )
     value = {
         **result.to_dict(),
+        "warnings": warnings,
         "skipped_rows": vars(faces.skipped),
         "excluded_rows": dict(faces.left_out),
         "record": measurement_record(),
@@ -134,6 +142,7 @@ def execute(args: argparse.Namespace) -> int:
         make_table(title, ("", "value"), rows),
         make_table("By class", ("class", "faces", "recall", "F1"), per_class),
         *photographs,
+        *(f"Warning: {text}." for text in warnings),
         *(f"bad row: {problem}" for problem in faces.skipped.first),
     )
     return 0

@@ -72,3 +72,11 @@ def test_skipped_rows_are_counted_and_listed(rafdb: Path, capsys: pytest.Capture
     assert "left out: bad rows" in shown
     assert f"bad row: {rafdb}" in shown
     assert "line 4" in shown
+
+
+def test_parts_that_are_mixed_are_a_warning(rafdb: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["eval", "default", "--data", str(rafdb), "--skip-bad"]
+    assert main([*arguments, "--json"]) == 0
+    assert "give --split for one part" in json.loads(capsys.readouterr().out)["warnings"][0]
+    assert main([*arguments, "--split", "test"]) == 0
+    assert "Warning" not in capsys.readouterr().out
