@@ -30,7 +30,6 @@ HEADER = ("emotion", "pixels", "Usage")
 _FERPLUS_HEADER = ("Usage", "Image name", *FERPLUS, "unknown", "NF")
 _OTHER_LABELS = frozenset({"label", "labels", "class", "expression", "target"})
 _CLASSES = frozenset(map(str, range(len(FER2013))))
-_NUMBERED = re.compile(r"fer(\d{1,9})\.png")
 _VOTE = re.compile(r"[0-9]{1,4}")
 _SIDE = 48
 _BAD = -1
@@ -178,7 +177,6 @@ def _ferplus_labels(
     """
     advice = "the two files must go row for row; give labels fer2013 to leave the votes out"
     rows: list[list[int]] = []
-    last = -1
     for row in table_rows(table, _FERPLUS_HEADER):
         rows.append([0] * (len(FERPLUS) + 2))
         usage = usages[len(rows) - 1] if len(rows) <= len(usages) else None
@@ -188,11 +186,6 @@ def _ferplus_labels(
             raise DataError(
                 f"{row.where}: usage {str(found)[:20]!r} does not match fer2013.csv, which has {usage!r}: {advice}"
             )
-        # Its authors number the images in the order of FER2013: another order gives votes to other images.
-        if number := _NUMBERED.fullmatch((row.value(1) or "").strip()):
-            if int(number[1]) <= last:
-                raise DataError(f"{row.where}: image {number[0]} comes after image {last}: {advice}")
-            last = int(number[1])
         with bad_rows.row(row.where):
             votes = [field.strip() for field in row.columns(len(_FERPLUS_HEADER))[2:]]
             if not all(map(_VOTE.fullmatch, votes)):
