@@ -48,7 +48,7 @@ BUNDLES = {
 
 
 def measure(bundle: Bundle, tunings: int, turns: int) -> dict[str, Any]:
-    """Tune several times, then time all candidates in turn; return plain JSON types."""
+    """Tune several times, then time all candidates interleaved; return plain JSON types."""
     chosen: list[tuple[Candidate, float]] = []
     for _ in range(tunings):
         started = time.perf_counter()

@@ -15,8 +15,8 @@ from fer_edge.calibration.methods import AUTO_METHOD, METHODS
 from fer_edge.calibration.ranges import Observations, Ranges, collect_ranges, observe
 from fer_edge.calibration.sensitivity import Quantised
 from fer_edge.datasets import FaceDataset
-from fer_edge.evaluation import Progress, face_counter
 from fer_edge.preprocess import prepare_batch
+from fer_edge.progress import Progress, face_counter
 from fer_edge.spec import ModelSpec
 
 #: Every tensor of a batch is in memory at once: about 1 GiB in Residual Masking Network.

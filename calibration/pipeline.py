@@ -32,7 +32,8 @@ from fer_edge.calibration.sensitivity import LayerSensitivity, Quantised, measur
 from fer_edge.calibration.work import multiply_adds, share_of
 from fer_edge.datasets import FaceDataset
 from fer_edge.errors import GateError
-from fer_edge.evaluation import Progress, face_counter, known_targets, session_logits
+from fer_edge.evaluation import known_targets, session_logits
+from fer_edge.progress import Progress, face_counter
 from fer_edge.spec import ModelSpec
 from fer_edge.statistics import LatencySummary
 

@@ -21,13 +21,13 @@ from torch import nn
 from fer_edge._files import text_path, whole_file
 from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.errors import ExportError
-from fer_edge.evaluation import Progress
 from fer_edge.export.attention_op import DOMAIN, OPSET_VERSION, function_text
 from fer_edge.export.networks import NETWORKS
 from fer_edge.export.networks.tolerance import DEFAULT_TOLERANCE, Jumping
 from fer_edge.export.onnx_folding import fold_norm_through_pool, move_relu_before_pool
 from fer_edge.export.weights import TrainedNetwork
 from fer_edge.preprocess import prepare_batch
+from fer_edge.progress import Progress
 from fer_edge.spec import ModelSpec
 from fer_edge.synthetic_faces import generate_faces
 

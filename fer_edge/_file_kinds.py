@@ -1,4 +1,4 @@
-"""What a file is, told by its content: whatever is no checkpoint is named, with the way on.
+"""The kind of a file, from its content, with advice for every kind that is not a checkpoint.
 
 Nothing here needs PyTorch, so that a command can judge a file before it asks for packages.
 """

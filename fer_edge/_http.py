@@ -1,4 +1,4 @@
-"""What a download needs of HTTP: redirects, what identifies a version of a file, when to come again."""
+"""HTTP for downloads: redirects, validators (ETag, Last-Modified), Retry-After."""
 
 from __future__ import annotations
 

@@ -172,11 +172,12 @@ def find_bundle(name_or_path: str | Path) -> Path:
     if name in SHIPPED and not (path / MANIFEST).is_file():
         return shipped_bundle(name)
     if not path.exists():
-        names = ["default", *SHIPPED]
+        shipped = ("default", *SHIPPED)
+        names = list(shipped)
         with suppress(OSError):
             names += [str(path.with_name(entry.name)) for entry in path.parent.glob("*.fer")]
         raise BundleError(
-            f"bundle {name} does not exist: give the folder of a bundle, or one that ships ({', '.join(names[:4])})"
+            f"bundle {name} does not exist: give the folder of a bundle, or one that ships ({', '.join(shipped)})"
             f"{closest(name, names)}"
         )
     return path

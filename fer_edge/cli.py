@@ -8,7 +8,7 @@ exit code  meaning
 2          wrong usage: an unknown name, a value out of range, arguments that contradict each other
 129        hung up (SIGHUP)
 130        interrupted (SIGINT, Ctrl-C)
-141        whoever read the output has closed it (SIGPIPE)
+141        the reader of the output has closed the pipe (SIGPIPE)
 143        terminated (SIGTERM)
 =========  =====================================================================================
 
@@ -72,8 +72,8 @@ class Terminated(KeyboardInterrupt):
         self.code = code
 
 
-def make_parser(arguments: Sequence[str] = (), every_command: bool = False) -> Parser:
-    """Return the parser; only the command that ``arguments`` name has its own arguments, unless all are asked for."""
+def make_parser(arguments: Sequence[str] = ()) -> Parser:
+    """Return the parser; only the command that ``arguments`` name has its own arguments."""
     parser = Parser(
         prog="fer-edge",
         description="Facial expression recognition on edge devices.",
@@ -86,7 +86,7 @@ def make_parser(arguments: Sequence[str] = (), every_command: bool = False) -> P
         command = subparsers.add_parser(
             name, help=entry.help, description=entry.help[0].upper() + entry.help[1:] + "."
         )
-        if every_command or name in arguments:
+        if name in arguments:
             _configure(command, entry)
     return parser
 
@@ -106,7 +106,7 @@ def _configure(command: Parser, entry: Entry) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    _print_what_the_terminal_cannot()
+    _prepare_streams()
     if "_ARGCOMPLETE" in os.environ:
         _complete()
     with _signals():
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _INTERRUPTED
 
 
-def _print_what_the_terminal_cannot() -> None:
+def _prepare_streams() -> None:
     """Have letters that the terminal or file cannot hold written as ``\\x…``, instead of failing after the work."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller: >&-

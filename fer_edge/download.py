@@ -31,20 +31,17 @@ from fer_edge._http import (
 from fer_edge._partial_file import DiskError, PartialFile, Version, disk_error, part_of
 from fer_edge.engines.lock import open_lock, try_lock
 from fer_edge.errors import DownloadError
+from fer_edge.progress import Progress
 
 __all__ = [
     "DEFAULT_OPTIONS",
     "DiskError",
     "DownloadOptions",
     "Downloaded",
-    "Progress",
     "download",
     "only_one",
     "part_of",
 ]
-
-#: (stage, done, total): bytes; ``total`` is 0 while it is unknown.
-Progress = Callable[[str, int, int], None]
 
 _BLOCK_BYTES = 1 << 20
 #: An attempt that brings less counts as failed: a server that gives little and breaks off cannot hold us for ever.

@@ -23,9 +23,6 @@ from fer_edge.spec import ModelSpec
 #: More is not faster on a CPU, and takes memory: 32 faces of Residual Masking Network took 1 GiB.
 BATCH_SIZE = 8
 
-#: Called with (stage, done, total).
-Progress = Callable[[str, int, int], None]
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -75,18 +72,6 @@ def session_logits(
         parts.append(logits)
         on_faces(len(batch))
     return np.concatenate(parts) if parts else np.zeros((0, len(spec.class_names)), np.float32)
-
-
-def face_counter(on_progress: Progress, stage: str, total: int) -> Callable[[int], None]:
-    """Return an ``on_faces`` that adds up the faces it is called with, and tells ``on_progress`` how many of ``total`` are done."""
-    done = 0
-
-    def count(faces: int) -> None:
-        nonlocal done
-        done += faces
-        on_progress(stage, done, total)
-
-    return count
 
 
 def known_targets(faces: FaceDataset, spec: ModelSpec) -> np.ndarray:

@@ -240,10 +240,8 @@ def open_source(source: str | int | Path) -> Source:
         If it does not exist, is empty, or cannot be decoded.
     """
     text = str(source)
-    if text.isdecimal():
-        return LiveSource(int(text))
-    if "://" in text:
-        return LiveSource(text)
+    if is_live(text):
+        return LiveSource(int(text) if text.isdecimal() else text)
     if not text:
         raise SourceError(
             "the source is empty: give an image, a folder, a video, a camera number or an address"

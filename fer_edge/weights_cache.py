@@ -10,7 +10,7 @@ import contextlib
 import datetime
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,9 @@ from fer_edge._http import SHA256, check_address
 from fer_edge.catalogue import CATALOGUE, MODELS_FOLDER
 from fer_edge.download import DEFAULT_OPTIONS, DiskError, DownloadOptions, download, only_one, part_of
 from fer_edge.errors import DownloadError, UsageError, WeightsError
+from fer_edge.progress import Progress
 from fer_edge.published import PUBLISHED, PublishedFile
 from fer_edge.weights_request import Request
-
-Progress = Callable[[str, int, int], None]
 
 MIRROR = "FER_EDGE_WEIGHTS_MIRROR"
 OFFLINE = "FER_EDGE_OFFLINE"

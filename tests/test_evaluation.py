@@ -15,9 +15,10 @@ from fer_edge.catalogue import shipped_bundle
 from fer_edge.datasets import FaceDataset
 from fer_edge.detection import create_detector
 from fer_edge.errors import DataError
-from fer_edge.evaluation import evaluate, face_counter, known_targets, labelled_logits, session_logits
+from fer_edge.evaluation import evaluate, known_targets, labelled_logits, session_logits
 from fer_edge.labels import FER2013, FERPLUS
 from fer_edge.probabilities import softmax
+from fer_edge.progress import face_counter
 from fer_edge.synthetic_faces import generate_faces
 
 ORT = BACKENDS["onnxruntime"]

@@ -1,4 +1,4 @@
-"""An author's file, read: entries, records, and what was done to get at them."""
+"""The content of an author's file: entries, records, and the changes made while reading them."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class ChosenEntries:
     others : tuple of str
         Other weights in the file, which were not chosen.
     prefixes : tuple of str
-        What was taken off the names.
+        Prefixes that were removed from the names.
     dropped : mapping
         Kind of entry that was left out → how many.
     """

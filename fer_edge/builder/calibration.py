@@ -13,7 +13,7 @@ from fer_edge.builder.splits import Counts, Split
 from fer_edge.bundle import FP32_MODEL, RANGES, Manifest
 from fer_edge.calibration.methods import AUTO_METHOD
 from fer_edge.errors import UsageError
-from fer_edge.evaluation import Progress
+from fer_edge.progress import Progress
 
 if TYPE_CHECKING:
     from fer_edge.calibration.candidates import Candidate

@@ -10,9 +10,9 @@ from fer_edge.builder.options import BuildOptions
 from fer_edge.bundle import FP32_MODEL, RANGES, SELF_TEST, Manifest, open_bundle
 from fer_edge.catalogue import shipped_bundle
 from fer_edge.datasets import FaceDataset
-from fer_edge.evaluation import Progress
 from fer_edge.explanation import require_attention
 from fer_edge.extras import require_extra
+from fer_edge.progress import Progress
 from fer_edge.weights_cache import find_weights
 from fer_edge.weights_request import Request, request_weights
 

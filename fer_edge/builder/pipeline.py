@@ -32,7 +32,8 @@ from fer_edge.bundle import (
 from fer_edge.datasets import FaceDataset
 from fer_edge.engines.devices import parse_capability
 from fer_edge.errors import GateError, UsageError
-from fer_edge.evaluation import Progress, face_counter, labelled_logits
+from fer_edge.evaluation import labelled_logits
+from fer_edge.progress import Progress, face_counter
 from fer_edge.spec import ModelSpec
 from fer_edge.statistics import tool_versions
 

@@ -16,10 +16,10 @@ from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.backends.self_test import TOLERANCES, relative_errors
 from fer_edge.backends.self_test_data import MAX_SIDE_PX, SelfTestData, read_self_test, write_self_test
 from fer_edge.bundle import FP16_MODEL, FP32_MODEL, SELF_TEST, int8_model, model_key
-from fer_edge.evaluation import Progress, face_counter
 from fer_edge.generated import DEFAULT_GENERATOR, GENERATORS
 from fer_edge.manifest import SelfTestRecord
 from fer_edge.preprocess import prepare_batch
+from fer_edge.progress import Progress, face_counter
 from fer_edge.spec import ModelSpec
 
 #: Other faces than those that calibrate and compare.

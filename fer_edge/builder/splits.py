@@ -17,7 +17,7 @@ from fer_edge.builder.reader import Account, FaceReader, HashedFaces
 from fer_edge.datasets import FaceDataset
 from fer_edge.datasets.duplicates import copies_of, hash_faces, repeats
 from fer_edge.errors import CalibrationError, DataError
-from fer_edge.evaluation import Progress
+from fer_edge.progress import Progress
 from fer_edge.spec import CropRule
 
 #: To fewer distinct faces generated ones are added, where something is measured on them.

@@ -79,6 +79,11 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def reading_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what :func:`add_reading` has read, as arguments of :func:`fer_edge.datasets.load_dataset`."""
+    return {"on_bad_row": "skip" if args.skip_bad else "error", "class_order": args.class_order}
+
+
 def add_detector(parser: argparse.ArgumentParser) -> None:
     """Add which detector to use, its weights, and where its networks run."""
     text = f"one of {', '.join(DETECTORS)}"

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from fer_edge.commands.base import add_reading, make_table, percent, print_result
+from fer_edge.commands.base import add_reading, make_table, percent, print_result, reading_options
 from fer_edge.commands.explain import add_network, open_explainer
 from fer_edge.commands.parser import whole
 from fer_edge.commands.progress import show_progress
@@ -38,14 +38,13 @@ def execute(args: argparse.Namespace) -> int:
     """Measure and show one row per class."""
     from fer_edge.datasets import load_dataset
     from fer_edge.detection import create_detector
-    from fer_edge.evaluation import face_counter
     from fer_edge.photographs import recognised
+    from fer_edge.progress import face_counter
 
     explainer = open_explainer(args)
     from fer_edge.export.explanation.emfacs import emfacs_overlap
 
-    on_bad_row = "skip" if args.skip_bad else "error"
-    faces = load_dataset(args.data, args.split, on_bad_row=on_bad_row, class_order=args.class_order)
+    faces = load_dataset(args.data, args.split, **reading_options(args))
     faces = recognised(faces, create_detector, explainer.spec.crop)
     if args.images is not None:
         faces = faces.sample(args.images)

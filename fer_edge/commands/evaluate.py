@@ -20,6 +20,7 @@ from fer_edge.commands.base import (
     percent,
     print_result,
     prior_text,
+    reading_options,
 )
 from fer_edge.commands.progress import show_progress
 from fer_edge.extras import require_extra
@@ -60,18 +61,16 @@ def execute(args: argparse.Namespace) -> int:
     from fer_edge.bundle import open_bundle
     from fer_edge.datasets import load_dataset, training_split
     from fer_edge.detection import Detector, create_detector
-    from fer_edge.evaluation import evaluate, face_counter
+    from fer_edge.evaluation import evaluate
     from fer_edge.photographs import recognised
     from fer_edge.probabilities import make_rule
+    from fer_edge.progress import face_counter
     from fer_edge.statistics import measurement_record
 
     bundle = open_bundle(find_bundle(args.bundle))
     make_rule(bundle.manifest, prior)  # before the data is read
     backend = choose_backend(args.backend, bundle, args.precision)
-    on_bad_row = "skip" if args.skip_bad else "error"
-    faces = load_dataset(
-        args.data, args.split, args.labels, on_bad_row=on_bad_row, class_order=args.class_order
-    )
+    faces = load_dataset(args.data, args.split, args.labels, **reading_options(args))
 
     def create() -> Detector:
         return create_detector(args.detector, detecting)

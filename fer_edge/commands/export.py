@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from fer_edge._outputs import Output, check_outputs
-from fer_edge.catalogue import CATALOGUE, DEFAULT_MODEL
+from fer_edge.catalogue import DEFAULT_MODEL
 from fer_edge.commands.base import add_model, make_table, print_result
 from fer_edge.commands.progress import show_progress
-from fer_edge.errors import lookup
 from fer_edge.extras import require_extra
 from fer_edge.weights_cache import find_weights
 from fer_edge.weights_request import request_weights
@@ -61,11 +60,10 @@ def add_author_inputs(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Export and show what was recognised and the difference to PyTorch."""
-    lookup(CATALOGUE, args.model, "model")
-    output = Output("--output", args.output, suffixes=(".onnx",))
-    check_outputs([output], (args.weights, args.check_data, args.canonical_shape, args.image_statistics))
     author_inputs = args.canonical_shape is not None or args.image_statistics is not None
     request = request_weights(args.model, args.weights, args.weights_sha256, author_inputs)
+    output = Output("--output", args.output, suffixes=(".onnx",))
+    check_outputs([output], (args.weights, args.check_data, args.canonical_shape, args.image_statistics))
     require_extra("export", "exporting weights")
     from fer_edge.datasets import load_dataset
     from fer_edge.export.checkpoints import AuthorInputs, load_found, random_network

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -45,8 +46,6 @@ class Parser(argparse.ArgumentParser):
 
     def print_usage(self, file: Any = None) -> None:
         """Print the usage on standard error."""
-        import sys
-
         super().print_usage(file or sys.stderr)
 
 

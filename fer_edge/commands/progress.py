@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from fer_edge.evaluation import Progress
+    from fer_edge.progress import Progress
 
 #: Continuous integration ends jobs that are silent for some minutes; people doubt much earlier.
 SECONDS_BETWEEN_LINES = 30.0
@@ -70,7 +70,7 @@ class Lines:
         self._said_s = time.monotonic()
         try:
             print(text, file=self._stream, flush=True)
-        except (OSError, ValueError):  # whoever read it has gone; the work goes on
+        except (OSError, ValueError):  # the reader has closed the pipe; the work goes on
             self._closed.set()
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fer_edge.runtime.choice import Candidate
     from fer_edge.runtime.timing import Timing
 
-#: Whoever asks for a measurement waits longer than a runtime that starts.
+#: Longer than at the start of a runtime, since here the measurement was asked for.
 _OPENING_S = 300.0
 
 

@@ -1,4 +1,4 @@
-"""What lies in a folder: data and not the leavings of other programs, in natural order, and in words for messages."""
+"""Folders of data: listed in natural order without the files of other programs, and described for messages."""
 
 from __future__ import annotations
 

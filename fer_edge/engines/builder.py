@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from fer_edge.engines.flavours import FLAVOURS, require_module, worker_environme
 from fer_edge.engines.plugin import REPORT_PREFIX
 from fer_edge.engines.plugin_nodes import choose_model
 from fer_edge.errors import EngineError
+from fer_edge.progress import Progress
 from fer_edge.statistics import tool_versions
 
 __all__ = ["PRECISIONS", "EngineOptions", "EngineReport", "build_engine", "estimate_memory_bytes"]
@@ -28,8 +29,6 @@ __all__ = ["PRECISIONS", "EngineOptions", "EngineReport", "build_engine", "estim
 _TAIL_LINES = 20
 _LINES_IN_MESSAGE = 3
 _LONGEST_LINE = 300
-
-Progress = Callable[[str, int, int], None]
 
 
 def build_engine(

@@ -26,7 +26,7 @@ from fer_edge.detection import create_detector
 from fer_edge.engines.device_arrays import is_device_array
 from fer_edge.errors import BackendError, BundleError, UsageError
 from fer_edge.explanation import require_attention
-from fer_edge.frames import as_frame, check_frame
+from fer_edge.frames import check_frame
 from fer_edge.guard import Guard
 from fer_edge.heatmaps import min_max
 from fer_edge.preprocess import covered_box, crop_rectangle, cut_rectangle, prepare_batch
@@ -130,7 +130,6 @@ class Runtime:
         Beside arrays it may be the path or the bytes of a picture file, or a PIL image (:func:`fer_edge.frames.as_frame`).
         """
         self._opened.require_process()
-        frame_bgr = as_frame(frame_bgr)
         with self._counting:
             frame = Frame(frame_bgr, self._calls, time.monotonic())
             self._calls += 1

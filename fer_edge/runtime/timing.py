@@ -1,4 +1,4 @@
-"""What was measured of one candidate, and the figure by which candidates are compared.
+"""The measurement of one candidate, and the figure that compares candidates.
 
 The figure is the time per face: the mean of the median for one face, and a quarter of the median for four faces in
 one call. Both count alike, so that what is fast for single faces only does not win at the cost of frames with several.

@@ -206,7 +206,7 @@ def _measure(
     measure: Measure,
     on_progress: Callable[[int, int], None],
 ) -> Tuning:
-    # A warning reaches whoever has set up no logging: what it tells of keeps a caller waiting for seconds.
+    # A warning is shown without any logging set up, and this keeps the caller waiting for seconds.
     _LOG.warning(
         "measuring once which of %d choices of backend, precision, threads and batch runs %s the fastest here; "
         "%s=0, tune=False and --no-tune leave it out",
