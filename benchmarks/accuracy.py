@@ -30,23 +30,23 @@ from peak import PEAK_RUNS, PEAK_SIZE, Peak, best_peaks, measure_peaks, peak_tab
 from rich.console import Console
 from turns import take_turns
 
-from fer_edge._files import write_json
+from fer_edge._utils.files import write_json
 from fer_edge.backends import SessionOptions, choose_backend
 from fer_edge.backends.base import Session
 from fer_edge.builder import BuildOptions, build
 from fer_edge.bundle import FP32_MODEL, Bundle
-from fer_edge.calibration.report import known_targets
-from fer_edge.calibration.work import multiply_adds
-from fer_edge.catalogue import SHIPPED
+from fer_edge.calibration.comparison.compare import known_targets
+from fer_edge.calibration.placement.macs import multiply_adds
 from fer_edge.commands.base import make_table
 from fer_edge.datasets import FaceDataset, load_dataset
 from fer_edge.errors import DataError, FerEdgeError, UsageError
-from fer_edge.evaluation import session_logits
-from fer_edge.metrics import compute_metrics
+from fer_edge.evaluation.evaluate import session_logits
+from fer_edge.evaluation.metrics import compute_metrics
+from fer_edge.models.catalogue import SHIPPED
 from fer_edge.preprocess import prepare_batch
 from fer_edge.probabilities import softmax
 from fer_edge.spec import ModelSpec
-from fer_edge.statistics import measurement_record, summarise
+from fer_edge.system.provenance import measurement_record, summarise
 
 CALIBRATION_SPLIT, EVALUATION_SPLIT = "Training", "PublicTest"
 #: A model, and the backend that runs it.

@@ -20,22 +20,22 @@ import numpy as np
 import onnx
 from rich.console import Console
 
-from fer_edge._files import write_json
+from fer_edge._utils.files import write_json
 from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.bundle import FP32_MODEL, open_bundle
-from fer_edge.calibration.methods import METHODS
-from fer_edge.calibration.observers import TensorRange
-from fer_edge.calibration.paired import compare_paired
-from fer_edge.calibration.qdq import DIALECTS, quantise
-from fer_edge.calibration.ranges import observe
-from fer_edge.calibration.report import known_targets
-from fer_edge.catalogue import SHIPPED, shipped_bundle
+from fer_edge.calibration.comparison.compare import known_targets
+from fer_edge.calibration.comparison.paired import compare_paired
+from fer_edge.calibration.qdq.writer import DIALECTS, quantise
+from fer_edge.calibration.ranges.methods import METHODS
+from fer_edge.calibration.ranges.observers import TensorRange
+from fer_edge.calibration.ranges.ranges import observe
 from fer_edge.commands.base import make_table
 from fer_edge.datasets import FaceDataset, load_dataset
-from fer_edge.generated import GENERATORS
+from fer_edge.models.catalogue import SHIPPED, shipped_bundle
 from fer_edge.preprocess import prepare_batch
 from fer_edge.spec import ModelSpec
-from fer_edge.statistics import measurement_record
+from fer_edge.synthetic import GENERATORS
+from fer_edge.system.provenance import measurement_record
 
 BACKEND = "onnxruntime"
 REAL = "real"
@@ -76,7 +76,7 @@ def network(name: str, work: Path) -> tuple[Path, ModelSpec, str]:
         bundle = open_bundle(shipped_bundle(key))
         return bundle.path / FP32_MODEL, bundle.spec, SHIPPED[key].labels
     from fer_edge.export.checkpoints import load_any
-    from fer_edge.export.onnx_model import export_onnx
+    from fer_edge.export.onnx.export import export_onnx
 
     trained = load_any(Path(weights), key)
     export_onnx(trained, work / FP32_MODEL)

@@ -24,25 +24,25 @@ from typing import Any
 import onnx
 from rich.console import Console
 
-from fer_edge._files import sha256_of, write_json
-from fer_edge._machine import LocalMachine
-from fer_edge._memory import measure_free_memory
-from fer_edge.calibration.families import placement_of
-from fer_edge.calibration.half import ALWAYS_FLOAT, to_half
-from fer_edge.calibration.qdq import quantise
-from fer_edge.calibration.ranges import collect_ranges
+from fer_edge._utils.files import sha256_of, write_json
+from fer_edge.calibration.fp16 import ALWAYS_FLOAT, to_half
+from fer_edge.calibration.placement.families import placement_of
+from fer_edge.calibration.qdq.writer import quantise
+from fer_edge.calibration.ranges.ranges import collect_ranges
 from fer_edge.commands.base import make_table
-from fer_edge.engines.builder import PRECISIONS, EngineOptions, build_engine
-from fer_edge.engines.devices import ComputeCapability, dotted, parse_capability
+from fer_edge.cuda.gpus import ComputeCapability, dotted, parse_capability
+from fer_edge.engines.build.builder import PRECISIONS, EngineOptions, build_engine
 from fer_edge.engines.flavours import FLAVOURS, require_module
 from fer_edge.engines.plugin import find_plugin
 from fer_edge.errors import EngineError
 from fer_edge.export.checkpoints import random_network
 from fer_edge.export.networks import NETWORKS
-from fer_edge.export.onnx_model import export_onnx
+from fer_edge.export.onnx.export import export_onnx
 from fer_edge.preprocess import prepare_batch
-from fer_edge.statistics import measurement_record
-from fer_edge.synthetic_faces import generate_faces
+from fer_edge.synthetic.drawn import generate_faces
+from fer_edge.system.machine import LocalMachine
+from fer_edge.system.memory import measure_free_memory
+from fer_edge.system.provenance import measurement_record
 
 #: Networks that need so much memory, in GB: left out where there is less, unless they are named.
 LARGE = {"resmasking-ensemble": 16}

@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from fer_edge._files import write_json
+from fer_edge._utils.files import write_json
 from fer_edge.backends import BACKENDS, SessionOptions, available_backends, load_tested_session
 from fer_edge.backends.int8_probe import probe_int8
 from fer_edge.builder import BuildOptions, build
 from fer_edge.bundle import Bundle, open_bundle
-from fer_edge.calibration.paired import compare_paired
-from fer_edge.catalogue import SHIPPED, shipped_bundle
+from fer_edge.calibration.comparison.paired import compare_paired
 from fer_edge.commands.base import make_table
 from fer_edge.datasets import FaceDataset, load_dataset
-from fer_edge.evaluation import known_targets, session_logits
-from fer_edge.statistics import measurement_record
+from fer_edge.evaluation.evaluate import known_targets, session_logits
+from fer_edge.models.catalogue import SHIPPED, shipped_bundle
+from fer_edge.system.provenance import measurement_record
 
 
 def measure(

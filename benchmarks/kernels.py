@@ -43,10 +43,10 @@ from kernel_work import (
 )
 from rich.console import Console
 
-from fer_edge._files import write_json
+from fer_edge._utils.files import write_json
 from fer_edge.commands.base import make_table
-from fer_edge.kernels import availability
-from fer_edge.statistics import measurement_record
+from fer_edge.cuda.kernels import availability
+from fer_edge.system.provenance import measurement_record
 
 LABEL = "roofline estimate, not measured"
 

@@ -23,12 +23,12 @@ import onnx
 import onnx.parser
 from kernel_work import ATTENTION_SHAPES, Work
 
-from fer_edge import kernels
 from fer_edge.commands.base import make_table
-from fer_edge.engines.builder import EngineOptions, build_engine
+from fer_edge.cuda import kernels
+from fer_edge.engines.build.builder import EngineOptions, build_engine
 from fer_edge.engines.flavours import FLAVOURS
 from fer_edge.errors import EngineError, UsageError
-from fer_edge.export.attention_op import DOMAIN, attend, function_text
+from fer_edge.export.onnx.attention_op import DOMAIN, attend, function_text
 
 GAMMA = 0.7
 _WARM_UP, _RUNS, _CALLS_PER_RUN = 20, 50, 20

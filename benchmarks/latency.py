@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from fer_edge._files import write_json
+from fer_edge._utils.files import write_json
 from fer_edge.backends import BACKENDS, SessionOptions, available_backends, load_session
 from fer_edge.bundle import PRECISIONS, open_bundle
-from fer_edge.catalogue import find_bundle
 from fer_edge.commands.base import make_table
 from fer_edge.errors import BundleError
-from fer_edge.statistics import measurement_record, summarise
+from fer_edge.models.catalogue import find_bundle
+from fer_edge.system.provenance import measurement_record, summarise
 
 
 def measure(

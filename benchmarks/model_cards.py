@@ -18,16 +18,16 @@ from typing import Any
 from priors import RECORD
 from rich.console import Console
 
-from fer_edge._files import whole_file, write_json
+from fer_edge._utils.files import whole_file, write_json
 from fer_edge.backends import choose_backend
 from fer_edge.builder import BuildOptions, build
 from fer_edge.bundle import Bundle, open_bundle
-from fer_edge.catalogue import SHIPPED, ShippedModel, shipped_bundle
 from fer_edge.datasets import FaceDataset, load_dataset
 from fer_edge.detection import create_detector
-from fer_edge.evaluation import evaluate
-from fer_edge.metrics import Metrics
-from fer_edge.statistics import measurement_record
+from fer_edge.evaluation.evaluate import evaluate
+from fer_edge.evaluation.metrics import Metrics
+from fer_edge.models.catalogue import SHIPPED, ShippedModel, shipped_bundle
+from fer_edge.system.provenance import measurement_record
 
 BACKEND = "onnxruntime"
 PRIOR = "training"

@@ -24,10 +24,10 @@ from onnx import helper, numpy_helper
 from rich.console import Console
 from turns import take_turns
 
-from fer_edge._files import write_json
+from fer_edge._utils.files import write_json
 from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.commands.base import make_table
-from fer_edge.statistics import measurement_record
+from fer_edge.system.provenance import measurement_record
 
 PEAK_SIZE, PEAK_RUNS = 2048, 20
 #: The convolution is like those of a residual network: 3×3, 256 channels, on 56×56.

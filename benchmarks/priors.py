@@ -18,17 +18,17 @@ from typing import Any
 from renew_bundles import RULE, training_labels
 from rich.console import Console
 
-from fer_edge._files import write_json
+from fer_edge._utils.files import write_json
 from fer_edge.backends import BACKENDS, load_session
 from fer_edge.bundle import open_bundle
-from fer_edge.catalogue import SHIPPED, shipped_bundle
 from fer_edge.commands.base import make_table, percent
 from fer_edge.datasets import FaceDataset, load_dataset
 from fer_edge.detection import create_detector
-from fer_edge.evaluation import labelled_logits
-from fer_edge.metrics import Metrics, compute_metrics
+from fer_edge.evaluation.evaluate import labelled_logits
+from fer_edge.evaluation.metrics import Metrics, compute_metrics
+from fer_edge.models.catalogue import SHIPPED, shipped_bundle
 from fer_edge.probabilities import NAMED_PRIORS, make_rule, softmax
-from fer_edge.statistics import measurement_record
+from fer_edge.system.provenance import measurement_record
 
 RECORD = Path(__file__).resolve().parent / "records" / "priors.json"
 FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "ece", "ece_unweighted")

@@ -23,14 +23,14 @@ from fer_edge.backends import BACKENDS, load_session
 from fer_edge.builder import BuildOptions, build
 from fer_edge.builder.self_test import add_self_test
 from fer_edge.bundle import FP32_MODEL, RANGES, SELF_TEST, Bundle, Manifest, open_bundle, write_bundle
-from fer_edge.catalogue import SHIPPED, shipped_bundle
 from fer_edge.datasets import FaceDataset
 from fer_edge.errors import DataError
-from fer_edge.evaluation import labelled_logits
-from fer_edge.export.training.data import DataOptions, load_training_data
+from fer_edge.evaluation.evaluate import labelled_logits
+from fer_edge.evaluation.metrics import Metrics, compute_metrics
+from fer_edge.export.training.data.batches import DataOptions, load_training_data
 from fer_edge.export.training.frequencies import class_frequencies
 from fer_edge.export.training.recipes import RECIPES, Phase
-from fer_edge.metrics import Metrics, compute_metrics
+from fer_edge.models.catalogue import SHIPPED, shipped_bundle
 from fer_edge.probabilities import make_rule, softmax
 
 #: Accuracy on held-out images that the default prior may cost.

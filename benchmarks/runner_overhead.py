@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from fer_edge._files import write_json
+from fer_edge._utils.files import write_json
 from fer_edge.commands.base import make_table
-from fer_edge.engines.device import TensorInfo
-from fer_edge.engines.engine_file import EngineFile
-from fer_edge.engines.runner import EngineRunner, RunnerOptions
-from fer_edge.statistics import measurement_record
+from fer_edge.cuda.device import TensorInfo
+from fer_edge.engines.cache.engine_file import EngineFile
+from fer_edge.engines.run.runner import EngineRunner, RunnerOptions
+from fer_edge.system.provenance import measurement_record
 
 _SAMPLE = (1, 48, 48)  # FER2013's faces
 _CLASSES = 7
@@ -52,7 +52,7 @@ class InstantEngine:
 
 
 class InstantDevice:
-    """See :class:`fer_edge.engines.device.Device`: host memory, no streams."""
+    """See :class:`fer_edge.cuda.device.Device`: host memory, no streams."""
 
     def __init__(self) -> None:
         self._memory: dict[int, np.ndarray] = {}

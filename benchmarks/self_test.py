@@ -22,20 +22,20 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from fer_edge._files import write_json
+from fer_edge._utils.files import write_json
 from fer_edge.backends import BACKENDS, SessionOptions, available_backends, load_tested_session
 from fer_edge.backends.base import DEFAULT_INT8
 from fer_edge.backends.self_test import TOLERANCES, changed_classes, relative_errors
 from fer_edge.builder import BuildOptions, build
 from fer_edge.builder.self_test import choose_faces
 from fer_edge.bundle import Bundle, open_bundle
-from fer_edge.calibration.saturation import SaturationEmulator
-from fer_edge.catalogue import SHIPPED, find_bundle, shipped_bundle
+from fer_edge.calibration.qdq.saturation import SaturationEmulator
 from fer_edge.commands.base import make_table
-from fer_edge.evaluation import session_logits
-from fer_edge.generated import GENERATORS
+from fer_edge.evaluation.evaluate import session_logits
+from fer_edge.models.catalogue import SHIPPED, find_bundle, shipped_bundle
 from fer_edge.preprocess import prepare_batch
-from fer_edge.statistics import measurement_record, summarise
+from fer_edge.synthetic import GENERATORS
+from fer_edge.system.provenance import measurement_record, summarise
 
 _SEED = 7
 _OPENINGS = 5

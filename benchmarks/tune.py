@@ -23,9 +23,7 @@ import numpy as np
 from rich.console import Console
 from turns import take_turns
 
-from fer_edge._files import write_json
-from fer_edge._machine import LocalMachine
-from fer_edge._processors import count_processors
+from fer_edge._utils.files import write_json
 from fer_edge.backends import BACKENDS, load_session
 from fer_edge.backends.base import run_in_parts
 from fer_edge.builder import BuildOptions, build
@@ -35,7 +33,9 @@ from fer_edge.runtime.choice import Candidate, list_candidates
 from fer_edge.runtime.options import RuntimeOptions
 from fer_edge.runtime.timing import SEVERAL, time_per_face
 from fer_edge.runtime.tune import tune
-from fer_edge.statistics import measurement_record, summarise
+from fer_edge.system.machine import LocalMachine
+from fer_edge.system.processors import count_processors
+from fer_edge.system.provenance import measurement_record, summarise
 
 #: Name → how its bundle is built.
 BUNDLES = {

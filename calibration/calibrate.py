@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
+from fer_edge._utils.progress import Progress, face_counter
 from fer_edge.backends import Backend
-from fer_edge.calibration.candidates import Choice, choose_calibration
-from fer_edge.calibration.families import placement_of
-from fer_edge.calibration.fidelity import Fidelity, measure_fidelity
-from fer_edge.calibration.methods import AUTO_METHOD, METHODS
-from fer_edge.calibration.ranges import Observations, Ranges, collect_ranges, observe
-from fer_edge.calibration.sensitivity import Quantised
+from fer_edge.calibration.algorithms.search import Choice, choose_calibration
+from fer_edge.calibration.algorithms.sensitivity import Quantised
+from fer_edge.calibration.comparison.fidelity import Fidelity, measure_fidelity
+from fer_edge.calibration.placement.families import placement_of
+from fer_edge.calibration.ranges.methods import AUTO_METHOD, METHODS
+from fer_edge.calibration.ranges.ranges import Observations, Ranges, collect_ranges, observe
 from fer_edge.datasets import FaceDataset
 from fer_edge.preprocess import prepare_batch
-from fer_edge.progress import Progress, face_counter
 from fer_edge.spec import ModelSpec
 
 #: Every tensor of a batch is in memory at once: about 1 GiB in Residual Masking Network.
@@ -50,7 +50,7 @@ def calibrate(
     faces, held_out : FaceDataset
         For the ranges, and for measuring what they give.
     method : str
-        A key of :data:`fer_edge.calibration.methods.METHODS`, or ``auto``.
+        A key of :data:`fer_edge.calibration.ranges.methods.METHODS`, or ``auto``.
     data : mapping
         Where the faces come from, for the record.
     on_progress : callable

@@ -14,10 +14,10 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from fer_edge._checks import is_number
-from fer_edge._file_kinds import is_safetensors
-from fer_edge._files import sha256_of, text_path, whole_file
-from fer_edge._safetensors import parse_json, read_safetensors_header
+from fer_edge._utils.checks import is_number
+from fer_edge._utils.file_kinds import is_safetensors
+from fer_edge._utils.files import sha256_of, text_path, whole_file
+from fer_edge._utils.safetensors_header import parse_json, read_safetensors_header
 from fer_edge.errors import FerEdgeError, WeightsError
 from fer_edge.export.networks import build_network
 from fer_edge.manifest import LOGIT_PRIORS, TEMPERATURES, parse_frequencies

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fer_edge._privacy import opt_out
+from fer_edge._utils.privacy import opt_out
 
 if TYPE_CHECKING:
     from fer_edge.builder import BuildOptions, BuildReport, build

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from fer_edge._files import sha256_of, whole_folder
+from fer_edge._utils.files import sha256_of, whole_folder
 from fer_edge.errors import BundleError
 from fer_edge.manifest import (
     FORMAT_VERSION,

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, NoReturn
 from fer_edge import __version__
 from fer_edge.commands.parser import Parser
 from fer_edge.errors import FerEdgeError, UsageError
-from fer_edge.extras import explain_missing_module
+from fer_edge.system.extras import explain_missing_module
 
 if TYPE_CHECKING:
     from fer_edge.commands.base import Command

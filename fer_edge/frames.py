@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_edge.engines.device_arrays import DeviceArray
+from fer_edge.cuda.arrays import DeviceArray
 from fer_edge.errors import DataError
 
 _MAX_SIDE_PX = 32766  # OpenCV's warps count pixels in 16 bits
@@ -29,7 +29,7 @@ def as_frame(value: Any) -> Any:
         If a picture cannot be decoded.
     """
     if isinstance(value, str | os.PathLike | bytes | bytearray | memoryview):
-        from fer_edge.datasets.images import (  # with OpenCV, which most users of this need not
+        from fer_edge._utils.images import (  # with OpenCV, which most users of this need not
             decode_image,
             read_image,
         )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fer_edge._checks import is_number
+from fer_edge._utils.checks import is_number
 from fer_edge.errors import BundleError, UsageError
 from fer_edge.probabilities import Prior, make_rule
 from fer_edge.spec import ModelSpec

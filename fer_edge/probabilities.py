@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fer_edge._checks import is_number
+from fer_edge._utils.checks import is_number
 from fer_edge.errors import UsageError, closest, lookup
 from fer_edge.spec import ModelSpec
 

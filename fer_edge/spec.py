@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fer_edge._checks import is_number, is_text
+from fer_edge._utils.checks import is_number, is_text
 from fer_edge.errors import BundleError
 
 COLORS = ("gray", "rgb", "bgr")

@@ -238,7 +238,7 @@ PYBIND11_MODULE(_kernels, module) {
     }
   });
 
-  module.doc() = "CUDA kernels of FER-Edge; use them through fer_edge.kernels.";
+  module.doc() = "CUDA kernels of FER-Edge; use them through fer_edge.cuda.kernels.";
   module.attr("architectures") = FER_EDGE_ARCHITECTURES;
   module.attr("cuda_version") = std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10);
   module.def("device_state", &device_state, "(count, reason): how many devices there are; if none, why.");

@@ -1,4 +1,4 @@
-// What a kernel may use beyond plain CUDA C++, once for nvcc and once for the CPU (emulation/).
+// What a kernel may use beyond plain CUDA C++, once for nvcc and once for the CPU (tests/kernels/emulation).
 //
 // Every access to global memory goes through load_global, store_global or copy_async, so that the
 // emulation counts the bytes; every multiplication of an inner loop through multiply, multiply_add or

@@ -18,10 +18,10 @@ import pytest
 from emulated_kernels import Emulation, compile_emulation
 from golden_outputs import GoldenFolder
 from once import made_once
+from places import ROOT
 
-from fer_edge._files import cache_folder, whole_folder
+from fer_edge._utils.files import cache_folder, whole_folder
 
-ROOT = Path(__file__).resolve().parent.parent
 #: TensorRT's C++ headers, version 10.14 (Apache-2.0), which no package of NVIDIA's brings.
 HEADERS = "kernel-lens==2.0.1 --hash=sha256:07cc714e8b5e7f34b672f7c7fad93febe7c747be5837ba276b1527370134ffe0"
 

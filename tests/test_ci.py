@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 #: Programs that the scripts use, from the machine; all others are absent.
 PROGRAMS = ("bash", "dirname", "env", "rm", "sed")
 PACKAGES = {"chromium": "chromium", "qemu-x86_64": "qemu-user", "strace": "strace"}

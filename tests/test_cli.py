@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_edge.catalogue import shipped_bundle
 from fer_edge.cli import COMMANDS, main
+from fer_edge.models.catalogue import shipped_bundle
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import SUPPORT
 
 from fer_edge.backends import available_backends
 from fer_edge.detection import DETECTORS
@@ -17,7 +18,7 @@ from fer_edge.detection import DETECTORS
 BEGIN = """
 import gc, multiprocessing, os, signal, sys, threading, warnings
 import cv2, numpy as np
-sys.path[:0] = sys.argv[1:3]
+sys.path.insert(0, sys.argv[1])
 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 import fer_edge
 from fer_edge import DetectorOptions, Runtime
@@ -44,7 +45,7 @@ def in_child(work):
 
 RUNTIME = """
 from crowds import of_detections, of_frame
-backend, detector, threads, photograph, *model = sys.argv[3:]
+backend, detector, threads, photograph, *model = sys.argv[2:]
 threads = int(threads)
 frame = cv2.imread(photograph)
 options = DetectorOptions(model=model[0] if model else None, backend=backend, threads=threads)
@@ -135,8 +136,8 @@ print("done")
 """
 
 SOURCES = """
-from fer_edge.sources import LiveSource, VideoSource
-video, live = VideoSource(__import__("pathlib").Path(sys.argv[3])), LiveSource(sys.argv[3])
+from fer_edge.sources.open import LiveSource, VideoSource
+video, live = VideoSource(__import__("pathlib").Path(sys.argv[2])), LiveSource(sys.argv[2])
 frames = iter(video), iter(live)
 for each in frames:
     next(each)
@@ -158,8 +159,8 @@ print("done")
 
 RUNNER = """
 from fake_device import FakeDevice
-from test_runner import ENGINE, assert_clean, assert_right, draw, network
-from fer_edge.engines.runner import EngineRunner
+from example_engine import ENGINE, assert_clean, assert_right, draw, network
+from fer_edge.engines.run.runner import EngineRunner
 warnings.simplefilter("error", ResourceWarning)
 device = FakeDevice(network(), lambda: 0.0)
 runner = EngineRunner(lambda: device, ENGINE)
@@ -185,13 +186,11 @@ print("done")
 
 
 def run_program(program: str, *arguments: str | Path, children: int = 1) -> None:
-    tests = Path(__file__).parent
     command = [
         sys.executable,
         "-c",
         BEGIN + program,
-        str(tests),
-        str(tests / "engines"),
+        SUPPORT,
         *map(str, arguments),
     ]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)

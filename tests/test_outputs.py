@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fer_edge._outputs import BUNDLE, FILE, FOLDER, STREAM, Output, check_outputs
 from fer_edge.errors import UsageError
+from fer_edge.outputs import BUNDLE, FILE, FOLDER, STREAM, Output, check_outputs
 
 
 def refused(path: Path | str, kind: str = FILE, inputs: tuple[Path | str, ...] = (), **more: object) -> str:

@@ -15,14 +15,14 @@ import pytest
 
 from fer_edge.backends import BACKENDS, load_session
 from fer_edge.bundle import MANIFEST, SELF_TEST, open_bundle
-from fer_edge.catalogue import SHIPPED, shipped_bundle
 from fer_edge.errors import BundleError, UsageError
-from fer_edge.evaluation import session_logits
+from fer_edge.evaluation.evaluate import session_logits
+from fer_edge.evaluation.metrics import expected_calibration_error
 from fer_edge.manifest import Manifest
-from fer_edge.metrics import expected_calibration_error
+from fer_edge.models.catalogue import SHIPPED, shipped_bundle
 from fer_edge.probabilities import NAMED_PRIORS, ProbabilityRule, make_rule, softmax
 from fer_edge.spec import ModelSpec
-from fer_edge.synthetic_faces import generate_faces
+from fer_edge.synthetic.drawn import generate_faces
 
 NAMES = ("neutral", "happiness", "disgust")
 SPEC = ModelSpec("net", 8, 8, "gray", 1, (0.0,), (1.0,), NAMES)

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 import fer_edge
-from fer_edge._files import cache_folder
-from fer_edge.catalogue import MODELS_FOLDER
+from fer_edge._utils.files import cache_folder
 from fer_edge.errors import FerEdgeError
+from fer_edge.models.catalogue import MODELS_FOLDER
 
 FER_EDGE = [sys.executable, "-m", "fer_edge"]
 #: A name whose bytes are not UTF-8, which Linux allows.

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from fer_edge import cli
-from fer_edge.catalogue import CATALOGUE
 from fer_edge.cli import COMMANDS, make_parser
+from fer_edge.models.catalogue import CATALOGUE
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 from crowds import count_wrong, draw_crowds, of_detections, of_frame, of_outputs, run_together
+from places import SUPPORT
 
 from fer_edge import DetectorOptions, Runtime
 from fer_edge.backends import BACKENDS, SessionOptions, available_backends
 from fer_edge.bundle import open_bundle
-from fer_edge.catalogue import shipped_bundle
 from fer_edge.detection import DETECTORS, create_detector
 from fer_edge.errors import BackendError, DataError, DetectorError
+from fer_edge.models.catalogue import shipped_bundle
 from fer_edge.results import Detection
 
 BACKEND_NAMES = available_backends("cpu")
@@ -255,7 +256,7 @@ print("done")
 
 def run_program(program: str, *arguments: str) -> None:
     result = subprocess.run(
-        [sys.executable, "-c", program, str(Path(__file__).parent), *arguments],
+        [sys.executable, "-c", program, SUPPORT, *arguments],
         capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert result.stdout.strip() == "done", result.stderr

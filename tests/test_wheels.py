@@ -6,12 +6,12 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from places import ROOT
 
 #: glibc 2.x beside each Python: Ubuntu 22.04 (JetPack 6) and Ubuntu 24.04 (JetPack 7).
 GLIBC_MINOR = {"3.10": 35, "3.12": 39}
@@ -20,7 +20,7 @@ MAX_ROUNDS = 5
 
 def core_requirements() -> list[str]:
     """Return ``dependencies`` of pyproject.toml; tomllib is not in Python 3.10."""
-    text = (Path(__file__).resolve().parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     (block,) = re.findall(r"^dependencies = \[\n(.*?)^\]", text, flags=re.MULTILINE | re.DOTALL)
     return re.findall(r'^  "([^"]+)",$', block, flags=re.MULTILINE)
 

@@ -14,7 +14,7 @@ from typing import IO
 
 import numpy as np
 
-from fer_edge._file_kinds import ZIP_ERRORS
+from fer_edge._utils.file_kinds import ZIP_ERRORS
 from fer_edge.errors import WeightsError
 
 #: The largest array that is read whole; those of the papers' networks stay below 110 MB.

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fer_edge._files import combined_sha256, sha256_of
-from fer_edge._inert_pickle import Made
+from fer_edge._utils.files import combined_sha256, sha256_of
+from fer_edge._utils.inert_pickle import Made
 
 #: Records that authors leave beside the weights; they are repeated as the file's claims.
 _CLAIMS = (

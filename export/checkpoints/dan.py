@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fer_edge._files import sha256_of, whole_file
+from fer_edge._utils.files import sha256_of, whole_file
 from fer_edge.errors import WeightsError
 from fer_edge.export.checkpoints.arrays import NpzArrays
 from fer_edge.export.networks.dan import EPSILON, WIDTHS, Dan

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from fer_edge._files import combined_sha256
+from fer_edge._utils.files import combined_sha256
 from fer_edge.errors import WeightsError
 from fer_edge.export.checkpoints.layouts import LAYOUTS
 from fer_edge.export.networks import NETWORKS

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from fer_edge._inert_pickle import Made
+from fer_edge._utils.inert_pickle import Made
 from fer_edge.errors import WeightsError
 
 T = TypeVar("T")

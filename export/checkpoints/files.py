@@ -12,10 +12,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fer_edge._file_kinds import is_safetensors, refuse_foreign, tensorflow_prefix
-from fer_edge._files import text_path
-from fer_edge._inert_pickle import Made
-from fer_edge._safetensors import read_safetensors_header
+from fer_edge._utils.file_kinds import is_safetensors, refuse_foreign, tensorflow_prefix
+from fer_edge._utils.files import text_path
+from fer_edge._utils.inert_pickle import Made
+from fer_edge._utils.safetensors_header import read_safetensors_header
 from fer_edge.errors import WeightsError
 from fer_edge.export.checkpoints.arrays import NpzArrays, is_npz
 from fer_edge.export.checkpoints.author_file import AuthorFile

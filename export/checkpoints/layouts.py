@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from fer_edge.errors import WeightsError
-from fer_edge.export.aliases import State
 from fer_edge.export.checkpoints import emotionaldan, resmasking
+from fer_edge.export.checkpoints.aliases import State
 from fer_edge.export.checkpoints.author_file import AuthorFile
 from fer_edge.export.networks import IMAGENET_MEAN, IMAGENET_STD, NETWORKS, feratt_layout
 from fer_edge.labels import FER2013, FERPLUS

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fer_edge._file_kinds import refuse_foreign
-from fer_edge._files import combined_sha256, whole_file
+from fer_edge._utils.file_kinds import refuse_foreign
+from fer_edge._utils.files import combined_sha256, whole_file
 from fer_edge.errors import DataError, UsageError, WeightsError, lookup
 from fer_edge.export.checkpoints import dan
 from fer_edge.export.checkpoints.author_file import AuthorFile
@@ -22,8 +22,8 @@ from fer_edge.export.checkpoints.layouts import LAYOUTS, describe_layouts, layou
 from fer_edge.export.networks import NETWORKS, build_network
 from fer_edge.export.weights import TrainedNetwork, fill, is_ours, load_weights
 from fer_edge.labels import canonical
-from fer_edge.weights_cache import FoundWeights, require_sha256
-from fer_edge.weights_request import Request
+from fer_edge.weights.cache import FoundWeights, require_sha256
+from fer_edge.weights.request import Request
 
 _NOTHING = AuthorInputs()
 
@@ -74,7 +74,7 @@ def _load_one(path: Path, network: str | None, inputs: AuthorInputs) -> TrainedN
 
 
 def load_found(found: FoundWeights, request: Request, inputs: AuthorInputs = _NOTHING) -> TrainedNetwork:
-    """Load weights that :func:`fer_edge.weights_cache.find_weights` has found.
+    """Load weights that :func:`fer_edge.weights.cache.find_weights` has found.
 
     Returns
     -------

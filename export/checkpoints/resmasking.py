@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fer_edge.errors import WeightsError
-from fer_edge.export.aliases import State, without_aliases
+from fer_edge.export.checkpoints.aliases import State, without_aliases
 from fer_edge.export.networks.resmasking import ResMaskingOptions
 
 _SHORTCUT = re.compile(r"^(mask\d+)\.conv(\d+)\.downsample\.")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fer_edge.errors import WeightsError
-from fer_edge.extras import require_extra
+from fer_edge.system.extras import require_extra
 
 _FOOTER = 48
 _MAGIC = 0xDB4775248B80FB57

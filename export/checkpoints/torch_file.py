@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fer_edge._file_kinds import ZIP_ERRORS
-from fer_edge._inert_pickle import (
+from fer_edge._utils.file_kinds import ZIP_ERRORS
+from fer_edge._utils.inert_pickle import (
     Contents,
     LimitedReader,
     Made,
@@ -91,7 +91,7 @@ class TorchFile:
     Attributes
     ----------
     value : object
-        What was saved: plain values, and :class:`~fer_edge._inert_pickle.Made` for every object.
+        What was saved: plain values, and :class:`~fer_edge._utils.inert_pickle.Made` for every object.
 
     Raises
     ------

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fer_edge.errors import UsageError, lookup
-from fer_edge.export.explanation.frames import to_input_frame
+from fer_edge.export.explanation.canonical_maps import to_input_frame
 from fer_edge.export.networks.conv_attention import ConvAttention
 from fer_edge.export.networks.emotionaldan import EmotionalDan
 from fer_edge.export.networks.feratt import FERAtt

@@ -16,7 +16,7 @@ import numpy as np
 
 from fer_edge.datasets import FaceDataset
 from fer_edge.errors import DataError, UsageError
-from fer_edge.explanation import Explainer
+from fer_edge.explanation.explain import Explainer
 from fer_edge.heatmaps import enlarge
 from fer_edge.labels import canonical, index_map
 from fer_edge.preprocess import prepare_batch

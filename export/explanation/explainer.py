@@ -8,17 +8,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from fer_edge._utils.guard import Guard
 from fer_edge.errors import BackendError, lookup
-from fer_edge.explanation import METHODS, Explained
+from fer_edge.explanation.explain import METHODS, Explained
 from fer_edge.export.explanation.attention import AttentionOptions, attention_maps
 from fer_edge.export.explanation.gradcam import grad_cam
 from fer_edge.export.weights import TrainedNetwork
-from fer_edge.guard import Guard
 from fer_edge.probabilities import ProbabilityRule, make_rule
 
 
 class NetworkExplainer:
-    """See :class:`fer_edge.explanation.Explainer`; runs in PyTorch.
+    """See :class:`fer_edge.explanation.explain.Explainer`; runs in PyTorch.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class NetworkExplainer:
         self.rule = make_rule(trained) if rule is None else rule
 
     def explain(self, batch: np.ndarray, classes: Sequence[int] | None = None) -> Explained:
-        """See :class:`fer_edge.explanation.Explainer`."""
+        """See :class:`fer_edge.explanation.explain.Explainer`."""
         tensor = torch.from_numpy(batch)
         with self._module as module:
             return self._explain(module, tensor, classes)
@@ -79,5 +79,5 @@ class NetworkExplainer:
         )
 
     def close(self) -> None:
-        """See :class:`fer_edge.explanation.Explainer`."""
+        """See :class:`fer_edge.explanation.explain.Explainer`."""
         self._module.close()

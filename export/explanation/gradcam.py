@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fer_edge.errors import UsageError
-from fer_edge.export.explanation.frames import to_input_frame
+from fer_edge.export.explanation.canonical_maps import to_input_frame
 from fer_edge.export.networks.baselines import ResmaskingEnsemble
 from fer_edge.export.networks.cbam import CbamResNet50
 from fer_edge.export.networks.conv_attention import ConvAttention

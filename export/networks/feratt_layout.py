@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fer_edge.errors import WeightsError
-from fer_edge.export.aliases import State, without_aliases
+from fer_edge.export.checkpoints.aliases import State, without_aliases
 from fer_edge.export.networks.feratt import VARIANTS, FERAtt, FERAttOptions
 
 #: An entry that every file has, whatever the variant.

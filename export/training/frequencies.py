@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from fer_edge.export.training.data import TrainingData
+from fer_edge.export.training.data.batches import TrainingData
+from fer_edge.export.training.data.sampling import expected_draws
 from fer_edge.export.training.recipes import Phase, Recipe
-from fer_edge.export.training.sampling import expected_draws
 
 #: A class that was never seen would have no logarithm.
 LEAST_FREQUENCY = 1e-4

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from fer_edge._files import whole_file
+from fer_edge._utils.files import whole_file
 from fer_edge.export.training.plots import save_curves
 
 if TYPE_CHECKING:

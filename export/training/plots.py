@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import matplotlib
 from matplotlib.figure import Figure
 
-from fer_edge._files import whole_file
+from fer_edge._utils.files import whole_file
 
 if TYPE_CHECKING:
     from fer_edge.export.training.logs import EpochMetrics

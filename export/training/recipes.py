@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fer_edge.export.networks import NETWORKS
-from fer_edge.export.training.augmentation import AugmentationOptions
+from fer_edge.export.training.data.augmentation import AugmentationOptions
 from fer_edge.export.training.losses import VEMO_CLASS_WEIGHTS
 from fer_edge.labels import FER2013, FERPLUS
 from fer_edge.spec import CropRule, ModelSpec
@@ -66,7 +66,7 @@ class Recipe:
     phases : tuple of Phase
         Carried out in order.
     data : str
-        A key of :data:`fer_edge.export.training.data.DATA`.
+        A key of :data:`fer_edge.export.training.data.batches.DATA`.
     dropped_classes : tuple of str
         Images of these classes are left out.
     per_class : int or None

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fer_edge._files import whole_file
+from fer_edge._utils.files import whole_file
 from fer_edge.errors import WeightsError
 from fer_edge.export.training.logs import EpochMetrics
 from fer_edge.export.training.recipes import Phase, Recipe

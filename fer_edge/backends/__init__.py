@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fer_edge.backends.base import Availability, Backend, CropSession, Session, SessionOptions
-from fer_edge.backends.onnx_limits import check_contract, check_model
+from fer_edge.backends.onnx_check.check import check_contract, check_model
 from fer_edge.backends.onnxruntime import OnnxRuntimeBackend, make_gpu_backends
 from fer_edge.backends.openvino import OpenVinoBackend
 from fer_edge.backends.self_test import OFF, SelfTestReport, run_self_test

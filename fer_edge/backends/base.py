@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from fer_edge._checks import MOST_THREADS, require_choice, require_flag, require_whole
+from fer_edge._utils.checks import MOST_THREADS, require_choice, require_flag, require_whole
 from fer_edge.bundle import ModelFile
-from fer_edge.engines.engine_options import LARGEST_BATCH, MOST_DLA_CORES, PRECISIONS
+from fer_edge.engines.build.options import LARGEST_BATCH, MOST_DLA_CORES, PRECISIONS
 from fer_edge.errors import BackendError
 
 if TYPE_CHECKING:

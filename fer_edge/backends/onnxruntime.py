@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime
 
-from fer_edge._files import text_path
+from fer_edge._utils.files import text_path
+from fer_edge._utils.guard import Guard
 from fer_edge.backends.base import (
     DEFAULT_INT8,
     NO_GPU,
@@ -27,10 +28,9 @@ from fer_edge.backends.base import (
 from fer_edge.backends.int8_probe import with_exact_int8
 from fer_edge.backends.onnx_file import input_of, precision_of, read_graph
 from fer_edge.bundle import ModelFile
-from fer_edge.engines.devices import require_gpu
-from fer_edge.engines.engine_options import EngineOptions
+from fer_edge.cuda.gpus import require_gpu
+from fer_edge.engines.build.options import EngineOptions
 from fer_edge.errors import BackendError, EngineError
-from fer_edge.guard import Guard
 
 if TYPE_CHECKING:
     import onnx

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from fer_edge._files import text_path
-from fer_edge._privacy import without_openvino_telemetry
+from fer_edge._utils.files import text_path
+from fer_edge._utils.guard import Activity, Guard
+from fer_edge._utils.privacy import without_openvino_telemetry
 from fer_edge.backends.base import (
     DEFAULT_INT8,
     Availability,
@@ -27,8 +28,7 @@ from fer_edge.backends.base import (
 from fer_edge.backends.int8_probe import with_exact_int8
 from fer_edge.bundle import ModelFile
 from fer_edge.errors import BackendError
-from fer_edge.extras import install_command
-from fer_edge.guard import Activity, Guard
+from fer_edge.system.extras import install_command
 
 _IMPORT = threading.Lock()  # while the telemetry package is hidden
 _ACTIVITY = Activity()

@@ -18,10 +18,10 @@ from fer_edge.backends.base import Backend, CropSession, Session, SessionOptions
 from fer_edge.backends.self_test_data import SelfTestData, read_self_test
 from fer_edge.bundle import SELF_TEST, Bundle, model_key
 from fer_edge.errors import BundleError, SelfTestError
-from fer_edge.generated import GENERATORS
 from fer_edge.preprocess import cut_rectangle, prepare_batch
 from fer_edge.spec import ModelSpec
-from fer_edge.statistics import device_name, processor_features
+from fer_edge.synthetic import GENERATORS
+from fer_edge.system.provenance import device_name, processor_features
 
 #: Largest relative error by arithmetic. A manifest may tighten these, never widen them.
 TOLERANCES: Mapping[str, float] = {

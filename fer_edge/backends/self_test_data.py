@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_edge._files import whole_file
+from fer_edge._utils.files import whole_file
 from fer_edge.errors import BundleError
 from fer_edge.spec import ModelSpec
 

@@ -18,22 +18,22 @@ import numpy as np
 from fer_edge.backends.base import DEFAULT_INT8, NO_GPU, Availability, Int8Config, SessionOptions, check_batch
 from fer_edge.backends.onnx_file import precision_of, read_graph
 from fer_edge.bundle import ENGINES, ModelFile
-from fer_edge.engines.cache import CachedEngine, EngineCache, OnWait
-from fer_edge.engines.cuda_device import INSTALL_CUDA_PYTHON, CudaDevice, identify_gpu
-from fer_edge.engines.device_arrays import DeviceArray, describe, is_device_array
-from fer_edge.engines.devices import require_gpu
+from fer_edge.cuda.arrays import DeviceArray, describe, is_device_array
+from fer_edge.cuda.cuda_device import INSTALL_CUDA_PYTHON, CudaDevice, identify_gpu
+from fer_edge.cuda.gpus import require_gpu
+from fer_edge.cuda.kernels import availability, crop_resize_normalize
+from fer_edge.engines.cache.header import EngineKey
+from fer_edge.engines.cache.store import CachedEngine, EngineCache, OnWait
 from fer_edge.engines.flavours import FLAVOURS
-from fer_edge.engines.header import EngineKey
 from fer_edge.engines.plugin import NAME, find_plugin
-from fer_edge.engines.runner import EngineRunner
-from fer_edge.engines.runner_options import RunnerOptions
+from fer_edge.engines.run.options import RunnerOptions
+from fer_edge.engines.run.runner import EngineRunner
 from fer_edge.errors import BackendError, EngineError
 from fer_edge.frames import check_device_frame
-from fer_edge.kernels import availability, crop_resize_normalize
 from fer_edge.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from fer_edge.engines.builder import EngineOptions
+    from fer_edge.engines.build.builder import EngineOptions
 
 # Warnings reach whoever has set up no logging: what they tell of keeps a caller waiting for minutes.
 _LOG = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class TensorRtSession:
         spec: ModelSpec,
         chroma: Any = None,
     ) -> Mapping[str, np.ndarray]:
-        """See :class:`fer_edge.backends.base.CropSession`; ``chroma`` as in :func:`fer_edge.kernels.crop_resize_normalize`.
+        """See :class:`fer_edge.backends.base.CropSession`; ``chroma`` as in :func:`fer_edge.cuda.kernels.crop_resize_normalize`.
 
         Raises
         ------
@@ -170,7 +170,7 @@ class TensorRtBackend:
         return TensorRtSession(runner, engine.rebuilt_because)
 
     def _prepare(self, model: Path | ModelFile, options: SessionOptions, version: str) -> _Work:
-        from fer_edge.engines.ahead_of_time import make_key  # needs onnx
+        from fer_edge.engines.build.ahead_of_time import make_key  # needs onnx
 
         file = model if isinstance(model, ModelFile) else ModelFile(model, model.read_bytes())
         plugin = _needed_plugin(file)
@@ -200,7 +200,7 @@ class _Work:
 
 
 def _engine_options(flavour: str, model: ModelFile, options: SessionOptions) -> EngineOptions:
-    from fer_edge.engines.builder import EngineOptions
+    from fer_edge.engines.build.builder import EngineOptions
 
     precision = options.precision or precision_of(read_graph(model))
     # A DLA takes no other batch than the one that it was built for, and one face must not wait for a second.
@@ -216,7 +216,7 @@ def _engine_options(flavour: str, model: ModelFile, options: SessionOptions) -> 
 
 
 def _build(model: ModelFile, path: Path, settings: EngineOptions) -> None:
-    from fer_edge.engines.builder import build_engine
+    from fer_edge.engines.build.builder import build_engine
 
     name = model.path.name
     _LOG.warning("compiling %s for this device with %s, once; it may take minutes", name, settings.flavour)
@@ -246,7 +246,7 @@ def _compiled_ahead(cache: EngineCache, key: EngineKey) -> CachedEngine | None:
 
     It was compiled for the usual batches, which hold smaller ones.
     """
-    from fer_edge.engines.engine_options import EngineOptions
+    from fer_edge.engines.build.options import EngineOptions
 
     options = {name: value for name, value in key.options.items() if name != "workspace_share"}
     usual = (EngineOptions.min_batch, EngineOptions.opt_batch, EngineOptions.max_batch)

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fer_edge._utils.progress import Progress
 from fer_edge.backends import Backend
 from fer_edge.builder.faces import effort_for
 from fer_edge.builder.options import BuildOptions
 from fer_edge.builder.splits import Counts, Split
 from fer_edge.bundle import FP32_MODEL, RANGES, Manifest
-from fer_edge.calibration.methods import AUTO_METHOD
+from fer_edge.calibration.ranges.methods import AUTO_METHOD
 from fer_edge.errors import UsageError
-from fer_edge.progress import Progress
 
 if TYPE_CHECKING:
-    from fer_edge.calibration.candidates import Candidate
-    from fer_edge.calibration.ranges import Ranges
+    from fer_edge.calibration.algorithms.search import Candidate
+    from fer_edge.calibration.ranges.ranges import Ranges
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def shipped_calibration(options: BuildOptions, work: Path) -> Calibration | None
     UsageError
         If a method is asked for, which cannot change them.
     """
-    from fer_edge.calibration.ranges import load_ranges
+    from fer_edge.calibration.ranges.ranges import load_ranges
 
     if options.precision != "int8" or options.calibration_data is not None or not (work / RANGES).is_file():
         return None

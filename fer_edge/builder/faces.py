@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fer_edge.builder.options import BuildOptions
-from fer_edge.catalogue import CATALOGUE
 from fer_edge.datasets import FaceDataset, load_dataset
 from fer_edge.errors import lookup
-from fer_edge.generated import DEFAULT_GENERATOR, GENERATORS
+from fer_edge.models.catalogue import CATALOGUE
+from fer_edge.synthetic import DEFAULT_GENERATOR, GENERATORS
 
 
 @dataclass(frozen=True)

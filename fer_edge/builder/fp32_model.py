@@ -6,15 +6,15 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+from fer_edge._utils.progress import Progress
 from fer_edge.builder.options import BuildOptions
 from fer_edge.bundle import FP32_MODEL, RANGES, SELF_TEST, Manifest, open_bundle
-from fer_edge.catalogue import shipped_bundle
 from fer_edge.datasets import FaceDataset
-from fer_edge.explanation import require_attention
-from fer_edge.extras import require_extra
-from fer_edge.progress import Progress
-from fer_edge.weights_cache import find_weights
-from fer_edge.weights_request import Request, request_weights
+from fer_edge.explanation.explain import require_attention
+from fer_edge.models.catalogue import shipped_bundle
+from fer_edge.system.extras import require_extra
+from fer_edge.weights.cache import find_weights
+from fer_edge.weights.request import Request, request_weights
 
 
 def fp32_model(
@@ -41,7 +41,7 @@ def fp32_model(
     require_extra("export", "exporting weights")
     found = None if request.kind == "random" else find_weights(request, on_progress)
     from fer_edge.export.checkpoints import AuthorInputs, load_found, random_network
-    from fer_edge.export.onnx_model import FACES_TO_CHECK, export_onnx
+    from fer_edge.export.onnx.export import FACES_TO_CHECK, export_onnx
 
     on_progress("loading weights", 0, 1)
     if found is None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fer_edge._checks import MOST_IMAGES, require_flag, require_path, require_whole
-from fer_edge._outputs import BUNDLE, Output, check_outputs
+from fer_edge._utils.checks import MOST_IMAGES, require_flag, require_path, require_whole
 from fer_edge.bundle import PRECISIONS
-from fer_edge.calibration.methods import AUTO_METHOD
-from fer_edge.engines.devices import parse_capability
+from fer_edge.calibration.ranges.methods import AUTO_METHOD
+from fer_edge.cuda.gpus import parse_capability
 from fer_edge.engines.plugin import PLUGIN_CHOICES
 from fer_edge.errors import UsageError, lookup
-from fer_edge.generated import GENERATORS
+from fer_edge.outputs import BUNDLE, Output, check_outputs
+from fer_edge.synthetic import GENERATORS
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class BuildOptions:
     Attributes
     ----------
     model : str
-        A key of :data:`fer_edge.catalogue.CATALOGUE`.
+        A key of :data:`fer_edge.models.catalogue.CATALOGUE`.
     weights : str
         ``auto`` (what ships, else what the authors have published, fetched once), a key of
-        :data:`fer_edge.catalogue.SHIPPED` or :data:`fer_edge.published.PUBLISHED_FILES`, ``random`` (timing only)
+        :data:`fer_edge.models.catalogue.SHIPPED` or :data:`fer_edge.models.published.PUBLISHED_FILES`, ``random`` (timing only)
         or a file.
     precision : {"fp32", "fp16", "int8"}
         What the bundle is for; every bundle holds the FP32 model. A bundle that is not INT8 holds ranges if
@@ -41,9 +41,9 @@ class BuildOptions:
     comparison_images : int or None
         How many faces FP32 and INT8 are compared on where there is no ``eval_data``; ``None`` is 128 or 64.
     generator : str or None
-        A key of :data:`fer_edge.generated.GENERATORS`: who makes those images; ``None`` is the default one.
+        A key of :data:`fer_edge.synthetic.GENERATORS`: who makes those images; ``None`` is the default one.
     method : str
-        A key of :data:`fer_edge.calibration.methods.METHODS`, or ``auto``, which measures them all, bias
+        A key of :data:`fer_edge.calibration.ranges.methods.METHODS`, or ``auto``, which measures them all, bias
         correction and equalisation.
     max_drop : float or None
         Percentage points of accuracy that INT8 may lose, without labels the share of faces whose class changes:
@@ -126,9 +126,9 @@ def check_options(options: BuildOptions) -> None:
     WeightsError
         If the weights file is missing, or no weights of this network are known.
     """
-    from fer_edge.calibration.gate import Bounds
-    from fer_edge.calibration.methods import METHODS
-    from fer_edge.weights_request import request_weights
+    from fer_edge.calibration.comparison.bounds import Bounds
+    from fer_edge.calibration.ranges.methods import METHODS
+    from fer_edge.weights.request import request_weights
 
     inputs = options.canonical_shape is not None or options.image_statistics is not None
     request_weights(options.model, options.weights, options.weights_sha256, inputs)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fer_edge._files import write_json
+from fer_edge._utils.files import write_json
+from fer_edge._utils.progress import Progress, face_counter
 from fer_edge.backends import BACKENDS, Backend, SessionOptions, choose_backend
 from fer_edge.builder.calibration import Calibration, calibrate_on, faces_needed, shipped_calibration
 from fer_edge.builder.faces import effort_for, load_sources
@@ -29,19 +30,18 @@ from fer_edge.bundle import (
     int8_model,
     write_bundle,
 )
+from fer_edge.cuda.gpus import parse_capability
 from fer_edge.datasets import FaceDataset
-from fer_edge.engines.devices import parse_capability
 from fer_edge.errors import GateError, UsageError
-from fer_edge.evaluation import labelled_logits
-from fer_edge.progress import Progress, face_counter
+from fer_edge.evaluation.evaluate import labelled_logits
 from fer_edge.spec import ModelSpec
-from fer_edge.statistics import tool_versions
+from fer_edge.system.provenance import tool_versions
 
 if TYPE_CHECKING:
-    from fer_edge.calibration.pipeline import Int8
-    from fer_edge.calibration.report import Comparison
-    from fer_edge.engines.builder import EngineReport
-    from fer_edge.temperature import Temperature
+    from fer_edge.calibration.comparison.compare import Comparison
+    from fer_edge.calibration.int8 import Int8
+    from fer_edge.engines.build.builder import EngineReport
+    from fer_edge.evaluation.temperature import Temperature
 
 __all__ = ["BuildOptions", "BuildReport", "build"]
 
@@ -163,7 +163,7 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
 
 def _compared_on(options: BuildOptions) -> Backend:
     """Return the backend that FP32 and INT8 are compared on: engines for other devices do not run here."""
-    from fer_edge.engines.ahead_of_time import FLAVOUR
+    from fer_edge.engines.build.ahead_of_time import FLAVOUR
 
     if options.compute_capabilities:
         if options.backend not in ("auto", FLAVOUR):
@@ -182,7 +182,7 @@ def _engines(
     options: BuildOptions, capabilities: Sequence[tuple[int, int]], work: Path, on_progress: Progress
 ) -> tuple[EngineReport, ...]:
     """Leave an engine for every device in ``work``."""
-    from fer_edge.engines.ahead_of_time import compile_ahead
+    from fer_edge.engines.build.ahead_of_time import compile_ahead
 
     names = {"fp32": FP32_MODEL, "fp16": FP16_MODEL, "int8": int8_model("tensorrt")}
     return compile_ahead(
@@ -207,9 +207,9 @@ def _int8(
     """Leave the INT8 models, their calibration and the report in ``work``."""
     import onnx
 
-    from fer_edge.calibration.cache_text import write_calibration_cache
-    from fer_edge.calibration.pipeline import Int8Options, make_int8
-    from fer_edge.calibration.report_page import write_report_page
+    from fer_edge.calibration.int8 import Int8Options, make_int8
+    from fer_edge.calibration.qdq.trt_calibration_cache import write_calibration_cache
+    from fer_edge.calibration.report.page import write_report_page
 
     assert split.comparing is not None
     model = work / FP32_MODEL
@@ -237,7 +237,7 @@ def _half(
     options: BuildOptions, manifest: Manifest, faces: FaceDataset, work: Path, on_progress: Progress
 ) -> dict[str, Any]:
     """Leave the FP16 model in ``work``; return what was measured of it."""
-    from fer_edge.calibration.half import LEAST_COSINE, make_half
+    from fer_edge.calibration.fp16 import LEAST_COSINE, make_half
 
     report = make_half(
         work / FP32_MODEL,
@@ -253,7 +253,7 @@ def _half(
 def _fp32_temperature(
     faces: FaceDataset, spec: ModelSpec, backend: Backend, work: Path, on_progress: Progress
 ) -> Temperature | None:
-    from fer_edge.temperature import measure_temperature
+    from fer_edge.evaluation.temperature import measure_temperature
 
     session = backend.open(work / FP32_MODEL, SessionOptions())
     count = face_counter(on_progress, f"fitting a temperature on {faces.name}", len(faces))

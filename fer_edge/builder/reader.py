@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fer_edge._utils.progress import Progress, face_counter
 from fer_edge.datasets import FaceDataset
 from fer_edge.datasets.duplicates import FaceHashes, copies_of, hash_faces, repeats
 from fer_edge.detection import Detector, create_detector
 from fer_edge.errors import DataError
-from fer_edge.photographs import cut_faces, find_largest, holds_photographs
-from fer_edge.progress import Progress, face_counter
+from fer_edge.evaluation.photographs import cut_faces, find_largest, holds_photographs
 from fer_edge.spec import CropRule
 
 #: Standard deviation of the 48×48 gray picture, in grey levels of 255. Of 32,140 faces of FER2013 the flattest has

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fer_edge._files import whole_folder, write_json
+from fer_edge._utils.files import whole_folder, write_json
 from fer_edge.builder.command_line import build_command
 from fer_edge.builder.options import BuildOptions
 from fer_edge.errors import GateError
 
 if TYPE_CHECKING:
-    from fer_edge.calibration.gate import Step
+    from fer_edge.calibration.comparison.bounds import Step
 
 REPORT = "report.json"
 REPORT_PAGE = "report.html"
@@ -47,8 +47,8 @@ def refuse(options: BuildOptions, output: Path, error: GateError, report: Mappin
     GateError
         Gives the figures, the next commands, and the place of the report, or the reason why there is none.
     """
-    from fer_edge.calibration.pipeline import Refused
-    from fer_edge.calibration.report_page import write_report_page
+    from fer_edge.calibration.int8 import Refused
+    from fer_edge.calibration.report.page import write_report_page
 
     refused = error.tried if isinstance(error.tried, Refused) else None
     steps = next_steps(options, refused.steps if refused is not None else ())
@@ -87,7 +87,7 @@ def next_steps(options: BuildOptions, tried: Sequence[Step] = ()) -> list[tuple[
     if reached := _reached(bounds, tried):
         found.insert(0, (build_command(options, **reached), "ask for what was reached"))
     elif not any(bound is not None for bound in bounds.values()):
-        from fer_edge.calibration.pipeline import COLLAPSED_COSINE
+        from fer_edge.calibration.int8 import COLLAPSED_COSINE
 
         command = build_command(options, min_cosine=COLLAPSED_COSINE)
         found.append((command, "leave the most harmful layers in floating point"))

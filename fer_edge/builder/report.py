@@ -10,11 +10,11 @@ from fer_edge.builder.options import BuildOptions
 from fer_edge.builder.splits import Split
 from fer_edge.bundle import Manifest
 from fer_edge.errors import GateError
-from fer_edge.statistics import device_name, measurement_record, processor_features
+from fer_edge.system.provenance import device_name, measurement_record, processor_features
 
 if TYPE_CHECKING:
-    from fer_edge.calibration.gate import Bounds
-    from fer_edge.calibration.pipeline import Int8
+    from fer_edge.calibration.comparison.bounds import Bounds
+    from fer_edge.calibration.int8 import Int8
 
 
 def faces_report(split: Split) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def faces_report(split: Split) -> dict[str, Any]:
 
 def bounds_of(options: BuildOptions, manifest: Manifest) -> Bounds | None:
     """Return what INT8 must meet; ``None`` is that it has not collapsed."""
-    from fer_edge.calibration.gate import Bounds
+    from fer_edge.calibration.comparison.bounds import Bounds
 
     bounds = Bounds(options.max_drop, options.min_cosine, options.min_agreement)
     # Random weights may give anything.
@@ -40,7 +40,7 @@ def int8_report(
     split: Split,
 ) -> dict[str, Any]:
     """Return the report of an INT8 bundle, as plain JSON types."""
-    from fer_edge.calibration.int8_report import report_of
+    from fer_edge.calibration.report.report import report_of
 
     measured = report_of(int8, calibration.candidates, bounds_of(options, manifest))
     return _whole(options, manifest, backend, split, measured)
@@ -55,9 +55,9 @@ def refused_report(
     split: Split,
 ) -> dict[str, Any]:
     """Return the report of a build that was refused: all that was measured until then, and the reason."""
-    from fer_edge.calibration.half import HalfAttempt
-    from fer_edge.calibration.int8_report import report_of_refused
-    from fer_edge.calibration.pipeline import Refused
+    from fer_edge.calibration.fp16 import HalfAttempt
+    from fer_edge.calibration.int8 import Refused
+    from fer_edge.calibration.report.report import report_of_refused
 
     measured: dict[str, Any] = {"gate": {"passed": False, "bounds": [], "reason": str(error)}}
     if isinstance(error.tried, Refused) and calibration is not None:

@@ -12,15 +12,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from fer_edge._utils.progress import Progress, face_counter
 from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.backends.self_test import TOLERANCES, relative_errors
 from fer_edge.backends.self_test_data import MAX_SIDE_PX, SelfTestData, read_self_test, write_self_test
 from fer_edge.bundle import FP16_MODEL, FP32_MODEL, SELF_TEST, int8_model, model_key
-from fer_edge.generated import DEFAULT_GENERATOR, GENERATORS
 from fer_edge.manifest import SelfTestRecord
 from fer_edge.preprocess import prepare_batch
-from fer_edge.progress import Progress, face_counter
 from fer_edge.spec import ModelSpec
+from fer_edge.synthetic import DEFAULT_GENERATOR, GENERATORS
 
 #: Other faces than those that calibrate and compare.
 _SEED = 20_261_127
@@ -89,7 +89,7 @@ def _saturation_errors(
     model = models.get(model_key("int8", _SENSITIVE_DIALECT))
     if model is None:
         return None
-    from fer_edge.calibration.saturation import SaturationEmulator
+    from fer_edge.calibration.qdq.saturation import SaturationEmulator
 
     batch = prepare_batch(list(crops), spec)
     counted = face_counter(on_progress, "emulating saturated sums", 2 * len(batch))

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from fer_edge._utils.progress import Progress
 from fer_edge.builder.faces import Sources, generated_faces
 from fer_edge.builder.reader import Account, FaceReader, HashedFaces
 from fer_edge.datasets import FaceDataset
 from fer_edge.datasets.duplicates import copies_of, hash_faces, repeats
 from fer_edge.errors import CalibrationError, DataError
-from fer_edge.progress import Progress
 from fer_edge.spec import CropRule
 
 #: To fewer distinct faces generated ones are added, where something is measured on them.

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.table import Table
 
-from fer_edge.catalogue import CATALOGUE, SHIPPED
 from fer_edge.commands.parser import offer
 from fer_edge.detection import DETECTORS, DetectorOptions
 from fer_edge.errors import UsageError, closest, lookup
 from fer_edge.manifest import PRECISIONS
+from fer_edge.models.catalogue import CATALOGUE, SHIPPED
 from fer_edge.probabilities import NAMED_PRIORS, Prior, ProbabilityRule
 
 _FILE_COLUMNS = 160
@@ -34,14 +34,14 @@ class Command(Protocol):
 
 
 def add_bundle(parser: argparse.ArgumentParser, **settings: Any) -> None:
-    """Add which bundle; find it with :func:`fer_edge.catalogue.find_bundle`."""
+    """Add which bundle; find it with :func:`fer_edge.models.catalogue.find_bundle`."""
     names = ("default", *SHIPPED)
     text = f"a bundle, or the name of one that ships ({', '.join(names)})"
     offer(parser.add_argument("bundle", **{"help": text, **settings}), lambda: names)
 
 
 def add_model(parser: argparse.ArgumentParser, **settings: Any) -> None:
-    """Add which network; a key of :data:`fer_edge.catalogue.CATALOGUE`."""
+    """Add which network; a key of :data:`fer_edge.models.catalogue.CATALOGUE`."""
     text = f"one of {', '.join(CATALOGUE)}"
     offer(parser.add_argument("--model", **{"metavar": "NAME", "help": text, **settings}), lambda: CATALOGUE)
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from fer_edge.catalogue import DEFAULT_MODEL
 from fer_edge.commands.base import (
     add_backend,
     add_model,
@@ -22,12 +21,13 @@ from fer_edge.commands.base import (
 from fer_edge.commands.export import add_author_inputs, add_weights_sha256
 from fer_edge.commands.parser import number, whole
 from fer_edge.commands.progress import show_progress
-from fer_edge.engines.devices import dotted
-from fer_edge.generated import DEFAULT_GENERATOR, GENERATORS
+from fer_edge.cuda.gpus import dotted
+from fer_edge.models.catalogue import DEFAULT_MODEL
+from fer_edge.synthetic import DEFAULT_GENERATOR, GENERATORS
 
 if TYPE_CHECKING:
     from fer_edge.builder import BuildReport
-    from fer_edge.calibration.report import Comparison
+    from fer_edge.calibration.comparison.compare import Comparison
 
 
 _LAYERS_SHOWN = 12

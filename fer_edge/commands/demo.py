@@ -7,12 +7,12 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
-from fer_edge._outputs import FOLDER, Output, check_outputs
 from fer_edge.commands import build as build_command
 from fer_edge.commands import run as run_command
 from fer_edge.commands.base import print_result
 from fer_edge.commands.parser import Parser
-from fer_edge.extras import require_extra
+from fer_edge.outputs import FOLDER, Output, check_outputs
+from fer_edge.system.extras import require_extra
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -13,9 +13,9 @@ from fer_edge.backends import BACKENDS, Availability, Backend
 from fer_edge.backends.int8_probe import describe_int8
 from fer_edge.commands.base import print_result
 from fer_edge.detection import DETECTORS, DetectorOptions, create_detector
-from fer_edge.doctor import MISSING, OK, WARN, Check, diagnose
+from fer_edge.doctor.checks import MISSING, OK, WARN, Check, diagnose
 from fer_edge.errors import FerEdgeError
-from fer_edge.statistics import measurement_record
+from fer_edge.system.provenance import measurement_record
 
 _STYLES = {OK: "green", WARN: "yellow", MISSING: "dim"}
 _READY = "ready"

@@ -36,10 +36,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Measure and show one row per class."""
+    from fer_edge._utils.progress import face_counter
     from fer_edge.datasets import load_dataset
     from fer_edge.detection import create_detector
-    from fer_edge.photographs import recognised
-    from fer_edge.progress import face_counter
+    from fer_edge.evaluation.photographs import recognised
 
     explainer = open_explainer(args)
     from fer_edge.export.explanation.emfacs import emfacs_overlap
@@ -49,7 +49,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.images is not None:
         faces = faces.sample(args.images)
     if args.landmarks is not None and faces.landmarks is None:
-        from fer_edge.export.training.landmarks import create_predictor, pseudo_landmarks
+        from fer_edge.export.training.data.landmarks import create_predictor, pseudo_landmarks
 
         found = pseudo_landmarks(faces, predictor=create_predictor(args.landmarks, args.landmark_model))
         faces = dataclasses.replace(faces, landmarks=found.points, landmark_source=found.source)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fer_edge._outputs import FOLDER, Output, check_outputs
-from fer_edge.catalogue import find_bundle
 from fer_edge.commands.base import (
     add_backend,
     add_bundle,
@@ -23,7 +21,9 @@ from fer_edge.commands.base import (
     reading_options,
 )
 from fer_edge.commands.progress import show_progress
-from fer_edge.extras import require_extra
+from fer_edge.models.catalogue import find_bundle
+from fer_edge.outputs import FOLDER, Output, check_outputs
+from fer_edge.system.extras import require_extra
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -56,16 +56,16 @@ def execute(args: argparse.Namespace) -> int:
     if args.output:
         check_outputs([Output("--output", args.output, FOLDER)], (args.data, find_bundle(args.bundle)))
         require_extra("plots", "drawing the confusion matrix for --output")
-    from fer_edge._files import write_json
+    from fer_edge._utils.files import write_json
+    from fer_edge._utils.progress import face_counter
     from fer_edge.backends import choose_backend
     from fer_edge.bundle import open_bundle
     from fer_edge.datasets import load_dataset, training_split
     from fer_edge.detection import Detector, create_detector
-    from fer_edge.evaluation import evaluate
-    from fer_edge.photographs import recognised
+    from fer_edge.evaluation.evaluate import evaluate
+    from fer_edge.evaluation.photographs import recognised
     from fer_edge.probabilities import make_rule
-    from fer_edge.progress import face_counter
-    from fer_edge.statistics import measurement_record
+    from fer_edge.system.provenance import measurement_record
 
     bundle = open_bundle(find_bundle(args.bundle))
     make_rule(bundle.manifest, prior)  # before the data is read
@@ -103,7 +103,7 @@ def execute(args: argparse.Namespace) -> int:
         "record": measurement_record(),
     }
     if args.output:
-        from fer_edge.plots import save_confusion
+        from fer_edge.evaluation.plots import save_confusion
 
         save_confusion(
             args.output / "confusion.png", result.metrics, f"{bundle.spec.network} on {result.data}"

@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fer_edge._file_kinds import refuse_foreign
-from fer_edge._outputs import Output, check_outputs
+from fer_edge._utils.file_kinds import refuse_foreign
 from fer_edge.backends import choose_backend
 from fer_edge.bundle import open_bundle
-from fer_edge.catalogue import CATALOGUE, SHIPPED, find_bundle
 from fer_edge.commands.base import (
     add_detector,
     add_model,
@@ -26,7 +24,8 @@ from fer_edge.commands.progress import show_progress
 from fer_edge.datasets import read_image
 from fer_edge.detection import create_detector
 from fer_edge.errors import UsageError, lookup
-from fer_edge.explanation import (
+from fer_edge.explanation.drawing import draw_explanation
+from fer_edge.explanation.explain import (
     METHODS,
     BundleExplainer,
     Explainer,
@@ -34,11 +33,12 @@ from fer_edge.explanation import (
     explain_image,
     weights_of,
 )
-from fer_edge.extras import require_extra
+from fer_edge.models.catalogue import CATALOGUE, SHIPPED, find_bundle
+from fer_edge.outputs import Output, check_outputs
 from fer_edge.probabilities import make_rule
 from fer_edge.sinks import WRITTEN_SUFFIXES
-from fer_edge.sinks.explanation import draw_explanation
 from fer_edge.sinks.files import write_image
+from fer_edge.system.extras import require_extra
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

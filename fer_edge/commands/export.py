@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fer_edge._outputs import Output, check_outputs
-from fer_edge.catalogue import DEFAULT_MODEL
 from fer_edge.commands.base import add_model, make_table, print_result
 from fer_edge.commands.progress import show_progress
-from fer_edge.extras import require_extra
-from fer_edge.weights_cache import find_weights
-from fer_edge.weights_request import request_weights
+from fer_edge.models.catalogue import DEFAULT_MODEL
+from fer_edge.outputs import Output, check_outputs
+from fer_edge.system.extras import require_extra
+from fer_edge.weights.cache import find_weights
+from fer_edge.weights.request import request_weights
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +67,7 @@ def execute(args: argparse.Namespace) -> int:
     require_extra("export", "exporting weights")
     from fer_edge.datasets import load_dataset
     from fer_edge.export.checkpoints import AuthorInputs, load_found, random_network
-    from fer_edge.export.onnx_model import FACES_TO_CHECK, export_onnx
+    from fer_edge.export.onnx.export import FACES_TO_CHECK, export_onnx
 
     inputs = AuthorInputs(args.canonical_shape, args.image_statistics)
     faces = load_dataset(args.check_data).sample(FACES_TO_CHECK) if args.check_data else None

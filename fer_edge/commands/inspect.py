@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from fer_edge.bundle import Manifest, open_bundle
-from fer_edge.catalogue import find_bundle
 from fer_edge.commands.base import add_bundle, make_table, megabytes, percent, print_result, prior_text
+from fer_edge.models.catalogue import find_bundle
 from fer_edge.probabilities import make_rule
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from fer_edge.catalogue import CATALOGUE, SHIPPED, shipped_figures
 from fer_edge.commands.base import make_table, percent, print_result
+from fer_edge.models.catalogue import CATALOGUE, SHIPPED, shipped_figures
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

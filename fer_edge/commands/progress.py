@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from fer_edge.progress import Progress
+    from fer_edge._utils.progress import Progress
 
 #: Continuous integration ends jobs that are silent for some minutes; people doubt much earlier.
 SECONDS_BETWEEN_LINES = 30.0

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from fer_edge._outputs import FILE, FOLDER, STREAM, Output, check_outputs
-from fer_edge.catalogue import find_bundle
 from fer_edge.commands.base import (
     add_backend,
     add_bundle,
@@ -30,13 +28,15 @@ from fer_edge.commands.base import (
 from fer_edge.commands.parser import number, whole
 from fer_edge.commands.progress import show_progress
 from fer_edge.errors import UnreadableFilesError, UsageError
+from fer_edge.models.catalogue import find_bundle
+from fer_edge.outputs import FILE, FOLDER, STREAM, Output, check_outputs
 from fer_edge.probabilities import MIN_PROBABILITY
 
 if TYPE_CHECKING:
     from fer_edge.results import FrameResult
     from fer_edge.runtime import Runtime, RuntimeOptions
     from fer_edge.sinks import Sink
-    from fer_edge.sources import Source
+    from fer_edge.sources.open import Source
 
 _ROWS_SHOWN = 20
 
@@ -131,7 +131,7 @@ def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]
     """Run; return the result and what to show of it."""
     options = _check(args)
     from fer_edge.runtime import Runtime
-    from fer_edge.sources import is_live, open_source
+    from fer_edge.sources.open import is_live, open_source
 
     with ExitStack() as opened:
         # A camera is opened once everything else is ready: its frames age, and others cannot use it.
@@ -164,7 +164,7 @@ def _check(args: argparse.Namespace) -> RuntimeOptions:
     """Judge every argument before anything is opened."""
     from fer_edge.runtime import RuntimeOptions
     from fer_edge.sinks import PICTURE_SUFFIXES, VIDEO_SUFFIXES
-    from fer_edge.sources import is_live
+    from fer_edge.sources.open import is_live
 
     if args.jsonl == "-" and args.json:
         raise UsageError("--jsonl - and --json both write to standard output: choose one")

@@ -7,13 +7,13 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fer_edge._file_kinds import refuse_foreign
-from fer_edge._outputs import FOLDER, Output, check_outputs
+from fer_edge._utils.file_kinds import refuse_foreign
 from fer_edge.commands.base import add_reading, make_table, percent, print_result
 from fer_edge.commands.parser import offer, whole
 from fer_edge.commands.progress import show_progress
 from fer_edge.errors import UsageError, lookup
-from fer_edge.extras import require_extra
+from fer_edge.outputs import FOLDER, Output, check_outputs
+from fer_edge.system.extras import require_extra
 
 if TYPE_CHECKING:
     from fer_edge.export.training.logs import EpochMetrics
@@ -84,7 +84,7 @@ def execute(args: argparse.Namespace) -> int:
         refuse_foreign(args.initial)
     require_extra("export", "training")
     from fer_edge.export.checkpoints import load_any
-    from fer_edge.export.training.data import DataOptions
+    from fer_edge.export.training.data.batches import DataOptions
     from fer_edge.export.training.loop import TrainOptions, train
 
     epochs: list[EpochMetrics] = []

@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Measure, or read what was measured, and show it."""
     from fer_edge.bundle import open_bundle
-    from fer_edge.catalogue import find_bundle
+    from fer_edge.models.catalogue import find_bundle
     from fer_edge.runtime import RuntimeOptions
     from fer_edge.runtime.choice import switched_off
     from fer_edge.runtime.timing import SEVERAL

@@ -29,14 +29,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fer_edge._checks import MOST_IMAGES, require_flag, require_path, require_whole
+from fer_edge._utils.checks import MOST_IMAGES, require_flag, require_path, require_whole
+from fer_edge._utils.images import IMAGE_SUFFIXES, list_images, read_image
+from fer_edge._utils.listing import describe
 from fer_edge.datasets import affectnet, ckplus, fer2013, folders, legends, rafdb
 from fer_edge.datasets.dataset import FaceDataset
 from fer_edge.datasets.fer2013 import FERPLUS_FILE
-from fer_edge.datasets.images import IMAGE_SUFFIXES, list_images, read_image
-from fer_edge.datasets.listing import describe
+from fer_edge.datasets.loading import Request
 from fer_edge.datasets.numbered import parse_class_order
-from fer_edge.datasets.request import Request
 from fer_edge.datasets.rows import BadRows, Skipped
 from fer_edge.datasets.subjects import Fold, leave_subjects_out, subject_folds
 from fer_edge.datasets.tables import describe_tables

@@ -10,10 +10,10 @@ from tokenize import TokenError
 
 import numpy as np
 
+from fer_edge._utils.images import file_inside, list_images
+from fer_edge._utils.listing import list_files, require_file, walk
 from fer_edge.datasets.dataset import FaceDataset
-from fer_edge.datasets.images import file_inside, list_images
-from fer_edge.datasets.listing import list_files, require_file, walk
-from fer_edge.datasets.request import Request, checked, one_hot, unknown_split
+from fer_edge.datasets.loading import Request, checked, one_hot, unknown_split
 from fer_edge.datasets.tables import Header, accepted_tables, only_one, table_rows, tables_of
 from fer_edge.errors import DataError
 from fer_edge.labels import AFFECTNET8, canonical

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fer_edge._utils.listing import list_files, list_folders
 from fer_edge.datasets.dataset import FaceDataset
-from fer_edge.datasets.listing import list_files, list_folders
-from fer_edge.datasets.request import Request, checked, no_split, one_hot
+from fer_edge.datasets.loading import Request, checked, no_split, one_hot
 from fer_edge.datasets.rows import text_rows
 from fer_edge.errors import DataError
 from fer_edge.labels import CKPLUS

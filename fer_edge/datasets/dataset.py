@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_edge.datasets.images import read_image
+from fer_edge._utils.images import read_image
 from fer_edge.datasets.rows import BadRowError, Skipped
 from fer_edge.errors import DataError
 from fer_edge.preprocess import cut_rectangle

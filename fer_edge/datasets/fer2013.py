@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fer_edge._utils.listing import list_folders
 from fer_edge.datasets.dataset import FaceDataset
-from fer_edge.datasets.listing import list_folders
-from fer_edge.datasets.request import Request, checked, unknown_split
+from fer_edge.datasets.loading import Request, checked, unknown_split
 from fer_edge.datasets.rows import BadRows
 from fer_edge.datasets.tables import (
     Header,

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_edge.datasets.dataset import FaceDataset
-from fer_edge.datasets.images import IMAGE_SUFFIXES, list_images
-from fer_edge.datasets.listing import (
+from fer_edge._utils.images import IMAGE_SUFFIXES, list_images
+from fer_edge._utils.listing import (
     count_suffixes,
     describe,
     kind_of,
@@ -21,8 +20,9 @@ from fer_edge.datasets.listing import (
     scan_folder,
     walk,
 )
+from fer_edge.datasets.dataset import FaceDataset
+from fer_edge.datasets.loading import Request, checked, one_hot, unknown_split
 from fer_edge.datasets.numbered import is_number, names_of_numbers
-from fer_edge.datasets.request import Request, checked, one_hot, unknown_split
 from fer_edge.datasets.tables import describe_tables
 from fer_edge.errors import DataError
 from fer_edge.labels import FERPLUS, RAFDB, canonical

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fer_edge._utils.images import file_inside
+from fer_edge._utils.listing import list_files
 from fer_edge.datasets import folders
 from fer_edge.datasets.dataset import FaceDataset
-from fer_edge.datasets.images import file_inside
-from fer_edge.datasets.listing import list_files
+from fer_edge.datasets.loading import Request, checked, no_split, one_hot
 from fer_edge.datasets.numbered import is_number, names_of_numbers
-from fer_edge.datasets.request import Request, checked, no_split, one_hot
 from fer_edge.datasets.tables import (
     Header,
     Table,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from fer_edge._utils.images import file_inside
+from fer_edge._utils.listing import describe, list_files
 from fer_edge.datasets.dataset import FaceDataset
-from fer_edge.datasets.images import file_inside
-from fer_edge.datasets.listing import describe, list_files
-from fer_edge.datasets.request import Request, checked, one_hot, unknown_split
+from fer_edge.datasets.loading import Request, checked, one_hot, unknown_split
 from fer_edge.datasets.rows import text_rows
 from fer_edge.errors import DataError
 from fer_edge.labels import RAFDB

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fer_edge.datasets.listing import require_file
+from fer_edge._utils.listing import require_file
 from fer_edge.errors import DataError, UsageError, closest
 
 #: Of the skipped rows so many are kept word for word; the rest are only counted.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fer_edge._checks import MOST_IMAGES, require_whole
+from fer_edge._utils.checks import MOST_IMAGES, require_whole
 from fer_edge.datasets.dataset import FaceDataset
 from fer_edge.errors import DataError
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from fer_edge.datasets.listing import describe, is_data, list_files, shown
+from fer_edge._utils.listing import describe, is_data, list_files, shown
 from fer_edge.datasets.rows import Row
 from fer_edge.errors import DataError
 

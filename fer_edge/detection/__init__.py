@@ -22,13 +22,13 @@ __all__ = [
 
 
 def _mtcnn(options: DetectorOptions) -> Detector:
-    from fer_edge.detection.mtcnn import MtcnnDetector
+    from fer_edge.detection.mtcnn.detector import MtcnnDetector
 
     return MtcnnDetector(options)
 
 
 def _yunet(options: DetectorOptions) -> Detector:
-    from fer_edge.detection.yunet import YuNetDetector
+    from fer_edge.detection.yunet.detector import YuNetDetector
 
     return YuNetDetector(options)
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from fer_edge._checks import MOST_THREADS, require_number, require_path, require_whole
+from fer_edge._utils.checks import MOST_THREADS, require_number, require_path, require_whole
 from fer_edge.errors import UsageError
 from fer_edge.results import Detection
 

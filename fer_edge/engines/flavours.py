@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_edge.errors import EngineError
-from fer_edge.extras import install_command
+from fer_edge.system.extras import install_command
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import fer_edge
-from fer_edge._files import sha256_of
-from fer_edge._ownership import require_private
+from fer_edge._utils.files import sha256_of
+from fer_edge._utils.ownership import require_private
 from fer_edge.errors import EngineError, PluginMissingError
 
 #: What the library registers; the same as the operator in ONNX.

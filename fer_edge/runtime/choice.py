@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
-from fer_edge._processors import Processors
 from fer_edge.backends import BACKENDS, Backend, SessionOptions, choose_backend
 from fer_edge.backends.tensorrt import TensorRtBackend
 from fer_edge.bundle import PRECISIONS, Bundle
 from fer_edge.errors import BundleError, UsageError
 from fer_edge.runtime.options import RuntimeOptions
+from fer_edge.system.processors import Processors
 
 #: Faces per batch without a measurement.
 PLAIN_BATCH = 64

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fer_edge._checks import is_number, is_text
-from fer_edge._files import cache_folder, write_json
-from fer_edge._ownership import PRIVATE_FILE, make_private_folder, require_private
-from fer_edge.engines.lock import open_lock, try_lock
+from fer_edge._utils.checks import is_number, is_text
+from fer_edge._utils.files import cache_folder, write_json
+from fer_edge._utils.ownership import PRIVATE_FILE, make_private_folder, require_private
+from fer_edge.engines.cache.lock import open_lock, try_lock
 from fer_edge.errors import EngineError
 from fer_edge.runtime.choice import Candidate, Choice
 from fer_edge.runtime.timing import Timing

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TypedDict
 
-from fer_edge._checks import MOST_THREADS, require_choice, require_flag, require_number, require_whole
+from fer_edge._utils.checks import MOST_THREADS, require_choice, require_flag, require_number, require_whole
 from fer_edge.detection import DetectorOptions
-from fer_edge.engines.engine_options import LARGEST_BATCH, PRECISIONS
+from fer_edge.engines.build.options import LARGEST_BATCH, PRECISIONS
 from fer_edge.errors import closest
 from fer_edge.probabilities import MIN_PROBABILITY, Prior
 

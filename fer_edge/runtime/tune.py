@@ -23,9 +23,6 @@ from typing import Any
 import numpy as np
 
 from fer_edge import __version__
-from fer_edge._machine import LocalMachine, read_driver_version
-from fer_edge._memory import measure_free_memory
-from fer_edge._processors import Processors, count_processors
 from fer_edge.backends import BACKENDS, Session, load_tested_session
 from fer_edge.bundle import Bundle
 from fer_edge.errors import FerEdgeError
@@ -41,7 +38,10 @@ from fer_edge.runtime.choice_cache import ChoiceCache, Tuning
 from fer_edge.runtime.measurement import Limits, Measurement
 from fer_edge.runtime.options import RuntimeOptions
 from fer_edge.runtime.timing import SEVERAL, Timing
-from fer_edge.statistics import device_name, processor_features
+from fer_edge.system.machine import LocalMachine, read_driver_version
+from fer_edge.system.memory import measure_free_memory
+from fer_edge.system.processors import Processors, count_processors
+from fer_edge.system.provenance import device_name, processor_features
 
 _LOG = logging.getLogger(__name__)
 #: Share of the time by which a choice must beat the plain one.
@@ -242,7 +242,7 @@ def _describe_gpu(available: Sequence[str]) -> Mapping[str, Any] | None:
     """Return what tells one GPU from another, ``None`` where no backend of a GPU is available."""
     if all(BACKENDS[name].dialect == "cpu" for name in available):
         return None
-    from fer_edge.engines.cuda_device import identify_gpu
+    from fer_edge.cuda.cuda_device import identify_gpu
 
     try:
         return dataclasses.asdict(identify_gpu())

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 import cv2
 import numpy as np
 
-from fer_edge._files import opencv_path, whole_file
+from fer_edge._utils.files import opencv_path, whole_file
 from fer_edge.errors import DataError
 from fer_edge.results import FrameResult
 from fer_edge.sinks.annotate import annotate

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 
 from fer_edge import Runtime
-from fer_edge.statistics import tool_versions
+from fer_edge.system.provenance import tool_versions
 
 
 def find_faces(pictures: Path, bundle: str | None) -> dict[str, Any]:

@@ -22,10 +22,10 @@ from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
 from fer_edge.backends.self_test import OFF, TOLERANCES, changed_classes, relative_errors
 from fer_edge.backends.self_test_data import SelfTestData, read_self_test, write_self_test
 from fer_edge.bundle import MANIFEST, SELF_TEST, Bundle, ModelFile, open_bundle, write_bundle
-from fer_edge.calibration.saturation import SaturationEmulator
-from fer_edge.catalogue import SHIPPED, shipped_bundle
+from fer_edge.calibration.qdq.saturation import SaturationEmulator
 from fer_edge.errors import BundleError, SelfTestError
 from fer_edge.manifest import Manifest, SelfTestRecord
+from fer_edge.models.catalogue import SHIPPED, shipped_bundle
 from fer_edge.spec import ModelSpec
 
 ONE_THREAD = SessionOptions(threads=1)

@@ -17,7 +17,7 @@ PROGRAM = """
 import gc, signal, sys, threading
 from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.bundle import open_bundle
-from fer_edge.catalogue import shipped_bundle
+from fer_edge.models.catalogue import shipped_bundle
 
 backend, order = sys.argv[1], [int(i) for i in sys.argv[2]]
 model = open_bundle(shipped_bundle()).read_model("fp32", "cpu")

@@ -13,10 +13,11 @@ from types import ModuleType
 import cv2
 import numpy as np
 import pytest
+from places import ROOT
 
-from fer_edge.synthetic_faces import generate_faces
+from fer_edge.synthetic.drawn import generate_faces
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from places import ROOT
 
-from fer_edge._memory import FreeMemory
+from fer_edge.system.memory import FreeMemory
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "engines.py"
+SCRIPT = ROOT / "benchmarks" / "engines.py"
 NOW = {"commit": "abc", "compiler": "1.7", "plugin": None}
 
 

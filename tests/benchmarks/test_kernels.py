@@ -14,10 +14,11 @@ from types import ModuleType
 import numpy as np
 import onnx
 import pytest
+from places import ROOT
 
-from fer_edge.engines.builder import build_engine
+from fer_edge.engines.build.builder import build_engine
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ to run kernels on the CPU")
 
 
@@ -101,7 +102,7 @@ def test_the_model_to_compare_with_computes_attention(on_gpu: ModuleType, tmp_pa
     import onnxruntime
     import torch
 
-    from fer_edge.export.attention_op import attend
+    from fer_edge.export.onnx.attention_op import attend
 
     onnx.save(on_gpu.attention_model(36, 128), tmp_path / "attention.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "attention.onnx", providers=["CPUExecutionProvider"])
@@ -127,7 +128,7 @@ def test_the_engine_to_compare_with_has_no_plugin(on_gpu: ModuleType, tmp_path: 
 
 @pytest.mark.gpu
 def test_everything_is_timed(kernel_work: ModuleType, on_gpu: ModuleType, tmp_path: Path) -> None:
-    from fer_edge.kernels import availability
+    from fer_edge.cuda.kernels import availability
 
     state = availability()
     if not state.ok:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import importlib
 import json
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from places import ROOT
 
 from fer_edge.bundle import open_bundle
-from fer_edge.catalogue import SHIPPED, shipped_bundle
+from fer_edge.models.catalogue import SHIPPED, shipped_bundle
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 
 
 @pytest.fixture

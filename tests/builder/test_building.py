@@ -13,21 +13,21 @@ import numpy as np
 import onnx
 import pytest
 
-from fer_edge._files import sha256_of
+from fer_edge._utils.files import sha256_of
 from fer_edge.backends import BACKENDS, available_backends, load_session
 from fer_edge.builder import BuildOptions, build
 from fer_edge.bundle import open_bundle
-from fer_edge.catalogue import CATALOGUE, SHIPPED, shipped_bundle, shipped_figures
 from fer_edge.datasets import load_dataset
 from fer_edge.errors import DataError, GateError, UsageError, WeightsError
-from fer_edge.evaluation import evaluate, session_logits
+from fer_edge.evaluation.evaluate import evaluate, session_logits
+from fer_edge.evaluation.metrics import expected_calibration_error
+from fer_edge.evaluation.temperature import fit_temperature
 from fer_edge.export.networks import NETWORKS
-from fer_edge.generated import render_faces
-from fer_edge.metrics import expected_calibration_error
+from fer_edge.models.catalogue import CATALOGUE, SHIPPED, shipped_bundle, shipped_figures
 from fer_edge.probabilities import softmax
-from fer_edge.statistics import device_name, processor_features
-from fer_edge.synthetic_faces import generate_faces
-from fer_edge.temperature import fit_temperature
+from fer_edge.synthetic import render_faces
+from fer_edge.synthetic.drawn import generate_faces
+from fer_edge.system.provenance import device_name, processor_features
 
 
 def test_the_default_bundle_holds_both_dialects_and_a_report(int8_bundle: Path) -> None:
@@ -183,7 +183,7 @@ def test_calibration_and_evaluation_on_class_folders(tmp_path: Path) -> None:
 
 
 def test_fp16_that_misses_its_bound_leaves_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fer_edge.calibration.half.LEAST_COSINE", 1.1)
+    monkeypatch.setattr("fer_edge.calibration.fp16.LEAST_COSINE", 1.1)
     output = tmp_path / "h.fer"
     with pytest.raises(
         GateError, match=r"does not work in FP16.*next: fer-edge build --int8.*h\.fer\.refused"

@@ -14,12 +14,12 @@ from fer_edge.builder.faces import generated_faces, load_sources
 from fer_edge.builder.options import BuildOptions
 from fer_edge.builder.splits import Counts, split_faces
 from fer_edge.bundle import open_bundle
-from fer_edge.catalogue import shipped_bundle
 from fer_edge.datasets import load_dataset
 from fer_edge.errors import DataError
-from fer_edge.generated import GENERATORS, render_faces
+from fer_edge.models.catalogue import shipped_bundle
 from fer_edge.preprocess import prepare_batch
 from fer_edge.spec import CropRule
+from fer_edge.synthetic import GENERATORS, render_faces
 
 
 @pytest.mark.parametrize("name", GENERATORS)

@@ -10,11 +10,11 @@ import pytest
 from fer_edge.backends import BACKENDS, load_session
 from fer_edge.builder import BuildOptions, build
 from fer_edge.bundle import open_bundle
-from fer_edge.catalogue import SHIPPED, shipped_bundle
 from fer_edge.errors import UsageError, WeightsError
-from fer_edge.evaluation import session_logits
+from fer_edge.evaluation.evaluate import session_logits
 from fer_edge.labels import FER2013
-from fer_edge.synthetic_faces import generate_faces
+from fer_edge.models.catalogue import SHIPPED, shipped_bundle
+from fer_edge.synthetic.drawn import generate_faces
 
 
 @pytest.mark.parametrize(

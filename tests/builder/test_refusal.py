@@ -12,7 +12,7 @@ from test_command_line import parsed
 from fer_edge.builder import BuildOptions, build
 from fer_edge.builder.options import check_options
 from fer_edge.builder.refusal import forget_refusal, next_steps, refuse, refused_folder
-from fer_edge.calibration.gate import Bounds, Step
+from fer_edge.calibration.comparison.bounds import Bounds, Step
 from fer_edge.cli import main
 from fer_edge.errors import GateError
 
@@ -118,8 +118,8 @@ def test_demo_advises_whole_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As on a processor that computes INT8 wrongly: the gate is set higher than INT8 comes."""
-    monkeypatch.setattr("fer_edge.calibration.pipeline.COLLAPSED_COSINE", 0.9999999)
-    monkeypatch.setattr("fer_edge.calibration.pipeline.COLLAPSED", Bounds(min_cosine=0.9999999))
+    monkeypatch.setattr("fer_edge.calibration.int8.COLLAPSED_COSINE", 0.9999999)
+    monkeypatch.setattr("fer_edge.calibration.int8.COLLAPSED", Bounds(min_cosine=0.9999999))
     assert main(["demo", "--output", str(tmp_path / "demo")]) == 1
     message = capsys.readouterr().err
     advice = message.split("; next: ")[1].split("; what was tried")[0]

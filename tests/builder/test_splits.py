@@ -15,8 +15,8 @@ from fer_edge.builder.options import BuildOptions
 from fer_edge.builder.splits import FEW_CALIBRATING, LEAST_MEASURED, Counts, Split, split_faces
 from fer_edge.datasets import FaceDataset, load_dataset
 from fer_edge.errors import DataError
-from fer_edge.generated import generate_noise, render_faces
 from fer_edge.spec import CropRule
+from fer_edge.synthetic import generate_noise, render_faces
 
 COUNTS = Counts(512, 64, 128)
 RULE = CropRule()

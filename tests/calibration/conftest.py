@@ -8,10 +8,10 @@ import pytest
 from int8_builds import make
 
 from fer_edge.bundle import RANGES, Bundle, open_bundle
-from fer_edge.calibration.gate import Bounds
-from fer_edge.calibration.pipeline import Int8, Int8Options
-from fer_edge.calibration.ranges import Ranges, load_ranges
-from fer_edge.catalogue import shipped_bundle
+from fer_edge.calibration.comparison.bounds import Bounds
+from fer_edge.calibration.int8 import Int8, Int8Options
+from fer_edge.calibration.ranges.ranges import Ranges, load_ranges
+from fer_edge.models.catalogue import shipped_bundle
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fer_edge.cli import main
-from fer_edge.generated import render_faces
+from fer_edge.synthetic import render_faces
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from fer_edge._files import sha256_of
-from fer_edge.catalogue import shipped_bundle
+from fer_edge._utils.files import sha256_of
 from fer_edge.cli import main
 from fer_edge.export.weights import load_weights, save_weights
+from fer_edge.models.catalogue import shipped_bundle
 
 
 def test_our_own_file_is_named_and_odd_text_in_it_is_harmless(

@@ -15,7 +15,7 @@ from fer_edge.cli import main
 from fer_edge.commands.base import parse_prior
 from fer_edge.errors import UsageError
 from fer_edge.labels import FERPLUS
-from fer_edge.synthetic_faces import generate_faces
+from fer_edge.synthetic.drawn import generate_faces
 
 #: A prior without happiness, which the astronaut shows.
 SAD = {name: 0.0 if name == "happiness" else 1 / 7 for name in FERPLUS}

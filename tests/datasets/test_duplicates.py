@@ -12,7 +12,7 @@ import pytest
 
 from fer_edge.datasets import duplicates, load_dataset
 from fer_edge.datasets.duplicates import copies_of, hash_faces, repeats
-from fer_edge.generated import render_faces
+from fer_edge.synthetic import render_faces
 
 
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:

@@ -13,9 +13,9 @@ from matching import MIN_FACE_PX, iou
 
 from fer_edge.backends import BACKENDS
 from fer_edge.detection import DETECTORS, DetectorOptions, create_detector, to_detections
-from fer_edge.detection.mtcnn import MtcnnDetector
-from fer_edge.detection.pyramid import cut_pyramid, halve
-from fer_edge.detection.suppression import suppress
+from fer_edge.detection.mtcnn.detector import MtcnnDetector
+from fer_edge.detection.mtcnn.pyramid import cut_pyramid, halve
+from fer_edge.detection.nms import suppress
 from fer_edge.errors import BackendError, DataError, DetectorError, UsageError
 
 
@@ -139,7 +139,7 @@ def propose(mtcnn, halvings):
 def test_strips_give_what_the_whole_level_gives(mtcnn, astronaut, monkeypatch):
     halvings = halve(astronaut)
     boxes = propose(mtcnn, halvings)
-    monkeypatch.setattr("fer_edge.detection.pyramid._STRIP_AREA_PX", 20 * 160)
+    monkeypatch.setattr("fer_edge.detection.mtcnn.pyramid._STRIP_AREA_PX", 20 * 160)
     strip_boxes = propose(mtcnn, halvings)
     assert len(boxes) > 10
     np.testing.assert_allclose(strip_boxes, boxes, atol=1e-2)

@@ -13,16 +13,16 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from engines.fake_device import FakeDevice, FakeEngine, FakeNetwork
+from fake_device import FakeDevice, FakeEngine, FakeNetwork
 from matching import MIN_FACE_PX, compare, iou
 
 from fer_edge.backends import BACKENDS, Availability, SessionOptions, tensorrt
 from fer_edge.backends.tensorrt import TensorRtBackend
-from fer_edge.detection.mtcnn_weights import mtcnn_models
-from fer_edge.engines import builder
-from fer_edge.engines.device import TensorInfo
-from fer_edge.engines.devices import Gpu
-from fer_edge.engines.engine_file import EngineFile
+from fer_edge.cuda.device import TensorInfo
+from fer_edge.cuda.gpus import Gpu
+from fer_edge.detection.mtcnn.weights import mtcnn_models
+from fer_edge.engines.build import builder
+from fer_edge.engines.cache.engine_file import EngineFile
 from fer_edge.errors import UsageError
 
 

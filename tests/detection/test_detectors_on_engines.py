@@ -19,7 +19,7 @@ from matching import MIN_FACE_PX, compare
 
 from fer_edge.backends import BACKENDS, Availability, Session, SessionOptions
 from fer_edge.bundle import ModelFile
-from fer_edge.engines.builder import EngineOptions, build_engine
+from fer_edge.engines.build.builder import EngineOptions, build_engine
 from fer_edge.errors import BackendError, DetectorError
 
 needs_rtx = pytest.mark.skipif(

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from fer_edge.backends import BACKENDS, SessionOptions
-from fer_edge.detection import mtcnn, mtcnn_weights
 from fer_edge.detection.base import DetectorOptions
-from fer_edge.detection.mtcnn_weights import NETWORKS, mtcnn_models, read_weights, weights_folder
-from fer_edge.detection.networks import open_network
+from fer_edge.detection.input_size import open_network
+from fer_edge.detection.mtcnn import detector as mtcnn
+from fer_edge.detection.mtcnn import weights as mtcnn_weights
+from fer_edge.detection.mtcnn.weights import NETWORKS, mtcnn_models, read_weights, weights_folder
 from fer_edge.errors import DetectorError
 
 
@@ -193,7 +194,7 @@ def test_cache_that_cannot_be_written_names_the_way_out(tmp_path, monkeypatch):
 
 def test_processes_convert_at_the_same_time(cache):
     program = (
-        "import hashlib, json; from fer_edge.detection.mtcnn_weights import mtcnn_models; "
+        "import hashlib, json; from fer_edge.detection.mtcnn.weights import mtcnn_models; "
         "print(json.dumps({n: hashlib.sha256(c).hexdigest() for n, c in mtcnn_models().items()}))"
     )
     processes = [

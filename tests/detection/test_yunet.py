@@ -13,9 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fer_edge.backends import BACKENDS
 from fer_edge.detection import DetectorOptions, create_detector, to_detections
-from fer_edge.detection.mtcnn_weights import mtcnn_models
-from fer_edge.detection.yunet import YuNetDetector, decode
-from fer_edge.detection.yunet_model import HEADS, OUTPUTS, YuNetModel
+from fer_edge.detection.mtcnn.weights import mtcnn_models
+from fer_edge.detection.yunet.detector import YuNetDetector, decode
+from fer_edge.detection.yunet.graph import HEADS, OUTPUTS, YuNetModel
 from fer_edge.errors import DetectorError
 from fer_edge.results import Detection
 

@@ -21,11 +21,15 @@ from typing import Any
 import pytest
 
 import fer_edge
-from fer_edge._files import cache_folder, whole_folder
+from fer_edge._utils.files import cache_folder, whole_folder
 
 SCRIPT = Path(__file__).with_name("api_names.py")
 PACKAGE = Path(fer_edge.__file__).parent
-SOURCES = [*sorted((PACKAGE / "engines").glob("*.py")), *sorted((PACKAGE / "backends").glob("tensorrt*.py"))]
+SOURCES = [
+    *sorted((PACKAGE / "engines").rglob("*.py")),
+    *sorted((PACKAGE / "cuda").glob("*.py")),
+    *sorted((PACKAGE / "backends").glob("tensorrt*.py")),
+]
 #: Package and version → where that TensorRT is found.
 BINDINGS = {
     "tensorrt-cu12-bindings==10.3.0": "JetPack 6",
@@ -175,7 +179,7 @@ def test_the_analysis_sees_the_code(answers: dict[str, dict[str, Any]]) -> None:
     """Plain text search finds the names of methods that are called on TensorRT's objects; so must the analysis."""
     if not answers:
         pytest.skip("no bindings can be had")
-    worker = (PACKAGE / "engines" / "worker.py").read_text()
+    worker = (PACKAGE / "engines" / "build" / "worker.py").read_text()
     written = {f"trt.{name}" for name in re.findall(r"\btrt\.([A-Za-z]\w*)", worker)}
     written |= {
         f".{name}" for name in re.findall(r"\b(?:builder|config|network|parser|profile)\.(\w+)", worker)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from fake_device import FakeContext, FakeDevice, FakeNetwork, Hazard
 
-from fer_edge.engines.device import TensorInfo
-from fer_edge.engines.engine_file import EngineFile
+from fer_edge.cuda.device import TensorInfo
+from fer_edge.engines.cache.engine_file import EngineFile
 from fer_edge.errors import BackendError
 
 SIZE = 512

@@ -43,14 +43,14 @@ from fer_edge.backends.onnxruntime import (
 )
 from fer_edge.backends.tensorrt import TensorRtBackend
 from fer_edge.bundle import ENGINES, FP16_MODEL, FP32_MODEL, Bundle, Manifest, open_bundle, write_bundle
-from fer_edge.catalogue import shipped_bundle
 from fer_edge.cli import main
-from fer_edge.engines import builder
-from fer_edge.engines.ahead_of_time import compile_ahead
-from fer_edge.engines.builder import EngineOptions
-from fer_edge.engines.device import TensorInfo
-from fer_edge.engines.devices import Gpu, require_gpu
+from fer_edge.cuda.device import TensorInfo
+from fer_edge.cuda.gpus import Gpu, require_gpu
+from fer_edge.engines.build import builder
+from fer_edge.engines.build.ahead_of_time import compile_ahead
+from fer_edge.engines.build.builder import EngineOptions
 from fer_edge.errors import BackendError, EngineError, UsageError
+from fer_edge.models.catalogue import shipped_bundle
 from fer_edge.spec import ModelSpec
 
 GPU_BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime-tensorrt", "onnxruntime-cuda")

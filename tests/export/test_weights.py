@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from fer_edge._files import sha256_of
+from fer_edge._utils.files import sha256_of
 from fer_edge.errors import WeightsError
 from fer_edge.export.networks import NETWORKS, build_network
 from fer_edge.export.weights import TrainedNetwork, load_weights, save_weights

@@ -43,7 +43,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def gpu() -> Iterator[Gpu]:
     """The first GPU."""
-    from fer_edge.engines.devices import require_gpu
+    from fer_edge.cuda.gpus import require_gpu
     from fer_edge.errors import EngineError
 
     pytest.importorskip("cuda.bindings.runtime", reason="needs cuda-python: pip install cuda-python")

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from fer_edge.engines.device_arrays import DeviceArray
+from fer_edge.cuda.arrays import DeviceArray
 
 RNG = np.random.default_rng(11)
 WEIGHT = RNG.normal(0, 0.2, (8, 3, 3, 3)).astype(np.float32)
@@ -18,7 +18,7 @@ class Gpu:
     """NumPy arrays to device memory and back, by cuda-python alone."""
 
     def __init__(self) -> None:
-        from fer_edge.engines.cuda_device import CudaDevice
+        from fer_edge.cuda.cuda_device import CudaDevice
 
         self.device = CudaDevice()
         self.stream, self.event = self.device.create_stream(), self.device.create_event()

@@ -11,9 +11,9 @@ from gpu_arrays import Gpu
 
 from fer_edge import Runtime
 from fer_edge.backends.tensorrt import TensorRtBackend
-from fer_edge.engines.device_arrays import DeviceArray
+from fer_edge.cuda.arrays import DeviceArray
+from fer_edge.cuda.kernels import availability
 from fer_edge.errors import DataError
-from fer_edge.kernels import availability
 from fer_edge.results import FrameResult
 
 

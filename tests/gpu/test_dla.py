@@ -11,7 +11,7 @@ import pytest
 from gpu_arrays import SHAPE
 
 from fer_edge.backends import BACKENDS, SessionOptions
-from fer_edge.calibration.half import ALWAYS_FLOAT, to_half
+from fer_edge.calibration.fp16 import ALWAYS_FLOAT, to_half
 from fer_edge.errors import BackendError
 
 pytestmark = pytest.mark.jetson

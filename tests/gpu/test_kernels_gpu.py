@@ -10,9 +10,9 @@ from gpu_arrays import Gpu
 from fer_edge.backends import BACKENDS, load_session
 from fer_edge.backends.tensorrt import TensorRtBackend
 from fer_edge.bundle import open_bundle
-from fer_edge.catalogue import shipped_bundle
-from fer_edge.engines.device_arrays import DeviceArray
-from fer_edge.kernels import availability, crop_resize_normalize, self_attention
+from fer_edge.cuda.arrays import DeviceArray
+from fer_edge.cuda.kernels import availability, crop_resize_normalize, self_attention
+from fer_edge.models.catalogue import shipped_bundle
 from fer_edge.preprocess import crop_face, crop_rectangle, prepare_batch
 from fer_edge.spec import CropRule, ModelSpec
 

@@ -15,7 +15,7 @@ from fer_edge.builder import BuildOptions, build
 from fer_edge.bundle import PRECISIONS, Bundle
 from fer_edge.export.networks import NETWORKS
 from fer_edge.preprocess import prepare_batch
-from fer_edge.synthetic_faces import generate_faces
+from fer_edge.synthetic.drawn import generate_faces
 
 LARGE = pytest.mark.skipif(
     "FER_EDGE_LARGE_TESTS" not in os.environ,

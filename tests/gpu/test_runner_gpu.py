@@ -17,10 +17,10 @@ from gpu_arrays import HEAD, SHAPE, WEIGHT, Gpu
 
 from fer_edge.backends import SessionOptions
 from fer_edge.backends.tensorrt import TensorRtBackend
-from fer_edge.engines.builder import EngineOptions, build_engine
-from fer_edge.engines.cuda_device import CudaDevice
-from fer_edge.engines.device_arrays import DeviceArray
-from fer_edge.engines.runner import EngineRunner, RunnerOptions, RunnerState
+from fer_edge.cuda.arrays import DeviceArray
+from fer_edge.cuda.cuda_device import CudaDevice
+from fer_edge.engines.build.builder import EngineOptions, build_engine
+from fer_edge.engines.run.runner import EngineRunner, RunnerOptions, RunnerState
 from fer_edge.errors import BackendError
 
 #: Of values near 1, against double precision; the build has TF32 switched off.
@@ -226,7 +226,7 @@ def test_the_second_opening_builds_nothing(
     backend: TensorRtBackend, small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend.open(small_model, SessionOptions()).close()
-    monkeypatch.setattr("fer_edge.engines.builder.build_engine", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr("fer_edge.engines.build.builder.build_engine", lambda *_: pytest.fail("built again"))
     session = backend.open(small_model, SessionOptions())
     assert session.rebuilt_because is None
     assert_right(dict(session.run(draw(5))), draw(5))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from once import made_once
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Werror", "-Wno-unknown-pragmas"]
 SANITIZERS = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 
@@ -46,7 +46,15 @@ def build_driver(tmp_path_factory: pytest.TempPathFactory) -> Build:
             command += ["-DFER_EDGE_EMULATION", *(f"-D{define}" for define in defines)]
             for folder_of_headers in headers:
                 command += ["-isystem", str(folder_of_headers)]
-            command += [*(SANITIZERS if sanitize else []), "-I", str(ROOT / "kernels"), "-o", str(output)]
+            command += [
+                *(SANITIZERS if sanitize else []),
+                "-I",
+                str(ROOT / "kernels"),
+                "-I",
+                str(ROOT / "tests" / "kernels"),
+                "-o",
+                str(output),
+            ]
             result = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
             assert result.returncode == 0, result.stderr
 

@@ -26,7 +26,7 @@ from device_arrays import (
 )
 from emulated_kernels import PINNED, UNREGISTERED, Emulation
 
-from fer_edge import kernels
+from fer_edge.cuda import kernels
 from fer_edge.errors import BackendError, UsageError
 from fer_edge.preprocess import crop_face, crop_rectangle, prepare_batch
 from fer_edge.spec import CropRule, ModelSpec

@@ -16,10 +16,10 @@ from types import ModuleType
 
 import pytest
 from device_arrays import REFUSALS, crop_arguments, refused_call
+from places import ROOT
 
 from fer_edge.errors import BackendError, UsageError
 
-ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURE = "80"
 
 
@@ -103,8 +103,8 @@ def test_without_being_asked_the_wheel_is_pure_python(tmp_path: Path) -> None:
 def test_the_wheel_with_kernels_holds_the_rest_too(unpacked: Path) -> None:
     for name in (
         "kernels.py",
-        "export/onnx_model.py",
-        "calibration/qdq.py",
+        "export/onnx/export.py",
+        "calibration/qdq/writer.py",
         "models/conv-attention.fer/model.onnx",
     ):
         assert (unpacked / "fer_edge" / name).is_file()

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from places import ROOT
 
 from fer_edge.engines.plugin import LIBRARY, NAME, NAMESPACE, REPORT_PREFIX, VERSION
-from fer_edge.export.attention_op import self_attention_received
+from fer_edge.export.onnx.attention_op import self_attention_received
 
-ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "kernels" / "plugin" / "self_attention_plugin.cpp"
 DTYPES = {"float": np.float32, "half": np.float16}
 TYPE_NUMBERS = {"float": 0, "half": 1}  # nvinfer1::DataType

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "kernels" / "self_attention.cuh"
 DTYPES = {"half": np.float16, "float": np.float32}
 POSITIONS = (1, 2, 7, 49, 83, 169)
@@ -205,7 +205,7 @@ def test_on_the_features_of_a_photograph(
     import cv2
     import torch
 
-    from fer_edge.export.attention_op import attend, attention_weights
+    from fer_edge.export.onnx.attention_op import attend, attention_weights
     from fer_edge.export.weights import load_weights
 
     network = load_weights(ROOT / "fer_edge" / "models" / "conv-attention.safetensors").module

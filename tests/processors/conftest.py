@@ -17,7 +17,7 @@ import pytest
 
 from fer_edge.bundle import open_bundle
 from fer_edge.preprocess import prepare_batch
-from fer_edge.synthetic_faces import generate_faces
+from fer_edge.synthetic.drawn import generate_faces
 
 #: AVX2 without VNNI. QEMU emulates no AVX-512, so that only this kind of processor can be emulated.
 PROCESSOR = "Haswell"

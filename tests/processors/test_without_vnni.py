@@ -21,7 +21,7 @@ from fer_edge.backends.onnxruntime import EXACT_INT8
 from fer_edge.backends.openvino import FLOAT_INT8
 from fer_edge.backends.self_test import TOLERANCES
 from fer_edge.bundle import open_bundle
-from fer_edge.statistics import processor_features
+from fer_edge.system.provenance import processor_features
 
 CPU_BACKENDS = available_backends("cpu")
 needs_openvino = pytest.mark.skipif("openvino" not in CPU_BACKENDS, reason="needs openvino")

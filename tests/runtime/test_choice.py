@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from fer_edge import Runtime, RuntimeOptions
-from fer_edge._processors import Processors
 from fer_edge.backends import BACKENDS, Availability, available_backends
 from fer_edge.backends.openvino import OpenVinoBackend
 from fer_edge.backends.tensorrt import TensorRtBackend
 from fer_edge.bundle import Bundle, open_bundle
-from fer_edge.catalogue import shipped_bundle
 from fer_edge.errors import BundleError, UsageError
+from fer_edge.models.catalogue import shipped_bundle
 from fer_edge.runtime.choice import Candidate, choose_plain, list_candidates
+from fer_edge.system.processors import Processors
 
 FOUR = Processors(machine=4, logical=4, cores=4)
 needs_openvino = pytest.mark.skipif(

@@ -15,14 +15,14 @@ import onnxruntime
 import pytest
 
 from fer_edge import Runtime, RuntimeOptions
-from fer_edge._processors import Processors
 from fer_edge.backends import available_backends
 from fer_edge.bundle import Bundle, open_bundle
-from fer_edge.catalogue import shipped_bundle
 from fer_edge.errors import UsageError
+from fer_edge.models.catalogue import shipped_bundle
 from fer_edge.runtime.choice import Candidate
 from fer_edge.runtime.timing import Timing
 from fer_edge.runtime.tune import choose, make_choice, make_key, tune
+from fer_edge.system.processors import Processors
 
 SMALL = "visual-attention"
 
@@ -138,7 +138,7 @@ def test_threads_and_processes_measure_once(bundle: Bundle, own_cache: Path, tmp
     code = (
         "import sys, time\n"
         "from fer_edge import open_bundle\n"
-        "from fer_edge.catalogue import shipped_bundle\n"
+        "from fer_edge.models.catalogue import shipped_bundle\n"
         "from fer_edge.runtime.timing import Timing\n"
         "from fer_edge.runtime.tune import tune\n"
         "def measure(bundle, candidates, on_progress):\n"
@@ -161,7 +161,7 @@ def test_a_damaged_file_is_measured_again(bundle: Bundle, own_cache: Path) -> No
     """In another process: this one remembers."""
     code = (
         "from fer_edge import open_bundle\n"
-        "from fer_edge.catalogue import shipped_bundle\n"
+        "from fer_edge.models.catalogue import shipped_bundle\n"
         "from fer_edge.runtime.timing import Timing\n"
         "from fer_edge.runtime.tune import tune\n"
         "measure = lambda bundle, found, show: [Timing(c, 'measured', '', 1.0, 4.0, 9) for c in found]\n"

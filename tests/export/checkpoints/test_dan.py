@@ -12,7 +12,7 @@ from scipy.signal import convolve2d
 from torch import nn
 from torch.nn import functional as F
 
-from fer_edge._files import sha256_of
+from fer_edge._utils.files import sha256_of
 from fer_edge.errors import UsageError, WeightsError
 from fer_edge.export.checkpoints import load_any, load_dan, save_dan
 from fer_edge.export.networks import NETWORKS

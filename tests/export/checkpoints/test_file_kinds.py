@@ -18,7 +18,7 @@ import torch
 from onnx import helper
 
 import fer_edge.models
-from fer_edge._file_kinds import refuse_foreign
+from fer_edge._utils.file_kinds import refuse_foreign
 from fer_edge.cli import main
 from fer_edge.errors import WeightsError
 from fer_edge.export.checkpoints import load_any
@@ -162,7 +162,7 @@ def test_a_file_is_judged_without_pytorch(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from fer_edge._file_kinds import refuse_foreign
+from fer_edge._utils.file_kinds import refuse_foreign
 from fer_edge.errors import WeightsError
 try:
     refuse_foreign(Path({str(tmp_path / "x")!r}))

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from fer_edge import _inert_pickle
-from fer_edge._inert_pickle import LimitedReader, NotReadable, read_pickle
+from fer_edge._utils import inert_pickle
+from fer_edge._utils.inert_pickle import LimitedReader, NotReadable, read_pickle
 from fer_edge.errors import WeightsError
 from fer_edge.export.checkpoints.torch_file import TorchFile
 
@@ -126,10 +126,10 @@ def test_keys_are_not_hashed_by_the_files_choice() -> None:
     """A tuple of itself twice, 60 times over, would take 2^60 steps to hash; numbers can be made to collide."""
     nested = b")" + b"q\0h\0\x86" * 60
     found = read_pickle(LimitedReader(io.BytesIO(P + b"}" + nested + b"K\x01s."), 500)).value
-    assert [type(key) for key in found] == [_inert_pickle._Key]
+    assert [type(key) for key in found] == [inert_pickle._Key]
     wide = pickle.dumps({i << 61: 1 for i in range(100)}, 2)
     found = read_pickle(LimitedReader(io.BytesIO(wide), len(wide))).value
-    assert {type(key) for key in found} == {int, _inert_pickle._Key}
+    assert {type(key) for key in found} == {int, inert_pickle._Key}
 
 
 def storage(count: int, kind: str = "torch.FloatStorage") -> bytes:

@@ -20,7 +20,7 @@ from author_files import State, equal, light
 from golden_outputs import GoldenFolder
 from torch import nn
 
-from fer_edge._files import sha256_of
+from fer_edge._utils.files import sha256_of
 from fer_edge.errors import UsageError, WeightsError
 from fer_edge.export.checkpoints import (
     LAYOUTS,

@@ -18,7 +18,7 @@ pytest.importorskip("google_crc32c", reason="needs pip install 'fer-edge[tensorf
 
 from author_files import entry, masked_crc, varint, write_checkpoint, write_table
 
-from fer_edge._file_kinds import tensorflow_prefix
+from fer_edge._utils.file_kinds import tensorflow_prefix
 from fer_edge.errors import MissingExtraError, WeightsError
 from fer_edge.export.checkpoints import tensorflow_bundle
 from fer_edge.export.checkpoints.tensorflow_bundle import TensorFlowCheckpoint

@@ -11,13 +11,13 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the export extra")
 
-from fer_edge._files import cache_folder
+from fer_edge._utils.files import cache_folder
 from fer_edge.datasets import FaceDataset, load_dataset
 from fer_edge.detection import create_detector
 from fer_edge.errors import DataError, UsageError, WeightsError
 from fer_edge.export.networks.landmark_transform import MEAN_FACE
-from fer_edge.export.training import landmarks
-from fer_edge.export.training.landmarks import (
+from fer_edge.export.training.data import landmarks
+from fer_edge.export.training.data.landmarks import (
     FaceMesh,
     MtcnnMeanFace,
     create_predictor,

@@ -22,15 +22,15 @@ import safetensors.torch
 import torch
 
 from fer_edge.errors import DataError, UsageError, WeightsError
-from fer_edge.export.training.augmentation import AugmentationOptions
-from fer_edge.export.training.data import DataOptions, load_training_data
+from fer_edge.evaluation.temperature import fit_temperature
+from fer_edge.export.training.data.augmentation import AugmentationOptions
+from fer_edge.export.training.data.batches import DataOptions, load_training_data
 from fer_edge.export.training.logs import CURVES, METRICS, TENSORBOARD, EpochMetrics
 from fer_edge.export.training.loop import KEPT, TrainOptions, train
 from fer_edge.export.training.recipes import RECIPES, Phase, Recipe
 from fer_edge.export.training.state import CHECKPOINT
 from fer_edge.export.weights import load_weights
 from fer_edge.labels import FER2013, FERPLUS
-from fer_edge.temperature import fit_temperature
 
 ROWS = 60
 STILL = AugmentationOptions(
@@ -393,7 +393,7 @@ def test_best_weights_are_those_of_the_best_epoch(faces: Path, tmp_path: Path) -
 def test_a_temperature_is_fitted_for_the_weights_that_are_kept(
     keep: str, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fer_edge.temperature._LEAST_FACES", 2)
+    monkeypatch.setattr("fer_edge.evaluation.temperature._LEAST_FACES", 2)
     seen: list[EpochMetrics] = []
     recipe = dataclasses.replace(SMALL, keep=keep, precise_norms=False)
     trained = load_weights(run(recipe, faces, tmp_path / "run", on_epoch=seen.append))

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from fer_edge.errors import UsageError
-from fer_edge.export.training.augmentation import AugmentationOptions
-from fer_edge.export.training.data import DataOptions, Split, load_training_data
+from fer_edge.export.training.data.augmentation import AugmentationOptions
+from fer_edge.export.training.data.batches import DataOptions, Split, load_training_data
 from fer_edge.export.training.loop import train
 from fer_edge.export.training.objectives import OBJECTIVES
 from fer_edge.export.training.optimizers import OPTIMIZERS, RATES

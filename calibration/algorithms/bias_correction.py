@@ -1,0 +1,91 @@
+"""Bias correction (Nagel et al., 2019, Section 4.2): what rounded weights add to a layer on average is taken off.
+
+Rounding the weights W to W + ε changes the output of a layer by ε·x. Its mean over faces and positions,
+E[ε·x] per output channel, is a constant that the bias can take up. It is measured, not derived from the mean
+of x: each layer runs a second time with the weights ε on the same input, padding included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from fer_edge.calibration.placement.graph import WEIGHTED, Graph
+from fer_edge.calibration.placement.placement import Placement, quantised_nodes
+from fer_edge.calibration.qdq.weights import output_axis, per_channel, round_weight
+from fer_edge.calibration.ranges.ranges import run_model
+from fer_edge.errors import CalibrationError
+
+
+def measure_bias_shifts(
+    model: Path,
+    batches: Iterable[np.ndarray],
+    placement: Placement,
+    on_batch: Callable[[int], None] = lambda images: None,
+) -> Mapping[str, tuple[float, ...]]:
+    """Return layer → what its bias must change by, −E[ε·x], one value per output channel.
+
+    Parameters
+    ----------
+    model : Path
+        FP32 ONNX file.
+    batches : iterable of np.ndarray
+        ``[B, C, H, W]`` float32, preprocessed.
+    placement : Placement
+        Which layers compute in integers.
+    on_batch : callable
+        Called with the number of images done.
+
+    Raises
+    ------
+    CalibrationError
+        If there are no faces.
+    """
+    proto = onnx.load(model)
+    layers = _add_error_layers(proto, placement)
+    sums = {layer: np.zeros(1) for layer in layers}
+    images = 0
+    runs = run_model(proto, batches)
+    del proto  # twice the weights, which the runs hold already
+    for batch, values in runs:
+        for layer, output in layers.items():
+            sums[layer] = sums[layer] + values[output].astype(np.float64) * len(batch)
+        images += len(batch)
+        on_batch(images)
+    if not images:
+        raise CalibrationError("there are no faces to correct biases on: give other --calibration-data")
+    return {layer: tuple((-total / images).tolist()) for layer, total in sums.items()}
+
+
+def _add_error_layers(model: onnx.ModelProto, placement: Placement) -> dict[str, str]:
+    """Put a twin with the weights ε beside every integer layer; the mean of its output is the only output left."""
+    graph = Graph(model)
+    outputs: dict[str, str] = {}
+    added: list[onnx.NodeProto] = []
+    for node in quantised_nodes(graph, placement):
+        if node.op_type not in WEIGHTED:
+            continue
+        weight = numpy_helper.to_array(graph.constants[node.input[1]])
+        axis = output_axis(node)
+        integers, scale = round_weight(weight, axis)
+        error = integers * per_channel(scale, weight.ndim, axis) - weight
+        names = [f"{node.name}.error{part}" for part in (".weight", "", ".axes", ".mean")]
+        twin = onnx.NodeProto()
+        twin.CopyFrom(node)
+        twin.name, twin.output[0] = names[1], names[1]
+        del twin.input[1:]
+        twin.input.append(names[0])
+        kept = [0] if node.op_type == "Gemm" else [0, 2, 3]
+        model.graph.initializer.append(numpy_helper.from_array(error.astype(np.float32), names[0]))
+        model.graph.initializer.append(numpy_helper.from_array(np.array(kept, np.int64), names[2]))
+        mean = helper.make_node("ReduceMean", [names[1], names[2]], [names[3]], names[3], keepdims=0)
+        added += [twin, mean]
+        outputs[node.name] = names[3]
+    model.graph.node.extend(added)
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs.values())
+    return outputs

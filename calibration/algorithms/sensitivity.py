@@ -1,0 +1,154 @@
+"""Sensitivity: what each layer alone does to the output when it computes in integers.
+
+One layer is quantised, all others stay in floating point, and the real model of that runs on the backend. The
+noise of layers adds up nearly as independent noise does, so what one does alone says what leaving it in
+floating point gains.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from fer_edge.backends import Backend, SessionOptions
+from fer_edge.calibration.comparison.bounds import judge
+from fer_edge.calibration.malloc_trim import return_free_memory
+from fer_edge.calibration.placement.macs import multiply_adds
+from fer_edge.calibration.qdq.writer import integer_layers, quantise
+from fer_edge.calibration.ranges.ranges import Ranges
+from fer_edge.datasets import FaceDataset
+from fer_edge.evaluation.evaluate import known_targets, session_logits
+from fer_edge.spec import ModelSpec
+
+#: Fewer labelled faces say nothing of a change in accuracy: one face would be more than a point.
+LEAST_LABELLED = 100
+
+OnFaces = Callable[[int], None]
+
+
+def _ignore(faces: int) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """What one layer does alone.
+
+    Attributes
+    ----------
+    layer, op : str
+        Name and operator of the node.
+    macs : int
+        Multiply-adds for one face; 0 for a residual addition.
+    snr_db : float or None
+        See :class:`fer_edge.calibration.comparison.fidelity.Fidelity`; ``None`` where the layer changes nothing.
+    drop_pp : float or None
+        Loss of accuracy in percentage points; ``None`` for fewer than 100 labelled faces.
+    """
+
+    layer: str
+    op: str
+    macs: int
+    snr_db: float | None
+    drop_pp: float | None
+
+    @property
+    def noise(self) -> float:
+        """Noise over signal, as powers: what adds up over layers."""
+        return 0.0 if self.snr_db is None else float(10 ** (-self.snr_db / 10))
+
+
+class Quantised:
+    """The Q/DQ models of one FP32 model on one backend: makes, runs and forgets them, and holds no weights.
+
+    Parameters
+    ----------
+    model : Path
+        FP32 ONNX file.
+    backend : Backend
+        Runs them, in its own dialect.
+    spec : ModelSpec
+        Pixels in, labels out.
+    """
+
+    def __init__(self, model: Path, backend: Backend, spec: ModelSpec) -> None:
+        self.backend, self.spec = backend, spec
+        self._path = model
+
+    def load(self) -> onnx.ModelProto:
+        """Return the FP32 model."""
+        return onnx.load(self._path)
+
+    def fp32_logits(self, faces: FaceDataset, on_faces: OnFaces = _ignore) -> np.ndarray:
+        """Return ``[N, K]`` logits of the FP32 model; ``on_faces`` is called with the number of faces of each batch."""
+        return self.file_logits(self._path, faces, on_faces)
+
+    def logits(
+        self, ranges: Ranges, faces: FaceDataset, model: Path | None = None, on_faces: OnFaces = _ignore
+    ) -> np.ndarray:
+        """Return ``[N, K]`` logits of the model that ``ranges`` make; ``model`` is used instead of the own one."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "quantised.onnx"
+            onnx.save(quantise(onnx.load(model or self._path), ranges, self.backend.dialect), path)
+            return self.file_logits(path, faces, on_faces)
+
+    def file_logits(self, path: Path, faces: FaceDataset, on_faces: OnFaces = _ignore) -> np.ndarray:
+        """Return ``[N, K]`` logits of a model that is a file already."""
+        return_free_memory()
+        session = self.backend.open(path, SessionOptions())
+        try:
+            return session_logits(session, faces, self.spec, on_faces=on_faces)
+        finally:
+            session.close()
+            return_free_memory()
+
+
+def measure_sensitivity(
+    quantised: Quantised,
+    ranges: Ranges,
+    faces: FaceDataset,
+    on_layer: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[LayerSensitivity, ...]:
+    """Quantise every layer alone; return them, the most harmful first.
+
+    Parameters
+    ----------
+    quantised : Quantised
+        Model and backend.
+    ranges : Ranges
+        The calibration.
+    faces : FaceDataset
+        Faces to measure on; labels are used where there are enough.
+    on_layer : callable
+        Called with (done, total).
+    """
+    proto = quantised.load()
+    layers = {n.name: n.op_type for n in integer_layers(proto, ranges.placement, quantised.backend.dialect)}
+    work = multiply_adds(proto)
+    del proto
+    reference = quantised.fp32_logits(faces)
+    targets = known_targets(faces, quantised.spec)
+    enough_labels = (targets >= 0).sum() >= LEAST_LABELLED
+    found = []
+    for done, (layer, op) in enumerate(layers.items()):
+        others = (layers.keys() | ranges.placement.float_layers) - {layer}
+        alone = dataclasses.replace(ranges.placement, float_layers=frozenset(others))
+        logits = quantised.logits(dataclasses.replace(ranges, placement=alone), faces)
+        outcome = judge(reference, logits, targets)
+        found.append(
+            LayerSensitivity(
+                layer,
+                op,
+                work.get(layer, 0),
+                outcome.fidelity.snr_db,
+                outcome.drop_pp if enough_labels else None,
+            )
+        )
+        on_layer(done + 1, len(layers))
+    return tuple(sorted(found, key=lambda layer: -layer.noise))

@@ -1,0 +1,1 @@
+"""A quantised model beside its FP32 model: answers, labels, time and memory."""

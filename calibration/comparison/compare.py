@@ -1,0 +1,161 @@
+"""FP32 against INT8 on the same faces, in the same run: agreement, accuracy, size, latency."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_edge.backends import Backend, Session, SessionOptions
+from fer_edge.calibration.comparison.fidelity import measure_fidelity
+from fer_edge.calibration.comparison.paired import PairedComparison, compare_paired
+from fer_edge.calibration.comparison.peak_memory import peak_memory_bytes
+from fer_edge.datasets import FaceDataset
+from fer_edge.evaluation.evaluate import known_targets, session_logits
+from fer_edge.evaluation.metrics import Metrics, compute_metrics
+from fer_edge.evaluation.temperature import Temperature, measure_temperature
+from fer_edge.probabilities import softmax
+from fer_edge.spec import ModelSpec
+from fer_edge.system.provenance import LatencySummary, summarise
+
+_WARM_UP_RUNS = 3
+_LATENCY_RUNS = 30
+#: A large network is timed fewer times: the report says how many.
+_LEAST_RUNS, _LATENCY_BUDGET_S = 5, 3.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How INT8 differs from FP32 on one backend.
+
+    Attributes
+    ----------
+    backend : str
+        Where both were run.
+    faces : int
+        How many faces, with and without a label.
+    agreement, logit_cosine, snr_db
+        As in :class:`fer_edge.calibration.comparison.fidelity.Fidelity`.
+    fp32_bytes, int8_bytes : int
+        Size of the ONNX files.
+    fp32_peak_bytes, int8_peak_bytes : int or None
+        Memory, as :func:`fer_edge.calibration.comparison.peak_memory.peak_memory_bytes` measures it.
+    fp32_latency, int8_latency : LatencySummary
+        Of one face, taken in turn.
+    fp32_metrics, int8_metrics : Metrics or None
+        Of uncorrected confidences, on the faces with a label that the network knows; ``None`` without any.
+    paired : PairedComparison or None
+        What changes on those faces, overall and by class, and how certain that is.
+    fp32_temperature, temperature : Temperature or None
+        What corrects the confidences of FP32 and of INT8; ``None`` for too few labelled faces.
+    """
+
+    backend: str
+    faces: int
+    agreement: float
+    logit_cosine: float
+    snr_db: float | None
+    fp32_bytes: int
+    int8_bytes: int
+    fp32_peak_bytes: int | None
+    int8_peak_bytes: int | None
+    fp32_latency: LatencySummary
+    int8_latency: LatencySummary
+    fp32_metrics: Metrics | None
+    int8_metrics: Metrics | None
+    paired: PairedComparison | None
+    fp32_temperature: Temperature | None
+    temperature: Temperature | None
+
+    @property
+    def speedup(self) -> float:
+        """FP32 p50 over INT8 p50."""
+        return self.fp32_latency.p50_ms / self.int8_latency.p50_ms
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return {**asdict(self), "speedup": self.speedup}
+
+
+def compare(
+    fp32: Path,
+    int8: Path,
+    backend: Backend,
+    spec: ModelSpec,
+    faces: FaceDataset,
+    options: SessionOptions | None = None,
+    on_faces: Callable[[int], None] = lambda faces: None,
+    *,
+    fp32_logits: np.ndarray | None = None,
+) -> Comparison:
+    """Run both models over ``faces``, time them in turn, batch 1, and measure the memory of each.
+
+    With ``fp32_logits``, what FP32 gives for ``faces``, it is only timed and measured.
+
+    Raises
+    ------
+    CalibrationError
+        If there are no faces, or a model gives values that are not finite.
+    """
+    settings = options or SessionOptions()
+    sessions = [backend.open(path, settings) for path in (fp32, int8)]
+    if fp32_logits is None:
+        fp32_logits = session_logits(sessions[0], faces, spec, on_faces=on_faces)
+    logits = [fp32_logits, session_logits(sessions[1], faces, spec, on_faces=on_faces)]
+    fidelity = measure_fidelity(*logits)
+    latencies = time_in_turn(sessions, np.zeros((1, *spec.input_shape), np.float32))
+    for session in sessions:
+        session.close()
+    targets = known_targets(faces, spec)
+    known = targets >= 0
+    metrics: list[Metrics | None] = [None, None]
+    temperatures: list[Temperature | None] = [None, None]
+    paired = None
+    if known.any():
+        labelled, targets = [values[known] for values in logits], targets[known]
+        metrics = [compute_metrics(softmax(values), targets, spec.class_names) for values in labelled]
+        temperatures = [measure_temperature(values, targets) for values in labelled]
+        fp32_predicted, int8_predicted = (values.argmax(axis=1) for values in labelled)
+        paired = compare_paired(fp32_predicted, int8_predicted, targets, spec.class_names)
+    return Comparison(
+        backend=backend.name,
+        faces=len(faces),
+        agreement=fidelity.agreement,
+        logit_cosine=fidelity.logit_cosine,
+        snr_db=fidelity.snr_db,
+        fp32_bytes=fp32.stat().st_size,
+        int8_bytes=int8.stat().st_size,
+        fp32_peak_bytes=peak_memory_bytes(fp32, backend, spec, settings),
+        int8_peak_bytes=peak_memory_bytes(int8, backend, spec, settings),
+        fp32_latency=latencies[0],
+        int8_latency=latencies[1],
+        fp32_metrics=metrics[0],
+        int8_metrics=metrics[1],
+        paired=paired,
+        fp32_temperature=temperatures[0],
+        temperature=temperatures[1],
+    )
+
+
+def time_in_turn(sessions: Sequence[Session], batch: np.ndarray) -> list[LatencySummary]:
+    """Time the sessions in turn, so that a change of the machine's speed meets all alike."""
+    taken: list[list[float]] = [[] for _ in sessions]
+    begun = time.perf_counter()
+    for _ in range(_WARM_UP_RUNS):
+        for session in sessions:
+            session.run(batch)
+        if time.perf_counter() - begun > _LATENCY_BUDGET_S:
+            break
+    begun = time.perf_counter()
+    for run in range(_LATENCY_RUNS):
+        if run >= _LEAST_RUNS and time.perf_counter() - begun > _LATENCY_BUDGET_S:
+            break
+        for session, times in zip(sessions, taken, strict=True):
+            started = time.perf_counter()
+            session.run(batch)
+            times.append((time.perf_counter() - started) * 1e3)
+    return [summarise(times) for times in taken]

@@ -1,0 +1,290 @@
+"""From an FP32 model and ranges to INT8: quantise for every dialect, measure, and meet the bounds or refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from fer_edge._utils.checks import MOST_IMAGES, require_flag, require_whole
+from fer_edge._utils.progress import Progress, face_counter
+from fer_edge.backends import BACKENDS, Backend, SessionOptions
+from fer_edge.bundle import int8_model
+from fer_edge.calibration.algorithms.sensitivity import LayerSensitivity, Quantised, measure_sensitivity
+from fer_edge.calibration.comparison.bounds import (
+    Bounds,
+    MixedPrecision,
+    Outcome,
+    Step,
+    judge,
+    lost_pp,
+    mix_precision,
+)
+from fer_edge.calibration.comparison.compare import Comparison, compare, time_in_turn
+from fer_edge.calibration.comparison.fidelity import Fidelity, measure_fidelity
+from fer_edge.calibration.malloc_trim import return_free_memory
+from fer_edge.calibration.placement.families import PlacementRow, explain_placement
+from fer_edge.calibration.placement.macs import multiply_adds, share_of
+from fer_edge.calibration.qdq.writer import DIALECTS, integer_layers, quantise
+from fer_edge.calibration.ranges.ranges import Ranges
+from fer_edge.datasets import FaceDataset
+from fer_edge.errors import GateError
+from fer_edge.evaluation.evaluate import known_targets, session_logits
+from fer_edge.spec import ModelSpec
+from fer_edge.system.provenance import LatencySummary
+
+#: INT8 that falls below has collapsed; it is refused whether the user set bounds or not.
+COLLAPSED_COSINE = 0.99
+COLLAPSED = Bounds(min_cosine=COLLAPSED_COSINE)
+#: Of fewer labelled faces one is worth over six points: there the share of faces whose class changes is judged.
+LEAST_LABELLED_FACES = 16
+#: For what is too slow to run on all faces.
+_FEW_FACES = 64
+
+
+@dataclass(frozen=True)
+class Int8Options:
+    """How INT8 is made and judged.
+
+    Attributes
+    ----------
+    bounds : Bounds or None
+        What INT8 must meet; the layers that do most harm stay in floating point until it does. ``None`` refuses
+        what has collapsed, and leaves no layer out.
+    sensitivity : bool
+        Measure every layer alone even where the bounds are met.
+    sensitivity_images : int
+        On how many faces.
+    """
+
+    bounds: Bounds | None = None
+    sensitivity: bool = False
+    sensitivity_images: int = _FEW_FACES
+
+    def __post_init__(self) -> None:
+        require_flag("sensitivity", self.sensitivity)
+        require_whole("sensitivity_images", self.sensitivity_images, 1, MOST_IMAGES)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What mixed precision left in floating point, and what that costs in time."""
+
+    found: MixedPrecision
+    int8_latency: LatencySummary
+    mixed_latency: LatencySummary
+
+
+@dataclass(frozen=True)
+class Int8:
+    """An INT8 model and all that was measured of it.
+
+    Attributes
+    ----------
+    ranges : Ranges
+        The calibration, with the layers that mixed precision left in floating point.
+    comparison : Comparison
+        Against FP32, on the backend.
+    simulated : mapping
+        Dialect of another backend → how close its model comes to FP32 in ONNX Runtime, on up to 64 faces.
+    integer_share : float
+        Share of the multiply-adds that compute in integers.
+    placement : tuple of PlacementRow
+        What stays in floating point, and why.
+    sensitivity : tuple of LayerSensitivity
+        The most harmful layer first; empty where it was not measured.
+    mixed : Mixed or None
+        ``None`` where all layers could stay in INT8.
+    """
+
+    ranges: Ranges
+    comparison: Comparison
+    simulated: Mapping[str, Fidelity]
+    integer_share: float
+    placement: tuple[PlacementRow, ...]
+    sensitivity: tuple[LayerSensitivity, ...]
+    mixed: Mixed | None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Figures of an INT8 model that missed its bounds; ``tried`` of the :class:`GateError`.
+
+    Attributes
+    ----------
+    int8 : Int8
+        The model without mixed precision.
+    steps : tuple of Step
+        What mixed precision tried.
+    """
+
+    int8: Int8
+    steps: tuple[Step, ...] = ()
+
+
+def make_int8(
+    work: Path,
+    model: Path,
+    spec: ModelSpec,
+    backend: Backend,
+    ranges: Ranges,
+    faces: FaceDataset,
+    options: Int8Options,
+    on_progress: Progress,
+) -> Int8:
+    """Write the Q/DQ model of every dialect into ``work`` and measure it on ``faces``.
+
+    Raises
+    ------
+    GateError
+        If the bounds are missed: with bounds of the user's, after mixed precision was tried; without, at once. Its
+        ``tried`` is a :class:`Refused`.
+    """
+    quantised, path = Quantised(model, backend, spec), work / int8_model(backend.dialect)
+    bounds = options.bounds or COLLAPSED
+    _write(work, model, ranges, on_progress)
+    count = face_counter(on_progress, f"comparing on {faces.name}", 2 * len(faces))
+    fp32_logits = _fp32_logits(model, backend, spec, faces, count)
+    comparison = compare(model, path, backend, spec, faces, on_faces=count, fp32_logits=fp32_logits)
+    int8 = _describe(quantised, ranges, comparison)
+    missed = not outcome_of(comparison).meets(bounds)
+    if missed and options.bounds is None:
+        raise GateError(_collapsed(comparison, faces), Refused(int8))
+    if missed or options.sensitivity:
+        few = faces.first(options.sensitivity_images)
+        sensitivity = measure_sensitivity(
+            quantised, ranges, few, lambda done, total: on_progress("measuring every layer", done, total)
+        )
+        int8 = dataclasses.replace(int8, sensitivity=sensitivity)
+    if missed:
+        try:
+            found = _mix(quantised, ranges, int8.sensitivity, fp32_logits, faces, bounds, on_progress)
+        except GateError as error:
+            raise GateError(str(error), Refused(int8, error.tried)) from None
+        kept = dataclasses.replace(ranges.placement, float_layers=frozenset(found.float_layers))
+        ranges = dataclasses.replace(ranges, placement=kept)
+        before = path.replace(work / "all-int8.onnx")
+        _write(work, model, ranges, on_progress)
+        count = face_counter(on_progress, f"comparing mixed precision on {faces.name}", len(faces))
+        comparison = compare(model, path, backend, spec, faces, on_faces=count, fp32_logits=fp32_logits)
+        mixed = Mixed(found, *_latencies(backend, spec, before, path))
+        before.unlink()
+        described = _describe(quantised, ranges, comparison)
+        int8 = dataclasses.replace(described, sensitivity=int8.sensitivity, mixed=mixed)
+    int8 = dataclasses.replace(int8, simulated=_simulate(work, model, spec, backend, faces, on_progress))
+    if collapsed := _collapsed_dialect(int8.simulated, bounds, min(len(faces), _FEW_FACES)):
+        raise GateError(collapsed, Refused(int8))
+    return int8
+
+
+def _describe(quantised: Quantised, ranges: Ranges, comparison: Comparison) -> Int8:
+    """Return the result without further measurements."""
+    proto = quantised.load()
+    layers = [n.name for n in integer_layers(proto, ranges.placement, quantised.backend.dialect)]
+    share = share_of(layers, multiply_adds(proto))
+    placement = explain_placement(proto, quantised.spec.network, ranges.placement)
+    return Int8(ranges, comparison, {}, share, placement, (), None)
+
+
+def outcome_of(comparison: Comparison) -> Outcome:
+    """Return what the bounds judge of a comparison."""
+    fidelity = Fidelity(comparison.agreement, comparison.logit_cosine, comparison.snr_db)
+    if (paired := comparison.paired) is None or paired.faces < LEAST_LABELLED_FACES:
+        return Outcome(lost_pp(1, comparison.agreement), False, fidelity)
+    return Outcome(lost_pp(0, paired.change_pp / 100), True, fidelity)
+
+
+def _write(work: Path, model: Path, ranges: Ranges, on_progress: Progress) -> None:
+    for done, dialect in enumerate(DIALECTS, 1):
+        path = work / int8_model(dialect)
+        onnx.save(quantise(onnx.load(model), ranges, dialect), path)
+        onnx.checker.check_model(str(path), full_check=True)
+        on_progress("writing INT8 models", done, len(DIALECTS))
+    return_free_memory()
+
+
+def _fp32_logits(
+    model: Path, backend: Backend, spec: ModelSpec, faces: FaceDataset, count: Callable[[int], None]
+) -> np.ndarray:
+    session = backend.open(model, SessionOptions())
+    logits = session_logits(session, faces, spec, on_faces=count)
+    session.close()
+    return logits
+
+
+def _mix(
+    quantised: Quantised,
+    ranges: Ranges,
+    sensitivity: tuple[LayerSensitivity, ...],
+    fp32_logits: np.ndarray,
+    faces: FaceDataset,
+    bounds: Bounds,
+    on_progress: Progress,
+) -> MixedPrecision:
+    targets = known_targets(faces, quantised.spec)
+    if (targets >= 0).sum() < LEAST_LABELLED_FACES:
+        targets = np.full(len(faces), -1)
+    work = multiply_adds(quantised.load())
+    order = [layer.layer for layer in sensitivity]
+
+    def evaluate(float_layers: frozenset[str]) -> Outcome:
+        kept = dataclasses.replace(ranges.placement, float_layers=float_layers)
+        logits = quantised.logits(dataclasses.replace(ranges, placement=kept), faces)
+        return judge(fp32_logits, logits, targets)
+
+    return mix_precision(
+        order,
+        evaluate,
+        lambda float_layers: share_of((name for name in order if name not in float_layers), work),
+        bounds,
+        lambda tried: on_progress("leaving layers in floating point", tried, 0),
+    )
+
+
+def _latencies(backend: Backend, spec: ModelSpec, *models: Path) -> list[LatencySummary]:
+    sessions = [backend.open(model, SessionOptions()) for model in models]
+    found = time_in_turn(sessions, np.zeros((1, *spec.input_shape), np.float32))
+    for session in sessions:
+        session.close()
+    return found
+
+
+def _simulate(
+    work: Path, model: Path, spec: ModelSpec, backend: Backend, faces: FaceDataset, on_progress: Progress
+) -> dict[str, Fidelity]:
+    """Run the models of the other dialects in ONNX Runtime, which computes what any Q/DQ model says."""
+    runtime = Quantised(model, BACKENDS["onnxruntime"], spec)
+    few = faces.first(_FEW_FACES)
+    others = [dialect for dialect in DIALECTS if dialect != backend.dialect]
+    count = face_counter(on_progress, "simulating other backends", (1 + len(others)) * len(few))
+    reference = runtime.fp32_logits(few, count)
+    return {
+        dialect: measure_fidelity(reference, runtime.file_logits(work / int8_model(dialect), few, count))
+        for dialect in others
+    }
+
+
+def _collapsed_dialect(simulated: Mapping[str, Fidelity], bounds: Bounds, faces: int) -> str:
+    """Describe the first model that has collapsed; empty where none has."""
+    if bounds == Bounds():  # random weights
+        return ""
+    least = COLLAPSED_COSINE if bounds.min_cosine is None else min(bounds.min_cosine, COLLAPSED_COSINE)
+    for dialect, fidelity in simulated.items():
+        if fidelity.logit_cosine < least:
+            return (
+                f"the {dialect} model has collapsed: its logits have a cosine of {fidelity.logit_cosine:.4f} with "
+                f"those of FP32 on {faces} faces, expected at least {least}: calibrate on other faces"
+            )
+    return ""
+
+
+def _collapsed(comparison: Comparison, faces: FaceDataset) -> str:
+    return (
+        f"INT8 has collapsed on {faces.name}: the cosine of its logits with those of FP32 is {comparison.logit_cosine:.4f}, "
+        f"expected at least {COLLAPSED_COSINE}, and {comparison.agreement:.1%} of the faces keep their class: calibrate on "
+        "other faces, or leave the most harmful layers in floating point"
+    )

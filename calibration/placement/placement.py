@@ -1,0 +1,100 @@
+"""Placement: which tensors INT8 stores, and which must share one scale.
+
+Convolutions and hidden dense layers read integers; residual additions too; max-pool, concatenation and
+nearest resize pass integers on with the scale they were given. What stays in floating point is said by the
+rules of :mod:`fer_edge.calibration.placement.rules`, and layer by layer by a :class:`Placement`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx
+
+from fer_edge.calibration.placement.graph import WEIGHTED, Graph, is_residual
+from fer_edge.calibration.placement.rules import DEFAULT_RULES, FLOAT_RULES
+
+#: Operators that pass integers through, with one scale for inputs and output; see :func:`passes_integers`.
+_PASSING = frozenset({"MaxPool", "Concat", "DepthToSpace"})
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What stays in floating point.
+
+    Attributes
+    ----------
+    rules : tuple of str
+        Kinds of layers: keys of :data:`fer_edge.calibration.placement.rules.FLOAT_RULES`.
+    float_layers : frozenset of str
+        Single layers, by the name of their node, that mixed precision leaves so.
+    """
+
+    rules: tuple[str, ...] = DEFAULT_RULES
+    float_layers: frozenset[str] = frozenset()
+
+
+DEFAULT_PLACEMENT = Placement()
+
+
+def quantised_nodes(graph: Graph, placement: Placement = DEFAULT_PLACEMENT) -> list[onnx.NodeProto]:
+    """Return the nodes that compute in integers."""
+    kept = {id(node) for name in placement.rules for node in FLOAT_RULES[name].find(graph)}
+    return [
+        node
+        for node in graph.nodes
+        if id(node) not in kept
+        and node.name not in placement.float_layers
+        and _has_integer_kernel(graph, node)
+    ]
+
+
+def _has_integer_kernel(graph: Graph, node: onnx.NodeProto) -> bool:
+    if node.op_type in WEIGHTED:
+        return node.input[1] in graph.constants
+    return is_residual(graph, node)
+
+
+def passes_integers(node: onnx.NodeProto) -> bool:
+    """Whether backends move the integers of ``node`` without computing on them.
+
+    ONNX Runtime resizes integers in nearest mode only: bilinear resize is computed between DQ and Q, so a common
+    scale would cost resolution and gain nothing.
+    """
+    if node.op_type == "Resize":
+        return any(a.name == "mode" and a.s == b"nearest" for a in node.attribute)
+    return node.op_type in _PASSING
+
+
+def stored_output(graph: Graph, node: onnx.NodeProto) -> str:
+    """Return the tensor that ``node`` stores: its own output, or that of the ReLU that alone reads it."""
+    consumers = graph.consumers.get(node.output[0], [])
+    if len(consumers) == 1 and consumers[0].op_type == "Relu" and node.output[0] not in graph.outputs:
+        return consumers[0].output[0]
+    return node.output[0]
+
+
+def quantised_tensors(model: onnx.ModelProto, placement: Placement = DEFAULT_PLACEMENT) -> Mapping[str, str]:
+    """Return every tensor that INT8 stores → the name of its group; a group has one scale."""
+    graph = Graph(model)
+    tensors: set[str] = set()
+    for node in quantised_nodes(graph, placement):
+        tensors.update(graph.activations(node))
+        tensors.add(stored_output(graph, node))
+    group = {name: name for name in tensors}
+
+    def root(name: str) -> str:
+        while group[name] != name:
+            name = group[name]
+        return name
+
+    for node in graph.nodes:
+        if not passes_integers(node) or not any(name in group for name in graph.activations(node)):
+            continue
+        members = [*graph.activations(node), node.output[0]]
+        for name in members:
+            group.setdefault(name, name)
+        for name in members[1:]:
+            group[root(name)] = root(members[0])
+    return {name: root(name) for name in group if name not in graph.outputs}

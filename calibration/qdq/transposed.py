@@ -1,0 +1,143 @@
+"""Stride-2 transposed convolutions as convolutions, which CPU backends run in integers.
+
+A transposed convolution of stride 2 that doubles the sides gives each input pixel four output pixels, one for every
+phase (r, s). With kernel K and padding p, K - 2p = 2,
+
+    out[o, 2y + r, 2x + s] = Σ_i Σ_d Σ_e W[i, o, r + p - 2d, s + p - 2e] in[i, y + d, x + e],
+
+so that a phase is a convolution with K/2 × K/2 weights, and the phases are put in their places by DepthToSpace, which
+only moves values. Where K/2 is odd all phases read the same pixels, and one convolution makes the four of them.
+
+ONNX Runtime has no integer kernel for transposed convolutions. On Residual Masking Network (K = 2) they took a sixth of
+the time of the INT8 model; FERAtt (K = 4) takes 12.3 ms with integers in them and 18.7 without, on two cores.
+
+The phases are blocks of channels (DCR), not neighbours (CRD): where channels lie last, as in OpenVINO, each block is
+then one copy (0.05 ms of Residual Masking Network's 25 on two cores, against 0.35).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from fer_edge.calibration.placement.graph import Graph
+from fer_edge.calibration.placement.placement import quantised_nodes, stored_output
+from fer_edge.calibration.ranges.observers import TensorRange
+from fer_edge.calibration.ranges.ranges import Ranges
+
+_PHASES = tuple(itertools.product((0, 1), repeat=2))
+
+
+def expand_transposed(model: onnx.ModelProto, ranges: Ranges) -> Ranges:
+    """Make every ConvTranspose of ``model`` that doubles and is quantised Convs, their ReLUs, and DepthToSpace.
+
+    In place. Returns the ranges with those of the new tensors.
+    """
+    graph = Graph(model)
+    tensors: dict[str, TensorRange] = dict(ranges.tensors)
+    replacements: dict[int, list[onnx.NodeProto]] = {}
+    for node in quantised_nodes(graph, ranges.placement):
+        if not doubles(graph, node):
+            continue
+        final = stored_output(graph, node)
+        relu = graph.producer[final] if final != node.output[0] else None
+        chain, phases = _convolutions(model, graph, node, final, relu)
+        moved = phases[0]
+        if len(phases) > 1:
+            moved = f"{final}.blocks"
+            chain.append(helper.make_node("Concat", phases, [moved], f"{node.name}/phases", axis=1))
+        chain.append(
+            helper.make_node(
+                "DepthToSpace", [moved], [final], f"{node.name}/shuffle", blocksize=2, mode="DCR"
+            )
+        )
+        replacements[id(node)] = chain
+        if relu is not None:
+            replacements[id(relu)] = []
+        if final in tensors:
+            tensors |= dict.fromkeys((*phases, moved), tensors[final])
+    ordered = [item for node in graph.nodes for item in replacements.get(id(node), [node])]
+    del model.graph.node[:]
+    model.graph.node.extend(ordered)
+    return dataclasses.replace(ranges, tensors=tensors)
+
+
+def _convolutions(
+    model: onnx.ModelProto, graph: Graph, node: onnx.NodeProto, final: str, relu: onnx.NodeProto | None
+) -> tuple[list[onnx.NodeProto], list[str]]:
+    """Return the convolutions of the phases, each with its ReLU, and the tensors that they make, in order."""
+    weight = numpy_helper.to_array(graph.constants[node.input[1]])
+    bias = numpy_helper.to_array(graph.constants[node.input[2]]) if len(node.input) > 2 else None
+    taps = weight.shape[2] // 2
+    together = taps % 2 == 1
+    nodes, made = [], []
+    for phases in [_PHASES] if together else [(phase,) for phase in _PHASES]:
+        suffix = "blocks" if together else "phase{}{}".format(*phases[0])
+        name = node.name if together else f"{node.name}/{suffix}"
+        blocks = np.concatenate([_phase_weight(weight, phase) for phase in phases])
+        constants = {f"{node.name}.{suffix}.weight": blocks}
+        if bias is not None:
+            constants[f"{node.name}.{suffix}.bias"] = np.tile(bias, len(phases))
+        model.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in constants.items())
+        output = f"{final}.{suffix}"
+        made.append(output)
+        summed = output if relu is None else f"{node.output[0]}.{suffix}"
+        before = [_first_offset(taps, part) for part in phases[0]]
+        nodes.append(
+            helper.make_node(
+                "Conv",
+                [node.input[0], *constants],
+                [summed],
+                name,
+                kernel_shape=[taps, taps],
+                pads=[*(-d for d in before), *(d + taps - 1 for d in before)],
+            )
+        )
+        if relu is not None:
+            nodes.append(
+                helper.make_node(
+                    "Relu", [summed], [output], relu.name if together else f"{relu.name}/{suffix}"
+                )
+            )
+    return nodes, made
+
+
+def _first_offset(taps: int, part: int) -> int:
+    """Return the smallest d (or e) of the sum above: what leaves k = r + p - 2d below K."""
+    return -((taps - part) // 2)
+
+
+def _phase_weight(weight: np.ndarray, phase: Sequence[int]) -> np.ndarray:
+    """Return W[o, i, d, e] of one phase, d and e rising."""
+    taps = weight.shape[2] // 2
+    padding = taps - 1
+    rows, columns = (
+        [part + padding - 2 * (_first_offset(taps, part) + t) for t in range(taps)] for part in phase
+    )
+    return weight.transpose(1, 0, 2, 3)[:, :, rows][:, :, :, columns]
+
+
+def doubles(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether ``node`` is a transposed convolution that :func:`expand_transposed` rewrites."""
+    if node.op_type != "ConvTranspose" or any(n not in graph.constants for n in node.input[1:]):
+        return False
+    attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    sides = list(graph.constants[node.input[1]].dims[2:])
+    kernel = sides[0]
+    return (
+        sides == [kernel, kernel]
+        and kernel % 2 == 0
+        and attributes.get("strides") == [2, 2]
+        and attributes.get("group", 1) == 1
+        and set(attributes.get("pads", [0])) == {kernel // 2 - 1}
+        and attributes.get("auto_pad", b"NOTSET") == b"NOTSET"
+        and not any(attributes.get("output_padding", [0]))
+        and set(attributes.get("dilations", [1])) == {1}
+        and "output_shape" not in attributes
+    )

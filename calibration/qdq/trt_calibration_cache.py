@@ -1,0 +1,113 @@
+"""TensorRT 10's calibration cache: our ranges as the text that its INT8 calibrators read, for users of DLA.
+
+Not proved on a device. The format has no public specification; what is written here is what files of
+TensorRT 7 to 10 in public hold: a header with the version, then a line per tensor with its scale,
+
+    TRT-100300-EntropyCalibration2
+    input: 3c808081
+    c1.2/Relu: 3e0f2e06
+
+where 8 hexadecimal digits are the bits of the 32-bit float ``max(|low|, |high|) / 127``, highest byte
+first. TensorRT takes the scales instead of calibrating, and calibrates again if the header is of another
+version. TensorRT 11 and TensorRT-RTX have no such calibrators: they, and TensorRT 10 on the GPU, take the
+Q/DQ model. The cache belongs to the FP32 model, so bias corrections, which the Q/DQ model holds, are not
+in what it makes::
+
+    trtexec --onnx=model.onnx --int8 --fp16 --calib=FILE --useDLACore=0 --allowGPUFallback
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+
+from fer_edge.calibration.placement.graph import Graph
+from fer_edge.calibration.qdq.writer import DIALECTS, group_ranges
+from fer_edge.calibration.ranges.ranges import Ranges
+from fer_edge.errors import CalibrationError
+
+#: What belongs beside every such file.
+STATUS = "not proved on a device: the format is that of public files, no TensorRT has read this one"
+#: (major, minor, patch) of JetPack 6, the TensorRT 10 for boards with a DLA.
+JETPACK_6 = (10, 3, 0)
+_HEADER = re.compile(r"TRT-[0-9]+-[A-Za-z0-9]+")
+# A name may hold colons and spaces: the last ": " ends it.
+_LINE = re.compile(r"(?P<name>.*\S): (?P<bits>[0-9a-fA-F]{8})")
+
+
+def write_calibration_cache(
+    ranges: Ranges, model: onnx.ModelProto, tensorrt: tuple[int, int, int] = JETPACK_6
+) -> str:
+    """Return the cache of ``model`` as text.
+
+    Parameters
+    ----------
+    ranges : Ranges
+        Of ``model``.
+    model : onnx.ModelProto
+        The FP32 model; tensors that share a scale there share one here.
+    tensorrt : (int, int, int)
+        Version 10 of the TensorRT that will read it.
+
+    Raises
+    ------
+    CalibrationError
+        If a tensor has no range, a name cannot be written, or the version has another header.
+    """
+    major, minor, patch = tensorrt
+    if major != 10:
+        raise CalibrationError(
+            f"calibration caches are for TensorRT 10, found version {'.'.join(map(str, tensorrt))}: later ones take the Q/DQ model"
+        )
+    dialect = DIALECTS["tensorrt"]
+    scales = {
+        name: dialect.scale_and_zero_point(r.low, r.high)[0]
+        for name, r in group_ranges(model, ranges).items()
+    }
+    for node in Graph(model).nodes:
+        # TensorRT wants a scale in front of a ReLU too; what the ReLU cuts needs no range of its own.
+        if node.op_type == "Relu" and node.output[0] in scales:
+            scales.setdefault(node.input[0], scales[node.output[0]])
+    lines = [f"TRT-{major * 10000 + minor * 100 + patch}-EntropyCalibration2"]
+    for name, scale in sorted(scales.items()):
+        line = f"{name}: {struct.pack('>f', scale).hex()}"
+        if _LINE.fullmatch(line) is None or not name.isprintable():
+            raise CalibrationError(f"the tensor name {name!r} cannot be written to a calibration cache")
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def read_calibration_cache(text: str) -> Mapping[str, float]:
+    """Return tensor name → scale.
+
+    Raises
+    ------
+    CalibrationError
+        If there is no header, a line is of another form, a tensor comes twice, or a scale is not positive and
+        finite.
+    """
+    header, *lines = text.removesuffix("\n").split("\n")
+    if _HEADER.fullmatch(header) is None:
+        raise CalibrationError(
+            f"expected the header of a calibration cache, such as TRT-100300-EntropyCalibration2, found {header[:80]!r}"
+        )
+    scales: dict[str, float] = {}
+    for number, line in enumerate(lines, start=2):
+        found = _LINE.fullmatch(line)
+        if found is None:
+            raise CalibrationError(
+                f"line {number} of the calibration cache: expected 'tensor: 8 hexadecimal digits', found {line[:80]!r}"
+            )
+        name, scale = found["name"], struct.unpack(">f", bytes.fromhex(found["bits"]))[0]
+        if name in scales:
+            raise CalibrationError(f"line {number} of the calibration cache: {name} comes twice")
+        if not (np.isfinite(scale) and scale > 0):
+            raise CalibrationError(
+                f"line {number} of the calibration cache: the scale of {name} is {scale}, expected a positive number"
+            )
+        scales[name] = scale
+    return scales

@@ -1,0 +1,1 @@
+"""The report of an INT8 build, as JSON and as a page."""

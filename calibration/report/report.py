@@ -1,0 +1,88 @@
+"""What ``report.json`` and ``report.html`` say of INT8."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from fer_edge.calibration.algorithms.search import Candidate
+from fer_edge.calibration.comparison.bounds import BoundResult, Bounds, Step
+from fer_edge.calibration.int8 import COLLAPSED, Int8, Refused, outcome_of
+
+
+def report_of_refused(
+    refused: Refused, candidates: tuple[Candidate, ...], bounds: Bounds | None, reason: str
+) -> dict[str, Any]:
+    """Return the figures of INT8 that missed its bounds, as plain JSON types; ``gate`` holds the reason.
+
+    Parameters are as in :func:`report_of`.
+    """
+    value = report_of(refused.int8, candidates, bounds)
+    value["gate"] = {**value["gate"], "passed": False, "reason": reason}
+    if refused.steps:
+        results = outcome_of(refused.int8.comparison).against(bounds or COLLAPSED)
+        value["mixed_precision"] = {
+            "bound": _in_words(results),
+            "float_layers": [],
+            "steps": _steps(refused.steps),
+            "int8_p50_ms": None,
+            "mixed_p50_ms": None,
+        }
+    return value
+
+
+def report_of(int8: Int8, candidates: tuple[Candidate, ...], bounds: Bounds | None) -> dict[str, Any]:
+    """Return what was measured of INT8, as plain JSON types.
+
+    Parameters
+    ----------
+    int8 : Int8
+        The model and its figures.
+    candidates : tuple of Candidate
+        Calibrations that were measured; empty where none was chosen among.
+    bounds : Bounds or None
+        What INT8 had to meet; ``None`` is that it has not collapsed.
+    """
+    left = {name for row in int8.placement for name in row.layers}
+    results = outcome_of(int8.comparison).against(bounds or COLLAPSED)
+    value: dict[str, Any] = {
+        "gate": {
+            "passed": all(result.passed for result in results),
+            "bounds": [dataclasses.asdict(result) for result in results],
+        },
+        "comparison": int8.comparison.to_dict(),
+        "simulated": {name: fidelity.to_dict() for name, fidelity in int8.simulated.items()},
+        "placement": [dataclasses.asdict(row) for row in int8.placement],
+        "calibration": {
+            "method": int8.ranges.method,
+            "images": int8.ranges.images,
+            "data": int8.ranges.data["name"],
+            "integer multiply-adds": f"{100 * int8.integer_share:.2f} %",
+        },
+    }
+    if candidates:
+        value["candidates"] = [dataclasses.asdict(candidate) for candidate in candidates]
+    if int8.sensitivity:
+        value["sensitivity"] = [
+            {**dataclasses.asdict(layer), "precision": "float" if layer.layer in left else "int8"}
+            for layer in int8.sensitivity
+        ]
+    if int8.mixed is not None:
+        found = int8.mixed.found
+        value["mixed_precision"] = {
+            "bound": _in_words(results),
+            "float_layers": list(found.float_layers),
+            "steps": _steps(found.steps),
+            "int8_p50_ms": int8.mixed.int8_latency.p50_ms,
+            "mixed_p50_ms": int8.mixed.mixed_latency.p50_ms,
+        }
+    return value
+
+
+def _in_words(results: Sequence[BoundResult]) -> str:
+    return "; ".join(f"{result.name} {result.bound}" for result in results)
+
+
+def _steps(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    return [{**dataclasses.asdict(step), "float_layers": len(step.float_layers)} for step in steps]

@@ -1,0 +1,1 @@
+"""What training reads: batches, augmentation, sampling, and faces that are rendered or composed."""

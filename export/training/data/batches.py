@@ -1,0 +1,361 @@
+"""Training data: from a data set to batches that depend on nothing but the indices and a generator."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from fer_edge._utils.checks import MOST_IMAGES, require_flag, require_path, require_whole
+from fer_edge.datasets import FaceDataset, load_dataset, subject_folds, training_split
+from fer_edge.detection import create_detector
+from fer_edge.errors import DataError, UsageError, lookup
+from fer_edge.evaluation.photographs import recognised
+from fer_edge.export.training.data.augmentation import AugmentationOptions, augment, mixup
+from fer_edge.export.training.data.landmarks import create_predictor, pseudo_landmarks
+from fer_edge.export.training.data.renderer import RenderedFaces, RenderOptions
+from fer_edge.export.training.objectives import Batch
+from fer_edge.export.training.recipes import Recipe
+from fer_edge.labels import index_map
+from fer_edge.preprocess import crop_bounds, resize_image
+from fer_edge.spec import ModelSpec
+
+#: Prepared images up to this size are kept in memory; beyond, they are prepared for every batch.
+KEPT_BYTES = 1 << 30
+LANDMARKS = "landmarks.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """Where training data comes from, beside the recipe.
+
+    Attributes
+    ----------
+    path : Path
+        What :func:`fer_edge.datasets.load_dataset` reads.
+    cache : Path
+        Folder for what takes long to compute.
+    split : str or None
+        Part of the data; ``None``: what its authors made for training.
+    limit : int or None
+        Use so many images at most, drawn at random.
+    skip_bad : bool
+        Leave out rows and pictures that cannot be read, and count them.
+    class_order : str or None
+        Names of numbered classes, see :func:`fer_edge.datasets.load_dataset`.
+    backgrounds : Path or None
+        Folder of images to render faces on; ``None``: generated ones.
+    landmark_predictor, landmark_model : str, Path or None
+        What places landmarks where the data has none: a key of
+        :data:`fer_edge.export.training.data.landmarks.PREDICTORS`, and its file.
+    on_progress : callable
+        Called with (stage, done, total) while data is prepared.
+    """
+
+    path: Path
+    cache: Path
+    split: str | None = None
+    limit: int | None = None
+    skip_bad: bool = False
+    class_order: str | None = None
+    backgrounds: Path | None = None
+    landmark_predictor: str = "face-mesh"
+    landmark_model: Path | None = None
+    on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None
+
+    def __post_init__(self) -> None:
+        for name in ("path", "cache"):
+            require_path(name, getattr(self, name), optional=False)
+        for name in ("backgrounds", "landmark_model"):
+            require_path(name, getattr(self, name))
+        require_whole("limit", self.limit, 1, MOST_IMAGES, optional=True)
+        require_flag("skip_bad", self.skip_bad)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Which images are trained on, and which are held out.
+
+    Attributes
+    ----------
+    training, held_out : Tensor
+        int64 indices of the data set; the latter ascending.
+    text : str
+        What is held out, for records.
+    """
+
+    training: Tensor
+    held_out: Tensor
+    text: str
+
+
+class TrainingData(Protocol):
+    """Batches by index.
+
+    Attributes
+    ----------
+    dataset : FaceDataset
+        Labels in the spec's class order.
+    split : Split
+        Indices to train on and to validate with.
+    notes : mapping
+        What a record of the run should say about the data.
+    """
+
+    dataset: FaceDataset
+    split: Split
+    notes: Mapping[str, str]
+
+    def draw(
+        self, indices: Tensor, generator: Generator, size: tuple[int, int], changes: AugmentationOptions
+    ) -> Batch:
+        """Return changed training images of ``size``."""
+
+    def plain(self, indices: Tensor) -> Batch:
+        """Return held-out images as they are, the same at every call."""
+
+    def mean_labels(self, draws: Tensor) -> Tensor:
+        """Return ``[K]`` float64, the mean of the labels that :meth:`draw` gives in the long run.
+
+        ``draws`` ``[N]`` float64 says how often each image of ``split.training`` is drawn.
+        """
+
+
+def load_training_data(recipe: Recipe, options: DataOptions) -> TrainingData:
+    """Read the data set of a run.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, has no labels, or classes that the network does not have.
+    """
+    dataset = _relabelled(_load(recipe, options), recipe)
+    if options.limit is not None:
+        dataset = dataset.sample(options.limit, recipe.seed)
+    dataset = recognised(dataset, lambda: create_detector("mtcnn"), recipe.spec.crop)
+    if not dataset.are_crops:
+        dataset = _cropped(dataset, recipe.spec, options)
+    make = lookup(DATA, recipe.data, "form of training data")
+    return make(dataset, _split(dataset, recipe), recipe, options)
+
+
+def _load(recipe: Recipe, options: DataOptions) -> FaceDataset:
+    bad = "skip" if options.skip_bad else "error"
+    split = options.split or training_split(options.path)
+    return load_dataset(options.path, split, recipe.labels, on_bad_row=bad, class_order=options.class_order)
+
+
+def _relabelled(dataset: FaceDataset, recipe: Recipe) -> FaceDataset:
+    """Drop the recipe's dropped classes; put the columns into the spec's order."""
+    if dataset.labels is None:
+        raise DataError(
+            f"{dataset.name} has no labels: give a folder with a subfolder per class, or fer2013.csv"
+        )
+    kept = [i for i, name in enumerate(dataset.class_names) if name not in recipe.dropped_classes]
+    names = [dataset.class_names[i] for i in kept]
+    mapping = index_map(names, recipe.spec.class_names)
+    if (mapping < 0).any():
+        unknown = [n for n, m in zip(names, mapping, strict=True) if m < 0]
+        raise DataError(
+            f"{dataset.name} has the classes {', '.join(unknown)}, which {recipe.network} does not: choose another recipe, or leave them out (--drop-classes {' '.join(unknown)})"
+        )
+    columns = dataset.labels[:, kept]
+    rows = np.flatnonzero(columns.sum(axis=1) > 0)
+    labels = np.zeros((len(rows), len(recipe.spec.class_names)), np.float32)
+    labels[:, mapping] = columns[rows] / columns[rows].sum(axis=1, keepdims=True)
+    return dataclasses.replace(
+        dataset.subset(rows), labels=labels, class_names=tuple(recipe.spec.class_names)
+    )
+
+
+def _cropped(dataset: FaceDataset, spec: ModelSpec, options: DataOptions) -> FaceDataset:
+    """Cut the largest face out of every photograph by the spec's crop rule, at the edges of the photograph."""
+    boxes: list[tuple[int, ...]] = []
+    faces: list[int] = []
+    with closing(create_detector("mtcnn")) as detector:
+        for index, image in enumerate(dataset):
+            found = detector.detect(image)
+            if found:
+                height, width = image.shape[:2]
+                left, top, right, bottom = crop_bounds(found[0].box_xyxy, spec.crop)
+                boxes.append((max(left, 0), max(top, 0), min(right, width), min(bottom, height)))
+                faces.append(index)
+            options.on_progress("finding faces", index + 1, len(dataset))
+    if not faces:
+        raise DataError(f"no face was found in {dataset.name}: give photographs of faces")
+    missing = len(dataset) - len(faces)
+    kept, corners = dataset.subset(faces), np.array(boxes, np.int64)
+    points = kept.landmarks
+    return dataclasses.replace(
+        kept,
+        name=f"{dataset.name}, largest face by mtcnn ({missing} photographs without)",
+        boxes_xyxy=corners,
+        landmarks=None if points is None else points - corners[:, None, :2].astype(np.float32),
+        are_crops=True,
+    )
+
+
+def _split(dataset: FaceDataset, recipe: Recipe) -> Split:
+    if recipe.subject_folds and dataset.subjects is not None:
+        folds = subject_folds(dataset, recipe.subject_folds)
+        fold = folds[recipe.fold % len(folds)]
+        training, held_out = fold.train, fold.test
+        text = f"fold {recipe.fold % len(folds) + 1} of {len(folds)}: {len(held_out)} images of subjects that are not trained on"
+    else:
+        order = np.random.default_rng(recipe.seed).permutation(len(dataset))
+        count = min(recipe.validation_count, len(order) // 5)
+        training, held_out = order[count:], np.sort(order[:count])
+        text = f"{count} random images of those for training"
+        if recipe.subject_folds:
+            text += "; the data names no subjects, so one person may be on both sides"
+    if len(held_out) == 0:
+        raise DataError(f"{dataset.name} has {len(dataset)} images, expected at least 5: give more")
+    return Split(torch.from_numpy(training), torch.from_numpy(held_out), text)
+
+
+class Crops:
+    """Face crops, augmented and mixed as the recipe says."""
+
+    def __init__(self, dataset: FaceDataset, split: Split, recipe: Recipe, options: DataOptions) -> None:
+        self.dataset, self.split, self.recipe = dataset, split, recipe
+        self.notes: Mapping[str, str] = {"data": dataset.name}
+        self._targets = torch.from_numpy(dataset.labels)
+        channels, height, width = recipe.spec.input_shape
+        fits = len(dataset) * channels * height * width <= KEPT_BYTES
+        self._kept = self._prepare(torch.arange(len(dataset))) if fits else None
+
+    def draw(
+        self, indices: Tensor, generator: Generator, size: tuple[int, int], changes: AugmentationOptions
+    ) -> Batch:
+        """Return augmented images of ``size``."""
+        images = augment(self._images(indices), changes, generator, size)
+        images, labels = mixup(images, self._targets[indices], changes, generator)
+        return Batch(normalise(images, self.recipe.spec), labels)
+
+    def plain(self, indices: Tensor) -> Batch:
+        """Return the images as they are."""
+        return Batch(normalise(self._images(indices), self.recipe.spec), self._targets[indices])
+
+    def mean_labels(self, draws: Tensor) -> Tensor:
+        """Return the mean of the images' labels, which mixing images of a batch does not change in the long run."""
+        return draws @ self._targets[self.split.training].double() / draws.sum()
+
+    def _images(self, indices: Tensor) -> Tensor:
+        chosen = self._prepare(indices) if self._kept is None else self._kept[indices]
+        return chosen.float() / 255
+
+    def _prepare(self, indices: Tensor) -> Tensor:
+        def prepare(index: int) -> np.ndarray:
+            return resize_image(self.dataset[index], self.recipe.spec)
+
+        with ThreadPoolExecutor(4) as pool:  # OpenCV decodes and resizes without the interpreter lock
+            images = np.stack(list(pool.map(prepare, indices.tolist())))
+        return torch.from_numpy(images.transpose(0, 3, 1, 2))
+
+
+class LandmarkCrops(Crops):
+    """Face crops with 68 landmarks each; where the data has none, pseudo-labels of a free predictor."""
+
+    def __init__(self, dataset: FaceDataset, split: Split, recipe: Recipe, options: DataOptions) -> None:
+        if any(c.moves or c.mixup_alpha for c in recipe.augmentations):
+            raise UsageError("landmarks do not follow moved or mixed pixels: use changes of light alone")
+        super().__init__(dataset, split, recipe, options)
+        points, source = dataset.landmarks, dataset.landmark_source
+        if points is None:
+            predictor = create_predictor(options.landmark_predictor, options.landmark_model)
+            points, source = pseudo_landmarks(
+                dataset, options.cache / LANDMARKS, predictor, partial(options.on_progress, "landmarks")
+            )
+        spec = recipe.spec
+        self._landmarks = torch.from_numpy(_scaled(points, dataset, spec.input_width, spec.input_height))
+        self.notes = {**self.notes, "landmarks": source}
+
+    def draw(
+        self, indices: Tensor, generator: Generator, size: tuple[int, int], changes: AugmentationOptions
+    ) -> Batch:
+        """Return images in changed light, with their landmarks."""
+        batch = super().draw(indices, generator, size, changes)
+        return dataclasses.replace(batch, landmarks=self._landmarks[indices])
+
+    def plain(self, indices: Tensor) -> Batch:
+        """Return the images as they are, with their landmarks."""
+        return dataclasses.replace(super().plain(indices), landmarks=self._landmarks[indices])
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Return the mean and deviation image ``[1, H, W]`` of at most 2,000 training images, pixel / 255."""
+        parts = torch.split(self.split.training[:2000], 100)
+        images = torch.cat([self._images(part) for part in parts])
+        return images.mean(0), images.std(0).clamp(min=1e-3)
+
+
+def _scaled(points: np.ndarray, dataset: FaceDataset, width: int, height: int) -> np.ndarray:
+    """Landmarks in pixels of the prepared images, by the rule of OpenCV's resize (pixel centres)."""
+    sizes = np.array([dataset[i].shape[1::-1] for i in range(len(dataset))], np.float32)[:, None]
+    scale = np.array([width, height], np.float32) / sizes
+    return ((points + 0.5) * scale - 0.5).astype(np.float32)
+
+
+class Rendered:
+    """FERAtt's synthetic pictures; every epoch composes new ones, and both sides have faces of their own."""
+
+    def __init__(self, dataset: FaceDataset, split: Split, recipe: Recipe, options: DataOptions) -> None:
+        self.dataset, self.split, self.recipe = dataset, split, recipe
+        spec = recipe.spec
+        gray = spec.color == "gray" or dataset[0].ndim == 2  # the one gray spot would give a face away
+        color = "gray" if gray else "rgb"
+        look = RenderOptions(side_px=spec.input_height, color=color, **recipe.data_options)
+        self._training, self._held_out = (
+            RenderedFaces(dataset.subset(part), options.backgrounds, look, recipe.seed)
+            for part in (split.training.numpy(), split.held_out.numpy())
+        )
+        self.notes: Mapping[str, str] = {"data": self._training.name}
+
+    def draw(
+        self, indices: Tensor, generator: Generator, size: tuple[int, int], changes: AugmentationOptions
+    ) -> Batch:
+        """Return as many new pictures, the classes in rotation."""
+        first = int(torch.randint(2**40, (), generator=generator))
+        return self._batch(self._training, range(first, first + len(indices)))
+
+    def plain(self, indices: Tensor) -> Batch:
+        """Return pictures of held-out faces."""
+        return self._batch(self._held_out, torch.searchsorted(self.split.held_out, indices).tolist())
+
+    def mean_labels(self, draws: Tensor) -> Tensor:
+        """Return equal shares of the classes that have faces, since they take turns."""
+        targets = torch.from_numpy(self.dataset.targets)[self.split.training]
+        present = torch.bincount(targets, minlength=len(self.recipe.spec.class_names)) > 0
+        return present.double() / present.sum()
+
+    def _batch(self, faces: RenderedFaces, numbers: Sequence[int]) -> Batch:
+        images, targets, masks, labels = faces.batch(numbers)
+        spec = self.recipe.spec
+        return Batch(
+            normalise(images.float() / 255, spec),
+            F.one_hot(labels, len(spec.class_names)).float(),
+            faces=normalise(targets.float() / 255, spec),
+            masks=masks,
+        )
+
+
+def normalise(images: Tensor, spec: ModelSpec) -> Tensor:
+    """Apply the spec's mean and deviation to ``[B, C, H, W]`` in [0, 1]; channels last, which is twice as fast."""
+    shape = (1, -1, 1, 1)
+    normal = (images - torch.tensor(spec.mean).view(shape)) / torch.tensor(spec.std).view(shape)
+    return normal.contiguous(memory_format=torch.channels_last)
+
+
+DATA: Mapping[str, Callable[[FaceDataset, Split, Recipe, DataOptions], TrainingData]] = {
+    "crops": Crops,
+    "landmarks": LandmarkCrops,
+    "rendered": Rendered,
+}

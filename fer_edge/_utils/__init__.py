@@ -1,0 +1,1 @@
+"""Small tools without words of the field: files, images, checks, progress."""

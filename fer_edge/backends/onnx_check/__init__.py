@@ -1,0 +1,1 @@
+"""Refuses ONNX files that would do harm when they are loaded."""

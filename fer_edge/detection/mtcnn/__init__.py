@@ -1,0 +1,1 @@
+"""MTCNN: three networks over an image pyramid."""

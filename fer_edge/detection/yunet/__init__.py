@@ -1,0 +1,1 @@
+"""YuNet: one network, as a graph that any backend runs."""

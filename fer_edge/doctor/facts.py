@@ -1,0 +1,152 @@
+"""What ``fer-edge doctor`` reads off a machine. Everything read may be missing, damaged or hostile."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fer_edge.system.machine import Machine, read_number
+
+_LONGEST = 160
+_NVIDIA_VENDOR, _DISPLAY_CLASS = "0x10de", "0x03"
+_PACKAGES = ("nvidia-jetpack", "libnvinfer[0-9]*", "python3-libnvinfer")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One device of the CUDA driver."""
+
+    name: str
+    compute_capability: tuple[int, int]
+    memory_bytes: int
+
+
+class Facts:
+    """What several checks need to know.
+
+    Attributes
+    ----------
+    machine : Machine
+        Where it comes from.
+    board : str
+        Model of an embedded board; empty elsewhere.
+    l4t : (int, str) or None
+        Major part and whole of the L4T release, such as (36, "36.4.3").
+    jetson, container : bool
+        Whether this is a Jetson, and whether it is a container.
+    packages : mapping
+        Debian package of TensorRT and JetPack → version.
+    cuda : mapping or None
+        Answer of the driver; ``None`` where it hung or crashed.
+    gpus : list of Gpu
+        What can be used.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.board = plain(machine.read("/proc/device-tree/model"))
+        self.l4t = _parse_l4t(machine.read("/etc/nv_tegra_release"))
+        compatible = machine.read("/proc/device-tree/compatible") or ""
+        self.jetson = self.l4t is not None or "Jetson" in self.board or "nvidia,tegra" in compatible
+        self.container = any(machine.read(path) is not None for path in ("/.dockerenv", "/run/.containerenv"))
+        query = "-f=${Package}\t${Version}\t${db:Status-Status}\n"
+        self.packages = _parse_packages(machine.run("dpkg-query", "-W", query, *_PACKAGES))
+        self.cuda = machine.ask("cuda")
+        self.gpus = _parse_gpus(self.cuda)
+
+    def has_nvidia_card(self) -> bool:
+        """Whether there is an NVIDIA GPU on the PCI bus, with a driver or without."""
+        for path in self.machine.find("/sys/bus/pci/devices/*/vendor"):
+            vendor, kind = (self.machine.read(p) or "" for p in (path, path.replace("/vendor", "/class")))
+            if vendor.strip() == _NVIDIA_VENDOR and kind.startswith(_DISPLAY_CLASS):
+                return True
+        return False
+
+    def processor(self) -> str:
+        """Name of the processor; empty where it has none."""
+        text = self.machine.read("/proc/cpuinfo") or ""
+        found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+        return plain(found[1]) if found else ""
+
+    def tensorrt_library(self) -> str:
+        """Version of libnvinfer, by its package or by its file; empty where there is none."""
+        for name, version in self.packages.items():
+            if re.fullmatch(r"libnvinfer\d+", name):
+                return version.partition("-")[0]
+        files = self.machine.find("/usr/lib/*/libnvinfer.so.*")
+        return plain(max((path.rpartition(".so.")[2] for path in files), key=len, default=""))
+
+    def tensorrt_pythons(self) -> list[str]:
+        """Versions of Python for which the system has TensorRT's module, such as "3.10"."""
+        paths = self.machine.find("/usr/lib/python3*/dist-packages/tensorrt")
+        return [found[1] for path in paths if (found := re.search(r"/python(3\.\d+)/", path))]
+
+    def toolkit_version(self) -> str:
+        """Version of the CUDA toolkit; empty where there is none."""
+        try:
+            return plain(
+                json.loads(self.machine.read("/usr/local/cuda/version.json") or "")["cuda"]["version"]
+            )
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return ""
+
+    def power_modes(self) -> list[tuple[int, str]]:
+        """Number and name of the power modes of a Jetson."""
+        text = self.machine.read("/etc/nvpmodel.conf") or ""
+        found = re.findall(r"^\s*<\s*POWER_MODEL\s+ID=(\d{1,3})\s+NAME=([\w.-]{1,40})", text, re.MULTILINE)
+        return [(int(number), name) for number, name in found]
+
+    def power_mode(self, modes: Sequence[tuple[int, str]]) -> str | None:
+        """Name of the current power mode."""
+        if said := re.search(r"NV Power Mode: *([\w.-]{1,40})", self.machine.run("nvpmodel", "-q") or ""):
+            return said[1]
+        stored = re.search(r"pmode:(\d{1,4})\b", self.machine.read("/var/lib/nvpmodel/status") or "")
+        return dict(modes).get(int(stored[1])) if stored else None
+
+    def gpu_clock_hz(self) -> tuple[int, int] | None:
+        """Lowest and highest clock that the GPU of a Jetson may have now."""
+        # Thor's GPU has two clocks: gpu-gpc-0 computes, gpu-nvd-0 does video.
+        for place in self.machine.find("/sys/class/devfreq/*gpu*"):
+            low, high = (read_number(self.machine, f"{place}/{name}_freq") for name in ("min", "max"))
+            if "nvd" not in place and low is not None and high is not None:
+                return low, high
+        return None
+
+
+def plain(value: Any) -> str:
+    """Return one printable line of bounded length."""
+    line = " ".join(str("" if value is None else value).replace("\0", " ").split())
+    return "".join(c if c.isprintable() else "?" for c in line)[:_LONGEST]
+
+
+def count(value: Any) -> int:
+    """Return a whole number of 64 bits, 0 for anything else."""
+    return value if type(value) is int and abs(value) < 1 << 63 else 0
+
+
+def items(value: Any) -> list[Any]:
+    """Return a list, an empty one for anything else."""
+    return value if isinstance(value, list) else []
+
+
+def _parse_l4t(text: str | None) -> tuple[int, str] | None:
+    found = re.search(r"#\s*R(\d{2,3}) \(release\), REVISION: (\d{1,3}(?:\.\d{1,3})*)", text or "")
+    return (int(found[1]), f"{found[1]}.{found[2]}") if found else None
+
+
+def _parse_packages(text: str | None) -> dict[str, str]:
+    """Return those that are installed."""
+    rows = (line.split("\t") for line in (text or "").splitlines())
+    return {plain(row[0]): plain(row[1]) for row in rows if len(row) == 3 and row[2] == "installed"}
+
+
+def _parse_gpus(cuda: dict[str, Any] | None) -> list[Gpu]:
+    found = []
+    for device in items((cuda or {}).get("devices")):
+        if isinstance(device, dict) and len(capability := items(device.get("compute_capability"))) == 2:
+            major, minor = map(count, capability)
+            found.append(Gpu(plain(device.get("name")), (major, minor), count(device.get("memory_bytes"))))
+    return found

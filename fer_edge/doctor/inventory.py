@@ -1,0 +1,128 @@
+"""What one library says of itself: ``python -m fer_edge.doctor.inventory NAME`` prints one line of JSON.
+
+Each question gets a process of its own: a driver may hang in it, and bindings may crash.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import importlib
+import importlib.metadata
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+_MOST_DEVICES = 16
+_MAJOR, _MINOR = 75, 76  # attributes of cuDeviceGetAttribute: compute capability
+
+
+def ask_python() -> dict[str, Any]:
+    """Version, and whether this is a virtual environment that sees the packages of the system."""
+    settings = Path(sys.prefix) / "pyvenv.cfg"
+    text = settings.read_text(encoding="utf-8").lower() if settings.is_file() else ""
+    return {
+        "version": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "environment": sys.prefix != sys.base_prefix,
+        "system_packages": "include-system-site-packages = true" in text,
+    }
+
+
+def ask_cuda() -> dict[str, Any]:
+    """Driver API, through the driver's own library: status of ``cuInit``, version, devices."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        return {"error": str(error)}
+    version, count, devices = ctypes.c_int(), ctypes.c_int(), []
+    cuda.cuDriverGetVersion(ctypes.byref(version))
+    status = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
+    for index in range(min(count.value, _MOST_DEVICES)):
+        device, memory = ctypes.c_int(), ctypes.c_size_t()
+        name = ctypes.create_string_buffer(128)
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        cuda.cuDeviceGet(ctypes.byref(device), index)
+        cuda.cuDeviceGetName(name, len(name), device)
+        cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+        for number, attribute in ((major, _MAJOR), (minor, _MINOR)):
+            cuda.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
+        devices.append(
+            {
+                "name": name.value.decode(errors="replace"),
+                "compute_capability": [major.value, minor.value],
+                "memory_bytes": memory.value,
+            }
+        )
+    return {"status": status, "version": version.value, "devices": devices}
+
+
+def ask_module(name: str) -> dict[str, Any]:
+    """Version and place of a module, by importing it."""
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:  # bindings raise what they like where a library is missing
+        absent = isinstance(error, ModuleNotFoundError) and error.name == name
+        return {"absent": absent, "error": str(error)}
+    return {"version": str(module.__version__), "file": str(module.__file__)}
+
+
+def ask_cuda_python() -> dict[str, Any]:
+    """Version of cuda-python."""
+    try:
+        return {"version": importlib.metadata.version("cuda-bindings")}
+    except importlib.metadata.PackageNotFoundError as error:
+        return {"absent": True, "error": str(error)}
+
+
+def ask_onnxruntime() -> dict[str, Any]:
+    """Version and execution providers."""
+    answer = ask_module("onnxruntime")
+    if "version" in answer:
+        answer["providers"] = importlib.import_module("onnxruntime").get_available_providers()
+    return answer
+
+
+def ask_kernels() -> dict[str, Any]:
+    """Whether the CUDA kernels can run."""
+    from fer_edge.cuda.kernels import availability
+
+    return dataclasses.asdict(availability())
+
+
+def ask_plugin() -> dict[str, Any]:
+    """Path of the TensorRT plugin."""
+    from fer_edge.engines.plugin import require_plugin
+    from fer_edge.errors import FerEdgeError
+
+    try:
+        return {"path": str(require_plugin())}
+    except FerEdgeError as error:
+        return {"error": str(error)}
+
+
+QUESTIONS: Mapping[str, Callable[[], dict[str, Any]]] = {
+    "python": ask_python,
+    "cuda": ask_cuda,
+    "cuda-python": ask_cuda_python,
+    "tensorrt": lambda: ask_module("tensorrt"),
+    "tensorrt-rtx": lambda: ask_module("tensorrt_rtx"),
+    "onnxruntime": ask_onnxruntime,
+    "openvino": lambda: ask_module("openvino"),
+    "kernels": ask_kernels,
+    "plugin": ask_plugin,
+}
+
+
+def main() -> None:
+    """Answer one question."""
+    # Libraries print to standard output as they please: they get standard error, the answer a channel of its own.
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
+        os.dup2(2, 1)
+        answer.write(json.dumps(QUESTIONS[sys.argv[1]]()) + "\n")
+
+
+if __name__ == "__main__":
+    main()

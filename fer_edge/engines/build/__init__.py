@@ -1,0 +1,1 @@
+"""ONNX file → engine, in a process of its own."""

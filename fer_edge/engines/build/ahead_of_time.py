@@ -1,0 +1,97 @@
+"""Engines for devices that are not here, kept in the bundle: compiled by TensorRT-RTX on a machine without a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fer_edge._utils.files import sha256_of
+from fer_edge.cuda.gpus import ComputeCapability, Gpu
+from fer_edge.engines.build.builder import EngineOptions, EngineReport, build_engine
+from fer_edge.engines.cache.header import EngineKey, PluginKey, write_header
+from fer_edge.engines.flavours import FLAVOURS
+from fer_edge.engines.plugin import NAME, NAMESPACE, VERSION
+
+#: The compiler that needs no device.
+FLAVOUR = "tensorrt-rtx"
+
+
+def make_key(
+    onnx_sha256: str,
+    options: EngineOptions,
+    version: str,
+    gpu: Gpu,
+    plugin: Path | None,
+) -> EngineKey:
+    """Return what names the engine of a model.
+
+    Parameters
+    ----------
+    onnx_sha256 : str
+        Of the ONNX file.
+    options : EngineOptions
+        How it is compiled.
+    version : str
+        Of the compiler.
+    gpu : Gpu
+        The device; without name and driver for an engine that is compiled without one.
+    plugin : Path or None
+        The plugin library that the engine needs.
+    """
+    return EngineKey(
+        onnx_sha256=onnx_sha256,
+        precision=options.precision,
+        batches=(options.min_batch, options.opt_batch, options.max_batch),
+        flavour=options.flavour,
+        flavour_version=version,
+        compute_capability=gpu.compute_capability,
+        gpu=gpu.name,
+        driver=gpu.driver,
+        options=options.of_the_engine(),
+        plugin=None if plugin is None else PluginKey(f"{NAMESPACE}::{NAME}", VERSION, sha256_of(plugin)),
+    )
+
+
+def compile_ahead(
+    model: Path,
+    folder: Path,
+    precision: str,
+    capabilities: Sequence[ComputeCapability],
+    plugin: str = "auto",
+    on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> tuple[EngineReport, ...]:
+    """Compile ``model`` for every device of ``capabilities`` into ``folder``, each with its header beside it.
+
+    Parameters
+    ----------
+    model : Path
+        ONNX file, of ``precision``.
+    folder : Path
+        ``engines`` of a bundle; made where it does not exist.
+    precision : {"fp32", "fp16", "int8"}
+        What ``model`` is.
+    capabilities : sequence of (int, int)
+        Such as (8, 6).
+    plugin : {"auto", "required", "none"}
+        Whether self-attention is our plugin.
+    on_progress : callable
+        Called with (stage, done, total).
+
+    Raises
+    ------
+    EngineError
+        See :func:`fer_edge.engines.build.builder.build_engine`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    reports = []
+    for capability in capabilities:
+        options = EngineOptions(FLAVOUR, precision, compute_capability=capability, plugin=plugin)
+        part = folder / "part.engine"
+        report = build_engine(model, part, options, on_progress)
+        version = report.versions[FLAVOURS[FLAVOUR].module]
+        used = report.plugin if report.plugin_layers else None
+        key = make_key(sha256_of(model), options, version, Gpu(capability), used)
+        engine = part.replace(folder / f"{key.digest()}.engine")
+        write_header(folder / f"{key.digest()}.json", key, engine)
+        reports.append(report)
+    return tuple(reports)

@@ -1,0 +1,294 @@
+"""Engines by content: built once, found again, and never taken for whole when they are not.
+
+Beside each engine lies its header, written last. An engine is used only where the header is that of the wanted
+key and the file has the header's size and sha256; this is checked before anything deserialises it. A sha256 shows
+integrity, not authenticity: whoever can write to the folder can place engine and header there, and an engine is
+code. So it is loaded only from a folder that nobody but this user and root can change.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from fer_edge._utils.files import cache_folder, whole_file
+from fer_edge._utils.ownership import PRIVATE_FILE, make_private_folder, require_private
+from fer_edge.engines.cache.header import (
+    EngineHeader,
+    EngineKey,
+    count_differences,
+    describe_difference,
+    find_damage,
+    read_header,
+    write_header,
+)
+from fer_edge.engines.cache.lock import is_current, open_lock, try_lock
+from fer_edge.errors import EngineError
+
+_OURS = re.compile(r"\.?([0-9a-f]{64})\..+")
+_GRACE_S = 600.0  # whoever was given a path opens the engine within this time
+_POLL_S = 0.05
+_MOST_HEADERS = 256
+
+#: Called with (what is waited for, seconds waited, most seconds).
+OnWait = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class CachedEngine:
+    """An engine that is whole.
+
+    Attributes
+    ----------
+    path : Path
+        The file. It may be evicted ten minutes after it was last asked for: open it soon.
+    sha256 : str
+        Of the file, as it was checked; whoever reads it compares.
+    built : bool
+        Whether it was built now.
+    rebuilt_because : str or None
+        Why an engine that was there could not be used, in words.
+    """
+
+    path: Path
+    sha256: str
+    built: bool = False
+    rebuilt_because: str | None = None
+
+
+class EngineCache:
+    """A folder of engines that processes share.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where engines are built; ``engines`` in the cache folder unless given.
+    also : sequence of Path
+        Further folders that are only read, such as ``engines`` of a bundle; asked first.
+    accepts : callable
+        Says of the path and the sha256 of an engine in those folders whether it may be used.
+    size_limit_bytes : int
+        Beyond it, engines that were not used for the longest time are deleted.
+    wait_limit_s : float
+        How long to wait for another process that builds the same engine.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        also: Sequence[Path] = (),
+        accepts: Callable[[Path, str], bool] = lambda engine, sha256: True,
+        size_limit_bytes: int = 4 << 30,
+        wait_limit_s: float = 3600.0,
+    ) -> None:
+        # Without links: whoever can change one must not lead from a folder that was checked to another.
+        self.folder = Path(os.path.realpath(cache_folder() / "engines" if folder is None else folder))
+        self._places, self._accepts = (*also, self.folder), accepts
+        self._size_limit_bytes = size_limit_bytes
+        self._wait_limit_s = wait_limit_s
+
+    def find(self, key: EngineKey) -> CachedEngine | None:
+        """Return the engine of ``key``, ``None`` where there is no whole one.
+
+        Raises
+        ------
+        EngineError
+            If another user could have placed it there.
+        """
+        return self._look(key)[0]
+
+    def get_or_build(
+        self,
+        key: EngineKey,
+        build: Callable[[Path], None],
+        on_wait: OnWait = lambda what, waited_s, limit_s: None,
+    ) -> CachedEngine:
+        """Return the engine of ``key``, building it where there is no whole one.
+
+        Of several processes that ask at once, one builds and the others wait. If it dies, the next one builds.
+
+        Parameters
+        ----------
+        key : EngineKey
+            What is wanted.
+        build : callable
+            Called with the path of a file that it must write.
+        on_wait : callable
+            Called while another process builds.
+
+        Raises
+        ------
+        EngineError
+            If the folder cannot be written, other users can write to it, the wait is over, or ``build`` wrote
+            nothing. What ``build``
+            raises is passed on, an :class:`OSError` as this one, and leaves nothing behind.
+        """
+        found, _ = self._look(key)
+        if found is not None:
+            return found
+        digest = key.digest()
+        try:
+            make_private_folder(self.folder)
+            require_private(self.folder)
+            with self._locked(digest, on_wait):
+                found, damage = self._look(key)  # another process may have built it meanwhile
+                if found is not None:
+                    return found
+                reason = damage or self._explain(key)
+                path, header = self._build(key, build)
+                with suppress(OSError):  # of other entries, which may be another user's: this engine is whole
+                    self._evict(keep=digest)
+        except OSError as error:
+            raise EngineError(
+                f"cannot keep engines in {self.folder} ({error.strerror or error}): "
+                "set FER_EDGE_CACHE to a folder that can be written and has room"
+            ) from error
+        return CachedEngine(path, header.sha256, built=True, rebuilt_because=reason)
+
+    def _look(self, key: EngineKey) -> tuple[CachedEngine | None, str | None]:
+        """Return the whole engine; else what is wrong with what lies in its place."""
+        digest = key.digest()
+        damage = None
+        for place in self._places:
+            engine, header_path = place / f"{digest}.engine", place / f"{digest}.json"
+            if not (os.path.lexists(engine) or os.path.lexists(header_path)):
+                continue
+            if place == self.folder:
+                require_private(header_path)
+                require_private(engine)
+            with suppress(OSError):  # a folder that is only read keeps no record of use
+                os.utime(header_path, follow_symlinks=False)
+            header = read_header(header_path)
+            if header is None:
+                damage = "the engine has no readable header: its build was cut off, or the file was changed"
+            elif header.key.digest() != digest:
+                damage = f"the engine lies under a wrong name: {describe_difference(header.key, key)}"
+            else:
+                damage = find_damage(header, engine)
+                if damage is None and (place == self.folder or self._accepts(engine, header.sha256)):
+                    return CachedEngine(engine, header.sha256), None
+        return None, damage
+
+    def _explain(self, key: EngineKey) -> str | None:
+        """Return how the nearest engine of the same model differs, ``None`` where there is none."""
+        paths = (path for place in self._places for path in place.glob("*.json"))
+        headers = filter(None, map(read_header, islice(paths, _MOST_HEADERS)))
+        keys = [header.key for header in headers if header.key.onnx_sha256 == key.onnx_sha256]
+        nearest = min(keys, key=lambda other: count_differences(other, key), default=None)
+        return None if nearest is None else describe_difference(nearest, key)
+
+    def _build(self, key: EngineKey, build: Callable[[Path], None]) -> tuple[Path, EngineHeader]:
+        digest = key.digest()
+        engine, header_path = self.folder / f"{digest}.engine", self.folder / f"{digest}.json"
+        # The lock is held, so nobody alive writes these. The header goes first: it vouches for the engine.
+        for path in (header_path, engine, *self.folder.glob(f".{digest}.*.part.*")):
+            _delete(path)
+        with whole_file(engine, PRIVATE_FILE) as part:
+            build(part)
+            if not part.is_file() or not part.stat().st_size:
+                raise EngineError(f"the builder returned without writing an engine to {part}")
+            with part.open("rb") as file:
+                os.fsync(file.fileno())  # else a power cut may keep the header and lose the engine
+        return engine, write_header(header_path, key, engine, PRIVATE_FILE)
+
+    @contextmanager
+    def _locked(self, digest: str, on_wait: OnWait) -> Iterator[None]:
+        """Hold the lock of one engine; it ends with the process, whatever ends that."""
+        started = time.monotonic()
+        while True:
+            handle = open_lock(self._lock_path(digest))
+            try:
+                while not try_lock(handle):
+                    self._wait(handle, time.monotonic() - started, on_wait)
+                if is_current(handle, self._lock_path(digest)):
+                    os.ftruncate(handle, 0)
+                    os.pwrite(handle, str(os.getpid()).encode(), 0)
+                    yield
+                    return
+            finally:
+                os.close(handle)
+
+    def _wait(self, handle: int, waited_s: float, on_wait: OnWait) -> None:
+        holder = os.pread(handle, 16, 0)
+        process = f"process {int(holder)}" if holder.isdigit() else "another process"
+        if waited_s >= self._wait_limit_s:
+            raise EngineError(
+                f"{process} has been building this engine for more than {self._wait_limit_s:g} s: "
+                "wait for it, or end it"
+            )
+        on_wait(f"{process} builds this engine", int(waited_s), int(self._wait_limit_s))
+        time.sleep(_POLL_S)
+
+    def _evict(self, keep: str) -> None:
+        """Delete leftovers, then engines that were not used for the longest time, down to the size limit."""
+        entries = _entries(self.folder)
+        total = sum(entry.size for entry in entries.values())
+        for digest, entry in sorted(entries.items(), key=lambda item: (item[1].whole, item[1].used_s)):
+            if entry.whole and total <= self._size_limit_bytes:
+                return
+            if digest != keep and self._delete_unused(digest):
+                total -= entry.size
+
+    def _delete_unused(self, digest: str) -> bool:
+        """Delete one entry, unless it is being built or was used lately."""
+        lock = self._lock_path(digest)
+        handle = open_lock(lock)
+        try:
+            if not try_lock(handle) or not is_current(handle, lock):
+                return False
+            entry = _entries(self.folder)[digest]
+            if time.time() - entry.used_s < _GRACE_S:
+                return False
+            for path in sorted(entry.files, key=lambda path: path.suffix == ".lock"):  # the lock goes last
+                _delete(path)
+            return True
+        finally:
+            os.close(handle)
+
+    def _lock_path(self, digest: str) -> Path:
+        return self.folder / f".{digest}.lock"
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """All files of one digest."""
+
+    files: tuple[Path, ...]
+    size: int
+    used_s: float  # 0 where there is nothing but a lock
+    whole: bool
+
+
+def _entries(folder: Path) -> dict[str, _Entry]:
+    """Return what lies in ``folder`` under our names; all else is left alone."""
+    found: dict[str, list[Path]] = {}
+    for path in folder.iterdir():
+        if name := _OURS.fullmatch(path.name):
+            found.setdefault(name[1], []).append(path)
+    return {digest: _make_entry(digest, files) for digest, files in found.items()}
+
+
+def _make_entry(digest: str, files: Sequence[Path]) -> _Entry:
+    size, used_s, names = 0, 0.0, set()
+    for path in files:
+        with suppress(FileNotFoundError):  # another process deletes or renames
+            state = path.lstat()
+            size += state.st_size
+            if path.suffix != ".lock":
+                used_s = max(used_s, state.st_mtime)
+            names.add(path.name)
+    return _Entry(tuple(files), size, used_s, names >= {f"{digest}.engine", f"{digest}.json"})
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Runs an engine: one thread owns the device and serves any caller."""

@@ -1,0 +1,239 @@
+"""One batch under way on a device: its buffers, its events, and the engine made ready for every batch size.
+
+Two slots take turns. While one computes, the input of the other is copied; computing itself happens on one
+stream, so both share the engine's working memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from fer_edge.cuda.arrays import DeviceArray
+from fer_edge.cuda.device import Context, Device, Engine, TensorInfo
+
+_ALIGNMENT = 256
+#: The stages of a batch; each has an event at its begin and one at its end.
+STAGES = ("copy_in", "compute", "copy_out")
+
+
+class BatchWriter(Protocol):
+    """Writes samples of a batch on the device, such as crops of a frame that lies there."""
+
+    def __call__(self, out: DeviceArray, first: int, stream: int) -> None:
+        """Give ``stream`` the work that fills ``out`` with the samples from ``first`` on."""
+
+
+Source = np.ndarray | DeviceArray | BatchWriter
+Target = np.ndarray | DeviceArray
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples ``first`` to ``first + rows`` of a batch: what one run of the engine takes."""
+
+    source: Source
+    targets: Mapping[str, Target]
+    first: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Streams:
+    """One stream per stage."""
+
+    copy_in: int
+    compute: int
+    copy_out: int
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """The engine for one batch size, its outputs packed into the slot's buffer."""
+
+    context: Context
+    offsets: Mapping[str, int]
+    views: Mapping[str, np.ndarray]  # of the pinned memory
+    output_bytes: int
+
+
+class Slot:
+    """See the module. Everything that it creates is freed by ``resources``.
+
+    Parameters
+    ----------
+    device, engine : Device, Engine
+        Where, and what.
+    batches : tuple of int
+        Batch sizes that it is made ready for, ascending.
+    streams : Streams
+        Shared by all slots.
+    scratch : int
+        Address of the engine's working memory, shared by all slots.
+    resources : ExitStack
+        Gets a callback for whatever must be freed.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        engine: Engine,
+        batches: tuple[int, ...],
+        streams: Streams,
+        scratch: int,
+        resources: ExitStack,
+    ) -> None:
+        self._device, self._engine, self._streams = device, engine, streams
+        self._graphs: dict[int, int] = {}
+        largest = batches[-1]
+        layouts = {batch: _layout(engine.outputs, batch) for batch in batches}
+        input_bytes = largest * engine.input.row_bytes
+        output_bytes = layouts[largest][1]
+        self.device_bytes = self.pinned_bytes = input_bytes + output_bytes
+        self._input = allocate(device, input_bytes, resources)
+        self._output = allocate(device, output_bytes, resources)
+        self._pinned_input = _allocate_pinned(device, input_bytes, resources)
+        self._pinned_output = _allocate_pinned(device, output_bytes, resources)
+        self._pinned_input_address = self._pinned_input.ctypes.data
+        self._pinned_output_address = self._pinned_output.ctypes.data
+        self._input_view = _view(self._pinned_input, 0, largest, engine.input)
+        self._begin = {stage: create_event(device, resources) for stage in STAGES}
+        self._end = {stage: create_event(device, resources) for stage in STAGES}
+        self._producer = create_event(device, resources)
+        self._prepared: dict[int, _Prepared] = {}
+        for batch, (offsets, size) in layouts.items():
+            addresses = {name: self._output + offset for name, offset in offsets.items()}
+            context = engine.create_context(batch, {engine.input.name: self._input, **addresses}, scratch)
+            resources.callback(context.close)
+            views = {o.name: _view(self._pinned_output, offsets[o.name], batch, o) for o in engine.outputs}
+            self._prepared[batch] = _Prepared(context, offsets, views, size)
+
+    def capture(self, batch: int, resources: ExitStack) -> None:
+        """Make a graph of the run for one batch size, which must have run once before."""
+        context, stream = self._prepared[batch].context, self._streams.compute
+        graph = self._device.capture(stream, lambda: context.enqueue(stream))
+        resources.callback(self._device.destroy_graph, graph)
+        self._graphs[batch] = graph
+
+    def forget_graphs(self) -> None:
+        """Run without graphs from now on."""
+        self._graphs.clear()
+
+    def start(self, part: Part, batch: int, to_host: bool) -> None:
+        """Give the streams all the work of a part; returns at once.
+
+        Parameters
+        ----------
+        part : Part
+            At most ``batch`` samples.
+        batch : int
+            One of the sizes that the slot is ready for.
+        to_host : bool
+            Whether the outputs are copied to pinned memory.
+        """
+        device, streams, prepared = self._device, self._streams, self._prepared[batch]
+        self._fill_input(part)
+        device.wait(streams.compute, self._end["copy_in"])
+        device.record(self._begin["compute"], streams.compute)
+        graph = self._graphs.get(batch)
+        if graph is None:
+            prepared.context.enqueue(streams.compute)
+        else:
+            device.launch(graph, streams.compute)
+        device.record(self._end["compute"], streams.compute)
+        device.wait(streams.copy_out, self._end["compute"])
+        device.record(self._begin["copy_out"], streams.copy_out)
+        if to_host:
+            device.copy(self._pinned_output_address, self._output, prepared.output_bytes, streams.copy_out)
+        for output in self._engine.outputs:
+            target = part.targets.get(output.name)
+            if isinstance(target, DeviceArray):
+                self._wait_for_producer(target, streams.copy_out)
+                address = target.address + part.first * output.row_bytes
+                source = self._output + prepared.offsets[output.name]
+                device.copy(address, source, part.rows * output.row_bytes, streams.copy_out)
+        device.record(self._end["copy_out"], streams.copy_out)
+
+    def is_done(self) -> bool:
+        """Return whether the outputs of the last part are there."""
+        return self._device.is_done(self._end["copy_out"])
+
+    def output(self, name: str, batch: int, rows: int) -> np.ndarray:
+        """Return an output of the last part, valid until the slot starts another."""
+        return self._prepared[batch].views[name][:rows]
+
+    def measure(self, into_ms: np.ndarray) -> None:
+        """Write how long the last part took, ``[3]`` milliseconds by :data:`STAGES`."""
+        for i, stage in enumerate(STAGES):
+            into_ms[i] = self._device.elapsed_ms(self._begin[stage], self._end[stage])
+
+    def _fill_input(self, part: Part) -> None:
+        device, stream, row_bytes = self._device, self._streams.copy_in, self._engine.input.row_bytes
+        source, first, rows = part.source, part.first, part.rows
+        if isinstance(source, np.ndarray):
+            np.copyto(self._input_view[:rows], source[first : first + rows], casting="same_kind")
+            device.record(self._begin["copy_in"], stream)
+            device.copy(self._input, self._pinned_input_address, rows * row_bytes, stream)
+        elif isinstance(source, DeviceArray):
+            self._wait_for_producer(source, stream)
+            device.record(self._begin["copy_in"], stream)
+            device.copy(self._input, source.address + first * row_bytes, rows * row_bytes, stream)
+        else:
+            device.record(self._begin["copy_in"], stream)
+            shape = (rows, *self._engine.input.row_shape)
+            source(DeviceArray(self._input, shape, self._engine.input.dtype), first, stream)
+        device.record(self._end["copy_in"], stream)
+
+    def _wait_for_producer(self, array: DeviceArray, stream: int) -> None:
+        if array.producer is not None and array.producer != stream:
+            self._device.record(self._producer, array.producer)
+            self._device.wait(stream, self._producer)
+
+
+def _layout(outputs: tuple[TensorInfo, ...], batch: int) -> tuple[dict[str, int], int]:
+    """Return the offset of every output, one after the other, and the bytes of all."""
+    offsets, size = {}, 0
+    for output in outputs:
+        offsets[output.name] = size
+        size += -(-batch * output.row_bytes // _ALIGNMENT) * _ALIGNMENT
+    return offsets, size
+
+
+def _view(memory: np.ndarray, offset: int, batch: int, tensor: TensorInfo) -> np.ndarray:
+    flat = memory[offset : offset + batch * tensor.row_bytes]
+    return flat.view(tensor.dtype).reshape(batch, *tensor.row_shape)
+
+
+def _allocate_pinned(device: Device, size_bytes: int, resources: ExitStack) -> np.ndarray:
+    memory = device.allocate_pinned(size_bytes)
+    resources.callback(device.free_pinned, memory)
+    return memory
+
+
+def create_streams(device: Device, resources: ExitStack) -> Streams:
+    """Return new streams, freed by ``resources``."""
+    streams = []
+    for _ in STAGES:
+        streams.append(device.create_stream())
+        resources.callback(device.destroy_stream, streams[-1])
+    return Streams(*streams)
+
+
+def create_event(device: Device, resources: ExitStack) -> int:
+    """Return a new event, freed by ``resources``."""
+    event = device.create_event()
+    resources.callback(device.destroy_event, event)
+    return event
+
+
+def allocate(device: Device, size_bytes: int, resources: ExitStack) -> int:
+    """Return the address of new device memory, freed by ``resources``; 0 for nothing."""
+    if not size_bytes:
+        return 0
+    address = device.allocate(size_bytes)
+    resources.callback(device.free, address)
+    return address

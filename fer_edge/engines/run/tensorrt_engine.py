@@ -1,0 +1,167 @@
+"""An engine in the runtime of TensorRT or TensorRT-RTX: one code for both, and for versions 10.3 to 11.
+
+What an installed version can do is asked of its objects, never of its version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_edge.cuda.device import TensorInfo
+from fer_edge.engines.cache.engine_file import EngineFile
+from fer_edge.errors import BackendError
+
+_WARNING = 2  # severities: internal error 0, error 1, warning 2, info 3, verbose 4
+_KEPT_MESSAGES = 5
+
+
+class TensorRtContext:
+    """See :class:`fer_edge.cuda.device.Context`."""
+
+    def __init__(self, context: Any, messages: list[str]) -> None:
+        self._context, self._messages = context, messages
+
+    def enqueue(self, stream: int) -> None:
+        """See :class:`fer_edge.cuda.device.Context`."""
+        if not self._context.execute_async_v3(stream):
+            raise BackendError(f"TensorRT cannot run the engine: {_last(self._messages)}")
+
+    def close(self) -> None:
+        """See :class:`fer_edge.cuda.device.Context`."""
+        self._context = None
+
+
+class TensorRtEngine:
+    """See :class:`fer_edge.cuda.device.Engine`.
+
+    Parameters
+    ----------
+    trt : module
+        ``tensorrt`` or ``tensorrt_rtx``. A device must be current: some bindings crash without one.
+    file : EngineFile
+        The engine.
+    dla_core : int or None
+        Which deep-learning accelerator runs an engine that was built for one.
+
+    Raises
+    ------
+    EngineError
+        If the file was changed after it was checked.
+    BackendError
+        If there is no such accelerator, TensorRT refuses the file, or the engine has not one input and a free batch.
+    """
+
+    def __init__(self, trt: Any, file: EngineFile, dla_core: int | None = None) -> None:
+        self._trt = trt
+        self._messages: list[str] = []
+        self._compiled: Any = None  # TensorRT-RTX's cache of kernels; contexts need it as long as they live
+        self._runtime = trt.Runtime(_make_log(trt, self._messages))
+        if dla_core is not None:
+            if dla_core >= self._runtime.num_DLA_cores:
+                raise BackendError(
+                    f"there is no DLA {dla_core}: {trt.__name__} finds {self._runtime.num_DLA_cores} here; leave dla_core out"
+                )
+            self._runtime.DLA_core = dla_core  # counts when an engine is read, and not later
+        self._engine = self._runtime.deserialize_cuda_engine(file.read())
+        if self._engine is None:
+            raise BackendError(
+                f"{file.path} is no engine of this {trt.__name__} {trt.__version__} and device: "
+                f"{_last(self._messages)}; delete it, it is built again"
+            )
+        self.scratch_bytes = int(self._engine.device_memory_size_v2)
+        self._read_tensors(file.path)
+
+    def _read_tensors(self, path: Path) -> None:
+        trt, engine = self._trt, self._engine
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        if len(inputs) != 1:
+            raise BackendError(f"tensorrt cannot load {path}: it has {len(inputs)} inputs, not one")
+        self.input = self._tensor(inputs[0])
+        self.outputs = tuple(self._tensor(name) for name in names if name not in inputs)
+        least, _, most = engine.get_tensor_profile_shape(inputs[0], 0)
+        self.min_batch, self.max_batch = int(least[0]), int(most[0])
+
+    def _tensor(self, name: str) -> TensorInfo:
+        types = self._trt.DataType
+        known = {
+            types.FLOAT: np.float32,
+            types.HALF: np.float16,
+            types.INT64: np.int64,
+            types.INT32: np.int32,
+            types.INT8: np.int8,
+            types.UINT8: np.uint8,
+            types.BOOL: np.bool_,
+        }
+        found = self._engine.get_tensor_dtype(name)
+        if found not in known:
+            raise BackendError(f"the tensor {name} of the engine is {found}, which NumPy does not have")
+        batch, *rest = tuple(self._engine.get_tensor_shape(name))
+        if batch != -1 or -1 in rest:
+            raise BackendError(
+                f"the tensor {name} of the engine has the shape {(batch, *rest)}, expected a batch that is free (-1) and all else fixed"
+            )
+        return TensorInfo(name, np.dtype(known[found]), tuple(int(side) for side in rest))
+
+    def create_context(self, batch: int, addresses: Mapping[str, int], scratch: int) -> TensorRtContext:
+        """See :class:`fer_edge.cuda.device.Engine`."""
+        context = self._new_context()
+        if context is None:
+            raise BackendError(f"TensorRT makes no context for the engine: {_last(self._messages)}")
+        if self.scratch_bytes:
+            context.set_device_memory(scratch, self.scratch_bytes)
+        if not context.set_input_shape(self.input.name, (batch, *self.input.row_shape)):
+            raise BackendError(f"the engine refuses a batch of {batch}: {_last(self._messages)}")
+        if missing := context.infer_shapes():
+            raise BackendError(f"the engine wants more inputs: {', '.join(missing)}")
+        for output in self.outputs:
+            found = tuple(context.get_tensor_shape(output.name))
+            if found != (batch, *output.row_shape):
+                raise BackendError(
+                    f"the output {output.name} has the shape {found}, expected {(batch, *output.row_shape)}"
+                )
+        for name, address in addresses.items():
+            if not context.set_tensor_address(name, address):
+                raise BackendError(f"the engine refuses the address of {name}: {_last(self._messages)}")
+        return TensorRtContext(context, self._messages)
+
+    def _new_context(self) -> Any:
+        managed = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if not hasattr(self._trt, "DynamicShapesKernelSpecializationStrategy"):
+            return self._engine.create_execution_context(managed)
+        config = self._engine.create_runtime_config()
+        if self._compiled is None:
+            self._compiled = config.create_runtime_cache()
+        config.set_runtime_cache(self._compiled)  # contexts share their kernels, which are compiled here
+        # The kernels for the shape may come later than the first runs; a graph would keep those that stood in.
+        config.set_execution_context_allocation_strategy(managed)
+        eager = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        config.dynamic_shapes_kernel_specialization_strategy = eager
+        return self._engine.create_execution_context(config)
+
+    def close(self) -> None:
+        """See :class:`fer_edge.cuda.device.Engine`."""
+        self._engine = self._compiled = self._runtime = None
+
+
+def _make_log(trt: Any, messages: list[str]) -> Any:
+    class Log(trt.ILogger):  # type: ignore[misc]
+        """Keeps the last warnings and errors."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, msg: str) -> None:
+            if int(severity) <= _WARNING:
+                messages.append(" ".join(msg.split()))
+                del messages[:-_KEPT_MESSAGES]
+
+    return Log()
+
+
+def _last(messages: list[str]) -> str:
+    return messages[-1] if messages else "it gives no reason"

@@ -1,0 +1,1 @@
+"""Where a network looked: attention and Grad-CAM, and their drawing."""

@@ -1,0 +1,315 @@
+"""Explanations of one face: what was looked at, and the apparent expression that came out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from fer_edge._utils.files import sha256_of
+from fer_edge.backends import Backend, SessionOptions, load_session
+from fer_edge.bundle import Bundle
+from fer_edge.detection import Detector, check_frame
+from fer_edge.errors import BundleError, DataError, UsageError, WeightsError, closest
+from fer_edge.heatmaps import Box, min_max
+from fer_edge.models.catalogue import MODELS_FOLDER
+from fer_edge.preprocess import covered_box, crop_face, prepare_batch
+from fer_edge.probabilities import MIN_PROBABILITY, Prior, ProbabilityRule, make_rule
+from fer_edge.spec import ModelSpec
+
+#: Method → what its maps show.
+METHODS: Mapping[str, str] = {
+    "attention": "where the network attends",
+    "gradcam": "what speaks for one class (Grad-CAM)",
+}
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What an explainer says about a batch.
+
+    Attributes
+    ----------
+    probabilities : np.ndarray
+        ``[B, K]`` float64, NaN where the network's output is not finite.
+    maps : np.ndarray
+        ``[B, h, w]`` float32 in [0, 1] over the crop.
+    landmarks : np.ndarray or None
+        ``[B, 68, 2]`` float32 pixels of the network's input, where the network finds them.
+    """
+
+    probabilities: np.ndarray
+    maps: np.ndarray
+    landmarks: np.ndarray | None = None
+
+
+class Explainer(Protocol):
+    """A network that explains itself by ``method``, a key of :data:`METHODS`; any thread may call.
+
+    ``rule`` makes its probabilities. One that is closed, or was made before a fork of the process, raises
+    :class:`fer_edge.errors.BackendError`.
+    """
+
+    spec: ModelSpec
+    method: str
+    rule: ProbabilityRule
+    random_weights: bool
+
+    def explain(self, batch: np.ndarray, classes: Sequence[int] | None = None) -> Explained:
+        """Explain ``[B, C, H, W]`` float32, B ≥ 1.
+
+        ``classes`` names the class of each image that Grad-CAM explains, the likeliest if left out.
+        """
+
+    def close(self) -> None:
+        """Free the network."""
+
+
+class BundleExplainer:
+    """Built-in attention of a bundle, without PyTorch.
+
+    Raises
+    ------
+    BundleError
+        If the bundle's network gives no attention.
+    """
+
+    method = "attention"
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        precision: str | None = None,
+        threads: int | None = None,
+        prior: Prior | None = None,
+    ) -> None:
+        require_attention(bundle)
+        self.spec = bundle.spec
+        self.random_weights = bundle.manifest.timing_only
+        self.rule = make_rule(bundle.manifest, prior)
+        self._session = load_session(bundle, backend, precision, SessionOptions(threads=threads))
+
+    def explain(self, batch: np.ndarray, classes: Sequence[int] | None = None) -> Explained:
+        """See :class:`Explainer`."""
+        outputs = self._session.run(batch)
+        probabilities = self.rule(outputs["logits"])
+        return Explained(probabilities, min_max(outputs["attention"]), outputs.get("landmarks"))
+
+    def close(self) -> None:
+        """See :class:`Explainer`."""
+        self._session.close()
+
+
+def require_attention(bundle: Bundle) -> None:
+    """Raise :class:`BundleError` if the network in ``bundle`` has no output ``attention``."""
+    if "attention" not in bundle.spec.outputs:
+        network = bundle.spec.network
+        raise BundleError(
+            f"{bundle.path} gives no attention (its outputs are {', '.join(bundle.spec.outputs)}): "
+            f"run fer-edge build --model {network} --weights FILE --attention for a bundle that does, or "
+            "fer-edge explain --method gradcam, which works for every network"
+        )
+
+
+def weights_of(bundle: Bundle) -> Path:
+    """Return the weights file that ``bundle`` was made from, by the sha256 that it records.
+
+    It is looked for beside the bundle, among what ships with the package, and among what has been fetched; of an
+    ensemble the folder with its files is returned.
+
+    Raises
+    ------
+    WeightsError
+        If there is none.
+    """
+    recorded = bundle.manifest.provenance.get("weights_sha256")
+    candidates = [bundle.path.with_suffix(".safetensors"), *sorted(MODELS_FOLDER.glob("*.safetensors"))]
+    for path in candidates:
+        if path.is_file() and sha256_of(path) == recorded:
+            return path
+    from fer_edge.weights.cache import cached_weights
+
+    if isinstance(recorded, str) and (cached := cached_weights(recorded)):
+        return cached
+    raise WeightsError(
+        f"the weights that {bundle.path} was made from are neither beside it nor in the package nor in the cache: "
+        "give them with --weights FILE"
+    )
+
+
+def check_weights(bundle: Bundle, path: Path) -> Path:
+    """Return ``path`` if ``bundle`` was made from it.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, or the bundle records other weights.
+    """
+    if not path.is_file():
+        raise WeightsError(
+            f"weights file {path} does not exist: give the file that {bundle.path} was made from"
+        )
+    recorded = bundle.manifest.provenance.get("weights_sha256")
+    if recorded is not None and sha256_of(path) != recorded:
+        raise WeightsError(
+            f"{path} is not what {bundle.path} was made from (sha256 differs): give those weights, or give the "
+            "weights file in place of the bundle"
+        )
+    return path
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One face, explained.
+
+    Attributes
+    ----------
+    network : str
+        Registry name.
+    method : str
+        A key of :data:`METHODS`.
+    class_name : str or None
+        What Grad-CAM explains; ``None`` for attention, which is of no class.
+    box_xyxy : tuple of float or None
+        The face in pixels of the photograph; ``None`` where the whole picture was taken.
+    crop_xyxy : tuple of float
+        What the network saw of the photograph; may reach beyond it.
+    crop_bgr : np.ndarray
+        ``[h, w, 3]`` uint8.
+    heat : np.ndarray
+        ``[h, w]`` float32 in [0, 1] over the crop.
+    probabilities : mapping
+        Class name → probability, in the order of the network.
+    rule : ProbabilityRule
+        How the probabilities were made of the logits.
+    random_weights : bool
+        Whether the network has learnt nothing, so that the picture says nothing either.
+    """
+
+    network: str
+    method: str
+    class_name: str | None
+    box_xyxy: Box | None
+    crop_xyxy: Box
+    crop_bgr: np.ndarray
+    heat: np.ndarray
+    probabilities: Mapping[str, float]
+    rule: ProbabilityRule = field(default_factory=ProbabilityRule)
+    random_weights: bool = False
+
+    @property
+    def label(self) -> str:
+        """The likeliest apparent expression."""
+        return max(self.probabilities, key=self.probabilities.__getitem__)
+
+    @property
+    def certain(self) -> bool:
+        """Whether the likeliest expression is likely enough to be named on its own."""
+        return self.probabilities[self.label] >= MIN_PROBABILITY
+
+    @property
+    def flat(self) -> bool:
+        """Whether the map says nothing: no place differs, or nothing speaks for the class."""
+        return not self.heat.any()
+
+    @property
+    def peak_xy(self) -> tuple[float, float] | None:
+        """Centre of the hottest cell, in pixels of the photograph; ``None`` if the map is flat."""
+        if self.flat:
+            return None
+        row, column = np.unravel_index(int(self.heat.argmax()), self.heat.shape)
+        left, top, right, bottom = self.crop_xyxy
+        return (
+            left + (float(column) + 0.5) / self.heat.shape[1] * (right - left),
+            top + (float(row) + 0.5) / self.heat.shape[0] * (bottom - top),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types; the map as rows, to three decimals."""
+        return {
+            "network": self.network,
+            "method": self.method,
+            "class": self.class_name,
+            "apparent_expression": self.label if self.certain else None,
+            "random_weights": self.random_weights,
+            "prior": self.rule.to_dict(),
+            "probabilities": {name: round(p, 4) for name, p in self.probabilities.items()},
+            "box_xyxy": None if self.box_xyxy is None else [round(v, 1) for v in self.box_xyxy],
+            "crop_xyxy": [round(v, 1) for v in self.crop_xyxy],
+            "peak_xy": None if self.peak_xy is None else [round(v, 1) for v in self.peak_xy],
+            "heat": self.heat.astype(float).round(3).tolist(),
+        }
+
+
+def explain_image(
+    image_bgr: np.ndarray,
+    explainer: Explainer,
+    detector: Detector | None = None,
+    class_name: str | None = None,
+) -> Explanation:
+    """Explain the largest face of a photograph.
+
+    Parameters
+    ----------
+    image_bgr : np.ndarray
+        ``[H, W, 3]`` uint8.
+    explainer : Explainer
+        What explains.
+    detector : Detector, optional
+        What finds the face; without it the whole picture is the face crop.
+    class_name : str, optional
+        The class that Grad-CAM explains; the likeliest if left out.
+
+    Raises
+    ------
+    DataError
+        If there is no face of usable size, or the network's output is not finite.
+    UsageError
+        If the class is unknown, or the method is of no class.
+    """
+    spec = explainer.spec
+    classes = None if class_name is None else [_class_index(explainer, class_name)]
+    image = check_frame(image_bgr)
+    height, width = image.shape[:2]
+    box: Box | None = None
+    crop: np.ndarray | None = image
+    bounds: Box = (0.0, 0.0, float(width), float(height))
+    if detector is not None:
+        detections = detector.detect(image)
+        if not detections:
+            raise DataError("no face was found in the picture: give another, or --face whole for a face crop")
+        box = detections[0].box_xyxy
+        crop = crop_face(image, box, spec.crop)
+        bounds = covered_box(box, spec.crop, height, width)
+    if crop is None:
+        raise DataError(f"the face is smaller than {spec.crop.min_side_px} pixels: give a larger picture")
+    explained = explainer.explain(prepare_batch([crop], spec), classes)
+    if not (np.isfinite(explained.probabilities).all() and np.isfinite(explained.maps).all()):
+        raise DataError(f"{spec.network} gave values that are not finite: check the weights")
+    probabilities = explained.probabilities[0]
+    explains = classes[0] if classes else int(probabilities.argmax())
+    return Explanation(
+        network=spec.network,
+        method=explainer.method,
+        class_name=spec.class_names[explains] if explainer.method == "gradcam" else None,
+        box_xyxy=box,
+        crop_xyxy=bounds,
+        crop_bgr=crop.copy(),
+        heat=explained.maps[0],
+        probabilities=dict(zip(spec.class_names, map(float, probabilities), strict=True)),
+        rule=explainer.rule,
+        random_weights=explainer.random_weights,
+    )
+
+
+def _class_index(explainer: Explainer, name: str) -> int:
+    names = explainer.spec.class_names
+    if explainer.method != "gradcam":
+        raise UsageError("attention is of no class: leave --class out, or use --method gradcam")
+    if name not in names:
+        raise UsageError(f"unknown class {name!r}: choose from {', '.join(names)}{closest(name, names)}")
+    return names.index(name)

@@ -1,0 +1,111 @@
+"""The weights files that networks' authors have published: which, where, under which licence, and what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """One file of a network's authors.
+
+    Attributes
+    ----------
+    name : str
+        As the authors call it.
+    network : str
+        What it fills, a key of :data:`fer_edge.models.catalogue.CATALOGUE`.
+    confirmed : bool
+        Whether the authors' own code fetches it from these addresses. Where it does not, they are still tried.
+    known : str
+        Where that is known from, or what is known of the file.
+    remark : str
+        Which weights these are.
+    owner, repository, release : str
+        On Hugging Face and GitHub, and the release on GitHub that holds the file.
+    licence : str
+        Of the weights, as far as it is stated.
+    """
+
+    name: str
+    network: str
+    confirmed: bool
+    known: str
+    remark: str
+    owner: str = "phamquiluan"
+    repository: str = "ResidualMaskingNetwork"
+    release: str = "v0.0.1"
+    licence: str = (
+        "not stated for the weights; the authors' code is MIT (github.com/phamquiluan/ResidualMaskingNetwork)"
+    )
+
+    @property
+    def addresses(self) -> tuple[str, str]:
+        """Where the file is looked for, in order."""
+        place = f"{self.owner}/{self.repository}"
+        return (
+            f"https://huggingface.co/{place}/resolve/main/{self.name}",
+            f"https://github.com/{place}/releases/download/{self.release}/{self.name}",
+        )
+
+    @property
+    def mirror_path(self) -> str:
+        """Where a mirror has the file."""
+        return f"/{self.owner}/{self.repository}/{self.name}"
+
+
+_TRAINED_ON_FER2013 = (
+    "trained on FER2013, by its name and the authors' scripts; member of their ensemble of seven"
+)
+_ON_DRIVE = (
+    "the authors' README links a Google Drive for it, of which they said in 2023 that it is closed (issue 46)"
+)
+_LOST = "the authors said in 2023 that they have lost it (issue 46)"
+_NOT_LISTED = "no text of the authors gives an address for it"
+
+
+def _member(name: str, network: str, known: str) -> PublishedFile:
+    return PublishedFile(name, network, confirmed=False, known=known, remark=_TRAINED_ON_FER2013)
+
+
+_FILES = (
+    PublishedFile(
+        name="Z_resmasking_dropout1_rot30_2019Nov30_13.32",
+        network="resmasking",
+        confirmed=True,
+        known="the authors' package rmn fetches it from both addresses",
+        remark=(
+            "very likely trained on VEMO, whose trainer alone writes the prefix Z_ and feeds BGR colour; it is not the "
+            "FER2013 model of the paper, whose accuracy must not be expected of it. Here it gets gray three times, as "
+            "the authors' own package rmn feeds it"
+        ),
+    ),
+    _member("resnet18_rot30_2019Nov05_17.44", "resnet18", _LOST),
+    _member("resnet50_pretrained_vgg_rot30_2019Nov13_08.20", "resnet50-vggface", _LOST),
+    _member("resnet101_rot30_2019Nov14_18.12", "resnet101", _NOT_LISTED),
+    _member("cbam_resnet50_rot30_2019Nov15_12.40", "cbam-resnet50", _ON_DRIVE),
+    _member("efficientnet_b2b_rot30_2019Nov15_20.02", "efficientnet-b2b", _ON_DRIVE),
+    _member("resmasking_dropout1_rot30_2019Nov17_14.33", "resmasking", _ON_DRIVE),
+    _member("resmasking_rot30_2019Nov14_04.38", "resmasking-nodropout", _NOT_LISTED),
+)
+#: By the authors' name of the file.
+PUBLISHED_FILES: Mapping[str, PublishedFile] = {file.name: file for file in _FILES}
+
+#: Network → the files that ``--weights auto`` takes, of an ensemble one for each member. Those that are least
+#: likely to be there come first, so that a missing member is noticed before large files are fetched.
+PUBLISHED: Mapping[str, tuple[PublishedFile, ...]] = {
+    **{file.network: (file,) for file in reversed(_FILES)},
+    "resmasking-ensemble": tuple(file for file in _FILES if not file.name.startswith("Z_")),
+}
+
+
+def weights_text(network: str) -> str | None:
+    """Return in words what is fetched for ``network``, ``None`` if no address is known."""
+    files = PUBLISHED.get(network)
+    if files is None:
+        return None
+    if all(file.confirmed for file in files):
+        return "the authors' file, fetched when first needed"
+    what = f"{len(files)} files of the authors" if len(files) > 1 else "the authors' file"
+    return f"{what}, tried at their addresses but not known to be there; else --weights"

@@ -1,0 +1,1 @@
+"""Frames from files, cameras and streams."""

@@ -1,0 +1,78 @@
+"""Memory that this process may still take, within the limits of its container, and what adds some."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from fer_edge.system.control_groups import find_control_groups
+from fer_edge.system.machine import Machine, read_number
+
+#: Where version 1 and 2 of control groups keep the limit, what is used, and the row of ``memory.stat`` that the
+#: kernel gives back before it kills: file pages that nobody has used lately.
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_V2 = ("memory.max", "memory.current", "inactive_file")
+_V2_SWAP = ("memory.swap.max", "memory.swap.current")
+
+
+@dataclass(frozen=True)
+class FreeMemory:
+    """What is free.
+
+    Attributes
+    ----------
+    memory_bytes, swap_bytes : int
+        Main memory and swap.
+    limited : bool
+        Whether a control group, such as a container's, allows less than the machine has free.
+    """
+
+    memory_bytes: int
+    swap_bytes: int
+    limited: bool
+
+    @property
+    def total_bytes(self) -> int:
+        """Both."""
+        return self.memory_bytes + self.swap_bytes
+
+
+def measure_free_memory(machine: Machine) -> FreeMemory | None:
+    """Return what is free for this process, ``None`` where the kernel does not say."""
+    text = machine.read("/proc/meminfo") or ""
+    rows = re.findall(r"^(MemAvailable|SwapFree):\s+(\d{1,15}) kB$", text, re.MULTILINE | re.ASCII)
+    sizes = {name: int(kib) << 10 for name, kib in rows}
+    if "MemAvailable" not in sizes:
+        return None
+    memory, swap = sizes["MemAvailable"], sizes.get("SwapFree", 0)
+    limits: list[int | None] = []
+    for folder, number in find_control_groups(machine, "memory"):
+        version = _V2 if number == 2 else _V1
+        limits.append(_room(machine, folder, *version))
+        if version is _V2 and (room := _room(machine, folder, *_V2_SWAP)) is not None:
+            swap = min(swap, room)
+    least = min((limit for limit in limits if limit is not None), default=memory)
+    return FreeMemory(min(memory, least), swap, least < memory)
+
+
+def add_swap(lacking_bytes: int) -> tuple[str, ...]:
+    """Return the commands that add so much swap and some more, until the next start."""
+    return (
+        f"sudo fallocate -l {lacking_bytes // 1_000_000_000 + 2}G /swapfile",
+        "sudo chmod 600 /swapfile",
+        "sudo mkswap /swapfile",
+        "sudo swapon /swapfile",
+    )
+
+
+def _room(machine: Machine, folder: str, limit: str, used: str, cache: str | None = None) -> int | None:
+    """What a group may still take, ``None`` where it has no limit."""
+    most = read_number(machine, f"{folder}/{limit}")
+    if most is None:
+        return None
+    taken = read_number(machine, f"{folder}/{used}") or 0
+    if cache is not None:
+        text = machine.read(f"{folder}/memory.stat") or ""
+        row = re.search(rf"^{cache} (\d{{1,18}})$", text, re.MULTILINE | re.ASCII)
+        taken -= int(row[1]) if row else 0
+    return max(0, most - max(0, taken))

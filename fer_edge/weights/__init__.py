@@ -1,0 +1,1 @@
+"""Weights that are asked for: shipped, in the cache, or at their published place."""

@@ -1,0 +1,232 @@
+"""The choice of a calibration: its logic with made-up figures, and the figures on the network that ships."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from small_graphs import Builder, random_faces, run
+
+from fer_edge._utils.files import sha256_of
+from fer_edge.backends import BACKENDS
+from fer_edge.bundle import open_bundle
+from fer_edge.calibration.algorithms.search import Choice, choose_calibration
+from fer_edge.calibration.calibrate import calibrate
+from fer_edge.calibration.comparison.fidelity import Fidelity
+from fer_edge.calibration.placement.placement import DEFAULT_PLACEMENT
+from fer_edge.calibration.qdq.writer import quantise
+from fer_edge.calibration.ranges.methods import AUTO_METHOD, METHODS
+from fer_edge.calibration.ranges.ranges import Observations, Ranges, observe
+from fer_edge.datasets import FaceDataset
+from fer_edge.models.catalogue import shipped_bundle
+from fer_edge.preprocess import prepare_batch
+from fer_edge.synthetic import render_faces
+
+FACES = random_faces(6)
+ORDER = ("minmax", "mse")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Two convolutions that can be equalised."""
+    b = Builder()
+    b.add("Relu", [b.conv("input", "conv1", 3, 8, 3)], "relu1")
+    b.add("Relu", [b.conv("relu1", "conv2", 8, 8, 3)], "relu2")
+    b.gemm(b.add("Flatten", [b.add("GlobalAveragePool", ["relu2"], "mean")], "flat"), "logits", 8, 5)
+    return saved(b, tmp_path)
+
+
+def saved(b: Builder, folder: Path) -> Path:
+    path = folder / "model.onnx"
+    onnx.save(b.model("logits"), path)
+    return path
+
+
+def choose(
+    model: Path, noise: Mapping[str, float | None], calls: list[tuple[str, Ranges]] | None = None
+) -> Choice:
+    """Choose where a candidate's figure depends on what it is: a method, corrected or not, equalised or not."""
+    original = sha256_of(model)
+
+    def measure(path: Path, ranges: Ranges) -> Fidelity:
+        name = ranges.method
+        name += " + bias" * bool(ranges.bias_shifts)
+        name += " + equal" * (sha256_of(path) != original)
+        assert ranges.model_sha256 == sha256_of(path)
+        if calls is not None:
+            calls.append((name, ranges))
+        return Fidelity(1.0, 0.999, noise[name])
+
+    def observe_all(path: Path) -> Observations:
+        return observe(path, [FACES], {"name": "test"})
+
+    return choose_calibration(model, observe_all, ORDER, lambda: [FACES[:3]], measure)
+
+
+def names(choice: Choice) -> list[str]:
+    return [candidate.name for candidate in choice.candidates]
+
+
+def chosen(choice: Choice) -> str:
+    (name,) = (candidate.name for candidate in choice.candidates if candidate.chosen)
+    assert choice.ranges.method == name
+    return name
+
+
+@pytest.mark.parametrize(
+    ("noise", "expected", "corrected", "replaced"),
+    [
+        ({"minmax": 30, "mse": 31, "mse + bias": 31.19, "mse + equal": 31.19, "mse + bias + equal": 31.19}, "mse", False, False),
+        ({"minmax": 31, "mse": 31, "minmax + bias": 20, "minmax + equal": 20, "minmax + bias + equal": 20}, "minmax", False, False),
+        ({"minmax": 30, "mse": 31, "mse + bias": 31.25, "mse + bias + equal": 31.3}, "mse + bias correction", True, False),
+        (
+            {"minmax": 30, "mse": 20, "minmax + bias": 34, "minmax + bias + equal": 36},
+            "minmax + bias correction + equalisation", True, True,
+        ),
+        (
+            {"minmax": 30, "mse": 20, "minmax + bias": 30.1, "minmax + equal": 30.5, "minmax + bias + equal": 30.6},
+            "minmax + equalisation", False, True,
+        ),
+        (
+            {"minmax": 30, "mse": 20, "minmax + bias": 30.1, "minmax + equal": 30.5, "minmax + bias + equal": 31},
+            "minmax + equalisation + bias correction", True, True,
+        ),
+        (
+            {"minmax": 30, "mse": 20, "minmax + bias": 30.1, "minmax + equal": 30.1, "minmax + bias + equal": 30.3},
+            "minmax + equalisation + bias correction", True, True,
+        ),
+        (
+            {"minmax": 30, "mse": None, "mse + bias": None, "mse + equal": None, "mse + bias + equal": None},
+            "mse", False, False,
+        ),
+        ({"minmax": 30, "mse": 20, "minmax + bias": None, "minmax + bias + equal": None}, "minmax + bias correction", True, False),
+    ],
+)  # fmt: skip
+def test_what_is_more_work_is_kept_if_it_is_worth_it(
+    model: Path, noise: Mapping[str, float | None], expected: str, corrected: bool, replaced: bool
+) -> None:
+    before = model.read_bytes()
+    choice = choose(model, noise)
+    assert chosen(choice) == expected
+    assert bool(choice.ranges.bias_shifts) is corrected
+    assert (model.read_bytes() != before) is replaced
+    assert list(model.parent.iterdir()) == [model]
+    assert choice.ranges.model_sha256 == sha256_of(model)
+    method = expected.split(" + ")[0]
+    expected_ranges = observe(model, [FACES], {}).ranges(method).tensors
+    assert choice.ranges.tensors == expected_ranges  # of all faces, on the file as it is now
+    assert choice.ranges.images == len(FACES)
+    quantise(onnx.load(model), choice.ranges, "cpu")
+    assert [c.snr_db for c in choice.candidates] == [noise[n] for n in noise]
+
+
+def test_the_equalised_file_computes_the_same(model: Path) -> None:
+    before = onnx.load(model)
+    choose(
+        model,
+        {"minmax": 30, "mse": 20, "minmax + bias": 30, "minmax + equal": 40, "minmax + bias + equal": 40},
+    )
+    expected, found = (run(m, FACES)["logits"] for m in (before, onnx.load(model)))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_network_without_pairs_has_one_candidate_fewer(tmp_path: Path) -> None:
+    b = Builder()
+    b.add("Relu", [b.conv("input", "conv1", 3, 8, 3)], "relu1")
+    b.gemm(b.add("Flatten", [b.add("GlobalAveragePool", ["relu1"], "mean")], "flat"), "logits", 8, 5)
+    model = saved(b, tmp_path)
+    counted: list[tuple[int, int]] = []
+    choice = choose_calibration(
+        model,
+        lambda path: observe(path, [FACES], {}),
+        ORDER,
+        lambda: [FACES],
+        lambda path, ranges: Fidelity(1, 1, 30),
+        lambda done, total: counted.append((done, total)),
+    )
+    assert names(choice) == ["minmax", "mse", "minmax + bias correction"]
+    assert counted == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_failure_leaves_the_model_as_it_was(model: Path) -> None:
+    before = model.read_bytes()
+
+    def measure(path: Path, ranges: Ranges) -> Fidelity:
+        if path != model:
+            raise RuntimeError("no memory left")
+        return Fidelity(1, 1, 30)
+
+    with pytest.raises(RuntimeError, match="no memory left"):
+        choose_calibration(model, lambda p: observe(p, [FACES], {}), ORDER, lambda: [FACES], measure)
+    assert model.read_bytes() == before
+    assert list(model.parent.iterdir()) == [model]
+
+
+# --- the network that ships ---------------------------------------------------------------------------
+
+
+def logits_of(model: onnx.ModelProto, faces: FaceDataset, spec: object) -> np.ndarray:
+    return run(model, prepare_batch(list(faces), spec))["logits"]  # type: ignore[arg-type]
+
+
+def snr_db(reference: np.ndarray, found: np.ndarray) -> float:
+    """By hand: logits without what is common to all classes of a face."""
+    signal = reference - reference.mean(axis=1)[:, None]
+    noise = found - found.mean(axis=1)[:, None] - signal
+    return float(10 * np.log10((signal**2).sum() / (noise**2).sum()))
+
+
+def test_on_the_shipped_network_the_figures_are_what_its_models_give(tmp_path: Path) -> None:
+    bundle = open_bundle(shipped_bundle())
+    model = Path(shutil.copyfile(bundle.model_path("fp32", "cpu"), tmp_path / "model.onnx"))
+    reference_model = onnx.load(model)
+    images = render_faces(32)
+    faces, held_out = (
+        FaceDataset("rendered", part, None, (), are_crops=True) for part in (images[:20], images[20:])
+    )
+    stages: list[tuple[str, int, int]] = []
+    choice = calibrate(
+        model,
+        bundle.spec,
+        BACKENDS["onnxruntime"],
+        faces,
+        held_out,
+        AUTO_METHOD,
+        {"name": "rendered"},
+        lambda *progress: stages.append(progress),
+    )
+    assert names(choice)[: len(METHODS)] == list(METHODS)
+    assert choice.ranges.images == 20
+    measured = {c.name: c.snr_db for c in choice.candidates}
+    assert all(isinstance(value, float) and value > 15 for value in measured.values())
+    best = chosen(choice)
+    plain = [measured[name] for name in METHODS]
+    assert measured[best] >= max(plain)
+    ranges = choice.ranges
+    reference = logits_of(reference_model, held_out, bundle.spec)
+    found = logits_of(quantise(onnx.load(model), ranges, "cpu"), held_out, bundle.spec)
+    assert snr_db(reference, found) == pytest.approx(measured[best], abs=1.5)
+    assert list(tmp_path.iterdir()) == [model]
+    assert ("calibrating", 20, 20) in stages
+    done = [(d, t) for stage, d, t in stages if stage == "choosing a calibration"]
+    assert done == sorted(done)
+    assert done[-1][0] == done[-1][1]
+    assert DEFAULT_PLACEMENT.rules != ranges.placement.rules  # that of the family
+
+
+def test_one_method_is_taken_as_it_is(tmp_path: Path) -> None:
+    bundle = open_bundle(shipped_bundle())
+    model = bundle.model_path("fp32", "cpu")
+    faces = FaceDataset("rendered", render_faces(6), None, (), are_crops=True)
+    choice = calibrate(
+        model, bundle.spec, BACKENDS["onnxruntime"], faces, faces, "mse", {}, lambda *progress: None
+    )
+    batch = prepare_batch(list(faces), bundle.spec)
+    expected = observe(model, [batch], {}, placement=choice.ranges.placement).ranges("mse")
+    assert choice.candidates == ()
+    for name, r in choice.ranges.tensors.items():
+        assert r.high == pytest.approx(expected.tensors[name].high, rel=1e-2), name

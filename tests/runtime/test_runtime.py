@@ -1,0 +1,418 @@
+"""The runtime on real frames: one result per frame, the same numbers as the parts it is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import fer_edge
+from fer_edge import DetectorOptions, Runtime, RuntimeOptions
+from fer_edge.backends import BACKENDS, SessionOptions, available_backends
+from fer_edge.builder import BuildOptions, build
+from fer_edge.bundle import Bundle, open_bundle
+from fer_edge.errors import BundleError, DataError, FerEdgeError, UsageError
+from fer_edge.models.catalogue import MODELS_FOLDER, shipped_bundle
+from fer_edge.preprocess import crop_face, prepare_batch
+from fer_edge.probabilities import make_rule
+from fer_edge.results import Detection, RuntimeState
+from fer_edge.runtime.options import RuntimeChanges
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Runtime:
+    with Runtime(options=RuntimeOptions(backend="onnxruntime")) as opened:
+        yield opened
+
+
+def test_the_astronaut_smiles(runtime: Runtime, astronaut: np.ndarray) -> None:
+    result = runtime(astronaut)
+    (face,) = result.faces
+    assert face.label == "happiness"
+    assert face.probability == max(face.probabilities.values()) > 0.9
+    assert sum(face.probabilities.values()) == pytest.approx(1)
+    assert set(face.probabilities) == set(runtime.spec.class_names)
+    assert face.reason is None
+    assert result.state is RuntimeState.RUNNING
+    assert result.timings_ms["total"] >= result.timings_ms["detect"] > 0
+    left, top, right, bottom = face.box_xyxy
+    assert 0 <= left < right <= 512
+    assert 0 <= top < bottom <= 512
+
+
+def test_probabilities_are_those_of_the_parts(runtime: Runtime, astronaut: np.ndarray) -> None:
+    (face,) = runtime(astronaut).faces
+    crop = crop_face(astronaut, face.box_xyxy, runtime.spec.crop)
+    session = BACKENDS["onnxruntime"].open(runtime.bundle.path / "model.onnx", SessionOptions())
+    logits = session.run(prepare_batch([crop], runtime.spec))["logits"]
+    expected = make_rule(runtime.bundle.manifest)(logits)[0]
+    assert list(face.probabilities.values()) == pytest.approx(expected, abs=1e-5)
+
+
+def test_logits_are_divided_by_the_temperature_of_the_bundle(astronaut: np.ndarray) -> None:
+    bundle = open_bundle(shipped_bundle())
+    found = []
+    for temperature in (1.0, 2.0):
+        manifest = dataclasses.replace(bundle.manifest, temperature=temperature)
+        options = RuntimeOptions(backend="onnxruntime", prior="training")
+        with Runtime(Bundle(bundle.path, manifest), options) as runtime:
+            found.append(np.array([*runtime(astronaut).faces[0].probabilities.values()]))
+    root = np.sqrt(found[0])
+    np.testing.assert_allclose(found[1], root / root.sum(), atol=1e-6)
+
+
+def test_all_faces_of_a_frame_go_in_one_batch(runtime: Runtime, astronaut: np.ndarray) -> None:
+    pair = np.hstack([astronaut, astronaut[:, ::-1]])
+    batches: list[int] = []
+    inner = runtime._session
+
+    class Counting:
+        def run(self, batch: np.ndarray) -> object:
+            batches.append(len(batch))
+            return inner.run(batch)
+
+    runtime._session = Counting()
+    try:
+        result = runtime(pair)
+    finally:
+        runtime._session = inner
+    assert len(result.faces) == 2
+    assert batches == [2]
+    assert {face.label for face in result.faces} == {"happiness"}
+
+
+def test_a_frame_without_faces_is_a_result(runtime: Runtime) -> None:
+    assert runtime(np.full((240, 320, 3), 90, np.uint8)).faces == ()
+
+
+@pytest.mark.parametrize("backend", available_backends("cpu"))
+def test_more_faces_than_a_batch_holds(backend: str, astronaut: np.ndarray) -> None:
+    pair = np.hstack([astronaut, astronaut[:, ::-1]])
+    found = []
+    for size in (1, 64):
+        with Runtime(options=RuntimeOptions(backend=backend, max_batch=size)) as runtime:
+            result = runtime(pair)
+        assert [face.label for face in result.faces] == ["happiness", "happiness"]
+        found.append([list(face.probabilities.values()) for face in result.faces])
+    np.testing.assert_allclose(*found, atol=1e-6)
+    for bad in (0, -1, True, 1.5, "8"):
+        with pytest.raises(UsageError, match="max_batch must be None or a whole number from 1"):
+            RuntimeOptions(max_batch=bad)
+
+
+@pytest.mark.parametrize(
+    "bad", [35, -0.1, 1.01, float("nan"), float("inf"), "0.5", None, True, [0.5], 10**400]
+)
+def test_a_bound_that_is_no_probability_is_refused(bad: object) -> None:
+    with pytest.raises(UsageError, match="min_probability must be a number from 0 to 1, found"):
+        RuntimeOptions(min_probability=bad)
+    RuntimeOptions(min_probability=np.float32(0.5))
+
+
+def test_a_runtime_answers_under_the_prior_of_its_options(astronaut: np.ndarray) -> None:
+    """Bayes' rule from the answer under the training prior to that under another; an excluded class never wins."""
+    found, model = {}, open_bundle(shipped_bundle()).manifest
+    frequencies = dict(model.class_frequencies or {})
+    excluded = {name: 0 if name == "happiness" else 1 / 7 for name in frequencies}
+    pair = np.hstack([astronaut, astronaut[:, ::-1]])
+    for name, prior in (
+        ("default", None),
+        ("training", "training"),
+        ("uniform", "uniform"),
+        ("given", excluded),
+    ):
+        with Runtime(backend="onnxruntime", prior=prior, min_probability=0) as runtime:
+            faces = runtime(pair).faces
+            found[name] = np.array([[*face.probabilities.values()] for face in faces])
+            assert runtime.probability_rule == make_rule(model, prior)
+        assert [face.label for face in faces] == [
+            runtime.spec.class_names[i] for i in found[name].argmax(axis=1)
+        ]
+        assert found[name].sum(axis=1) == pytest.approx(1)
+        assert ("happiness" in {face.label for face in faces}) == (name != "given")
+    shares = np.array([*frequencies.values()])
+    for name, wanted in (
+        ("default", np.sqrt(shares)),
+        ("uniform", np.ones(8)),
+        ("given", np.array([*excluded.values()])),
+    ):
+        expected = found["training"] * wanted / shares
+        np.testing.assert_allclose(found[name], expected / expected.sum(axis=1, keepdims=True), rtol=1e-9)
+    with pytest.raises(UsageError, match="unknown prior 'uniforme'.*did you mean 'uniform'"):
+        Runtime(prior="uniforme")
+
+
+def test_a_bundle_of_format_1_answers_bit_for_bit_as_before(astronaut: np.ndarray, tmp_path: Path) -> None:
+    """The expression that runtimes computed before there were priors, on the logits of the same session."""
+    shutil.copytree(shipped_bundle(), tmp_path / "old.fer")
+    manifest = tmp_path / "old.fer" / "manifest.json"
+    value = json.loads(manifest.read_text()) | {"format_version": 1}
+    for name in ("class_frequencies", "logit_prior", "default_prior", "self_test"):
+        del value[name]
+    del value["files"]["self_test.npz"]
+    (tmp_path / "old.fer" / "self_test.npz").unlink()
+    manifest.write_text(json.dumps(value))
+    found = []
+    for bundle, prior in ((tmp_path / "old.fer", None), (shipped_bundle(), "training")):
+        seen: list[np.ndarray] = []
+        with Runtime(bundle, backend="onnxruntime", prior=prior, threads=1) as runtime:
+            rule = runtime.probability_rule
+            runtime.probability_rule = lambda logits, rule=rule, seen=seen: (
+                seen.append(logits),
+                rule(logits),
+            )[1]
+            (face,) = runtime(astronaut).faces
+        scaled = seen[0] / value["temperature"]
+        exponentials = np.exp(np.asarray(scaled, np.float64) - np.max(scaled, axis=-1, keepdims=True))
+        expected = exponentials / exponentials.sum(axis=-1, keepdims=True)
+        assert [*face.probabilities.values()] == expected[0].tolist()
+        found.append(face.probabilities)
+    assert found[0] == found[1]
+    with pytest.raises(UsageError, match="choose prior 'training', or build it"):
+        Runtime(tmp_path / "old.fer", prior="balanced")
+
+
+def test_too_little_certainty_leaves_the_label_open(astronaut: np.ndarray) -> None:
+    with Runtime(options=RuntimeOptions(backend="onnxruntime", min_probability=1.0)) as runtime:
+        (face,) = runtime(astronaut).faces
+    assert (face.label, face.reason) == (None, "uncertain")
+    assert face.probability > 0.5
+
+
+class FixedDetector:
+    """Stands in for a detector, to put boxes where no detector would."""
+
+    name = "fixed"
+
+    def __init__(self, *boxes: tuple[float, float, float, float]) -> None:
+        self.boxes = boxes
+
+    def detect(self, frame_bgr: np.ndarray) -> list[Detection]:
+        return [Detection(box, 0.9) for box in self.boxes]
+
+    def close(self) -> None:
+        pass
+
+
+def test_small_faces_are_named_not_guessed(astronaut: np.ndarray) -> None:
+    with Runtime(options=RuntimeOptions(backend="onnxruntime")) as runtime:
+        runtime._detector = FixedDetector((10, 10, 16, 16), (180, 60, 270, 175), (508, 508, 512, 512))
+        faces = runtime(astronaut).faces
+    assert [face.reason for face in faces] == ["too_small", None, "too_small"]
+    assert faces[0].probabilities == {}
+    assert faces[1].label == "happiness"
+
+
+def test_an_output_that_is_not_finite_is_dropped_and_counted(astronaut: np.ndarray) -> None:
+    class Broken:
+        def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+            return {"logits": np.full((len(batch), 8), np.nan, np.float32)}
+
+        def close(self) -> None:
+            pass
+
+    with Runtime(options=RuntimeOptions(backend="onnxruntime")) as runtime:
+        runtime._session = Broken()
+        (face,) = runtime(astronaut).faces
+    assert (face.label, face.reason) == (None, "not_finite")
+    assert runtime.non_finite == 1
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [np.zeros((10, 10), np.uint8), np.zeros((10, 10, 3), np.float32), np.zeros((0, 0, 3), np.uint8)],
+    ids=["gray", "float", "empty"],
+)
+def test_frames_of_another_kind_are_refused(runtime: Runtime, frame: np.ndarray) -> None:
+    with pytest.raises(DataError, match="expected a frame of uint8 BGR pixels"):
+        runtime(frame)
+
+
+def test_stream_over_a_folder_and_a_video(runtime: Runtime, astronaut: np.ndarray, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("b", "a"):
+        cv2.imwrite(str(folder / f"{name}.png"), astronaut)
+    results = list(runtime.stream(folder))
+    assert [r.source for r in results] == ["a.png", "b.png"]
+    assert [r.index for r in results] == [0, 1]
+    video = tmp_path / "video.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 10, (512, 512))
+    for _ in range(3):
+        writer.write(astronaut)
+    writer.release()
+    assert [len(r.faces) for r in runtime.stream(str(video))] == [1, 1, 1]
+    latency = runtime.latency()
+    assert latency["total"].n >= 5
+    assert latency["total"].p50_ms <= latency["total"].p99_ms
+
+
+def test_every_backend_gives_the_same_answer(astronaut: np.ndarray) -> None:
+    found = {}
+    for name in available_backends("cpu"):
+        with Runtime(options=RuntimeOptions(backend=name)) as runtime:
+            (face,) = runtime(astronaut).faces
+            found[name] = list(face.probabilities.values())
+    assert found["openvino"] == pytest.approx(found["onnxruntime"], abs=1e-4)
+
+
+@pytest.mark.parametrize("detector", ["mtcnn", "haar", "yunet"])
+def test_every_detector_serves_the_runtime(detector: str, astronaut: np.ndarray, shared: Path) -> None:
+    model = shared / "models/yunet/yunet_n_640_640.onnx" if detector == "yunet" else None
+    options = RuntimeOptions(
+        backend="onnxruntime", detector=detector, detector_options=DetectorOptions(model=model)
+    )
+    with Runtime(options=options) as runtime:
+        (face,) = runtime(astronaut).faces
+    assert face.label == "happiness"
+
+
+def test_random_weights_need_consent(tmp_path: Path) -> None:
+    bundle = build(
+        BuildOptions(weights="random", precision="fp32", backend="onnxruntime", output=tmp_path / "r.fer")
+    ).bundle
+    assert bundle.manifest.timing_only
+    with pytest.raises(BundleError, match="timing only.*--allow-random"):
+        Runtime(bundle)
+    Runtime(bundle, RuntimeOptions(backend="onnxruntime", allow_random=True)).close()
+
+
+@pytest.fixture(scope="module")
+def attentive(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    output = tmp_path_factory.mktemp("attentive") / "a.fer"
+    weights = str(MODELS_FOLDER / "conv-attention.safetensors")
+    return build(BuildOptions(weights=weights, precision="fp32", attention=True, output=output)).bundle
+
+
+@pytest.mark.parametrize("backend", available_backends("cpu"))
+def test_attention_over_the_crop_when_asked_for(
+    attentive: Bundle, astronaut: np.ndarray, backend: str
+) -> None:
+    with Runtime(attentive, backend=backend, attention=True) as runtime:
+        (face,) = runtime(astronaut).faces
+        crop = crop_face(astronaut, face.box_xyxy, runtime.spec.crop)
+        raw = runtime._session.run(prepare_batch([crop], runtime.spec))["attention"][0]
+    assert face.attention.shape == (6, 6)
+    assert face.attention.dtype == np.float32
+    assert raw.sum() == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(face.attention, (raw - raw.min()) / np.ptp(raw), atol=1e-5)
+    left, top, right, bottom = face.crop_xyxy
+    assert (right - left, bottom - top) == crop.shape[1::-1]
+    assert left < face.box_xyxy[2]
+    value = face.to_dict()
+    assert np.shape(value["attention"]) == (6, 6)
+    assert value["crop_xyxy"] == [left, top, right, bottom]
+
+
+def test_attention_is_not_computed_into_results_unasked(attentive: Bundle, astronaut: np.ndarray) -> None:
+    with Runtime(attentive, RuntimeOptions(backend="onnxruntime")) as runtime:
+        (face,) = runtime(astronaut).faces
+    assert (face.attention, face.crop_xyxy) == (None, None)
+    assert "attention" not in face.to_dict()
+
+
+def test_attention_goes_with_its_face(attentive: Bundle, astronaut: np.ndarray) -> None:
+    pair = np.hstack([astronaut, astronaut[:, ::-1]])
+    with Runtime(attentive, backend="onnxruntime", attention=True, max_batch=1) as runtime:
+        boxes = ((180, 60, 270, 175), (10, 10, 16, 16), (1024 - 270, 60, 1024 - 180, 175))
+        runtime._detector = FixedDetector(*boxes)
+        first, small, mirrored = runtime(pair).faces
+        runtime._detector = FixedDetector(boxes[2])
+        (alone,) = runtime(pair).faces
+    assert (small.attention, small.reason) == (None, "too_small")
+    np.testing.assert_allclose(mirrored.attention, alone.attention, atol=1e-6)
+    assert not np.allclose(first.attention, mirrored.attention, atol=1e-2)
+
+
+def test_attention_that_is_not_finite_is_dropped_and_counted(
+    attentive: Bundle, astronaut: np.ndarray
+) -> None:
+    class Broken:
+        def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+            logits = np.eye(8, dtype=np.float32)[:1] * 9
+            return {"logits": logits, "attention": np.full((1, 6, 6), np.inf, np.float32)}
+
+        def close(self) -> None:
+            pass
+
+    with Runtime(attentive, backend="onnxruntime", attention=True) as runtime:
+        runtime._session = Broken()
+        (face,) = runtime(astronaut).faces
+    assert (face.label, face.attention) == ("neutral", None)
+    assert runtime.non_finite == 1
+
+
+def test_a_bundle_without_attention_names_the_command_that_builds_one(attentive: Bundle) -> None:
+    spec = dataclasses.replace(attentive.spec, outputs=("logits",))
+    plain = Bundle(attentive.path, dataclasses.replace(attentive.manifest, spec=spec))
+    message = "gives no attention.*fer-edge build --model conv-attention --weights FILE --attention"
+    with pytest.raises(BundleError, match=message):
+        Runtime(plain, attention=True)
+
+
+def test_options_by_keyword_change_those_given(astronaut: np.ndarray) -> None:
+    options = RuntimeOptions(backend="onnxruntime", min_probability=0.2)
+    with Runtime(options=options, min_probability=1.0) as runtime:
+        assert runtime.options == dataclasses.replace(options, min_probability=1.0)
+        assert runtime(astronaut).faces[0].reason == "uncertain"
+    with pytest.raises(TypeError, match="min_probabilty"):
+        Runtime(min_probabilty=1.0)
+
+
+def test_a_missing_bundle_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(FerEdgeError, match="none.fer does not exist: give the folder of a bundle"):
+        Runtime(tmp_path / "none.fer")
+
+
+def test_no_frame_touches_the_disk(astronaut_file: Path, tmp_path: Path) -> None:
+    """Privacy: a run without outputs writes nothing but the cache of detector weights."""
+    code = "import cv2, sys; from fer_edge import Runtime; r = Runtime(); print(len(r(cv2.imread(sys.argv[1])).faces))"
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {
+        **os.environ,
+        "HOME": str(home),
+        "FER_EDGE_CACHE": str(tmp_path / "cache"),
+        "TMPDIR": str(home),
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(astronaut_file)],
+        env=environment, cwd=home, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert result.stdout.strip() == "1"
+    assert [p for p in home.rglob("*") if p.is_file()] == []
+    assert {p.suffix for p in (tmp_path / "cache").rglob("*") if p.is_file()} <= {".onnx"}
+
+
+def test_public_names_are_those_documented() -> None:
+    assert fer_edge.Runtime is Runtime
+    assert {"Runtime", "build", "open_bundle", "FerEdgeError"} <= set(fer_edge.__all__)
+
+
+@pytest.mark.parametrize(
+    ("frame", "hint"),
+    [(None, "found NoneType: cv2.imread gives None"), ("photo.jpg", "cannot read photo.jpg: No such file"), ([[1]], "found list: give one frame at a time"), (b"x", "a picture of 1 bytes is not an image")],
+)  # fmt: skip
+def test_what_is_no_array_is_refused_with_a_hint(frame: object, hint: str) -> None:
+    with Runtime(backend="onnxruntime") as runtime, pytest.raises(DataError, match=hint):
+        runtime(frame)
+
+
+def test_keyword_arguments_are_the_fields_of_the_options() -> None:
+    expected = {field.name: field.type for field in dataclasses.fields(RuntimeOptions)}
+    assert RuntimeChanges.__annotations__.keys() == expected.keys()
+    found = {name: value.__forward_arg__ for name, value in RuntimeChanges.__annotations__.items()}
+    assert found == expected
+
+
+def test_a_mistyped_keyword_is_suggested() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'atention'; did you mean 'attention'?"):
+        Runtime(atention=True)
