@@ -45,7 +45,7 @@ ATTENTION_SHAPES = {"conv-attention 48×48": (36, 128), "conv-attention 224×224
 CROP_SHAPES = {"gray 48×48": (48, 1), "RGB 224×224": (224, 3)}
 FRAME_HEIGHT, FRAME_WIDTH, FACE_PX = 720, 1280, 160
 #: Faces that lie side by side in a frame.
-MOST_FACES = FRAME_WIDTH * FRAME_HEIGHT // FACE_PX**2
+MAX_FACES = FRAME_WIDTH * FRAME_HEIGHT // FACE_PX**2
 
 
 @dataclass(frozen=True)

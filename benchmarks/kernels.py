@@ -35,7 +35,7 @@ from kernel_work import (
     BOARDS,
     CROP_SHAPES,
     HALF,
-    MOST_FACES,
+    MAX_FACES,
     Emulation,
     Work,
     count_attention,
@@ -153,8 +153,8 @@ def main() -> None:
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 4, 16])
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
-    if min(args.batch) < 1 or max(args.batch) > MOST_FACES:
-        parser.error(f"--batch must be from 1 to {MOST_FACES}")
+    if min(args.batch) < 1 or max(args.batch) > MAX_FACES:
+        parser.error(f"--batch must be from 1 to {MAX_FACES}")
     with tempfile.TemporaryDirectory() as folder:
         emulation = Emulation(Path(folder))
         works = [count_attention(emulation, shape, n) for shape in ATTENTION_SHAPES for n in args.batch]

@@ -34,7 +34,7 @@ from fer_edge.models.catalogue import SHIPPED, shipped_bundle
 from fer_edge.probabilities import make_rule, softmax
 
 #: Accuracy on held-out images that the default prior may cost.
-LARGEST_LOSS = 0.03
+MAX_LOSS = 0.03
 RULE = (
     "balanced, unless on the held-out part of Training balanced accuracy does not rise against the prior training, or "
     "accuracy falls by more than 3 points"
@@ -90,7 +90,7 @@ def held_out_metrics(bundle: Bundle, faces: FaceDataset) -> dict[str, Metrics]:
 def default_prior(training: Metrics, balanced: Metrics) -> str:
     """Return the default prior by :data:`RULE`."""
     rises = balanced.balanced_accuracy > training.balanced_accuracy
-    return "balanced" if rises and training.accuracy - balanced.accuracy <= LARGEST_LOSS else "training"
+    return "balanced" if rises and training.accuracy - balanced.accuracy <= MAX_LOSS else "training"
 
 
 def with_priors(bundle: Bundle, name: str, csv: Path) -> Manifest:

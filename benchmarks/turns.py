@@ -13,7 +13,7 @@ from typing import TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 WARM_UP_TURNS = 3
-LEAST_TURNS = 10
+MIN_TURNS = 10
 
 
 def take_turns(
@@ -28,14 +28,14 @@ def take_turns(
     turns : int
         How often each is called, besides the turns that warm up.
     budget_s : float
-        No turn begins after so many seconds, but :data:`LEAST_TURNS` are made.
+        No turn begins after so many seconds, but :data:`MIN_TURNS` are made.
     """
     taken: dict[Key, list[float]] = {key: [] for key in work}
     order = list(work.items())
     shuffle = random.Random(0).shuffle
     begun = time.perf_counter()
     for turn in range(-WARM_UP_TURNS, turns):
-        if turn >= LEAST_TURNS and time.perf_counter() - begun > budget_s:
+        if turn >= MIN_TURNS and time.perf_counter() - begun > budget_s:
             break
         shuffle(order)
         for key, call in order:

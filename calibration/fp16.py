@@ -31,8 +31,8 @@ from fer_edge.preprocess import prepare_batch
 from fer_edge.spec import ModelSpec
 
 #: A model that falls below is refused; what rounding to three digits costs is far above.
-LEAST_COSINE = 0.999
-_LARGEST_HALF = float(np.finfo(np.float16).max)
+MIN_COSINE = 0.999
+_MAX_FP16 = float(np.finfo(np.float16).max)
 #: Faces of a camera are not those of the check.
 _MARGIN = 2.0
 _CHECKED_AT_ONCE = 2
@@ -90,7 +90,7 @@ def make_half(
     output: Path,
     spec: ModelSpec,
     faces: FaceDataset,
-    least_cosine: float = LEAST_COSINE,
+    least_cosine: float = MIN_COSINE,
     on_attempt: Callable[[int], None] = lambda attempts: None,
 ) -> HalfReport:
     """Write the FP16 copy of ``model`` to ``output``; its input and outputs stay float32.
@@ -159,7 +159,7 @@ def overflowing_layers(model: onnx.ModelProto, faces: FaceDataset, spec: ModelSp
         crops = [faces[i] for i in range(start, min(start + _CHECKED_AT_ONCE, len(faces)))]
         for _, values in run_model(tapped, [prepare_batch(crops, spec)]):
             for name, value in values.items():
-                if not np.abs(value).max(initial=0) <= _LARGEST_HALF / _MARGIN:
+                if not np.abs(value).max(initial=0) <= _MAX_FP16 / _MARGIN:
                     found.update([own[name]] if name in own else calls)
     return frozenset(found)
 
@@ -219,7 +219,7 @@ class _Converter:
             self.casts.add(other)
             constant = self.graph.constants.get(name)
             if constant is not None:
-                values = numpy_helper.to_array(constant).clip(-_LARGEST_HALF, _LARGEST_HALF)
+                values = numpy_helper.to_array(constant).clip(-_MAX_FP16, _MAX_FP16)
                 self.model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float16), other))
             else:
                 kind = onnx.TensorProto.FLOAT16 if half else onnx.TensorProto.FLOAT

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from fer_edge._utils.checks import MOST_IMAGES, require_flag, require_whole
+from fer_edge._utils.checks import MAX_IMAGES, require_flag, require_whole
 from fer_edge._utils.progress import Progress, face_counter
 from fer_edge.backends import BACKENDS, Backend, SessionOptions
 from fer_edge.bundle import int8_model
@@ -41,7 +41,7 @@ from fer_edge.system.provenance import LatencySummary
 COLLAPSED_COSINE = 0.99
 COLLAPSED = Bounds(min_cosine=COLLAPSED_COSINE)
 #: Of fewer labelled faces one is worth over six points: there the share of faces whose class changes is judged.
-LEAST_LABELLED_FACES = 16
+MIN_LABELLED_FACES = 16
 #: For what is too slow to run on all faces.
 _FEW_FACES = 64
 
@@ -67,7 +67,7 @@ class Int8Options:
 
     def __post_init__(self) -> None:
         require_flag("sensitivity", self.sensitivity)
-        require_whole("sensitivity_images", self.sensitivity_images, 1, MOST_IMAGES)
+        require_whole("sensitivity_images", self.sensitivity_images, 1, MAX_IMAGES)
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def _describe(quantised: Quantised, ranges: Ranges, comparison: Comparison) -> I
 def outcome_of(comparison: Comparison) -> Outcome:
     """Return what the bounds judge of a comparison."""
     fidelity = Fidelity(comparison.agreement, comparison.logit_cosine, comparison.snr_db)
-    if (paired := comparison.paired) is None or paired.faces < LEAST_LABELLED_FACES:
+    if (paired := comparison.paired) is None or paired.faces < MIN_LABELLED_FACES:
         return Outcome(lost_pp(1, comparison.agreement), False, fidelity)
     return Outcome(lost_pp(0, paired.change_pp / 100), True, fidelity)
 
@@ -226,7 +226,7 @@ def _mix(
     on_progress: Progress,
 ) -> MixedPrecision:
     targets = known_targets(faces, quantised.spec)
-    if (targets >= 0).sum() < LEAST_LABELLED_FACES:
+    if (targets >= 0).sum() < MIN_LABELLED_FACES:
         targets = np.full(len(faces), -1)
     work = multiply_adds(quantised.load())
     order = [layer.layer for layer in sensitivity]

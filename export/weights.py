@@ -31,8 +31,8 @@ _ODD_OPTIONS = (
     KeyError, TypeError, AttributeError, ValueError, IndexError, ArithmeticError, RuntimeError, MemoryError,
 )  # fmt: skip
 #: Larger than any option of our networks.
-_LARGEST_OPTION = 1 << 16
-_MOST_STAGES = 32
+_MAX_OPTION = 1 << 16
+_MAX_STAGES = 32
 
 
 @dataclass(frozen=True)
@@ -219,13 +219,11 @@ def _require_small(options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         numbers = value if isinstance(value, list) else [value]
         small = all(
-            number is None
-            or isinstance(number, str)
-            or (is_number(number) and abs(number) <= _LARGEST_OPTION)
+            number is None or isinstance(number, str) or (is_number(number) and abs(number) <= _MAX_OPTION)
             for number in numbers
             if not isinstance(number, bool)
         )
-        if not small or len(numbers) > _MOST_STAGES:
+        if not small or len(numbers) > _MAX_STAGES:
             raise ValueError(f"the option {name!r:.40} is out of range")
 
 

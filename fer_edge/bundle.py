@@ -55,7 +55,7 @@ __all__ = [
 #: Folder of a bundle that holds engines which were compiled ahead.
 ENGINES = "engines"
 _MAX_FOUND = 4096
-_LONGEST_NAME = 80
+_MAX_NAME_CHARS = 80
 _LOOKS, _BETWEEN_LOOKS_S = 3, 0.02
 
 
@@ -240,7 +240,7 @@ def _altered(root: Path, name: str) -> BundleError:
 
 def _shown(name: str) -> str:
     """Return a name for a message: of a stranger's manifest, it may hold what a terminal obeys."""
-    return name if name.isprintable() and len(name) <= _LONGEST_NAME else ascii(name[:_LONGEST_NAME])
+    return name if name.isprintable() and len(name) <= _MAX_NAME_CHARS else ascii(name[:_MAX_NAME_CHARS])
 
 
 def _inside(root: Path, name: str) -> Path:

@@ -38,7 +38,7 @@ _CANONICAL = {
 }  # fmt: skip
 #: As in "0_angry" and "1. happy", which keep folders in the order of the classes.
 _NUMBER = re.compile(r"[0-9]{1,3}[_.:)\-\s]*(?=[a-z])")
-_MOST_CHARS = 40
+_MAX_CHARS = 40
 
 
 def canonical(name: str) -> str:
@@ -49,12 +49,12 @@ def canonical(name: str) -> str:
     DataError
         If the name is no expression of the papers.
     """
-    key = name.strip().casefold()[: _MOST_CHARS + 1]
+    key = name.strip().casefold()[: _MAX_CHARS + 1]
     key = _NUMBER.sub("", key, count=1) if _NUMBER.match(key) else key
     try:
         return _CANONICAL[key]
     except KeyError:
-        found = name if len(name) <= _MOST_CHARS else name[:_MOST_CHARS] + "…"
+        found = name if len(name) <= _MAX_CHARS else name[:_MAX_CHARS] + "…"
         raise DataError(
             f"unknown expression {found!r}: expected one of {', '.join(sorted(_CANONICAL))}{closest(key, _CANONICAL)}"
         ) from None

@@ -34,7 +34,7 @@ _MAX_FILES = 1024
 _MAX_FILE_BYTES = 1 << 40
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SUM_TOLERANCE = 1e-6
-_SMALLEST_FREQUENCY = 1e-6  # training clips them at 1e-4
+_MIN_FREQUENCY = 1e-6  # training clips them at 1e-4
 #: Fitted temperatures lie between 0.05 and 20; beyond these bounds every answer is certain, or none.
 TEMPERATURES = (0.01, 100.0)
 #: Fields that version 1 does not have.
@@ -225,10 +225,10 @@ def parse_frequencies(value: Any, spec: ModelSpec) -> dict[str, float] | None:
         raise ValueError(f"class_frequencies must name the classes {', '.join(spec.class_names)}")
     found = {name: value[name] for name in spec.class_names}
     if (
-        not all(is_number(share) and share >= _SMALLEST_FREQUENCY for share in found.values())
+        not all(is_number(share) and share >= _MIN_FREQUENCY for share in found.values())
         or abs(sum(found.values()) - 1) > _SUM_TOLERANCE
     ):
-        raise ValueError(f"class_frequencies must be numbers from {_SMALLEST_FREQUENCY:g} on whose sum is 1")
+        raise ValueError(f"class_frequencies must be numbers from {_MIN_FREQUENCY:g} on whose sum is 1")
     return {name: float(share) for name, share in found.items()}
 
 

@@ -18,13 +18,13 @@ CROP_SHAPES = ("square", "box")
 CROP_EDGES = ("clip", "replicate")
 INTERPOLATIONS = ("bilinear", "area")
 # Real specs lie far inside: means from 0 to 1, std from 0.2 to 1, scales from 1 to 1.1, ten classes at most.
-_LARGEST_SIDE_PX = 4096
-_LARGEST_MEAN = 100.0
+_MAX_SIDE_PX = 4096
+_MAX_MEAN = 100.0
 _STD = (1e-4, 1e4)
 _CROP_SCALE = (0.1, 10)
-_MOST_CLASSES = 1000
-_MOST_OUTPUTS = 16
-_LONGEST_NAME = 100
+_MAX_CLASSES = 1000
+_MAX_OUTPUTS = 16
+_MAX_NAME_CHARS = 100
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class ModelSpec:
 
     def _rules(self) -> Iterator[tuple[bool, str]]:
         """Yield what must hold, and the problem where it does not; types come before what compares them."""
-        yield is_text(self.network, _LONGEST_NAME), "network must be a printable name"
+        yield is_text(self.network, _MAX_NAME_CHARS), "network must be a printable name"
         yield self.color in COLORS, f"color must be one of {COLORS}, found {self.color!r:.60}"
         for name in ("channels", "input_height", "input_width"):
             yield (
@@ -103,7 +103,7 @@ class ModelSpec:
         yield fits, f"{self.color} input cannot have {self.channels} channels"
         sides = (self.input_height, self.input_width)
         yield (
-            all(0 < side <= _LARGEST_SIDE_PX for side in sides),
+            all(0 < side <= _MAX_SIDE_PX for side in sides),
             f"input size {sides[1]}×{sides[0]} is out of range",
         )
         for name in ("mean", "std", "class_names", "outputs"):
@@ -112,7 +112,7 @@ class ModelSpec:
         numbers = (*self.mean, *self.std)
         yield all(map(is_number, numbers)), f"mean and std must be finite numbers, found {numbers!r:.120}"
         yield (
-            all(abs(m) <= _LARGEST_MEAN for m in self.mean),
+            all(abs(m) <= _MAX_MEAN for m in self.mean),
             f"mean is in units of white, found {self.mean!r:.60}",
         )
         low, high = _STD
@@ -121,16 +121,16 @@ class ModelSpec:
             f"std must be from {low} to {high}, found {self.std!r:.60}",
         )
         yield (
-            2 <= len(self.class_names) <= _MOST_CLASSES,
-            f"there must be 2 to {_MOST_CLASSES} class_names, found {len(self.class_names)}",
+            2 <= len(self.class_names) <= _MAX_CLASSES,
+            f"there must be 2 to {_MAX_CLASSES} class_names, found {len(self.class_names)}",
         )
         yield (
-            1 <= len(self.outputs) <= _MOST_OUTPUTS,
-            f"there must be 1 to {_MOST_OUTPUTS} outputs, found {len(self.outputs)}",
+            1 <= len(self.outputs) <= _MAX_OUTPUTS,
+            f"there must be 1 to {_MAX_OUTPUTS} outputs, found {len(self.outputs)}",
         )
         for kind, names in (("class_names", self.class_names), ("outputs", self.outputs)):
-            printable = all(is_text(name, _LONGEST_NAME) for name in names)
-            yield printable, f"{kind} must be printable text of up to {_LONGEST_NAME} letters"
+            printable = all(is_text(name, _MAX_NAME_CHARS) for name in names)
+            yield printable, f"{kind} must be printable text of up to {_MAX_NAME_CHARS} letters"
             yield len(set(names)) == len(names), f"{kind} must be different"
         yield self.outputs[0] == "logits", "the first output must be 'logits'"
         yield (
@@ -149,10 +149,10 @@ class ModelSpec:
             is_number(crop.scale) and low <= crop.scale <= high,
             f"crop scale must be from {low} to {high}, found {crop.scale!r:.60}",
         )
-        whole = type(crop.min_side_px) is int and 1 <= crop.min_side_px <= _LARGEST_SIDE_PX
+        whole = type(crop.min_side_px) is int and 1 <= crop.min_side_px <= _MAX_SIDE_PX
         yield (
             whole,
-            f"crop min_side_px must be a whole number from 1 to {_LARGEST_SIDE_PX}, found {crop.min_side_px!r:.60}",
+            f"crop min_side_px must be a whole number from 1 to {_MAX_SIDE_PX}, found {crop.min_side_px!r:.60}",
         )
 
     @property

@@ -27,7 +27,7 @@ from fer_edge.evaluation.evaluate import known_targets, session_logits
 from fer_edge.spec import ModelSpec
 
 #: Fewer labelled faces say nothing of a change in accuracy: one face would be more than a point.
-LEAST_LABELLED = 100
+MIN_LABELLED = 100
 
 OnFaces = Callable[[int], None]
 
@@ -134,7 +134,7 @@ def measure_sensitivity(
     del proto
     reference = quantised.fp32_logits(faces)
     targets = known_targets(faces, quantised.spec)
-    enough_labels = (targets >= 0).sum() >= LEAST_LABELLED
+    enough_labels = (targets >= 0).sum() >= MIN_LABELLED
     found = []
     for done, (layer, op) in enumerate(layers.items()):
         others = (layers.keys() | ranges.placement.float_layers) - {layer}

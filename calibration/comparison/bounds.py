@@ -15,7 +15,7 @@ from fer_edge._utils.checks import require_number
 from fer_edge.calibration.comparison.fidelity import Fidelity, measure_fidelity
 from fer_edge.errors import GateError, UsageError
 
-LEAST_INTEGER_SHARE = 0.25
+MIN_INTEGER_SHARE = 0.25
 #: In the error; the report shows all.
 _LAYERS_NAMED = 5
 
@@ -190,7 +190,7 @@ def _affordable(order: Sequence[str], integer_share: Callable[[frozenset[str]], 
     """Return the layers that can all be left out while enough computes in integers, the most harmful first."""
     kept: list[str] = []
     for name in order:
-        if integer_share(frozenset([*kept, name])) >= LEAST_INTEGER_SHARE:
+        if integer_share(frozenset([*kept, name])) >= MIN_INTEGER_SHARE:
             kept.append(name)
     return kept
 
@@ -210,6 +210,6 @@ def _cannot(tried: dict[frozenset[str], Step], bounds: Bounds) -> str:
     largest = max(tried.values(), key=lambda step: len(step.float_layers)).float_layers
     harmful = f", the most harmful of them {', '.join(largest[:_LAYERS_NAMED])}" if largest else ""
     return (
-        f"INT8 cannot meet {' and '.join(asked)} with {LEAST_INTEGER_SHARE:.0%} of the multiply-adds in integers "
+        f"INT8 cannot meet {' and '.join(asked)} with {MIN_INTEGER_SHARE:.0%} of the multiply-adds in integers "
         f"(at most {len(largest)} layers in floating point{harmful}; tried {table}): allow more, calibrate on other faces, or build --fp32"
     )

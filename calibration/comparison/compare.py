@@ -25,7 +25,7 @@ from fer_edge.system.provenance import LatencySummary, summarise
 _WARM_UP_RUNS = 3
 _LATENCY_RUNS = 30
 #: A large network is timed fewer times: the report says how many.
-_LEAST_RUNS, _LATENCY_BUDGET_S = 5, 3.0
+_MIN_RUNS, _LATENCY_BUDGET_S = 5, 3.0
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def time_in_turn(sessions: Sequence[Session], batch: np.ndarray) -> list[Latency
             break
     begun = time.perf_counter()
     for run in range(_LATENCY_RUNS):
-        if run >= _LEAST_RUNS and time.perf_counter() - begun > _LATENCY_BUDGET_S:
+        if run >= _MIN_RUNS and time.perf_counter() - begun > _LATENCY_BUDGET_S:
             break
         for session, times in zip(sessions, taken, strict=True):
             started = time.perf_counter()

@@ -11,7 +11,7 @@ from onnx import shape_inference
 #: Operators with integer kernels; their second input is the weight.
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm"})
 #: Constants of up to this many numbers may be shapes, axes or sizes, whose values inference needs.
-_LARGEST_ARGUMENT = 64
+_MAX_ARGUMENT = 64
 
 
 class Graph:
@@ -70,7 +70,7 @@ def infer_values(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
         image = onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, [1, *dims[1:]])
         graph.input.append(image)
     for tensor in model.graph.initializer:
-        if np.prod(tensor.dims) <= _LARGEST_ARGUMENT:
+        if np.prod(tensor.dims) <= _MAX_ARGUMENT:
             graph.initializer.append(tensor)
         else:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))

@@ -19,7 +19,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 _HIGH, _LOW = 32767, -32768
-_LARGEST_PIXEL = 255
+_MAX_PIXEL = 255
 #: Each pass carries the changes of the one before through the layers behind.
 _PASSES = 2
 _BATCH = 8
@@ -185,7 +185,7 @@ def _make_layer(
     even = flat.shape[1] // 2 * 2
     pairs = flat[:, :even].reshape(outputs, -1, 2)
     risky = np.maximum(pairs, 0).sum(axis=2), np.minimum(pairs, 0).sum(axis=2)
-    output, pair = np.nonzero((risky[0] * _LARGEST_PIXEL > _HIGH) | (risky[1] * _LARGEST_PIXEL < _LOW))
+    output, pair = np.nonzero((risky[0] * _MAX_PIXEL > _HIGH) | (risky[1] * _MAX_PIXEL < _LOW))
     places = 2 * pair[:, None] + np.arange(2)
     strides, dilations = _attribute(node, "strides", [1, 1]), _attribute(node, "dilations", [1, 1])
     pads = _attribute(node, "pads", [0, 0, 0, 0])

@@ -12,7 +12,7 @@ from fer_edge.calibration.placement.graph import WEIGHTED
 from fer_edge.errors import CalibrationError
 
 #: Below, a scale would divide by zero: a channel whose weights are all zero gets this one.
-SMALLEST_SCALE = 1e-12
+MIN_SCALE = 1e-12
 #: A quarter of what int32 holds, since products are added to the bias.
 _INT32_BOUND = 2.0**30
 
@@ -41,7 +41,7 @@ def round_weight(
     scale = np.abs(weight.astype(np.float64)).max(axis=others) / 127
     if bias is not None and input_scale is not None:
         scale = np.maximum(scale, np.abs(bias) / (_INT32_BOUND * input_scale))
-    scale = np.maximum(scale, SMALLEST_SCALE).astype(np.float32)
+    scale = np.maximum(scale, MIN_SCALE).astype(np.float32)
     steps = np.rint(weight / per_channel(scale, weight.ndim, axis).astype(np.float64))
     return np.clip(steps, -127, 127).astype(np.int8), scale
 

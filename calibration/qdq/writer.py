@@ -31,7 +31,7 @@ from fer_edge.calibration.placement.placement import (
 )
 from fer_edge.calibration.qdq.checks import check_qdq
 from fer_edge.calibration.qdq.transposed import doubles, expand_transposed
-from fer_edge.calibration.qdq.weights import SMALLEST_SCALE, output_axis, round_weight, shift_biases
+from fer_edge.calibration.qdq.weights import MIN_SCALE, output_axis, round_weight, shift_biases
 from fer_edge.calibration.ranges.observers import TensorRange
 from fer_edge.calibration.ranges.ranges import Ranges
 from fer_edge.errors import CalibrationError, lookup
@@ -52,9 +52,9 @@ class Dialect:
         """Return the scale and zero point of a range; zero is always represented exactly."""
         if self.signed:
             scale = max(abs(low), abs(high)) / 127
-            return np.float32(max(scale, SMALLEST_SCALE)), np.array(0, np.int8)
+            return np.float32(max(scale, MIN_SCALE)), np.array(0, np.int8)
         low, high = min(low, 0.0), max(high, 0.0)
-        scale = max((high - low) / 255, SMALLEST_SCALE)
+        scale = max((high - low) / 255, MIN_SCALE)
         return np.float32(scale), np.array(round(-low / scale), np.uint8)
 
 

@@ -23,8 +23,8 @@ MAX_ARRAY_BYTES = 1 << 30
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER_BYTES = 1024  # 128 as np.save writes it
 _MAX_DIMENSIONS = 32
-_MOST_MEMBERS = 2000  # of the papers' files about 100
-_LONGEST_SIDE = 1 << 40
+_MAX_MEMBERS = 2000  # of the papers' files about 100
+_MAX_SIDE_PX = 1 << 40
 _DESCR = re.compile(r"[<>|=]?[a-zA-Z]\d{0,4}")
 #: What Python's parser raises for text that is no literal.
 _NO_LITERAL = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, KeyError)
@@ -76,9 +76,9 @@ class NpzArrays(Mapping[str, np.ndarray]):
         self.headers: dict[str, ArrayHeader] = {}
         with _whole(path, "an .npz file"), zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
-            if len(members) > _MOST_MEMBERS:
+            if len(members) > _MAX_MEMBERS:
                 raise WeightsError(
-                    f"{path} has {len(members)} arrays, expected at most {_MOST_MEMBERS}: give the authors' file"
+                    f"{path} has {len(members)} arrays, expected at most {_MAX_MEMBERS}: give the authors' file"
                 )
             for member in members:
                 if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -153,7 +153,7 @@ def _read_header(file: IO[bytes], origin: str) -> ArrayHeader:
     descr, column_major, shape = fields["descr"], fields["fortran_order"], fields["shape"]
     if not isinstance(column_major, bool) or not isinstance(shape, tuple) or len(shape) > _MAX_DIMENSIONS:
         raise ValueError(f"{origin} has odd dimensions")
-    if not all(type(side) is int and abs(side) < _LONGEST_SIDE for side in shape):
+    if not all(type(side) is int and abs(side) < _MAX_SIDE_PX for side in shape):
         raise ValueError(f"{origin} has a shape with sides that are huge or no numbers")
     dtype = _simple_dtype(descr, origin)
     if dtype.hasobject:

@@ -20,7 +20,7 @@ Recognise = Callable[[Collection[str]], "str | None"]
 #: Where scripts put the weights, most usual first; other names are looked into as well.
 _WRAPPERS = ("net", "state_dict", "model_state_dict", "model", "weights", "network", "module", "params")
 _DEEPEST = 4
-_LONGEST_PREFIX = 6
+_MAX_PREFIX_CHARS = 6
 #: Averages of the weights over the training's steps, by the words of their names.
 _AVERAGE = re.compile(r"(^|[^a-z])(ema|swa|averaged?|shadow|teacher)([^a-z]|$)")
 _OTHER_STATE = re.compile(r"optim|sched|scaler|callback|loops|rng|hyper_parameters|config|args")
@@ -173,7 +173,7 @@ def _best_prefix(names: Collection[str], recognise: Recognise) -> tuple[str, str
     """Return the shortest prefix behind which a layout lies, plain before average; at least a quarter has it."""
     counts: Counter[str] = Counter()
     for name in names:
-        parts = name.split(".")[: _LONGEST_PREFIX + 1]
+        parts = name.split(".")[: _MAX_PREFIX_CHARS + 1]
         counts.update(".".join(parts[:count]) + "." for count in range(1, len(parts)))
     large = [prefix for prefix, count in counts.items() if count * 4 >= len(names)]
     for prefix in sorted(

@@ -35,7 +35,7 @@ OPSET = 18
 #: Readable by TensorRT 10.3 and ONNX Runtime 1.18.
 IR_VERSION = 9
 #: protobuf's limit on one message, and what the graph may need besides its weights.
-_LARGEST_FILE_BYTES = 2**31 - 1
+_MAX_FILE_BYTES = 2**31 - 1
 _GRAPH_BYTES = 16 << 20
 _CHECKED_FACES = 8
 _STAGE = "exporting"
@@ -165,9 +165,9 @@ def export_onnx(
 def _check_size(module: nn.Module) -> None:
     """Refuse what cannot be one file before minutes are spent on it."""
     size = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
-    if size > _LARGEST_FILE_BYTES - _GRAPH_BYTES:
+    if size > _MAX_FILE_BYTES - _GRAPH_BYTES:
         raise ExportError(
-            f"the weights take {size / 1e9:.2f} GB, expected at most {_LARGEST_FILE_BYTES / 1e9:.2f} GB, which is what one ONNX file can hold: export fewer members, or each network alone"
+            f"the weights take {size / 1e9:.2f} GB, expected at most {_MAX_FILE_BYTES / 1e9:.2f} GB, which is what one ONNX file can hold: export fewer members, or each network alone"
         )
 
 

@@ -9,7 +9,7 @@ from fer_edge.export.training.data.sampling import expected_draws
 from fer_edge.export.training.recipes import Phase, Recipe
 
 #: A class that was never seen would have no logarithm.
-LEAST_FREQUENCY = 1e-4
+MIN_FREQUENCY = 1e-4
 
 
 def class_frequencies(recipe: Recipe, phase: Phase, data: TrainingData) -> dict[str, float]:
@@ -25,6 +25,6 @@ def class_frequencies(recipe: Recipe, phase: Phase, data: TrainingData) -> dict[
     weights = phase.objective_options.get("class_weights")
     if weights is not None:
         shares = shares * torch.as_tensor(weights, dtype=torch.float64)
-    shares = (shares / shares.sum()).clamp(min=LEAST_FREQUENCY)
+    shares = (shares / shares.sum()).clamp(min=MIN_FREQUENCY)
     shares = shares / shares.sum()
     return dict(zip(recipe.spec.class_names, shares.tolist(), strict=True))

@@ -42,7 +42,7 @@ BEST = "best.safetensors"
 VALIDATION_BATCH = 64
 PRECISE_NORMS_IMAGES = 6400
 KEPT = ("average", "best", "last")
-_MOST_STEPS = 10**12
+_MAX_STEPS = 10**12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +68,8 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         require_flag("resume", self.resume)
-        require_whole("max_steps", self.max_steps, 1, _MOST_STEPS, optional=True)
-        require_whole("checkpoint_steps", self.checkpoint_steps, 1, _MOST_STEPS, optional=True)
+        require_whole("max_steps", self.max_steps, 1, _MAX_STEPS, optional=True)
+        require_whole("checkpoint_steps", self.checkpoint_steps, 1, _MAX_STEPS, optional=True)
 
 
 def train(

@@ -11,9 +11,9 @@ from typing import Any
 from fer_edge.errors import FerEdgeError, UsageError
 
 #: Of faces that a command may be asked to use: more than any data set has.
-MOST_IMAGES = 10**9
+MAX_IMAGES = 10**9
 #: Of a processor that one session may use.
-MOST_THREADS = 1024
+MAX_THREADS = 1024
 
 
 def require_whole(

@@ -24,8 +24,8 @@ ZIP_ERRORS: tuple[type[Exception], ...] = (
 )  # fmt: skip
 _HEAD_BYTES = 4096
 _MAX_JSON_BYTES = 4 << 20
-_MOST_LISTED = 1000
-_MOST_OPERATIONS = 100_000
+_MAX_LISTED = 1000
+_MAX_OPERATIONS = 100_000
 _TENSORFLOW_PART = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 #: The first pickle of a file of torch.save before PyTorch 1.6.
 _LEGACY_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
@@ -148,7 +148,7 @@ def _named_in(path: Path, size: int) -> str:
     """Name an object in a pickle, none of which is made."""
     try:
         with path.open("rb") as file:
-            named = read_pickle(LimitedReader(file, size), _MOST_OPERATIONS).named
+            named = read_pickle(LimitedReader(file, size), _MAX_OPERATIONS).named
     except NotReadable:
         return ""
     return f"; found the object {_printable(min(named))}, which could run code" if named else ""
@@ -225,9 +225,7 @@ def _json_kind(path: Path, size: int) -> tuple[str, str]:
     except ValueError:
         value = None
     if isinstance(value, dict) and isinstance(value.get("weight_map"), dict):
-        shards = sorted(
-            {_printable(str(name)) for name in islice(value["weight_map"].values(), _MOST_LISTED)}
-        )
+        shards = sorted({_printable(str(name)) for name in islice(value["weight_map"].values(), _MAX_LISTED)})
         return (
             f"the index of weights in {len(shards)} files ({', '.join(shards[:3])})",
             f"load them into the model and save one file: {_STATE_DICT}",
@@ -286,7 +284,7 @@ def _top_fields(path: Path, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _folder_kind(folder: Path) -> tuple[str, str]:
-    names = sorted(entry.name for entry in islice(folder.iterdir(), _MOST_LISTED))
+    names = sorted(entry.name for entry in islice(folder.iterdir(), _MAX_LISTED))
     found = set(names)
     if {"manifest.json", "model.onnx"} <= found:
         return "a FER-Edge bundle, which is built already", f"use it as one: fer-edge run {folder}"

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Iterator
 
 #: A photograph of 8192×8192. Three bytes each, and what the decoder needs beside, stay below 0.5 GiB.
-MOST_PIXELS = 64 << 20
+MAX_PIXELS = 64 << 20
 
 Sizes = Iterator[tuple[int, int]]
 _PNM_TOKENS = re.compile(rb"P[1-6]\s+([0-9]{1,9})\s+([0-9]{1,9})\s")

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fer_edge._utils.image_size import MOST_PIXELS, declared_size
+from fer_edge._utils.image_size import MAX_PIXELS, declared_size
 from fer_edge._utils.listing import list_files, require_file, shown
 from fer_edge.errors import DataError
 
@@ -44,9 +44,9 @@ def decode_image(data: np.ndarray, origin: str) -> np.ndarray:
         If OpenCV cannot decode it, or it has more than 64 megapixels.
     """
     size = declared_size(data.tobytes())
-    if size is not None and size[0] * size[1] > MOST_PIXELS:
+    if size is not None and size[0] * size[1] > MAX_PIXELS:
         raise DataError(
-            f"{origin} has {size[0]}×{size[1]} pixels: expected at most {MOST_PIXELS >> 20} megapixels, scale it down"
+            f"{origin} has {size[0]}×{size[1]} pixels: expected at most {MAX_PIXELS >> 20} megapixels, scale it down"
         )
     try:
         image = None if size is None else cv2.imdecode(data, cv2.IMREAD_COLOR)

@@ -14,7 +14,7 @@ from typing import IO, Any, cast
 
 #: The networks of the papers take 26,000; with an optimiser's state about 100,000.
 MAX_OPERATIONS = 500_000
-_LONGEST_TEXT = 1 << 20
+_MAX_TEXT_CHARS = 1 << 20
 
 
 class NotReadable(Exception):
@@ -87,7 +87,7 @@ class LimitedReader:
 
     def readline(self) -> bytes:
         """Read a line of a name."""
-        return self._file.readline(_LONGEST_TEXT)
+        return self._file.readline(_MAX_TEXT_CHARS)
 
     def tell(self) -> int:
         """Return the position."""

@@ -18,7 +18,7 @@ NO_DATA = frozenset(
 )
 _DIGITS = re.compile("([0-9]+)")
 _NAMED = 5
-_MOST_FOLDERS = 2_000
+_MAX_FOLDERS = 2_000
 _NAME_CHARS = 60
 _SUFFIX_CHARS = 12
 #: Suffixes that are told apart; the rest are counted together.
@@ -125,9 +125,9 @@ def walk(folder: Path, depth: int) -> Iterator[tuple[Path, os.DirEntry[str]]]:
         if place in seen:
             continue
         seen.add(place)
-        if len(seen) > _MOST_FOLDERS:
+        if len(seen) > _MAX_FOLDERS:
             raise DataError(
-                f"{folder} holds more than {_MOST_FOLDERS:,} folders: name the one that holds the pictures"
+                f"{folder} holds more than {_MAX_FOLDERS:,} folders: name the one that holds the pictures"
             )
         for entry in scan_folder(here):
             kind = kind_of(entry)

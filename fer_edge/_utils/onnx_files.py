@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 #: Smaller constants stay in the graph: shapes, axes and sizes, whose values loading needs.
-_LEAST_EXTERNAL_BYTES = 1024
+_MIN_EXTERNAL_BYTES = 1024
 
 
 def remove_unused_initializers(model: onnx.ModelProto) -> None:
@@ -37,7 +37,7 @@ def save_with_external_data(model: onnx.ModelProto, path: Path) -> None:
     with data.open("wb") as file:
         for tensor in model.graph.initializer:
             content = numpy_helper.to_array(tensor).tobytes()
-            if len(content) < _LEAST_EXTERNAL_BYTES:
+            if len(content) < _MIN_EXTERNAL_BYTES:
                 light.graph.initializer.append(tensor)
                 continue
             place = {"location": data.name, "offset": str(file.tell()), "length": str(len(content))}

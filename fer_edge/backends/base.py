@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from fer_edge._utils.checks import MOST_THREADS, require_choice, require_flag, require_whole
+from fer_edge._utils.checks import MAX_THREADS, require_choice, require_flag, require_whole
 from fer_edge.bundle import ModelFile
-from fer_edge.engines.build.options import LARGEST_BATCH, MOST_DLA_CORES, PRECISIONS
+from fer_edge.engines.build.options import MAX_BATCH, MAX_DLA_CORES, PRECISIONS
 from fer_edge.errors import BackendError
 
 if TYPE_CHECKING:
@@ -82,11 +82,11 @@ class SessionOptions:
     int8_config: Int8Config | None = None
 
     def __post_init__(self) -> None:
-        require_whole("threads", self.threads, 1, MOST_THREADS, optional=True)
+        require_whole("threads", self.threads, 1, MAX_THREADS, optional=True)
         require_choice("precision", self.precision, PRECISIONS, optional=True)
-        require_whole("dla_core", self.dla_core, 0, MOST_DLA_CORES - 1, optional=True)
+        require_whole("dla_core", self.dla_core, 0, MAX_DLA_CORES - 1, optional=True)
         require_flag("gpu_fallback", self.gpu_fallback)
-        require_whole("max_batch", self.max_batch, 1, LARGEST_BATCH, optional=True)
+        require_whole("max_batch", self.max_batch, 1, MAX_BATCH, optional=True)
 
 
 class Session(Protocol):

@@ -30,7 +30,7 @@ _LOCK = threading.RLock()
 _MARK = b"QuantizeLinear"
 _EXACT = "exact"
 _CHANNELS, _SIDE, _OUTPUTS = 32, 6, 8
-_LARGEST_WEIGHT = 127
+_MAX_WEIGHT = 127
 #: Value of every pixel in a dialect: the largest of its integers.
 _PIXEL = {"cpu": 255, "tensorrt": 127}
 #: Level to which the exact result of each product is scaled; saturated arithmetic gives about half of it.
@@ -203,8 +203,8 @@ def probe_model(dialect: str) -> bytes:
     def product(
         name: str, operator: str, value: str, shape: tuple[int, ...], terms: int, **attributes: object
     ) -> None:
-        weights = np.full(shape, _LARGEST_WEIGHT, np.int8)
-        level = _PIXEL[dialect] * _LARGEST_WEIGHT * terms / _LEVEL
+        weights = np.full(shape, _MAX_WEIGHT, np.int8)
+        level = _PIXEL[dialect] * _MAX_WEIGHT * terms / _LEVEL
         constants.append(numpy_helper.from_array(weights, f"{name}.weight"))
         # Of its own: ONNX Runtime's exact form rewrites the zero points of weights, and fails on a shared one.
         constants.append(numpy_helper.from_array(np.int8(0), f"{name}.zero"))

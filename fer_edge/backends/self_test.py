@@ -37,7 +37,7 @@ _MIN_FACES = 2
 #: What a self-test may take where two faces take less.
 _BUDGET_S = 0.05
 _DERIVED_FACES = 4
-_SMALLEST_NORM = 1e-6
+_MIN_NORM = 1e-6
 #: Outputs other than logits → number of their dimensions, batch included; ``None``: any.
 _RANKS: Mapping[str, int | None] = {"attention": 3, "landmarks": 3, "embedding": None}
 
@@ -175,14 +175,14 @@ def compare_device_crops(
 def relative_errors(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
     """Return ``[N]`` float64: ‖difference‖ / ‖expected‖ of ``[N, K]`` logits, each centred over the classes."""
     a, b = (v.astype(np.float64) - v.mean(axis=1, keepdims=True, dtype=np.float64) for v in (found, expected))
-    return np.asarray(np.linalg.norm(a - b, axis=1) / np.maximum(np.linalg.norm(b, axis=1), _SMALLEST_NORM))
+    return np.asarray(np.linalg.norm(a - b, axis=1) / np.maximum(np.linalg.norm(b, axis=1), _MIN_NORM))
 
 
 def changed_classes(found: np.ndarray, expected: np.ndarray, tolerance: float) -> np.ndarray:
     """Return ``[N]`` bool: another class where the margin of the reference exceeds twice the tolerance."""
     centred = expected.astype(np.float64) - expected.mean(axis=1, keepdims=True, dtype=np.float64)
     best = np.sort(centred, axis=1)
-    margin = (best[:, -1] - best[:, -2]) / np.maximum(np.linalg.norm(centred, axis=1), _SMALLEST_NORM)
+    margin = (best[:, -1] - best[:, -2]) / np.maximum(np.linalg.norm(centred, axis=1), _MIN_NORM)
     return np.asarray((found.argmax(axis=1) != expected.argmax(axis=1)) & (margin > 2 * tolerance))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fer_edge._utils.checks import MOST_IMAGES, require_flag, require_path, require_whole
+from fer_edge._utils.checks import MAX_IMAGES, require_flag, require_path, require_whole
 from fer_edge.bundle import PRECISIONS
 from fer_edge.calibration.ranges.methods import AUTO_METHOD
 from fer_edge.cuda.gpus import parse_capability
@@ -143,8 +143,8 @@ def check_options(options: BuildOptions) -> None:
     for text in options.compute_capabilities:
         parse_capability(text)
     for name in ("calibration_images", "comparison_images"):
-        require_whole(name, getattr(options, name), 1, MOST_IMAGES, optional=True)
-    require_whole("sensitivity_images", options.sensitivity_images, 1, MOST_IMAGES)
+        require_whole(name, getattr(options, name), 1, MAX_IMAGES, optional=True)
+    require_whole("sensitivity_images", options.sensitivity_images, 1, MAX_IMAGES)
     for name in ("sensitivity", "attention", "skip_bad"):
         require_flag(name, getattr(options, name))
     for name in ("calibration_data", "eval_data", "output", "canonical_shape", "image_statistics"):

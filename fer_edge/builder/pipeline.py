@@ -237,14 +237,14 @@ def _half(
     options: BuildOptions, manifest: Manifest, faces: FaceDataset, work: Path, on_progress: Progress
 ) -> dict[str, Any]:
     """Leave the FP16 model in ``work``; return what was measured of it."""
-    from fer_edge.calibration.fp16 import LEAST_COSINE, make_half
+    from fer_edge.calibration.fp16 import MIN_COSINE, make_half
 
     report = make_half(
         work / FP32_MODEL,
         work / FP16_MODEL,
         manifest.spec,
         faces.first(effort_for(options).held_out),
-        -1.0 if manifest.timing_only else LEAST_COSINE,
+        -1.0 if manifest.timing_only else MIN_COSINE,
         lambda attempts: on_progress("converting to FP16", attempts, 0),
     )
     return report.to_dict()

@@ -19,12 +19,12 @@ from fer_edge.spec import CropRule
 
 #: Standard deviation of the 48×48 gray picture, in grey levels of 255. Of 32,140 faces of FER2013 the flattest has
 #: 9.1, one in a thousand is below 18.6; cards of one grey with the noise of a camera have 1 to 2.
-LEAST_CONTRAST = 5.0
+MIN_CONTRAST = 5.0
 #: A data set with a larger share of such pictures is no data set of faces.
-_MOST_FLAT = 0.01
+_MAX_FLAT = 0.01
 _NAMED = 5
 #: Pictures are read at least so many at once.
-_LEAST_READ = 64
+_MIN_READ = 64
 
 
 @dataclass
@@ -122,7 +122,7 @@ class FaceReader:
         seen: FaceHashes | None = None
         found = 0
         while len(order) and found < count:
-            chunk, order = np.split(order, [max(count - found, _LEAST_READ)])
+            chunk, order = np.split(order, [max(count - found, _MIN_READ)])
             read = self._read(dataset, chunk, account, min(count, len(dataset)))
             flat += read.flat
             again = repeats(read.hashes, shifted=account.photographs)
@@ -158,10 +158,10 @@ class FaceReader:
             faces = cut_faces(faces.subset(found), boxes, self._rule)
         hashes = hash_faces(faces)
         contrast = hashes.contrast
-        flat = np.flatnonzero(contrast < LEAST_CONTRAST)
+        flat = np.flatnonzero(contrast < MIN_CONTRAST)
         account.flat += len(flat)
         named = tuple(f"{dataset.where(indices[i])} ({contrast[i]:.1f})" for i in flat[:_NAMED])
-        fine = np.flatnonzero(contrast >= LEAST_CONTRAST)
+        fine = np.flatnonzero(contrast >= MIN_CONTRAST)
         return _Read(indices, boxes, hashes, named).subset(fine)
 
     def _faces(self, dataset: FaceDataset, parts: list[_Read], account: Account) -> HashedFaces:
@@ -196,10 +196,10 @@ class _Read:
 
 
 def _check(dataset: FaceDataset, account: Account, flat: Sequence[str]) -> None:
-    if account.flat > _MOST_FLAT * account.read:
+    if account.flat > _MAX_FLAT * account.read:
         raise DataError(
             f"{account.flat} of {account.read} pictures of {dataset.name} have hardly any contrast: expected a standard "
-            f"deviation of at least {LEAST_CONTRAST:g} of 255 grey levels, found {', '.join(sorted(flat)[:_NAMED])}"
+            f"deviation of at least {MIN_CONTRAST:g} of 255 grey levels, found {', '.join(sorted(flat)[:_NAMED])}"
             f"{', …' if account.flat > _NAMED else ''}: remove these pictures, or give pictures of faces"
         )
     if account.photographs and account.no_face == account.read:

@@ -21,7 +21,7 @@ from fer_edge.errors import CalibrationError, DataError
 from fer_edge.spec import CropRule
 
 #: To fewer distinct faces generated ones are added, where something is measured on them.
-LEAST_MEASURED = 16
+MIN_MEASURED = 16
 #: With fewer distinct faces the ranges depend on who happens to be in the pictures.
 FEW_CALIBRATING = 100
 #: Of generated faces.
@@ -124,7 +124,7 @@ def split_faces(
             read["comparing"], accounts[sources.evaluation.name] = reader.read_all(sources.evaluation)
         elif counts.comparing and sources.calibration is None:
             made = generated_faces(
-                max(counts.comparing, LEAST_MEASURED), sources.generator, _SEEDS["comparing"]
+                max(counts.comparing, MIN_MEASURED), sources.generator, _SEEDS["comparing"]
             )
             read["comparing"], _ = reader.read_all(made)
         if counts.calibrating:
@@ -215,10 +215,10 @@ def _part(name: str, read: Mapping[str, HashedFaces], sources: Sources) -> _Part
     )
     if real is None:
         return _Part(hashed, len(hashed), distinct)
-    missing = LEAST_MEASURED - distinct
+    missing = MIN_MEASURED - distinct
     if name == "calibrating" or missing <= 0:
         return _Part(hashed, 0, distinct)
-    made = generated_faces(2 * LEAST_MEASURED, sources.generator, _SEEDS[name])
+    made = generated_faces(2 * MIN_MEASURED, sources.generator, _SEEDS[name])
     hashes = hash_faces(made)
     fine = ~repeats(hashes, shifted=False)
     for other in read.values():
@@ -267,7 +267,7 @@ def _warnings(parts: Mapping[str, _Part], accounts: Mapping[str, Account]) -> li
     for name, purpose in (("held_out", "a calibration is chosen on"), ("comparing", "INT8 is compared on")):
         if name in parts and parts[name].completed:
             found.append(
-                f"{purpose} {parts[name].faces.name}: expected at least {LEAST_MEASURED} distinct faces of your own"
+                f"{purpose} {parts[name].faces.name}: expected at least {MIN_MEASURED} distinct faces of your own"
             )
     for name, account in accounts.items():
         for count, problem in (

@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fer_edge._utils.checks import MOST_IMAGES, require_flag, require_path, require_whole
+from fer_edge._utils.checks import MAX_IMAGES, require_flag, require_path, require_whole
 from fer_edge._utils.images import IMAGE_SUFFIXES, list_images, read_image
 from fer_edge._utils.listing import describe
 from fer_edge.datasets import affectnet, ckplus, fer2013, folders, legends, rafdb
@@ -130,7 +130,7 @@ def load_dataset(
         If an option does not fit the form of the data.
     """
     require_path("path", path, optional=False)
-    require_whole("peak_frames", peak_frames, 1, MOST_IMAGES)
+    require_whole("peak_frames", peak_frames, 1, MAX_IMAGES)
     require_flag("subjects_from_names", subjects_from_names)
     named = {"split": split, "labels": labels, "on_bad_row": on_bad_row, "class_order": class_order}
     for option, value in named.items():

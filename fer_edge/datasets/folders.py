@@ -38,7 +38,7 @@ _SUFFIXES = tuple(IMAGE_SUFFIXES)
 #: So deep pictures are looked for, to say that a layout is not understood.
 _DEPTH = 5
 #: As in "archive/fer2013/train/angry".
-_MOST_WRAPPERS = 3
+_MAX_WRAPPERS = 3
 _RAFDB_NAME = re.compile(r"(train|test)_[0-9]+_aligned\.[a-z]+", re.IGNORECASE)
 _RAFDB_NUMBERS = {str(i + 1): canonical(name) for i, name in enumerate(RAFDB)}
 
@@ -86,7 +86,7 @@ def find_layout(folder: Path) -> Layout:
         If two folders could be the same split, or two folders hold splits.
     """
     here = folder
-    for _ in range(_MOST_WRAPPERS):
+    for _ in range(_MAX_WRAPPERS):
         splits = _splits(here)
         if splits:
             return Layout(here, splits)

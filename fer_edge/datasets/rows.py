@@ -16,7 +16,7 @@ LISTED = 20
 ON_BAD_ROW = ("error", "skip")
 SKIP_ADVICE = 'correct it, or leave bad rows out (--skip-bad of build, eval, emfacs and train; on_bad_row="skip" in Python)'
 #: Of a list of images without a header. RAF-DB's has 0.4 MB.
-MOST_TEXT_BYTES = 32 << 20
+MAX_TEXT_BYTES = 32 << 20
 _SURROGATE = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of bytes that are no UTF-8
 
 
@@ -142,11 +142,11 @@ def text_rows(path: Path) -> Iterator[Row]:
     require_file(path)
     try:
         with path.open("rb") as file:
-            data = file.read(MOST_TEXT_BYTES + 1)
+            data = file.read(MAX_TEXT_BYTES + 1)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}): fetch it again") from error
-    if len(data) > MOST_TEXT_BYTES:
-        raise DataError(f"{path} has more than {MOST_TEXT_BYTES >> 20} MiB: this is no list of images")
+    if len(data) > MAX_TEXT_BYTES:
+        raise DataError(f"{path} has more than {MAX_TEXT_BYTES >> 20} MiB: this is no list of images")
     text = data.decode("utf-8-sig", "surrogateescape").rstrip()
     for number, line in enumerate(text.split("\n"), 1):
         yield Row(f"{path}, line {number}", line.split())

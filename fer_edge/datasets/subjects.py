@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fer_edge._utils.checks import MOST_IMAGES, require_whole
+from fer_edge._utils.checks import MAX_IMAGES, require_whole
 from fer_edge.datasets.dataset import FaceDataset
 from fer_edge.errors import DataError
 
@@ -46,7 +46,7 @@ def subject_folds(dataset: FaceDataset, folds: int = 5) -> tuple[Fold, ...]:
     UsageError
         If ``folds`` is less than 2.
     """
-    require_whole("folds", folds, 2, MOST_IMAGES)
+    require_whole("folds", folds, 2, MAX_IMAGES)
     order = _sorted_subjects(dataset)
     if len(order) < folds:
         raise DataError(f"{dataset.name} has {len(order)} subjects, fewer than {folds} folds")
@@ -67,7 +67,7 @@ def leave_subjects_out(dataset: FaceDataset, count: int = 10) -> tuple[Fold, ...
     UsageError
         If ``count`` is less than 1.
     """
-    require_whole("count", count, 1, MOST_IMAGES)
+    require_whole("count", count, 1, MAX_IMAGES)
     order = _sorted_subjects(dataset)
     if len(order) <= count:
         raise DataError(

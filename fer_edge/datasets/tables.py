@@ -22,17 +22,17 @@ _TEXT_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _ZIP = ".zip"
 _DELIMITERS = (",", ";", "\t")
 #: Of one CSV file, decompressed. FER2013 has 0.3 GB.
-MOST_BYTES = 4 << 30
+MAX_BYTES = 4 << 30
 #: A compressed file may grow so many times, beyond the first 16 MiB. FER2013 grows 4 times.
-MOST_GROWTH = 100
+MAX_GROWTH = 100
 _FREE_BYTES = 16 << 20
-MOST_LINES = 2_000_000
+MAX_LINES = 2_000_000
 #: One after the other.
-MOST_BLANK_LINES = 10_000
+MAX_BLANK_LINES = 10_000
 #: Of one row, over all its lines.
-MOST_ROW_CHARS = 1 << 20
+MAX_ROW_CHARS = 1 << 20
 #: A list of 60,000 files in an archive. What a longer one takes in memory is many times its size.
-_MOST_LIST_BYTES = 4 << 20
+_MAX_LIST_BYTES = 4 << 20
 _SHOWN_CHARS = 80
 
 
@@ -219,20 +219,20 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._file.readline(MOST_ROW_CHARS + 1)
+        line = self._file.readline(MAX_ROW_CHARS + 1)
         if not line:
             raise StopIteration
         self.number += 1
         self.row_chars += len(line)
-        if self.row_chars > MOST_ROW_CHARS:
+        if self.row_chars > MAX_ROW_CHARS:
             raise DataError(
-                f"{self._table}, line {self.number}: a row has more than {MOST_ROW_CHARS:,} characters: is a quotation "
+                f"{self._table}, line {self.number}: a row has more than {MAX_ROW_CHARS:,} characters: is a quotation "
                 "mark or a line end missing?"
             )
         self._blank = self._blank + 1 if line.isspace() else 0
-        if self.number > MOST_LINES or self._blank > MOST_BLANK_LINES:
+        if self.number > MAX_LINES or self._blank > MAX_BLANK_LINES:
             raise DataError(
-                f"{self._table}, line {self.number}: expected at most {MOST_LINES:,} lines, and {MOST_BLANK_LINES:,} blank "
+                f"{self._table}, line {self.number}: expected at most {MAX_LINES:,} lines, and {MAX_BLANK_LINES:,} blank "
                 "lines one after the other: this is no list of faces"
             )
         return line
@@ -273,7 +273,7 @@ def _open_lines(table: Table) -> Iterator[_Lines]:
         elif table.path.suffix.casefold() == ".gz":
             stream = stack.enter_context(gzip.open(table.path, "rb"))
         else:
-            size = MOST_BYTES
+            size = MAX_BYTES
             stream = stack.enter_context(table.path.open("rb"))
         counted = io.BufferedReader(_Counted(stream, table, size), 1 << 16)
         # Bytes that are no UTF-8 are kept for Row.columns to report.
@@ -313,7 +313,7 @@ class _Counted(io.RawIOBase):
 
 
 def _refuse_growth(table: Table, size: int, compressed: int) -> None:
-    most = min(MOST_BYTES, max(_FREE_BYTES, MOST_GROWTH * compressed))
+    most = min(MAX_BYTES, max(_FREE_BYTES, MAX_GROWTH * compressed))
     if size > most:
         raise DataError(
             f"{table} grows to more than {most >> 20} MiB: FER2013 has 290 MiB and grows 4 times; this is no such file"
@@ -332,8 +332,8 @@ class _ShortReads:
         self._file, self._path = file, path
 
     def read(self, size: int = -1) -> bytes:
-        data = self._file.read(_MOST_LIST_BYTES + 1 if size < 0 else min(size, _MOST_LIST_BYTES + 1))
-        if len(data) > _MOST_LIST_BYTES:
+        data = self._file.read(_MAX_LIST_BYTES + 1 if size < 0 else min(size, _MAX_LIST_BYTES + 1))
+        if len(data) > _MAX_LIST_BYTES:
             raise DataError(f"{self._path} holds too many files: unpack it and give the folder")
         return data
 

@@ -8,11 +8,11 @@ from typing import Protocol
 
 import numpy as np
 
-from fer_edge._utils.checks import MOST_THREADS, require_number, require_path, require_whole
+from fer_edge._utils.checks import MAX_THREADS, require_number, require_path, require_whole
 from fer_edge.errors import UsageError
 from fer_edge.results import Detection
 
-_LARGEST_FACE_PX = 1 << 16
+_MAX_FACE_PX = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class DetectorOptions:
     threads: int | None = 1
 
     def __post_init__(self) -> None:
-        require_whole("min_face_px", self.min_face_px, 1, _LARGEST_FACE_PX)
+        require_whole("min_face_px", self.min_face_px, 1, _MAX_FACE_PX)
         require_number("min_score", self.min_score, 0, 1, optional=True)
         require_path("model", self.model)
         if not isinstance(self.backend, str):
             raise UsageError(f"backend must be a name, found {self.backend!r:.60}")
-        require_whole("threads", self.threads, 1, MOST_THREADS, optional=True)
+        require_whole("threads", self.threads, 1, MAX_THREADS, optional=True)
 
 
 class Detector(Protocol):

@@ -22,7 +22,7 @@ DEFAULT_MIN_SCORE = 0.5
 _CASCADE = "haarcascade_frontalface_default.xml"
 _SCALE_STEP = 1.1
 # The frame is shrunk until the smallest face looked for has this side; the cascade's window has 24 pixels.
-_SMALLEST_FACE_PX = 28
+_MIN_FACE_PX = 28
 _MIN_NEIGHBOURS = 3
 # Votes at which the score is 1 - 1/e; faces in photographs reach 2 to 12, half of them more than 6.
 _VOTES_SCALE = 3.0
@@ -51,10 +51,10 @@ class HaarDetector:
     def detect(self, frame_bgr: np.ndarray) -> list[Detection]:
         """See :class:`fer_edge.detection.base.Detector`."""
         frame = check_frame(frame_bgr)
-        scale = min(_SMALLEST_FACE_PX / self._min_face_px, 1.0)
+        scale = min(_MIN_FACE_PX / self._min_face_px, 1.0)
         height, width = (max(round(side * scale), 1) for side in frame.shape[:2])
         small = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
-        smallest_px = min(self._min_face_px, _SMALLEST_FACE_PX)
+        smallest_px = min(self._min_face_px, _MIN_FACE_PX)
         gray = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
         with self._cascade as cascade:
             corners_and_sizes, _, votes = cascade.detectMultiScale3(

@@ -15,7 +15,7 @@ from fer_edge.system.machine import LocalMachine, Machine, read_driver_version
 from fer_edge.system.memory import add_swap, measure_free_memory
 
 OK, WARN, MISSING = "ok", "warn", "missing"
-_LARGEST_MODEL = "resmasking"
+_MAX_MODEL = "resmasking"
 #: First part of the L4T release → JetPack.
 _JETPACK = {32: "4", 34: "5", 35: "5", 36: "6", 38: "7", 39: "7"}
 _OLDEST_L4T = 36
@@ -260,15 +260,13 @@ def _look_at_memory(facts: Facts) -> Iterable[Check]:
     if free is None:
         yield Check("memory", WARN, "unknown", "see what is free", ("free -h",))
         return
-    needed = estimate_memory_bytes(4 * CATALOGUE[_LARGEST_MODEL].parameters)
+    needed = estimate_memory_bytes(4 * CATALOGUE[_MAX_MODEL].parameters)
     found = f"{free.memory_bytes / 1e9:.1f} GB free, swap {free.swap_bytes / 1e9:.1f} GB free"
     lacking = needed - free.total_bytes
     if lacking <= 0:
         yield Check("memory", OK, found)
     else:
-        advice = (
-            f"to build {_LARGEST_MODEL} in FP32 may need {needed / 1e9:.1f} GB: end programs, or add swap"
-        )
+        advice = f"to build {_MAX_MODEL} in FP32 may need {needed / 1e9:.1f} GB: end programs, or add swap"
         inside = facts.container or free.limited  # swap is added outside
         yield Check("memory", WARN, found, advice, () if inside else add_swap(lacking))
 

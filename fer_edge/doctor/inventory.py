@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-_MOST_DEVICES = 16
+_MAX_DEVICES = 16
 _MAJOR, _MINOR = 75, 76  # attributes of cuDeviceGetAttribute: compute capability
 
 
@@ -40,7 +40,7 @@ def ask_cuda() -> dict[str, Any]:
     version, count, devices = ctypes.c_int(), ctypes.c_int(), []
     cuda.cuDriverGetVersion(ctypes.byref(version))
     status = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
-    for index in range(min(count.value, _MOST_DEVICES)):
+    for index in range(min(count.value, _MAX_DEVICES)):
         device, memory = ctypes.c_int(), ctypes.c_size_t()
         name = ctypes.create_string_buffer(128)
         major, minor = ctypes.c_int(), ctypes.c_int()

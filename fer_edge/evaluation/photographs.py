@@ -17,7 +17,7 @@ from fer_edge.spec import CropRule
 #: So many pictures of a folder are looked at. The crop of a detected face covers 90 % of a face crop at the median
 #: (FER2013, enlarged to 96 pixels: 94 %, 51 % at the 5 % quantile).
 _PROBED = 12
-_LEAST_SIDE_PX = 96
+_MIN_SIDE_PX = 96
 _CROP_SHARE = 0.4
 
 
@@ -41,7 +41,7 @@ def holds_photographs(faces: FaceDataset, detector: Callable[[], Detector], rule
     if isinstance(faces.images, np.ndarray) or faces.boxes_xyxy is not None:
         return False
     probed = faces.subset(np.unique(np.linspace(0, len(faces) - 1, min(_PROBED, len(faces))).astype(int)))
-    large = [image for image in probed if min(image.shape[:2]) >= _LEAST_SIDE_PX]
+    large = [image for image in probed if min(image.shape[:2]) >= _MIN_SIDE_PX]
     shares = []
     for image in large:
         found = face_rectangle(image, detector(), rule)

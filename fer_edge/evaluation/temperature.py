@@ -14,7 +14,7 @@ from fer_edge.probabilities import softmax
 #: 1 / T is sought between these; what would lie beyond is said by the bound.
 _LEAST, _MOST = 0.05, 20.0
 _HALVINGS = 60
-_LEAST_FACES = 100
+_MIN_FACES = 100
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
 
 def measure_temperature(logits: np.ndarray, targets: np.ndarray) -> Temperature | None:
     """Fit a temperature on ``[N, K]`` logits and say what it changes; ``None`` for N < 100, which tell too little."""
-    if len(targets) < _LEAST_FACES:
+    if len(targets) < _MIN_FACES:
         return None
     folds = np.random.default_rng(0).permutation(len(targets)) % 2
     scaled = np.array(logits, np.float64)

@@ -29,11 +29,11 @@ from fer_edge.runtime.timing import Timing
 _LOG = logging.getLogger(__name__)
 _SCHEMA = 1
 _LIMIT_BYTES = 256 << 10
-_MOST_TIMINGS = 256
-_MOST_FILES = 64
+_MAX_TIMINGS = 256
+_MAX_FILES = 64
 _LONGEST = 2000
-_MOST_CALLS = 10**6
-_MOST_MS = 1e9
+_MAX_CALLS = 10**6
+_MAX_MS = 1e9
 _LOCK = ".lock"
 #: Where nothing can be written.
 _NOWHERE = Path(os.devnull) / "tune"
@@ -156,7 +156,7 @@ class ChoiceCache:
         for path in self.folder.glob("*.json"):
             with contextlib.suppress(OSError):
                 files.append((path.stat().st_mtime, path))
-        for _, path in sorted(files, reverse=True)[_MOST_FILES:]:
+        for _, path in sorted(files, reverse=True)[_MAX_FILES:]:
             path.unlink(missing_ok=True)
 
 
@@ -181,8 +181,8 @@ def _parse(value: Any, path: Path, candidates: Collection[Candidate]) -> Tuning:
         raise ValueError("because and date must be text")
     if not all(map(_is_time, (choice.face_ms, choice.plain_face_ms))):
         raise ValueError("times must be milliseconds or null")
-    if not isinstance(value["timings"], list) or len(value["timings"]) > _MOST_TIMINGS:
-        raise ValueError(f"timings must be a list of at most {_MOST_TIMINGS}")
+    if not isinstance(value["timings"], list) or len(value["timings"]) > _MAX_TIMINGS:
+        raise ValueError(f"timings must be a list of at most {_MAX_TIMINGS}")
     timings = tuple(map(_parse_timing, value["timings"]))
     if {timing.candidate for timing in timings} != set(candidates):
         raise ValueError("its candidates are others than those here")
@@ -196,10 +196,10 @@ def _parse_timing(value: Mapping[str, Any]) -> Timing:
         raise ValueError("a timing has an unknown state")
     if not all(map(_is_time, (timing.one_face_ms, timing.four_faces_ms))):
         raise ValueError("times must be milliseconds or null")
-    if type(timing.n) is not int or not 0 <= timing.n <= _MOST_CALLS:
+    if type(timing.n) is not int or not 0 <= timing.n <= _MAX_CALLS:
         raise ValueError("n must be a number of calls")
     return timing
 
 
 def _is_time(value: Any) -> bool:
-    return value is None or (is_number(value) and math.isfinite(value) and 0 <= value <= _MOST_MS)
+    return value is None or (is_number(value) and math.isfinite(value) and 0 <= value <= _MAX_MS)

@@ -23,11 +23,11 @@ _LOG = logging.getLogger(__name__)
 _DROPPED_ABOVE = 2.0
 #: The same for threads and batches of a backend and a precision, by the first candidate of these.
 _FAMILY_DROPPED_ABOVE = 1.5
-_MOST_FIRST_RUNS, _SHORT_MS = 4, 100.0
+_MAX_FIRST_RUNS, _SHORT_MS = 4, 100.0
 #: After so many rounds, what is slower than the best by so much drops out.
 _ELIMINATION = {1: 2.0, 3: 1.3, 6: 1.15, 12: 1.08}
-_LEAST_CALLS = 3  # a candidate, even beyond the budget
-_MOST_ROUNDS = 100
+_MIN_CALLS = 3  # a candidate, even beyond the budget
+_MAX_ROUNDS = 100
 _REASON_LETTERS = 300
 
 
@@ -176,7 +176,7 @@ class Measurement:
         """Return the first run of a candidate; a short one that looks slow is repeated, as another process may be why."""
         taken = [self._time(entry, 1)]
         best = self._best_first_ms()
-        while len(taken) < _MOST_FIRST_RUNS and _FAMILY_DROPPED_ABOVE * best < min(taken) < _SHORT_MS:
+        while len(taken) < _MAX_FIRST_RUNS and _FAMILY_DROPPED_ABOVE * best < min(taken) < _SHORT_MS:
             taken.append(self._time(entry, 1))
         return min(taken)
 
@@ -212,9 +212,9 @@ class Measurement:
         else:
             for entry in held:
                 entry.one.append(entry.first_ms)
-        for number in range(_MOST_ROUNDS):
+        for number in range(_MAX_ROUNDS):
             # What dropped out leaves its inferences to the others.
-            allowed = self._calls + 2 * len(held) <= _LEAST_CALLS * (len(self._found) + len(held))
+            allowed = self._calls + 2 * len(held) <= _MIN_CALLS * (len(self._found) + len(held))
             if not held or (number and self._spent_s >= until_s and not allowed):
                 break
             self._shuffle(held)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TypedDict
 
-from fer_edge._utils.checks import MOST_THREADS, require_choice, require_flag, require_number, require_whole
+from fer_edge._utils.checks import MAX_THREADS, require_choice, require_flag, require_number, require_whole
 from fer_edge.detection import DetectorOptions
-from fer_edge.engines.build.options import LARGEST_BATCH, PRECISIONS
+from fer_edge.engines.build.options import MAX_BATCH, PRECISIONS
 from fer_edge.errors import closest
 from fer_edge.probabilities import MIN_PROBABILITY, Prior
 
@@ -72,8 +72,8 @@ class RuntimeOptions:
 
     def __post_init__(self) -> None:
         require_number("min_probability", self.min_probability, 0, 1)
-        require_whole("max_batch", self.max_batch, 1, LARGEST_BATCH, optional=True)
-        require_whole("threads", self.threads, 1, MOST_THREADS, optional=True)
+        require_whole("max_batch", self.max_batch, 1, MAX_BATCH, optional=True)
+        require_whole("threads", self.threads, 1, MAX_THREADS, optional=True)
         require_choice("precision", self.precision, PRECISIONS, optional=True)
         for name in ("allow_random", "attention", "self_test", "tune"):
             require_flag(name, getattr(self, name))

@@ -45,7 +45,7 @@ from fer_edge.system.provenance import device_name, processor_features
 
 _LOG = logging.getLogger(__name__)
 #: Share of the time by which a choice must beat the plain one.
-LEAST_GAIN = 0.05
+MIN_GAIN = 0.05
 #: From this size of a model on, one session is open at a time.
 _LARGE_MODEL_BYTES = 64 << 20
 #: Rough memory of an open session: its weights, copied and rearranged, and what a backend needs besides.
@@ -169,13 +169,13 @@ def make_choice(timings: Sequence[Timing]) -> Choice:
     best = min(timed, key=lambda timing: timing.face_ms or 0.0)
     if plain.face_ms is None:
         reason = f"the plain choice, {plain.candidate}, could not be run: {plain.reason}"
-    elif best.face_ms is not None and best.face_ms < (1 - LEAST_GAIN) * plain.face_ms:
+    elif best.face_ms is not None and best.face_ms < (1 - MIN_GAIN) * plain.face_ms:
         gain = 1 - best.face_ms / plain.face_ms
         reason = f"a face takes {100 * gain:.0f} % less time than with the plain choice, {plain.candidate}"
     else:
         best, reason = (
             plain,
-            f"no candidate is more than {100 * LEAST_GAIN:.0f} % faster than the plain choice",
+            f"no candidate is more than {100 * MIN_GAIN:.0f} % faster than the plain choice",
         )
     fields = dataclasses.asdict(best.candidate)
     return Choice(**fields, by="measured", because=reason, face_ms=best.face_ms, plain_face_ms=plain.face_ms)

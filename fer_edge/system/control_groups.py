@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from fer_edge.system.machine import Machine
 
-_MOST_GROUPS = 32
+_MAX_GROUPS = 32
 
 
 def find_control_groups(machine: Machine, controller: str) -> Iterator[tuple[str, int]]:
@@ -28,6 +28,6 @@ def find_control_groups(machine: Machine, controller: str) -> Iterator[tuple[str
     ):
         found = re.search(pattern, text, re.MULTILINE)
         path = PurePosixPath(found[1] if found else "/")
-        for group in islice((path, *path.parents), _MOST_GROUPS):
+        for group in islice((path, *path.parents), _MAX_GROUPS):
             if ".." not in group.parts:
                 yield f"{place}{group}".rstrip("/"), version

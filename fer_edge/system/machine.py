@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 _LIMIT_BYTES = 64 << 10
-_MOST_PATHS = 64
+_MAX_PATHS = 64
 
 
 class Machine(Protocol):
@@ -75,7 +75,7 @@ class LocalMachine:
 
     def find(self, pattern: str) -> list[str]:
         """See :class:`Machine`."""
-        return sorted(map(str, islice(Path("/").glob(pattern.lstrip("/")), _MOST_PATHS)))
+        return sorted(map(str, islice(Path("/").glob(pattern.lstrip("/")), _MAX_PATHS)))
 
     def run(self, *command: str) -> str | None:
         """See :class:`Machine`."""

@@ -28,7 +28,7 @@ MIRROR = "FER_EDGE_WEIGHTS_MIRROR"
 OFFLINE = "FER_EDGE_OFFLINE"
 _SAID_YES, _SAID_NO = ("1", "true", "yes"), ("", "0", "false", "no")
 _BYTES_PER_PARAMETER = 4
-_LONGEST_RECORD_BYTES = 64 << 10
+_MAX_RECORD_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ def _read_record(path: Path) -> Mapping[str, Any]:
     record = _record_of(path)
     try:
         with record.open("rb") as file:
-            value = json.loads(file.read(_LONGEST_RECORD_BYTES))
+            value = json.loads(file.read(_MAX_RECORD_BYTES))
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError):

@@ -15,7 +15,7 @@ from typing import IO, Any
 from fer_edge.errors import DownloadError, UsageError
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
-_MOST_REDIRECTS = 5
+_MAX_REDIRECTS = 5
 
 
 def check_address(address: str) -> None:
@@ -42,7 +42,7 @@ def check_address(address: str) -> None:
 class Redirects(urllib.request.HTTPRedirectHandler):
     """Follows to https, on loopback also to http; keeps the sha256 that a server of large files declares."""
 
-    max_redirections = _MOST_REDIRECTS
+    max_redirections = _MAX_REDIRECTS
 
     def __init__(self) -> None:
         self.declared: str | None = None

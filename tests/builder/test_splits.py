@@ -12,7 +12,7 @@ import pytest
 
 from fer_edge.builder.faces import Sources, load_sources
 from fer_edge.builder.options import BuildOptions
-from fer_edge.builder.splits import FEW_CALIBRATING, LEAST_MEASURED, Counts, Split, split_faces
+from fer_edge.builder.splits import FEW_CALIBRATING, MIN_MEASURED, Counts, Split, split_faces
 from fer_edge.datasets import FaceDataset, load_dataset
 from fer_edge.errors import DataError
 from fer_edge.spec import CropRule
@@ -80,7 +80,7 @@ def thousand() -> np.ndarray:
 )
 def test_every_face_has_one_purpose(thousand: np.ndarray, pictures: int, expected: tuple[int, ...]) -> None:
     found = split(data(thousand[:pictures]))
-    counts = tuple(max(n, LEAST_MEASURED) if i else n for i, n in enumerate(expected))
+    counts = tuple(max(n, MIN_MEASURED) if i else n for i, n in enumerate(expected))
     assert sizes(found) == counts
     for name, n, size in zip(("calibrating", "held_out", "comparing"), expected, counts, strict=True):
         assert found.summary[name]["distinct"] == size
@@ -200,7 +200,7 @@ def test_few_labelled_faces_are_filled_up_without_labels(thousand: np.ndarray) -
 def test_generated_faces_that_were_given_are_not_generated_again() -> None:
     """A user's folder may hold the very images that would fill up the comparison."""
     found = split(data(np.concatenate([render_faces(12, seed) for seed in (0, 1, 2)])))
-    assert min(sizes(found)[1:]) == LEAST_MEASURED
+    assert min(sizes(found)[1:]) == MIN_MEASURED
     assert_apart(found)
 
 

@@ -16,7 +16,7 @@ from fer_edge.calibration.comparison.bounds import Bounds
 from fer_edge.calibration.comparison.paired import compare_paired
 from fer_edge.calibration.int8 import (
     COLLAPSED_COSINE,
-    LEAST_LABELLED_FACES,
+    MIN_LABELLED_FACES,
     Int8,
     Int8Options,
     Refused,
@@ -143,7 +143,7 @@ def test_a_drop_is_not_judged_on_a_few_labelled_faces(plain: tuple[Int8, Path]) 
     """One labelled face that stays right is no proof: the share of all faces whose class changes is judged."""
     comparison = plain[0].comparison
     names = ("a", "b", "c")
-    for labelled in (LEAST_LABELLED_FACES - 1, LEAST_LABELLED_FACES):
+    for labelled in (MIN_LABELLED_FACES - 1, MIN_LABELLED_FACES):
         right = np.zeros(labelled, np.int64)
         paired = compare_paired(right, right, right, names)
         found = outcome_of(dataclasses.replace(comparison, agreement=0.75, paired=paired))

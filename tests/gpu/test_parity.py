@@ -27,7 +27,7 @@ GPU_BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime-tensorrt", "onnxruntime
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
 #: ONNX Runtime's TensorRT provider computes FP32 in TF32, of 10 bits, and has no option against it.
 TOLERANCE_WITH_TF32 = {**TOLERANCE, "fp32": 5e-3}
-LEAST_COSINE = 0.98  # of INT8, whose roundings fall otherwise where sums are added in another order
+MIN_COSINE = 0.98  # of INT8, whose roundings fall otherwise where sums are added in another order
 BATCHES = (1, 3, 16, 21)
 
 
@@ -101,7 +101,7 @@ def compare(
         np.testing.assert_allclose(found, expected, rtol=0, atol=bound, err_msg=name)
     else:
         a, b = found.ravel().astype(np.float64), expected.ravel().astype(np.float64)
-        assert a @ b >= LEAST_COSINE * np.sqrt((a @ a) * (b @ b)), name
+        assert a @ b >= MIN_COSINE * np.sqrt((a @ a) * (b @ b)), name
 
 
 @pytest.mark.parametrize("name", GPU_BACKENDS[2:])

@@ -16,12 +16,12 @@ import numpy as np
 from fer_edge.results import Detection, FrameResult
 
 _COLUMNS, _ROWS, _CELL_PX = 3, 2, 214
-MOST_FACES = _COLUMNS * _ROWS - 1
+MAX_FACES = _COLUMNS * _ROWS - 1
 
 
 def draw_crowds(astronaut: np.ndarray, count: int) -> list[np.ndarray]:
     """Return ``count`` different pictures ``[428, 642, 3]`` of 0 to 5 faces, different in size, place, side and light."""
-    return [_draw_crowd(astronaut, number % (MOST_FACES + 1), number) for number in range(count)]
+    return [_draw_crowd(astronaut, number % (MAX_FACES + 1), number) for number in range(count)]
 
 
 def _draw_crowd(astronaut: np.ndarray, faces: int, seed: int) -> np.ndarray:

@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from fer_edge._utils.checks import MOST_IMAGES, require_flag, require_path, require_whole
+from fer_edge._utils.checks import MAX_IMAGES, require_flag, require_path, require_whole
 from fer_edge.datasets import FaceDataset, load_dataset, subject_folds, training_split
 from fer_edge.detection import create_detector
 from fer_edge.errors import DataError, UsageError, lookup
@@ -77,7 +77,7 @@ class DataOptions:
             require_path(name, getattr(self, name), optional=False)
         for name in ("backgrounds", "landmark_model"):
             require_path(name, getattr(self, name))
-        require_whole("limit", self.limit, 1, MOST_IMAGES, optional=True)
+        require_whole("limit", self.limit, 1, MAX_IMAGES, optional=True)
         require_flag("skip_bad", self.skip_bad)
 
 

@@ -47,19 +47,19 @@ FOLDABLE = OPERATORS - {
 }
 _OPSETS = range(13, 24)
 #: The ensemble of seven networks has 1,664, in INT8 about twice as many. OpenVINO takes minutes for a chain of 20,000.
-_MOST_NODES = 10_000
-_MOST_CONSTANTS = 20_000
-_MOST_FUNCTIONS = 4
-_MOST_NODES_OF_A_FUNCTION = 64
-_MOST_OUTPUTS = 16
+_MAX_NODES = 10_000
+_MAX_CONSTANTS = 20_000
+_MAX_FUNCTIONS = 4
+_MAX_NODES_PER_FUNCTION = 64
+_MAX_OUTPUTS = 16
 #: A constant that is computed may be as large as the file, or this; all of them together so many times as much.
 _SMALL_CONSTANT_BYTES = 16 << 20
-_MOST_FOLDED = 8
+_MAX_FOLDED = 8
 #: What an input leads to, at batch 1: one tensor, and all together.
-_LARGEST_TENSOR_BYTES = 1 << 30
+_MAX_TENSOR_BYTES = 1 << 30
 _ALL_TENSORS_BYTES = 16 << 30
 #: Multiply-adds at batch 1; our largest network needs 62 thousand million.
-_MOST_WORK = 10**12
+_MAX_WORK = 10**12
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,8 @@ class _Check:
         for node in self._graph.node:
             self._compute(node, values, opset, functions)
         outputs = [output.name for output in self._graph.output]
-        if not 1 <= len(outputs) <= _MOST_OUTPUTS or len(set(outputs)) != len(outputs):
-            raise Refusal(f"it has {len(outputs)} outputs, expected 1 to {_MOST_OUTPUTS} of different names")
+        if not 1 <= len(outputs) <= _MAX_OUTPUTS or len(set(outputs)) != len(outputs):
+            raise Refusal(f"it has {len(outputs)} outputs, expected 1 to {_MAX_OUTPUTS} of different names")
         for name in outputs:
             if name not in values:
                 raise Refusal(f"no node gives its output {name!r:.80}")
@@ -170,13 +170,13 @@ class _Check:
 
     def _functions(self) -> dict[str, onnx.FunctionProto]:
         functions = {function.name: function for function in self._model.functions}
-        if len(self._model.functions) > _MOST_FUNCTIONS or len(functions) < len(self._model.functions):
+        if len(self._model.functions) > _MAX_FUNCTIONS or len(functions) < len(self._model.functions):
             raise Refusal(f"it has {len(self._model.functions)} functions, or two of one name")
         for name, function in functions.items():
             versions = [entry.version for entry in function.opset_import if entry.domain == ""]
             if (
                 function.domain != OWN_DOMAIN
-                or len(function.node) > _MOST_NODES_OF_A_FUNCTION
+                or len(function.node) > _MAX_NODES_PER_FUNCTION
                 or function.attribute
                 or function.attribute_proto
                 or len(versions) != 1
@@ -192,8 +192,8 @@ class _Check:
         graph = self._graph
         if graph.sparse_initializer:
             raise Refusal("it has sparse constants")
-        if len(graph.initializer) > _MOST_CONSTANTS:
-            raise Refusal(f"it has {len(graph.initializer)} constants, more than {_MOST_CONSTANTS}")
+        if len(graph.initializer) > _MAX_CONSTANTS:
+            raise Refusal(f"it has {len(graph.initializer)} constants, more than {_MAX_CONSTANTS}")
         if len(graph.initializer) != len(self._light.raw_bytes):
             raise Refusal("it is no ONNX file, or is damaged")
         values = {}
@@ -229,8 +229,8 @@ class _Check:
     ) -> None:
         """Add the outputs of a node to ``values``."""
         self._nodes += 1
-        if self._nodes > _MOST_NODES:
-            raise Refusal(f"it has more than {_MOST_NODES} nodes")
+        if self._nodes > _MAX_NODES:
+            raise Refusal(f"it has more than {_MAX_NODES} nodes")
         check_node(node)
         for name in filter(None, node.input):
             if name not in values:
@@ -260,8 +260,8 @@ class _Check:
             else:
                 self._count_constant(name, value)
         self._work += count_work(node, values, outputs)
-        if self._work > _MOST_WORK:
-            raise Refusal(f"one face takes more than {_MOST_WORK:.0e} operations")
+        if self._work > _MAX_WORK:
+            raise Refusal(f"one face takes more than {_MAX_WORK:.0e} operations")
         return outputs
 
     def _call(
@@ -288,7 +288,7 @@ class _Check:
         self._folded_bytes += value.size_bytes
         if (
             value.size_bytes > self._largest_constant
-            or self._folded_bytes > _MOST_FOLDED * self._largest_constant
+            or self._folded_bytes > _MAX_FOLDED * self._largest_constant
         ):
             raise Refusal(
                 f"the constant {name!r:.80} grows to {value.size_bytes} bytes while the file is loaded"
@@ -296,7 +296,7 @@ class _Check:
 
     def _count_tensor(self, what: str, value: Value) -> None:
         self._tensor_bytes += value.size_bytes
-        if value.size_bytes > _LARGEST_TENSOR_BYTES or self._tensor_bytes > _ALL_TENSORS_BYTES:
+        if value.size_bytes > _MAX_TENSOR_BYTES or self._tensor_bytes > _ALL_TENSORS_BYTES:
             raise Refusal(
                 f"{what} takes {value.size_bytes} bytes for one face, of {self._tensor_bytes} in all"
             )

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 #: Larger constants are left out. Shapes, axes and sizes, whose values count, are far smaller.
 _KEPT_BYTES = 1 << 12
 #: Limits of the copied fields. The ensemble of seven networks in FP32 needs 0.6 MB and 7,000 fields.
-_LARGEST_BYTES = 4 << 20
-_MOST_FIELDS = 100_000
+_MAX_BYTES = 4 << 20
+_MAX_FIELDS = 100_000
 #: Of protobuf, for one message.
-_LARGEST_FILE_BYTES = 2**31 - 1
+_MAX_FILE_BYTES = 2**31 - 1
 
 # Numbers of fields, as onnx.proto gives them.
 _MODEL_GRAPH = 7
@@ -61,7 +61,7 @@ def lighten(content: bytes) -> LightModel:
     Refusal
         If it is no protobuf, has not one graph, or is too large without its constants.
     """
-    if len(content) > _LARGEST_FILE_BYTES:
+    if len(content) > _MAX_FILE_BYTES:
         raise Refusal(f"it has {len(content)} bytes, more than an ONNX file can")
     reader = _Reader(memoryview(content))
     light = bytearray()
@@ -83,13 +83,13 @@ class _Reader:
     """Protobuf fields of a file; their number is limited."""
 
     def __init__(self, view: memoryview) -> None:
-        self._view, self._left = view, _MOST_FIELDS
+        self._view, self._left = view, _MAX_FIELDS
 
     def fields(self, position: int, end: int) -> Iterator[_Field]:
         while position < end:
             self._left -= 1
             if self._left < 0:
-                raise Refusal(f"it has more than {_MOST_FIELDS} parts")
+                raise Refusal(f"it has more than {_MAX_FIELDS} parts")
             start = position
             tag, position = self._varint(position, end)
             number, wire_type, payload = tag >> 3, tag & 7, position
@@ -159,7 +159,7 @@ def _append(light: bytearray, number: int, payload: bytearray) -> None:
 
 
 def _check_size(light: bytearray) -> None:
-    if len(light) > _LARGEST_BYTES:
+    if len(light) > _MAX_BYTES:
         raise Refusal(
-            f"without its large constants it has more than {_LARGEST_BYTES >> 20} MiB, more than any network of FER-Edge"
+            f"without its large constants it has more than {_MAX_BYTES >> 20} MiB, more than any network of FER-Edge"
         )

@@ -6,17 +6,17 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from fer_edge.backends.onnx_check.light import Refusal
-from fer_edge.backends.onnx_check.shapes import ELEMENTS, LARGEST_SIZE, Value, make_value
+from fer_edge.backends.onnx_check.shapes import ELEMENTS, MAX_SIZE, Value, make_value
 
 if TYPE_CHECKING:
     import onnx
 
-_MOST_NAMES_OF_A_NODE = 256
-_MOST_ATTRIBUTES = 32
+_MAX_NAMES_PER_NODE = 256
+_MAX_ATTRIBUTES = 32
 #: Fields of an attribute that hold numbers and text.
 _PLAIN = frozenset({"name", "type", "doc_string", "f", "i", "s", "floats", "ints"})
-_MOST_NUMBERS_OF_AN_ATTRIBUTE = 64
-_LONGEST_NAME = 512
+_MAX_NUMBERS_PER_ATTRIBUTE = 64
+_MAX_NAME_CHARS = 512
 _KEPT_ELEMENTS = 64
 
 
@@ -77,9 +77,9 @@ def read_constant(node: onnx.NodeProto) -> dict[str, Value]:
 def check_node(node: onnx.NodeProto) -> None:
     """Refuse a node with long names or lists, or that holds anything but numbers and text, such as a graph."""
     check_names((node.name, node.op_type, *node.input, *node.output))
-    if len(node.attribute) > _MOST_ATTRIBUTES:
+    if len(node.attribute) > _MAX_ATTRIBUTES:
         raise Refusal(
-            f"a node {node.op_type!r:.40} has {len(node.attribute)} attributes, more than {_MOST_ATTRIBUTES}"
+            f"a node {node.op_type!r:.40} has {len(node.attribute)} attributes, more than {_MAX_ATTRIBUTES}"
         )
     allowed = _PLAIN | {"t"} if node.op_type == "Constant" else _PLAIN
     for attribute in node.attribute:
@@ -87,18 +87,18 @@ def check_node(node: onnx.NodeProto) -> None:
         held = {field.name for field, _ in attribute.ListFields()} - allowed
         if held:
             raise Refusal(f"{which} holds a graph, a tensor or a reference ({', '.join(sorted(held))})")
-        if max(len(attribute.ints), len(attribute.floats)) > _MOST_NUMBERS_OF_AN_ATTRIBUTE:
+        if max(len(attribute.ints), len(attribute.floats)) > _MAX_NUMBERS_PER_ATTRIBUTE:
             raise Refusal(f"{which} is a long list")
         numbers = () if node.op_type == "Constant" else (attribute.i, *attribute.ints)
-        if any(abs(number) > LARGEST_SIZE for number in numbers):
+        if any(abs(number) > MAX_SIZE for number in numbers):
             raise Refusal(f"{which} is a huge number")
 
 
 def check_names(names: Iterable[str]) -> None:
     """Refuse many names of one node, and long ones."""
     listed = tuple(names)
-    if len(listed) > _MOST_NAMES_OF_A_NODE:
-        raise Refusal(f"a node has more than {_MOST_NAMES_OF_A_NODE} inputs and outputs")
+    if len(listed) > _MAX_NAMES_PER_NODE:
+        raise Refusal(f"a node has more than {_MAX_NAMES_PER_NODE} inputs and outputs")
     for name in listed:
-        if len(name) > _LONGEST_NAME:
-            raise Refusal(f"the name {name[:40]!r}… has {len(name)} letters, more than {_LONGEST_NAME}")
+        if len(name) > _MAX_NAME_CHARS:
+            raise Refusal(f"the name {name[:40]!r}… has {len(name)} letters, more than {_MAX_NAME_CHARS}")

@@ -18,7 +18,7 @@ from fer_edge.backends.onnx_check.light import Refusal
 if TYPE_CHECKING:
     import onnx
 
-_MOST_DIMENSIONS = 8
+_MAX_DIMENSIONS = 8
 #: Element type of ``TensorProto`` → bytes, and the field that holds its elements where they are not raw.
 ELEMENTS: Mapping[int, tuple[int, str]] = {
     1: (4, "float_data"),  # float
@@ -33,7 +33,7 @@ ELEMENTS: Mapping[int, tuple[int, str]] = {
 
 _INT64 = 7
 #: Larger sizes overflow where they are multiplied.
-LARGEST_SIZE = 2**31
+MAX_SIZE = 2**31
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def make_value(name: str, element: int, sizes: Sequence[int], constant: bool) ->
     """Return a value, or refuse its type or sizes."""
     if element not in ELEMENTS:
         raise Refusal(f"{name} has elements of type {element}, which no network of FER-Edge has")
-    if len(sizes) > _MOST_DIMENSIONS:
-        raise Refusal(f"{name} has {len(sizes)} dimensions, more than {_MOST_DIMENSIONS}")
+    if len(sizes) > _MAX_DIMENSIONS:
+        raise Refusal(f"{name} has {len(sizes)} dimensions, more than {_MAX_DIMENSIONS}")
     if any(size < 0 for size in sizes):
         raise Refusal(f"{name} has a negative size")
     return Value(element, tuple(sizes), constant)
@@ -145,7 +145,7 @@ def _check_numbers(node: onnx.NodeProto, operands: Iterable[onnx.TensorProto]) -
     for tensor in operands:
         if (
             tensor.data_type == _INT64
-            and np.abs(numpy_helper.to_array(tensor), dtype=np.float64).max(initial=0) > LARGEST_SIZE
+            and np.abs(numpy_helper.to_array(tensor), dtype=np.float64).max(initial=0) > MAX_SIZE
         ):
             raise Refusal(f"{_name(node)} reads a huge number")
 

@@ -27,7 +27,7 @@ DEFAULT_MIN_SCORE = 0.7
 _MAX_OVERLAP = 0.3
 _MAX_CANDIDATES = 1000
 # The frame is shrunk until the smallest face looked for has this side, which YuNet still finds.
-_SMALLEST_FACE_PX = 20
+_MIN_FACE_PX = 20
 # The network takes sides that are multiples of its last stride. More zeros than that have an effect: with steps of
 # 128 pixels the worst box of 208 photographs overlaps that of OpenCV by 0.85 only.
 _STEP_PX, _MIN_SIDE_PX = max(STRIDES_PX), 64
@@ -79,7 +79,7 @@ class YuNetDetector:
     def detect(self, frame_bgr: np.ndarray) -> list[Detection]:
         """See :class:`fer_edge.detection.base.Detector`."""
         frame = check_frame(frame_bgr)
-        scale = min(_SMALLEST_FACE_PX / self._min_face_px, 1.0)
+        scale = min(_MIN_FACE_PX / self._min_face_px, 1.0)
         height, width = (max(round(side * scale), 1) for side in frame.shape[:2])
         small = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
         bottom, right = (max(-side % _STEP_PX, _MIN_SIDE_PX - side) for side in (height, width))

@@ -24,7 +24,7 @@ HEADS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
 OUTPUTS = {f"{head}_{stride}": (head, stride) for head in HEADS for stride in STRIDES_PX}
 FIX = "give a YuNet file, such as face_detection_yunet_2023mar.onnx of OpenCV Zoo"
 
-_LARGEST_FILE_BYTES = 64 << 20  # published ones have a third of a megabyte
+_MAX_FILE_BYTES = 64 << 20  # published ones have a third of a megabyte
 _PROBE_PX = 64
 _NODES_BEHIND_RESHAPE = 4
 
@@ -77,7 +77,7 @@ class YuNetModel:
         if not self._path.is_file():
             raise DetectorError(f"{self._path} is not a file: {FIX}")
         size = self._path.stat().st_size
-        if not 0 < size <= _LARGEST_FILE_BYTES:
+        if not 0 < size <= _MAX_FILE_BYTES:
             raise self._error(f"it has {size} bytes")
         try:
             model = onnx.load_model_from_string(self._path.read_bytes())

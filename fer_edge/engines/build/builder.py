@@ -28,7 +28,7 @@ __all__ = ["PRECISIONS", "EngineOptions", "EngineReport", "build_engine", "estim
 
 _TAIL_LINES = 20
 _LINES_IN_MESSAGE = 3
-_LONGEST_LINE = 300
+_MAX_LINE_CHARS = 300
 
 
 def build_engine(
@@ -180,7 +180,7 @@ def _plugin_reports(log: Path) -> list[str]:
 
 def _tail(log: Path, lines: int) -> tuple[str, ...]:
     text = log.read_text(encoding="utf-8", errors="replace")
-    kept = [line.strip()[:_LONGEST_LINE] for line in text.splitlines() if line.strip()]
+    kept = [line.strip()[:_MAX_LINE_CHARS] for line in text.splitlines() if line.strip()]
     return tuple(kept[-lines:])
 
 

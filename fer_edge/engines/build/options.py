@@ -18,12 +18,12 @@ from fer_edge.errors import UsageError, lookup
 PRECISIONS = ("fp32", "fp16", "int8")
 #: TensorRT takes a higher level as this one without a word.
 _HIGHEST_LEVEL = 5
-LARGEST_BATCH = 1 << 16
+MAX_BATCH = 1 << 16
 #: A Jetson has two at most.
-MOST_DLA_CORES = 16
-_MOST_BYTES = 1 << 50
-_LEAST_SHARE = 1e-3
-_LEAST_LIMIT_S = 1e-3
+MAX_DLA_CORES = 16
+_MAX_BYTES = 1 << 50
+_MIN_SHARE = 1e-3
+_MIN_LIMIT_S = 1e-3
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class EngineOptions:
         lookup(dict.fromkeys(PRECISIONS), self.precision, "precision")
         lookup(dict.fromkeys(PLUGIN_CHOICES), self.plugin, "choice for the plugin")
         for name in ("min_batch", "opt_batch", "max_batch"):
-            require_whole(name, getattr(self, name), 1, LARGEST_BATCH)
+            require_whole(name, getattr(self, name), 1, MAX_BATCH)
         if not 1 <= self.min_batch <= self.opt_batch <= self.max_batch:
             raise UsageError(
                 f"expected batches 1 ≤ min ≤ opt ≤ max, found {self.min_batch}, {self.opt_batch}, {self.max_batch}"
@@ -103,13 +103,13 @@ class EngineOptions:
             )
         if self.timing_cache is not None and not flavour.timing_cache:
             raise UsageError(f"{flavour.name} measures no kernels: leave timing_cache out")
-        require_whole("workspace_bytes", self.workspace_bytes, 0, _MOST_BYTES, optional=True)
-        require_number("workspace_share", self.workspace_share, _LEAST_SHARE, 1)
+        require_whole("workspace_bytes", self.workspace_bytes, 0, _MAX_BYTES, optional=True)
+        require_number("workspace_share", self.workspace_share, _MIN_SHARE, 1)
         require_whole("builder_level", self.builder_level, 0, _HIGHEST_LEVEL, optional=True)
         require_path("timing_cache", self.timing_cache)
         require_path("log", self.log)
         require_flag("gpu_fallback", self.gpu_fallback)
-        require_number("time_limit_s", self.time_limit_s, _LEAST_LIMIT_S, threading.TIMEOUT_MAX)
+        require_number("time_limit_s", self.time_limit_s, _MIN_LIMIT_S, threading.TIMEOUT_MAX)
         self._check_dla(flavour)
 
     def _check_dla(self, flavour: Flavour) -> None:
@@ -119,7 +119,7 @@ class EngineOptions:
             return
         if not flavour.dla:
             raise UsageError(f"{flavour.name} serves no DLA: use tensorrt on a Jetson, or leave dla_core out")
-        require_whole("dla_core", self.dla_core, 0, MOST_DLA_CORES - 1)
+        require_whole("dla_core", self.dla_core, 0, MAX_DLA_CORES - 1)
         if self.precision == "fp32":
             raise UsageError("a DLA computes FP16 and INT8: give a model of either, or leave dla_core out")
         if not self.min_batch == self.opt_batch == self.max_batch:

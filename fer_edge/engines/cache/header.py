@@ -20,13 +20,13 @@ from fer_edge.errors import UsageError
 #: Changes with the meaning of a field and with what is asked of the compilers, and with it every digest.
 FORMAT_VERSION = 2
 _HEADER_LIMIT_BYTES = 64 << 10
-_MOST_OPTIONS = 32
-_LARGEST_NUMBER = 1 << 53  # beyond it JSON numbers are not exact everywhere
+_MAX_OPTIONS = 32
+_MAX_NUMBER = 1 << 53  # beyond it JSON numbers are not exact everywhere
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Keys are read from disk and printed: no control characters, nothing endless.
-_LONGEST_TEXT = 80
+_MAX_TEXT_CHARS = 80
 _CHARACTERS = r"\w.,:+/() -"
-_TEXT = re.compile(rf"[{_CHARACTERS}]{{1,{_LONGEST_TEXT}}}", re.ASCII)
+_TEXT = re.compile(rf"[{_CHARACTERS}]{{1,{_MAX_TEXT_CHARS}}}", re.ASCII)
 
 Option = str | int | float | bool | None
 
@@ -92,13 +92,13 @@ class EngineKey:
             values = getattr(self, name)
             if not (isinstance(values, tuple) and len(values) == length and all(map(_is_count, values))):
                 raise UsageError(f"{name} must be {length} counts, found {values!r:.80}")
-        if not (isinstance(self.options, Mapping) and len(self.options) <= _MOST_OPTIONS):
-            raise UsageError(f"options must be a mapping of at most {_MOST_OPTIONS} names")
+        if not (isinstance(self.options, Mapping) and len(self.options) <= _MAX_OPTIONS):
+            raise UsageError(f"options must be a mapping of at most {_MAX_OPTIONS} names")
         for name, value in self.options.items():
             _require_text("the name of an option", name)
             if isinstance(value, str):
                 _require_text(name, value)
-            elif not (value is None or (isinstance(value, int | float) and abs(value) < _LARGEST_NUMBER)):
+            elif not (value is None or (isinstance(value, int | float) and abs(value) < _MAX_NUMBER)):
                 raise UsageError(f"option {name} must be text, a number or nothing, found {value!r:.80}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -229,18 +229,18 @@ def _measure(file: BinaryIO) -> tuple[int, str]:
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < _LARGEST_NUMBER
+    return type(value) is int and 0 <= value < _MAX_NUMBER
 
 
 def printable(text: str) -> str:
     """Return ``text`` as a key takes it: other characters become ``-``, and the end is cut."""
-    return re.sub(rf"[^{_CHARACTERS}]", "-", text, flags=re.ASCII)[:_LONGEST_TEXT] or "-"
+    return re.sub(rf"[^{_CHARACTERS}]", "-", text, flags=re.ASCII)[:_MAX_TEXT_CHARS] or "-"
 
 
 def _require_text(name: str, value: Any) -> None:
     if not (isinstance(value, str) and _TEXT.fullmatch(value)):
         raise UsageError(
-            f"{name} must be up to {_LONGEST_TEXT} letters, digits and .,:+/()-_, found {value!r:.100}"
+            f"{name} must be up to {_MAX_TEXT_CHARS} letters, digits and .,:+/()-_, found {value!r:.100}"
         )
 
 

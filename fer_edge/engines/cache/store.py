@@ -35,7 +35,7 @@ from fer_edge.errors import EngineError
 _OURS = re.compile(r"\.?([0-9a-f]{64})\..+")
 _GRACE_S = 600.0  # whoever was given a path opens the engine within this time
 _POLL_S = 0.05
-_MOST_HEADERS = 256
+_MAX_HEADERS = 256
 
 #: Called with (what is waited for, seconds waited, most seconds).
 OnWait = Callable[[str, int, int], None]
@@ -179,7 +179,7 @@ class EngineCache:
     def _explain(self, key: EngineKey) -> str | None:
         """Return how the nearest engine of the same model differs, ``None`` where there is none."""
         paths = (path for place in self._places for path in place.glob("*.json"))
-        headers = filter(None, map(read_header, islice(paths, _MOST_HEADERS)))
+        headers = filter(None, map(read_header, islice(paths, _MAX_HEADERS)))
         keys = [header.key for header in headers if header.key.onnx_sha256 == key.onnx_sha256]
         nearest = min(keys, key=lambda other: count_differences(other, key), default=None)
         return None if nearest is None else describe_difference(nearest, key)

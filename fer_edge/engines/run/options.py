@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from enum import Enum
 
 from fer_edge._utils.checks import require_flag, require_number, require_whole
-from fer_edge.engines.build.options import LARGEST_BATCH
+from fer_edge.engines.build.options import MAX_BATCH
 from fer_edge.errors import UsageError, lookup
 
 #: Batch sizes that an engine is run at, as far as its profile goes.
 DEFAULT_BUCKETS = (1, 2, 4, 8, 16)
 #: ``required``: an error where a graph cannot be captured; ``preferred``: run without, and say so in the report.
 CUDA_GRAPHS = ("required", "preferred", "off")
-_LEAST_WATCHDOG_S = 1e-3
+_MIN_WATCHDOG_S = 1e-3
 
 
 class RunnerState(str, Enum):
@@ -53,11 +53,11 @@ class RunnerOptions:
             if not isinstance(self.buckets, tuple) or not self.buckets:
                 raise UsageError(f"buckets must be a tuple of batch sizes, found {self.buckets!r:.60}")
             for size in self.buckets:
-                require_whole("a size of buckets", size, 1, LARGEST_BATCH)
+                require_whole("a size of buckets", size, 1, MAX_BATCH)
             if list(self.buckets) != sorted(set(self.buckets)):
                 raise UsageError(f"buckets must be batch sizes from 1 on, ascending, found {self.buckets}")
         require_flag("check_finite", self.check_finite)
-        require_number("watchdog_s", self.watchdog_s, _LEAST_WATCHDOG_S, threading.TIMEOUT_MAX)
+        require_number("watchdog_s", self.watchdog_s, _MIN_WATCHDOG_S, threading.TIMEOUT_MAX)
 
 
 @dataclass(frozen=True)

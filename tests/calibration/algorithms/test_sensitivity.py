@@ -13,7 +13,7 @@ from small_graphs import Builder, constants_of, nodes_of, run
 from fer_edge.backends import BACKENDS
 from fer_edge.bundle import RANGES, open_bundle
 from fer_edge.calibration.algorithms.sensitivity import (
-    LEAST_LABELLED,
+    MIN_LABELLED,
     LayerSensitivity,
     Quantised,
     measure_sensitivity,
@@ -136,14 +136,14 @@ def test_accuracy_is_measured_where_there_are_enough_labels(
     fragile: Path, ranges: Ranges, faces: FaceDataset
 ) -> None:
     quantised = Quantised(fragile, ONNXRUNTIME, SMALL)
-    many = FaceDataset("many", np.concatenate([faces.images] * 5)[:LEAST_LABELLED], None, (), are_crops=True)
+    many = FaceDataset("many", np.concatenate([faces.images] * 5)[:MIN_LABELLED], None, (), are_crops=True)
     targets = quantised.fp32_logits(many).argmax(axis=1)  # FP32 is right on all
     for layer in measure_sensitivity(quantised, ranges, labelled(many, targets)):
         kept = {n.name for n in integer_layers(onnx.load(fragile), DEFAULT_PLACEMENT, "cpu")} - {layer.layer}
         alone = dataclasses.replace(ranges, placement=Placement(float_layers=frozenset(kept)))
         changed = quantised.logits(alone, many).argmax(axis=1) != targets
         assert layer.drop_pp == pytest.approx(100 * changed.mean())
-    few = many.subset(range(LEAST_LABELLED - 1))
+    few = many.subset(range(MIN_LABELLED - 1))
     layers = measure_sensitivity(quantised, ranges, labelled(few, targets[:-1]))
     assert all(layer.drop_pp is None for layer in layers)
 

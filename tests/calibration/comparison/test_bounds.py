@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
-from fer_edge.calibration.comparison.bounds import LEAST_INTEGER_SHARE, Bounds, Outcome, judge, mix_precision
+from fer_edge.calibration.comparison.bounds import MIN_INTEGER_SHARE, Bounds, Outcome, judge, mix_precision
 from fer_edge.calibration.comparison.fidelity import Fidelity
 from fer_edge.errors import GateError, UsageError
 
@@ -154,9 +154,9 @@ def test_at_least_a_quarter_of_the_multiply_adds_stays_in_integers() -> None:
 
         with pytest.raises(GateError):
             mix_precision(LAYERS, evaluate, share(work), Bounds(max_drop_pp=0.5))
-        assert all(share(work)(left) >= LEAST_INTEGER_SHARE for left in tried)
+        assert all(share(work)(left) >= MIN_INTEGER_SHARE for left in tried)
         largest = max(tried, key=len)
-        assert all(share(work)(largest | {name}) < LEAST_INTEGER_SHARE for name in set(LAYERS) - largest)
+        assert all(share(work)(largest | {name}) < MIN_INTEGER_SHARE for name in set(LAYERS) - largest)
 
 
 def test_a_layer_too_large_to_leave_out_does_not_end_the_search() -> None:

@@ -11,7 +11,7 @@ from small_graphs import Builder, constants_of, random_faces, run
 from torch.nn import functional
 
 from fer_edge.calibration.qdq.weights import (
-    SMALLEST_SCALE,
+    MIN_SCALE,
     output_axis,
     per_channel,
     round_weight,
@@ -59,7 +59,7 @@ def test_halves_round_to_even_and_minus_128_is_never_used() -> None:
 def test_a_channel_of_zeros_has_a_scale_that_divides() -> None:
     integers, scale = round_weight(np.zeros((2, 3), np.float32), 0)
     assert not integers.any()
-    assert scale.tolist() == [np.float32(SMALLEST_SCALE)] * 2
+    assert scale.tolist() == [np.float32(MIN_SCALE)] * 2
 
 
 @pytest.mark.parametrize("magnitude", [0.0, 1e-30, 1e-9, 1e-3])

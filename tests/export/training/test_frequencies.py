@@ -17,7 +17,7 @@ from fer_edge.builder import BuildOptions, build
 from fer_edge.errors import WeightsError
 from fer_edge.export.training.data.batches import DataOptions, TrainingData, load_training_data
 from fer_edge.export.training.data.sampling import balanced_indices, expected_draws
-from fer_edge.export.training.frequencies import LEAST_FREQUENCY, class_frequencies
+from fer_edge.export.training.frequencies import MIN_FREQUENCY, class_frequencies
 from fer_edge.export.training.loop import train
 from fer_edge.export.training.losses import soft_cross_entropy, weighted_cross_entropy
 from fer_edge.export.training.objectives import OBJECTIVES, Batch, Outcome
@@ -70,7 +70,7 @@ def rows_of(faces: Path, file: str) -> list[dict[str, str]]:
 
 
 def clipped(shares: np.ndarray) -> list[float]:
-    shares = np.maximum(shares / shares.sum(), LEAST_FREQUENCY)
+    shares = np.maximum(shares / shares.sum(), MIN_FREQUENCY)
     return (shares / shares.sum()).tolist()
 
 
@@ -87,7 +87,7 @@ def test_classes_are_counted_without_the_held_out_images(faces: Path) -> None:
     found = class_frequencies(FER2013_RECIPE, FER2013_RECIPE.phases[-1], load(FER2013_RECIPE, faces))
     assert list(found) == list(FER2013)
     assert list(found.values()) == pytest.approx(clipped(counts))
-    assert 0 < found["disgust"] < 1.01 * LEAST_FREQUENCY
+    assert 0 < found["disgust"] < 1.01 * MIN_FREQUENCY
     assert sum(found.values()) == pytest.approx(1, abs=1e-12)
 
 

@@ -393,7 +393,7 @@ def test_best_weights_are_those_of_the_best_epoch(faces: Path, tmp_path: Path) -
 def test_a_temperature_is_fitted_for_the_weights_that_are_kept(
     keep: str, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fer_edge.evaluation.temperature._LEAST_FACES", 2)
+    monkeypatch.setattr("fer_edge.evaluation.temperature._MIN_FACES", 2)
     seen: list[EpochMetrics] = []
     recipe = dataclasses.replace(SMALL, keep=keep, precise_norms=False)
     trained = load_weights(run(recipe, faces, tmp_path / "run", on_epoch=seen.append))
