@@ -109,7 +109,15 @@ class Emulation:
         if compiler is None:
             raise UsageError("counting needs a compiler of version 12 or newer: run apt install g++")
         command = [compiler, "-std=c++20", "-O2", "-march=native", "-fno-strict-aliasing", "-pthread"]
-        command += ["-DFER_EDGE_EMULATION", "-I", str(ROOT / "kernels"), "-o", str(program)]
+        command += [
+            "-DFER_EDGE_EMULATION",
+            "-I",
+            str(ROOT / "kernels"),
+            "-I",
+            str(ROOT / "tests" / "kernels"),
+            "-o",
+            str(program),
+        ]
         subprocess.run([*command, str(ROOT / "tests" / "kernels" / f"{driver}.cpp")], check=True)
 
 

@@ -73,7 +73,7 @@ def test_every_dialect_comes_from_one_calibration(
         raise AssertionError("ranges were computed again")
 
     for name in ("observe", "collect_ranges"):
-        for module in ("calibrate", "ranges"):
+        for module in ("calibrate", "ranges.ranges"):
             monkeypatch.setattr(f"fer_edge.calibration.{module}.{name}", refuse)
     monkeypatch.setattr("fer_edge.calibration.ranges.observers.Observer.update", refuse)
     int8 = make(bundle, ranges, tmp_path, Int8Options(Bounds(100)))
