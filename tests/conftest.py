@@ -20,7 +20,10 @@ from golden_outputs import GoldenFolder
 from once import made_once
 from places import ROOT
 
+import fer_edge
 from fer_edge._utils.files import cache_folder, whole_folder
+
+PACKAGE = Path(fer_edge.__file__).resolve().parent
 
 #: TensorRT's C++ headers, version 10.14 (Apache-2.0), which no package of NVIDIA's brings.
 HEADERS = "kernel-lens==2.0.1 --hash=sha256:07cc714e8b5e7f34b672f7c7fad93febe7c747be5837ba276b1527370134ffe0"
@@ -31,6 +34,19 @@ LEFT_OUT = pytest.StashKey[int]()
 
 
 def pytest_configure() -> None:
+    """Prepare a run, or a parallel worker of it."""
+    require_tested_package()
+    make_repeatable()
+
+
+def require_tested_package() -> None:
+    """Refuse to test another copy of the package than the one in the environment that ``FER_EDGE_TESTED`` names."""
+    wanted = os.environ.get("FER_EDGE_TESTED")
+    if wanted and Path(wanted).resolve() not in PACKAGE.parents:
+        pytest.exit(f"tests of the package in {wanted} would run on {PACKAGE}", returncode=1)
+
+
+def make_repeatable() -> None:
     """Give every parallel worker processors of its own: thread pools that compete lose half of their time.
 
     Runtimes make the plain choice, in processes that tests start too: the same backend in every run.
@@ -41,6 +57,10 @@ def pytest_configure() -> None:
         number, count = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         processors = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, processors[number::count] or processors[number % len(processors) :][:1])
+
+
+def pytest_report_header() -> str:
+    return f"fer_edge: {PACKAGE}"
 
 
 @pytest.hookimpl(trylast=True)

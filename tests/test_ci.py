@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
+import fer_edge
+
 #: Programs that the scripts use, from the machine; all others are absent.
 PROGRAMS = ("bash", "dirname", "env", "rm", "sed")
 PACKAGES = {"chromium": "chromium", "qemu-x86_64": "qemu-user", "strace": "strace"}
@@ -32,6 +34,7 @@ def checkout(tmp_path: Path) -> Path:
     """A checkout whose test command prints its arguments, and a PATH with few programs."""
     folder = tmp_path / "checkout"
     shutil.copytree(ROOT / ".ci", folder / ".ci")
+    (folder / ".ci" / "wheel").write_text("#!/usr/bin/env bash\necho the wheel is tested\n")
     (folder / ".venv").mkdir()
     command = "python3 -c 'import sys; print(sys.argv[1:])' -n auto"
     (folder / "README.md").write_text(
@@ -67,7 +70,7 @@ def test_run_passes_its_arguments_on(checkout: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "['-n', 'auto', '-k', 'two words']"
     assert not (checkout / ".venv").exists()
-    assert run(checkout, "run").stdout.splitlines()[-1] == "['-n', 'auto']"
+    assert run(checkout, "run").stdout.splitlines()[-2:] == ["['-n', 'auto']", "the wheel is tested"]
 
 
 def test_full_runs_slow_tests_too(checkout: Path) -> None:
@@ -108,6 +111,21 @@ def test_without_root_nothing_is_installed(checkout: Path) -> None:
     add_program(checkout, "id", "echo 1000")
     result = run(checkout, "run")
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_another_copy_of_the_package_is_not_tested_in_its_place(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", str(ROOT / "tests" / "test_ci.py")]
+    result = subprocess.run(
+        command,
+        env={**os.environ, "FER_EDGE_TESTED": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert f"tests of the package in {tmp_path} would run on {Path(fer_edge.__file__).parent}" in (
+        result.stdout + result.stderr
+    )
 
 
 @pytest.mark.parametrize(
