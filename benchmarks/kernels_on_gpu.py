@@ -28,7 +28,7 @@ from fer_edge.cuda import kernels
 from fer_edge.engines.build.builder import EngineOptions, build_engine
 from fer_edge.engines.flavours import FLAVOURS
 from fer_edge.errors import EngineError, UsageError
-from fer_edge.export.onnx.attention_op import DOMAIN, attend, function_text
+from fer_edge.export.networks.attention_op import DOMAIN, attend, function_text
 
 GAMMA = 0.7
 _WARM_UP, _RUNS, _CALLS_PER_RUN = 20, 50, 20

@@ -1,7 +1,7 @@
 // Self-attention of Jalal et al., fused: out = γ · V softmax(QᵀK)ᵀ + residual, softmax over the keys, no scaling.
 //
 // Q, K [batch, d, N] with d = C / 8; V, residual, out [batch, C, N]; N = H · W. One pass with an online softmax:
-// the N × N weights exist only as tiles in registers. Reference: export/onnx/attention_op.py.
+// the N × N weights exist only as tiles in registers. Reference: export/networks/attention_op.py.
 //
 // Tile sizes, derived for halves, N = 784, C = 128 (d = 16), the paper's map on a Jetson Orin:
 //

@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from fer_edge.errors import WeightsError
-from fer_edge.export.checkpoints import emotionaldan, resmasking
+from fer_edge.export.checkpoints import emotionaldan, feratt, resmasking
 from fer_edge.export.checkpoints.aliases import State
 from fer_edge.export.checkpoints.author_file import AuthorFile
-from fer_edge.export.networks import IMAGENET_MEAN, IMAGENET_STD, NETWORKS, feratt_layout
+from fer_edge.export.networks import IMAGENET_MEAN, IMAGENET_STD, NETWORKS
 from fer_edge.labels import FER2013, FERPLUS
 from fer_edge.spec import ModelSpec
 
@@ -104,7 +104,7 @@ def _is_resmasking(dropout: bool, names: Names) -> bool:
 
 
 def _is_feratt(variant: str, names: Names) -> bool:
-    return _starts(names, "conv_mid.", "netclass.") and feratt_layout.variant_of(names) == variant
+    return _starts(names, "conv_mid.", "netclass.") and feratt.variant_of(names) == variant
 
 
 def _is_resnet(last_block: str, names: Names) -> bool:
@@ -151,7 +151,7 @@ def _feratt(variant: str, signature: str, arch: str, reader: Callable[..., Any])
         signature=signature,
         matches=partial(_is_feratt, variant),
         from_author=_tensors(reader),
-        to_author=feratt_layout.to_author,
+        to_author=feratt.to_author,
         container="state_dict",
         arch=arch,
         classes=_FERPLUS,
@@ -194,16 +194,16 @@ LAYOUTS: Mapping[str, Layout] = {
         lambda names: any(name.startswith("features.") and ".dw_conv." in name for name in names),
     ),
     "feratt": _feratt(
-        "paper", "conv_mid.weight and conv1.0.weight", "atentionresnet34", feratt_layout.from_author_paper
+        "paper", "conv_mid.weight and conv1.0.weight", "atentionresnet34", feratt.from_author_paper
     ),
     "feratt-2019": _feratt(
         "2019",
         "conv_mid.weight and attention_map.conv1.0.weight",
         "ferattentiongmm",
-        feratt_layout.from_author_2019,
+        feratt.from_author_2019,
     ),
     "feratt-2020": _feratt(
-        "2020", "conv_mid.weight and conv2_bn.weight", "ferattentiongmm", feratt_layout.from_author_2020
+        "2020", "conv_mid.weight and conv2_bn.weight", "ferattentiongmm", feratt.from_author_2020
     ),
     "emotionaldan": Layout(
         signature="Stage1/conv2d/kernel and Stage2/dense_3/kernel",

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fer_edge.errors import UsageError
+from fer_edge.export.networks.attention_op import attention_weights, self_attention, self_attention_received
 from fer_edge.export.networks.layers import AveragePoolTo
-from fer_edge.export.onnx.attention_op import attention_weights, self_attention, self_attention_received
 
 
 @dataclass(frozen=True)

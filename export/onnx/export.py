@@ -23,8 +23,8 @@ from fer_edge._utils.progress import Progress
 from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.errors import ExportError
 from fer_edge.export.networks import NETWORKS
+from fer_edge.export.networks.attention_op import DOMAIN, OPSET_VERSION, function_text
 from fer_edge.export.networks.tolerance import DEFAULT_TOLERANCE, Jumping
-from fer_edge.export.onnx.attention_op import DOMAIN, OPSET_VERSION, function_text
 from fer_edge.export.onnx.folding import fold_norm_through_pool, move_relu_before_pool
 from fer_edge.export.weights import TrainedNetwork
 from fer_edge.preprocess import prepare_batch

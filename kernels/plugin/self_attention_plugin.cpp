@@ -1,6 +1,6 @@
 // TensorRT's plugin fer_edge::SelfAttention, version 1, around the kernel. One source for TensorRT 10.3 to 11 and RTX.
 //
-// Inputs are those of the ONNX operator (export/onnx/attention_op.py): query, key [B, C/8, N], value, residual
+// Inputs are those of the ONNX operator (export/networks/attention_op.py): query, key [B, C/8, N], value, residual
 // [B, C, N], gamma with one element. Outputs: out [B, C, N], and if the field `received` is 1, received [B, N].
 // All single or all half precision, linear. Nothing throws; what goes wrong is reported to TensorRT's logger.
 #include <NvInferRuntime.h>

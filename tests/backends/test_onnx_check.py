@@ -24,7 +24,7 @@ from fer_edge.calibration.ranges.ranges import load_ranges
 from fer_edge.detection.mtcnn.weights import mtcnn_models
 from fer_edge.errors import BundleError
 from fer_edge.export.checkpoints import random_network
-from fer_edge.export.onnx import attention_op
+from fer_edge.export.networks import attention_op
 from fer_edge.export.onnx.export import export_onnx
 from fer_edge.models.catalogue import MODELS_FOLDER
 

@@ -102,7 +102,7 @@ def test_the_model_to_compare_with_computes_attention(on_gpu: ModuleType, tmp_pa
     import onnxruntime
     import torch
 
-    from fer_edge.export.onnx.attention_op import attend
+    from fer_edge.export.networks.attention_op import attend
 
     onnx.save(on_gpu.attention_model(36, 128), tmp_path / "attention.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "attention.onnx", providers=["CPUExecutionProvider"])

@@ -17,7 +17,7 @@ import torch
 from places import ROOT
 
 from fer_edge.engines.plugin import LIBRARY, NAME, NAMESPACE, REPORT_PREFIX, VERSION
-from fer_edge.export.onnx.attention_op import self_attention_received
+from fer_edge.export.networks.attention_op import self_attention_received
 
 SOURCE = ROOT / "kernels" / "plugin" / "self_attention_plugin.cpp"
 DTYPES = {"float": np.float32, "half": np.float16}

@@ -205,7 +205,7 @@ def test_on_the_features_of_a_photograph(
     import cv2
     import torch
 
-    from fer_edge.export.onnx.attention_op import attend, attention_weights
+    from fer_edge.export.networks.attention_op import attend, attention_weights
     from fer_edge.export.weights import load_weights
 
     network = load_weights(ROOT / "fer_edge" / "models" / "conv-attention.safetensors").module

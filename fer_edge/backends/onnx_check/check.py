@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from fer_edge.spec import ModelSpec
 
-#: Domain of our attention, see ``export/onnx/attention_op.py``.
+#: Domain of our attention, see ``export/networks/attention_op.py``.
 OWN_DOMAIN = "fer_edge"
 #: What the networks and their Q/DQ forms are made of. None holds a graph of its own, and the work of each is known.
 OPERATORS = frozenset(

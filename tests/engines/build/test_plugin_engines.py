@@ -30,7 +30,7 @@ from fer_edge.engines.build.builder import EngineOptions, EngineReport, build_en
 from fer_edge.engines.flavours import FLAVOURS, worker_environment
 from fer_edge.errors import EngineError, PluginMissingError, UsageError
 from fer_edge.export.checkpoints import random_network
-from fer_edge.export.onnx.attention_op import function_text
+from fer_edge.export.networks.attention_op import function_text
 from fer_edge.export.onnx.export import export_onnx
 from fer_edge.models.catalogue import shipped_bundle
 

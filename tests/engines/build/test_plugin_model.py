@@ -24,7 +24,7 @@ from fer_edge.engines.plugin import (
     require_plugin,
 )
 from fer_edge.errors import EngineError, PluginMissingError
-from fer_edge.export.onnx import attention_op
+from fer_edge.export.networks import attention_op
 from fer_edge.models.catalogue import shipped_bundle
 
 

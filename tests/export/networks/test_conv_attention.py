@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from fer_edge.errors import UsageError
 from fer_edge.export.networks import build_network
+from fer_edge.export.networks.attention_op import attend
 from fer_edge.export.networks.conv_attention import ConvAttention, ConvAttentionOptions, SelfAttention
-from fer_edge.export.onnx.attention_op import attend
 
 ALEXNET_LIKE = {"c2_widths": [64, 192], "c3_widths": [384, 128, 128], "dense_width": 96}
 

@@ -24,6 +24,13 @@ from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.calibration.qdq.writer import DIALECTS, quantise
 from fer_edge.calibration.ranges.ranges import collect_ranges
 from fer_edge.errors import UsageError, WeightsError
+from fer_edge.export.checkpoints.feratt import (
+    SIGNATURE,
+    from_author_2019,
+    from_author_2020,
+    from_author_paper,
+    to_author,
+)
 from fer_edge.export.networks.feratt import (
     FERATT_2019_SPEC,
     FERATT_2020_SPEC,
@@ -32,13 +39,6 @@ from fer_edge.export.networks.feratt import (
     VARIANTS,
     FERAtt,
     FERAttOptions,
-)
-from fer_edge.export.networks.feratt_layout import (
-    SIGNATURE,
-    from_author_2019,
-    from_author_2020,
-    from_author_paper,
-    to_author,
 )
 from fer_edge.export.onnx.export import export_onnx
 from fer_edge.export.weights import TrainedNetwork, fill

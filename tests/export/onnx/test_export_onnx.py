@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from fer_edge.datasets import load_dataset
 from fer_edge.errors import ExportError
 from fer_edge.export.networks import build_network
+from fer_edge.export.networks.attention_op import attend
 from fer_edge.export.networks.layers import AveragePoolTo
-from fer_edge.export.onnx.attention_op import attend
 from fer_edge.export.onnx.export import FACES_TO_CHECK, _same_class, export_onnx
 from fer_edge.export.training.recipes import RECIPES
 from fer_edge.export.weights import TrainedNetwork
