@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from complexity import Complexity, complexity, network_complexity
 from torch import nn
 
 from fer_edge.export.networks import NETWORKS
 from fer_edge.export.networks.baselines import baseline_spec
-from fer_edge.export.networks.complexity import Complexity, complexity, network_complexity
 from fer_edge.models.catalogue import CATALOGUE
 
 # specs/networks.md: parameters, and multiply-adds in units of 1e9 where it states them. FERAtt is given there with

@@ -1,0 +1,104 @@
+"""Writes the picture and the table of rooms in ``architecture.md`` from the code: ``python docs/draw_imports.py``.
+
+A room is a module or a package directly below ``fer_edge``. The order of the layers is the one in ``pyproject.toml``,
+which ``lint-imports`` holds. An arrow that follows from others is left out: where A imports B and B imports C, an
+import of C by A is not drawn.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import grimp
+
+PACKAGE = "fer_edge"
+PAGE = Path(__file__).with_name("architecture.md")
+PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
+#: Rooms side by side in one row of the picture, from top to bottom; together they are the layers.
+ROWS = {
+    "Commands": ("cli", "commands"),
+    "Made once, with PyTorch": ("builder", "export", "calibration"),
+    "Run on the device": ("doctor", "runtime", "explanation", "evaluation", "weights", "sinks", "sources", "datasets"),
+    "Computed by": ("models", "detection", "backends", "synthetic", "engines", "cuda", "system"),
+    "The words": (
+        "outputs", "bundle", "manifest", "probabilities", "preprocess", "frames", "spec", "results", "heatmaps",
+        "labels", "_utils", "errors",
+    ),
+}  # fmt: skip
+
+
+def layers() -> tuple[str, ...]:
+    """Return the rooms from top to bottom, as pyproject.toml orders them; tomllib is not in Python 3.10."""
+    (block,) = re.findall(r"^layers = \[\n(.*?)^\]", PYPROJECT.read_text(encoding="utf-8"), re.M | re.S)
+    return tuple(re.findall(r'"([^"]+)"', block))
+
+
+def imports_of_rooms(rooms: Sequence[str]) -> dict[str, set[str]]:
+    """Return room → rooms that it imports, imports for types included."""
+    graph = grimp.build_graph(PACKAGE, cache_dir=None)
+    for room in rooms:
+        if graph.find_children(f"{PACKAGE}.{room}"):
+            graph.squash_module(f"{PACKAGE}.{room}")
+    prefix = f"{PACKAGE}."
+    return {
+        room: {
+            name.removeprefix(prefix)
+            for name in graph.find_modules_directly_imported_by(prefix + room)
+            if name.removeprefix(prefix) in rooms and name != prefix + room
+        }
+        for room in rooms
+    }
+
+
+def without_implied(arrows: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """Leave out each arrow to a room that is reached through another arrow."""
+    below: dict[str, set[str]] = {}
+    for room in reversed(layers()):  # those that it imports come first
+        below[room] = arrows[room].union(*(below.get(other, set()) for other in arrows[room]))
+    return {
+        room: {b for b in others if not any(b in below[a] for a in others - {b})}
+        for room, others in arrows.items()
+    }
+
+
+def picture(arrows: Mapping[str, set[str]]) -> str:
+    """Return a Mermaid flowchart."""
+    lines = ["```mermaid", "flowchart TD"]
+    for title, rooms in ROWS.items():
+        lines += [
+            f'  subgraph "{title}"',
+            "    " + "; ".join(rooms),
+            "  end",
+        ]
+    lines += [f"  {room} --> {other}" for room in layers() for other in sorted(arrows[room])]
+    return "\n".join([*lines, "```"])
+
+
+def table(rooms: Sequence[str]) -> str:
+    """Return a Markdown table with the first line of each room's docstring."""
+    lines = ["| room | what it is for |", "|---|---|"]
+    for room in rooms:
+        spec = find_spec(f"{PACKAGE}.{room}")
+        assert spec is not None
+        assert spec.origin is not None
+        text = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+        lines.append(f"| `{room}` | {text.splitlines()[0].replace('``', '`')} |")
+    return "\n".join(lines)
+
+
+def drawn(page: str) -> str:
+    """Return the text of the page with picture and table as the code is now."""
+    rooms = layers()
+    parts = {"picture": picture(without_implied(imports_of_rooms(rooms))), "rooms": table(rooms)}
+    for name, content in parts.items():
+        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.S)
+        page = marked.sub(lambda m, text=content: f"{m[1]}{text}\n{m[2]}", page)
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(drawn(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
