@@ -45,8 +45,9 @@ from fer_edge.evaluation.metrics import compute_metrics
 from fer_edge.models.catalogue import SHIPPED
 from fer_edge.preprocess import prepare_batch
 from fer_edge.probabilities import softmax
+from fer_edge.results import summarise
 from fer_edge.spec import ModelSpec
-from fer_edge.system.provenance import measurement_record, summarise
+from fer_edge.system.provenance import measurement_record
 
 CALIBRATION_SPLIT, EVALUATION_SPLIT = "Training", "PublicTest"
 #: A model, and the backend that runs it.

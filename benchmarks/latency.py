@@ -21,7 +21,8 @@ from fer_edge.bundle import PRECISIONS, open_bundle
 from fer_edge.commands.base import make_table
 from fer_edge.errors import BundleError
 from fer_edge.models.catalogue import find_bundle
-from fer_edge.system.provenance import measurement_record, summarise
+from fer_edge.results import summarise
+from fer_edge.system.provenance import measurement_record
 
 
 def measure(

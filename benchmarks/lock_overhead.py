@@ -19,13 +19,14 @@ from rich.console import Console
 from turns import take_turns
 
 from fer_edge._utils.files import write_json
+from fer_edge._utils.images import read_image
 from fer_edge.backends import BACKENDS, SessionOptions, available_backends, openvino
 from fer_edge.bundle import open_bundle
 from fer_edge.commands.base import make_table
-from fer_edge.datasets import read_image
 from fer_edge.detection import create_detector
 from fer_edge.models.catalogue import shipped_bundle
-from fer_edge.system.provenance import measurement_record, summarise
+from fer_edge.results import summarise
+from fer_edge.system.provenance import measurement_record
 
 _RESAMPLES = 2000
 _GUARDS = ("_session", "_request", "_cascade")

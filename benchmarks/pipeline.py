@@ -16,12 +16,13 @@ from rich.console import Console
 
 from fer_edge import DetectorOptions, Runtime, RuntimeOptions
 from fer_edge._utils.files import write_json
+from fer_edge._utils.images import read_image
 from fer_edge.bundle import open_bundle
 from fer_edge.commands.base import make_table
-from fer_edge.datasets import read_image
 from fer_edge.models.catalogue import find_bundle
+from fer_edge.results import summarise
 from fer_edge.runtime import STAGES
-from fer_edge.system.provenance import measurement_record, summarise
+from fer_edge.system.provenance import measurement_record
 
 
 def frame_640x480(image_bgr: np.ndarray) -> np.ndarray:

@@ -34,8 +34,9 @@ from fer_edge.commands.base import make_table
 from fer_edge.evaluation.evaluate import session_logits
 from fer_edge.models.catalogue import SHIPPED, find_bundle, shipped_bundle
 from fer_edge.preprocess import prepare_batch
+from fer_edge.results import summarise
 from fer_edge.synthetic import GENERATORS
-from fer_edge.system.provenance import measurement_record, summarise
+from fer_edge.system.provenance import measurement_record
 
 _SEED = 7
 _OPENINGS = 5

@@ -29,13 +29,14 @@ from fer_edge.backends.base import run_in_parts
 from fer_edge.builder import BuildOptions, build
 from fer_edge.bundle import Bundle, open_bundle
 from fer_edge.commands.base import make_table
+from fer_edge.results import summarise
 from fer_edge.runtime.choice import Candidate, list_candidates
 from fer_edge.runtime.options import RuntimeOptions
 from fer_edge.runtime.timing import SEVERAL, time_per_face
 from fer_edge.runtime.tune import tune
 from fer_edge.system.machine import LocalMachine
 from fer_edge.system.processors import count_processors
-from fer_edge.system.provenance import measurement_record, summarise
+from fer_edge.system.provenance import measurement_record
 
 #: Name → how its bundle is built.
 BUNDLES = {

@@ -34,8 +34,8 @@ from fer_edge.calibration.ranges.ranges import Ranges
 from fer_edge.datasets import FaceDataset
 from fer_edge.errors import GateError
 from fer_edge.evaluation.evaluate import known_targets, session_logits
+from fer_edge.results import LatencySummary
 from fer_edge.spec import ModelSpec
-from fer_edge.system.provenance import LatencySummary
 
 #: INT8 that falls below has collapsed; it is refused whether the user set bounds or not.
 COLLAPSED_COSINE = 0.99

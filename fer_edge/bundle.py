@@ -267,3 +267,14 @@ def _files_below(root: Path) -> Iterator[str]:
                 raise BundleError(f"{root} holds more than {_MAX_FOUND} files: this is no bundle of ours")
             if not name.startswith("."):
                 yield Path(folder, name).relative_to(root).as_posix()
+
+
+def require_attention(bundle: Bundle) -> None:
+    """Raise :class:`BundleError` if the network in ``bundle`` has no output ``attention``."""
+    if "attention" not in bundle.spec.outputs:
+        network = bundle.spec.network
+        raise BundleError(
+            f"{bundle.path} gives no attention (its outputs are {', '.join(bundle.spec.outputs)}): "
+            f"run fer-edge build --model {network} --weights FILE --attention for a bundle that does, or "
+            "fer-edge explain --method gradcam, which works for every network"
+        )

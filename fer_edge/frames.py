@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,19 @@ def _conversion(dtype: np.dtype, shape: tuple[int, ...]) -> str:
     if len(shape) == 3 and shape[0] in (1, 3, 4):
         return "channels come last: frame.transpose(1, 2, 0)"
     return "convert it to [H, W, 3], BGR"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture with its origin.
+
+    ``image`` is ``[H, W, 3]`` uint8 BGR: NumPy, as all sources here give it, or an array on a device, which a
+    runtime takes whose backend can. ``captured_at_s`` is ``time.monotonic()`` at capture; ``dropped`` counts frames
+    skipped so far.
+    """
+
+    image: Any
+    index: int
+    captured_at_s: float
+    dropped: int = 0
+    name: str = ""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -105,3 +106,25 @@ class FrameResult:
             "faces": [face.to_dict() for face in self.faces],
             "timings_ms": {name: round(v, 3) for name, v in self.timings_ms.items()},
         }
+
+
+@dataclass(frozen=True)
+class LatencySummary:
+    """Percentiles of ``n`` latencies, in milliseconds."""
+
+    n: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types, rounded to a microsecond; ``None`` where nothing was measured."""
+        return {name: None if math.isnan(value) else round(value, 3) for name, value in asdict(self).items()}
+
+
+def summarise(latencies_ms: Sequence[float]) -> LatencySummary:
+    """Return n, p50, p90 and p99; NaN where there is nothing."""
+    if not len(latencies_ms):
+        return LatencySummary(0, float("nan"), float("nan"), float("nan"))
+    p50, p90, p99 = np.percentile(np.asarray(latencies_ms, np.float64), (50, 90, 99))
+    return LatencySummary(len(latencies_ms), float(p50), float(p90), float(p99))

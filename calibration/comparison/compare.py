@@ -19,8 +19,8 @@ from fer_edge.evaluation.evaluate import known_targets, session_logits
 from fer_edge.evaluation.metrics import Metrics, compute_metrics
 from fer_edge.evaluation.temperature import Temperature, measure_temperature
 from fer_edge.probabilities import softmax
+from fer_edge.results import LatencySummary, summarise
 from fer_edge.spec import ModelSpec
-from fer_edge.system.provenance import LatencySummary, summarise
 
 _WARM_UP_RUNS = 3
 _LATENCY_RUNS = 30

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from fer_edge._utils.progress import Progress
 from fer_edge.builder.options import BuildOptions
-from fer_edge.bundle import FP32_MODEL, RANGES, SELF_TEST, Manifest, open_bundle
+from fer_edge.bundle import FP32_MODEL, RANGES, SELF_TEST, Manifest, open_bundle, require_attention
 from fer_edge.datasets import FaceDataset
-from fer_edge.explanation.explain import require_attention
 from fer_edge.models.catalogue import shipped_bundle
 from fer_edge.system.extras import require_extra
 from fer_edge.weights.cache import find_weights

@@ -12,7 +12,8 @@ import numpy as np
 from fer_edge._utils.progress import Progress, face_counter
 from fer_edge.datasets import FaceDataset
 from fer_edge.datasets.duplicates import FaceHashes, copies_of, hash_faces, repeats
-from fer_edge.detection import Detector, create_detector
+from fer_edge.detection import create_detector
+from fer_edge.detection.base import Detector
 from fer_edge.errors import DataError
 from fer_edge.evaluation.photographs import cut_faces, find_largest, holds_photographs
 from fer_edge.spec import CropRule

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from fer_edge.commands.parser import offer
-from fer_edge.detection import DETECTORS, DetectorOptions
+from fer_edge.detection import DETECTORS
+from fer_edge.detection.base import DetectorOptions
 from fer_edge.errors import UsageError, closest, lookup
 from fer_edge.manifest import PRECISIONS
 from fer_edge.models.catalogue import CATALOGUE, SHIPPED

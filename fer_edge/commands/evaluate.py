@@ -61,7 +61,8 @@ def execute(args: argparse.Namespace) -> int:
     from fer_edge.backends import choose_backend
     from fer_edge.bundle import open_bundle
     from fer_edge.datasets import load_dataset, training_split
-    from fer_edge.detection import Detector, create_detector
+    from fer_edge.detection import create_detector
+    from fer_edge.detection.base import Detector
     from fer_edge.evaluation.evaluate import evaluate
     from fer_edge.evaluation.photographs import recognised
     from fer_edge.probabilities import make_rule

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from fer_edge._utils.file_kinds import refuse_foreign
+from fer_edge._utils.images import read_image
 from fer_edge.backends import choose_backend
 from fer_edge.bundle import open_bundle
 from fer_edge.commands.base import (
@@ -21,18 +22,11 @@ from fer_edge.commands.base import (
 )
 from fer_edge.commands.parser import offer, whole
 from fer_edge.commands.progress import show_progress
-from fer_edge.datasets import read_image
 from fer_edge.detection import create_detector
 from fer_edge.errors import UsageError, lookup
 from fer_edge.explanation.drawing import draw_explanation
-from fer_edge.explanation.explain import (
-    METHODS,
-    BundleExplainer,
-    Explainer,
-    check_weights,
-    explain_image,
-    weights_of,
-)
+from fer_edge.explanation.explain import METHODS, BundleExplainer, Explainer, explain_image
+from fer_edge.explanation.weights import check_weights, weights_of
 from fer_edge.models.catalogue import CATALOGUE, SHIPPED, find_bundle
 from fer_edge.outputs import Output, check_outputs
 from fer_edge.probabilities import make_rule

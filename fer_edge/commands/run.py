@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from fer_edge.results import FrameResult
     from fer_edge.runtime import Runtime, RuntimeOptions
     from fer_edge.sinks import Sink
-    from fer_edge.sources.open import Source
+    from fer_edge.sources.base import Source
 
 _ROWS_SHOWN = 20
 

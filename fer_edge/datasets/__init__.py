@@ -30,7 +30,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_edge._utils.checks import MAX_IMAGES, require_flag, require_path, require_whole
-from fer_edge._utils.images import IMAGE_SUFFIXES, list_images, read_image
 from fer_edge._utils.listing import describe
 from fer_edge.datasets import affectnet, ckplus, fer2013, folders, legends, rafdb
 from fer_edge.datasets.dataset import FaceDataset
@@ -45,14 +44,11 @@ from fer_edge.errors import DataError, UsageError
 __all__ = [
     "FERPLUS_FILE",
     "FORMATS",
-    "IMAGE_SUFFIXES",
     "FaceDataset",
     "Fold",
     "Skipped",
     "leave_subjects_out",
-    "list_images",
     "load_dataset",
-    "read_image",
     "subject_folds",
     "training_split",
 ]

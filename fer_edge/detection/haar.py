@@ -12,9 +12,10 @@ import numpy as np
 
 from fer_edge._utils.files import opencv_path
 from fer_edge._utils.guard import Guard
-from fer_edge.detection import check_frame, to_detections
 from fer_edge.detection.base import DetectorOptions
+from fer_edge.detection.postprocess import to_detections
 from fer_edge.errors import DetectorError
+from fer_edge.frames import check_frame
 from fer_edge.results import Detection
 
 DEFAULT_MIN_SCORE = 0.5

@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 import numpy as np
 
 from fer_edge.datasets import FaceDataset
-from fer_edge.detection import Detector
+from fer_edge.detection.base import Detector
 from fer_edge.preprocess import crop_rectangle
 from fer_edge.spec import CropRule
 

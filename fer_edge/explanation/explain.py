@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from fer_edge._utils.files import sha256_of
 from fer_edge.backends import Backend, SessionOptions, load_session
-from fer_edge.bundle import Bundle
-from fer_edge.detection import Detector, check_frame
-from fer_edge.errors import BundleError, DataError, UsageError, WeightsError, closest
+from fer_edge.bundle import Bundle, require_attention
+from fer_edge.detection.base import Detector
+from fer_edge.errors import DataError, UsageError, closest
+from fer_edge.frames import check_frame
 from fer_edge.heatmaps import Box, min_max
-from fer_edge.models.catalogue import MODELS_FOLDER
 from fer_edge.preprocess import covered_box, crop_face, prepare_batch
 from fer_edge.probabilities import MIN_PROBABILITY, Prior, ProbabilityRule, make_rule
 from fer_edge.spec import ModelSpec
@@ -102,64 +100,6 @@ class BundleExplainer:
     def close(self) -> None:
         """See :class:`Explainer`."""
         self._session.close()
-
-
-def require_attention(bundle: Bundle) -> None:
-    """Raise :class:`BundleError` if the network in ``bundle`` has no output ``attention``."""
-    if "attention" not in bundle.spec.outputs:
-        network = bundle.spec.network
-        raise BundleError(
-            f"{bundle.path} gives no attention (its outputs are {', '.join(bundle.spec.outputs)}): "
-            f"run fer-edge build --model {network} --weights FILE --attention for a bundle that does, or "
-            "fer-edge explain --method gradcam, which works for every network"
-        )
-
-
-def weights_of(bundle: Bundle) -> Path:
-    """Return the weights file that ``bundle`` was made from, by the sha256 that it records.
-
-    It is looked for beside the bundle, among what ships with the package, and among what has been fetched; of an
-    ensemble the folder with its files is returned.
-
-    Raises
-    ------
-    WeightsError
-        If there is none.
-    """
-    recorded = bundle.manifest.provenance.get("weights_sha256")
-    candidates = [bundle.path.with_suffix(".safetensors"), *sorted(MODELS_FOLDER.glob("*.safetensors"))]
-    for path in candidates:
-        if path.is_file() and sha256_of(path) == recorded:
-            return path
-    from fer_edge.weights.cache import cached_weights
-
-    if isinstance(recorded, str) and (cached := cached_weights(recorded)):
-        return cached
-    raise WeightsError(
-        f"the weights that {bundle.path} was made from are neither beside it nor in the package nor in the cache: "
-        "give them with --weights FILE"
-    )
-
-
-def check_weights(bundle: Bundle, path: Path) -> Path:
-    """Return ``path`` if ``bundle`` was made from it.
-
-    Raises
-    ------
-    WeightsError
-        If the file is missing, or the bundle records other weights.
-    """
-    if not path.is_file():
-        raise WeightsError(
-            f"weights file {path} does not exist: give the file that {bundle.path} was made from"
-        )
-    recorded = bundle.manifest.provenance.get("weights_sha256")
-    if recorded is not None and sha256_of(path) != recorded:
-        raise WeightsError(
-            f"{path} is not what {bundle.path} was made from (sha256 differs): give those weights, or give the "
-            "weights file in place of the bundle"
-        )
-    return path
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TypedDict
 
 from fer_edge._utils.checks import MAX_THREADS, require_choice, require_flag, require_number, require_whole
-from fer_edge.detection import DetectorOptions
+from fer_edge.detection.base import DetectorOptions
 from fer_edge.engines.build.options import MAX_BATCH, PRECISIONS
 from fer_edge.errors import closest
 from fer_edge.probabilities import MIN_PROBABILITY, Prior

@@ -21,21 +21,21 @@ from fer_edge._utils.guard import Guard
 from fer_edge.backends import BACKENDS, CropSession, load_tested_session
 from fer_edge.backends.int8_probe import describe_int8
 from fer_edge.backends.self_test import compare_device_crops
-from fer_edge.bundle import Bundle, open_bundle
+from fer_edge.bundle import Bundle, open_bundle, require_attention
 from fer_edge.cuda.arrays import is_device_array
 from fer_edge.detection import create_detector
 from fer_edge.errors import BackendError, BundleError, UsageError
-from fer_edge.explanation.explain import require_attention
-from fer_edge.frames import check_frame
+from fer_edge.frames import Frame, check_frame
 from fer_edge.heatmaps import min_max
 from fer_edge.models.catalogue import find_bundle
 from fer_edge.preprocess import covered_box, crop_rectangle, cut_rectangle, prepare_batch
 from fer_edge.probabilities import make_rule
-from fer_edge.results import Detection, Face, FrameResult, RuntimeState
+from fer_edge.results import Detection, Face, FrameResult, LatencySummary, RuntimeState, summarise
 from fer_edge.runtime.options import RuntimeChanges, RuntimeOptions, changed
 from fer_edge.runtime.tune import choose
-from fer_edge.sources.open import Frame, Source, as_source
-from fer_edge.system.provenance import LatencySummary, device_name, processor_features, summarise
+from fer_edge.sources.base import Source
+from fer_edge.sources.open import as_source
+from fer_edge.system.provenance import device_name, processor_features
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in typing from Python 3.11 on

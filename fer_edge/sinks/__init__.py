@@ -8,7 +8,8 @@ from fer_edge.errors import UsageError
 from fer_edge.sinks.annotate import annotate
 from fer_edge.sinks.base import Sink
 from fer_edge.sinks.files import ImageFileSink, ImageFolderSink, JsonLinesSink, VideoFileSink
-from fer_edge.sources.open import ImageSource, Source, VideoSource
+from fer_edge.sources.base import Source
+from fer_edge.sources.files import ImageSource, VideoSource
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov"})
 #: Of the images that every OpenCV writes; it reads more.

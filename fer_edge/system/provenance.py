@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import re
 import subprocess
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 _PACKAGES = (
     "fer-edge",
@@ -33,28 +28,6 @@ _PROCESSOR_FEATURES = (
     "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8",
     "asimd", "asimddp", "i8mm", "sve", "sve2",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class LatencySummary:
-    """Percentiles of ``n`` latencies, in milliseconds."""
-
-    n: int
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types, rounded to a microsecond; ``None`` where nothing was measured."""
-        return {name: None if math.isnan(value) else round(value, 3) for name, value in asdict(self).items()}
-
-
-def summarise(latencies_ms: Sequence[float]) -> LatencySummary:
-    """Return n, p50, p90 and p99; NaN where there is nothing."""
-    if not len(latencies_ms):
-        return LatencySummary(0, float("nan"), float("nan"), float("nan"))
-    p50, p90, p99 = np.percentile(np.asarray(latencies_ms, np.float64), (50, 90, 99))
-    return LatencySummary(len(latencies_ms), float(p50), float(p90), float(p99))
 
 
 def tool_versions() -> dict[str, str]:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from fer_edge._utils.image_size import declared_size
+from fer_edge._utils.images import list_images, read_image
 from fer_edge._utils.listing import describe, list_folders
-from fer_edge.datasets import list_images, read_image
 from fer_edge.errors import DataError
 
 

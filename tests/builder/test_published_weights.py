@@ -12,7 +12,7 @@ from web_server import Server, serving
 from fer_edge._utils.files import sha256_of
 from fer_edge.bundle import open_bundle
 from fer_edge.cli import main
-from fer_edge.explanation.explain import weights_of
+from fer_edge.explanation.weights import weights_of
 from fer_edge.export.checkpoints import random_network, save_checkpoint
 from fer_edge.models.catalogue import CATALOGUE
 from fer_edge.models.published import PUBLISHED

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from fer_edge.datasets import load_dataset
-from fer_edge.detection import Detector, DetectorOptions, create_detector
+from fer_edge.detection import create_detector
+from fer_edge.detection.base import Detector, DetectorOptions
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -12,10 +12,12 @@ import pytest
 from matching import MIN_FACE_PX, iou
 
 from fer_edge.backends import BACKENDS
-from fer_edge.detection import DETECTORS, DetectorOptions, create_detector, to_detections
+from fer_edge.detection import DETECTORS, create_detector
+from fer_edge.detection.base import DetectorOptions
 from fer_edge.detection.mtcnn.detector import MtcnnDetector
 from fer_edge.detection.mtcnn.pyramid import cut_pyramid, halve
 from fer_edge.detection.nms import suppress
+from fer_edge.detection.postprocess import to_detections
 from fer_edge.errors import BackendError, DataError, DetectorError, UsageError
 
 

@@ -12,8 +12,10 @@ from matching import MIN_FACE_PX, compare
 from onnx import TensorProto, helper, numpy_helper
 
 from fer_edge.backends import BACKENDS
-from fer_edge.detection import DetectorOptions, create_detector, to_detections
+from fer_edge.detection import create_detector
+from fer_edge.detection.base import DetectorOptions
 from fer_edge.detection.mtcnn.weights import mtcnn_models
+from fer_edge.detection.postprocess import to_detections
 from fer_edge.detection.yunet.detector import YuNetDetector, decode
 from fer_edge.detection.yunet.graph import HEADS, OUTPUTS, YuNetModel
 from fer_edge.errors import DetectorError

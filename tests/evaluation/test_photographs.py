@@ -12,7 +12,8 @@ import pytest
 from fer_edge.builder.faces import Sources
 from fer_edge.builder.splits import Counts, split_faces
 from fer_edge.datasets import FaceDataset, load_dataset
-from fer_edge.detection import Detector, create_detector
+from fer_edge.detection import create_detector
+from fer_edge.detection.base import Detector
 from fer_edge.errors import DataError
 from fer_edge.evaluation.photographs import cut_faces, find_largest, holds_photographs, recognised
 from fer_edge.preprocess import crop_face

@@ -13,7 +13,8 @@ import pytest
 from fer_edge.bundle import open_bundle
 from fer_edge.cli import main
 from fer_edge.explanation.drawing import draw_explanation
-from fer_edge.explanation.explain import Explanation, check_weights, weights_of
+from fer_edge.explanation.explain import Explanation
+from fer_edge.explanation.weights import check_weights, weights_of
 from fer_edge.heatmaps import colorize
 from fer_edge.models.catalogue import MODELS_FOLDER, shipped_bundle
 
@@ -120,7 +121,7 @@ def test_weights_are_found_by_their_sha256(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fer_edge.explanation.explain.MODELS_FOLDER", tmp_path)
+    monkeypatch.setattr("fer_edge.explanation.weights.MODELS_FOLDER", tmp_path)
     copy = open_bundle(Path(shutil.copytree(shipped_bundle(), tmp_path / "mine.fer")))
     with pytest.raises(Exception, match="give them with --weights FILE"):
         weights_of(copy)

@@ -14,7 +14,8 @@ from fer_edge.errors import DataError, UsageError
 from fer_edge.results import Face, FrameResult
 from fer_edge.sinks import JsonLinesSink, annotate, picture_sink
 from fer_edge.sinks.files import ImageFileSink, ImageFolderSink, VideoFileSink, write_image
-from fer_edge.sources.open import ImageSource, LiveSource, VideoSource
+from fer_edge.sources.files import ImageSource, VideoSource
+from fer_edge.sources.live import LiveSource
 
 PROBABILITIES = {"sad": 0.05, "happy": 0.8, "fear": 0.02, "neutral": 0.13}
 

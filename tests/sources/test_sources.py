@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 from fer_edge.errors import DataError, SourceError, UnreadableFilesError, UsageError
-from fer_edge.sources.open import Frame, ImageSource, LiveSource, VideoSource, as_source, open_source
+from fer_edge.frames import Frame
+from fer_edge.sources.files import ImageSource, VideoSource
+from fer_edge.sources.live import LiveSource
+from fer_edge.sources.open import as_source, open_source
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 

@@ -10,13 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fer_edge.system.provenance import (
-    device_name,
-    measurement_record,
-    processor_features,
-    summarise,
-    tool_versions,
-)
+from fer_edge.results import summarise
+from fer_edge.system.provenance import device_name, measurement_record, processor_features, tool_versions
 
 
 def test_percentiles_interpolate() -> None:

@@ -9,7 +9,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from fer_edge.datasets import list_images, read_image
+from fer_edge._utils.images import list_images, read_image
 from fer_edge.errors import DataError
 
 _OCTAVES_PX = (4, 8, 16, 32, 64)

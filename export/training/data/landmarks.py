@@ -27,7 +27,8 @@ import torch
 
 from fer_edge._utils.files import cache_folder, whole_file
 from fer_edge.datasets import FaceDataset
-from fer_edge.detection import Detector, DetectorOptions, create_detector
+from fer_edge.detection import create_detector
+from fer_edge.detection.base import Detector, DetectorOptions
 from fer_edge.errors import DataError, WeightsError, lookup
 from fer_edge.export.networks.landmark_transform import MEAN_FACE, fit_similarity
 

@@ -15,13 +15,14 @@ import numpy as np
 
 from fer_edge._utils.guard import Guard
 from fer_edge.backends import Session, SessionOptions, choose_backend
-from fer_edge.detection import check_frame, to_detections
 from fer_edge.detection.base import DetectorOptions
 from fer_edge.detection.input_size import open_network, serialize, takes_any_size, with_size
 from fer_edge.detection.mtcnn.pyramid import STRIDE_PX, WINDOW_PX, crop, cut_pyramid, halve
 from fer_edge.detection.mtcnn.weights import mtcnn_models
 from fer_edge.detection.nms import suppress
+from fer_edge.detection.postprocess import to_detections
 from fer_edge.errors import DetectorError
+from fer_edge.frames import check_frame
 from fer_edge.results import Detection
 
 DEFAULT_MIN_SCORE = 0.7

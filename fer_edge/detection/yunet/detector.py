@@ -14,12 +14,13 @@ import numpy as np
 
 from fer_edge._utils.guard import Guard
 from fer_edge.backends import Backend, Session, SessionOptions, choose_backend
-from fer_edge.detection import check_frame, to_detections
 from fer_edge.detection.base import DetectorOptions
 from fer_edge.detection.input_size import open_network, serialize, takes_any_size
 from fer_edge.detection.nms import suppress
+from fer_edge.detection.postprocess import to_detections
 from fer_edge.detection.yunet.graph import FIX, STRIDES_PX, YuNetModel
 from fer_edge.errors import BackendError, DetectorError
+from fer_edge.frames import check_frame
 from fer_edge.results import Detection
 
 DEFAULT_MIN_SCORE = 0.7

@@ -18,7 +18,7 @@ from fer_edge.engines.run.options import RunnerOptions, RunnerReport, RunnerStat
 from fer_edge.engines.run.requests import Batch, Download
 from fer_edge.engines.run.slot import STAGES, BatchWriter, Source, Target
 from fer_edge.errors import BackendError, lookup
-from fer_edge.system.provenance import LatencySummary, summarise
+from fer_edge.results import LatencySummary, summarise
 
 __all__ = ["EngineRunner", "RunnerOptions", "RunnerReport", "RunnerState"]
 

@@ -27,7 +27,8 @@ from fer_edge.evaluation.metrics import compute_metrics
 from fer_edge.evaluation.temperature import measure_temperature
 from fer_edge.labels import FERPLUS
 from fer_edge.probabilities import softmax
-from fer_edge.system.provenance import LatencySummary, measurement_record
+from fer_edge.results import LatencySummary
+from fer_edge.system.provenance import measurement_record
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "</title><script>document.title='owned'</script><img src=x onerror=alert(1)>\"'&\u202eevil\x00"

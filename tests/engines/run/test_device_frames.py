@@ -19,18 +19,18 @@ from emulated_kernels import Emulation
 from fake_device import Dlpack, FakeArray, FakeDevice, FakeNetwork, random_delays
 
 from fer_edge import Runtime
+from fer_edge._utils.images import read_image
 from fer_edge.backends import BACKENDS, CropSession, SessionOptions, available_backends, tensorrt
 from fer_edge.backends.tensorrt import TensorRtBackend, TensorRtSession
 from fer_edge.bundle import Bundle, open_bundle
 from fer_edge.cuda import kernels
 from fer_edge.cuda.arrays import DeviceArray
 from fer_edge.cuda.device import TensorInfo
-from fer_edge.datasets import read_image
 from fer_edge.engines.run.runner import EngineRunner
 from fer_edge.errors import BackendError, DataError, FerEdgeError, SelfTestError, UsageError
+from fer_edge.frames import Frame
 from fer_edge.models.catalogue import shipped_bundle
 from fer_edge.results import Detection, FrameResult
-from fer_edge.sources.open import Frame
 
 FACE = (180.0, 60.0, 270.0, 175.0)  # of the astronaut
 FLOAT32 = np.dtype(np.float32)

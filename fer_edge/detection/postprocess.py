@@ -1,0 +1,47 @@
+"""The common form of results: boxes inside the frame, best first."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fer_edge.results import Detection
+
+
+def to_detections(
+    frame_bgr: np.ndarray,
+    boxes_xyxy: np.ndarray,
+    scores: np.ndarray,
+    landmarks: np.ndarray | None,
+    min_face_px: int,
+) -> list[Detection]:
+    """Return detections, largest first, with boxes cut to the frame.
+
+    Parameters
+    ----------
+    frame_bgr : np.ndarray
+        ``[H, W, 3]``.
+    boxes_xyxy : np.ndarray
+        ``[N, 4]`` pixels of the frame, which may reach beyond it.
+    scores : np.ndarray
+        ``[N]`` in [0, 1].
+    landmarks : np.ndarray or None
+        ``[N, 5, 2]`` pixels of the frame.
+    min_face_px : int
+        Faces whose longer side is shorter are left out. The side is measured before the cut, so that a
+        large face which is leaving the frame stays.
+    """
+    height, width = frame_bgr.shape[:2]
+    side_px = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).max(axis=1, initial=0)
+    inside = np.clip(boxes_xyxy, 0, [width, height, width, height])
+    sizes = inside[:, 2:] - inside[:, :2]
+    usable = np.isfinite(boxes_xyxy).all(axis=1) & (side_px >= min_face_px) & (sizes >= 1).all(axis=1)
+    order = np.argsort(-sizes.prod(axis=1), kind="stable")
+    return [
+        Detection(
+            box_xyxy=(float(inside[i, 0]), float(inside[i, 1]), float(inside[i, 2]), float(inside[i, 3])),
+            score=float(np.clip(scores[i], 0, 1)),
+            landmarks=None if landmarks is None else landmarks[i].astype(np.float32),
+        )
+        for i in order
+        if usable[i]
+    ]

@@ -1,0 +1,82 @@
+"""Frames of pictures and of video files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+
+from fer_edge._utils.guard import ProcessBound
+from fer_edge._utils.images import read_image
+from fer_edge.errors import DataError, SourceError, UnreadableFilesError
+from fer_edge.frames import Frame
+from fer_edge.sources.capture import open_capture
+
+
+class ImageSource:
+    """One or more image files, in order. Of several, those that cannot be read are named after the last one."""
+
+    is_live = False
+    fps: float | None = None
+
+    def __init__(self, paths: tuple[Path, ...]) -> None:
+        self.paths = paths
+        self.frame_count: int | None = len(paths)
+
+    def __iter__(self) -> Iterator[Frame]:
+        problems = []
+        for index, path in enumerate(self.paths):
+            try:
+                image = read_image(path)
+            except DataError as error:
+                if len(self.paths) == 1:
+                    raise
+                problems.append(str(error))
+                continue
+            yield Frame(image, index, time.monotonic(), name=path.name)
+        if problems:
+            raise UnreadableFilesError(
+                f"{len(problems)} of {len(self.paths)} pictures cannot be read, all others were: {problems[0]}"
+                f"{', …' if len(problems) > 1 else ''}; remove them, or catch this error (--skip-bad)",
+                tuple(problems),
+            )
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class VideoSource(ProcessBound):
+    """Every frame of a video file."""
+
+    is_live = False
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("video", SourceError)
+        self.path = path
+        self._capture = open_capture(
+            str(path), f"{path} is not a video that OpenCV can read: convert it to MP4 (H.264)"
+        )
+        frames = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.frame_count = frames if frames > 0 else None
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps: float | None = rate if 0 < rate < 1000 else None
+        self._index = 0
+
+    def __iter__(self) -> Iterator[Frame]:
+        while True:
+            self.require_process()
+            ok, image = self._capture.read()
+            if not ok:
+                break
+            frame = Frame(image, self._index, time.monotonic(), name=self.path.name)
+            self._index += 1
+            yield frame
+        if self._index == 0:
+            raise SourceError(f"{self.path} holds no frame that OpenCV can decode: convert it to MP4 (H.264)")
+
+    def close(self) -> None:
+        """Close the file; in a forked process nothing is done."""
+        if not self.is_inherited:
+            self._capture.release()
