@@ -25,10 +25,11 @@ from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.bundle import FP32_MODEL, open_bundle
 from fer_edge.calibration.comparison.compare import known_targets
 from fer_edge.calibration.comparison.paired import compare_paired
-from fer_edge.calibration.qdq.writer import DIALECTS, quantise
+from fer_edge.calibration.qdq.dialects import DIALECTS
+from fer_edge.calibration.qdq.writer import quantise
+from fer_edge.calibration.ranges.collect import observe
 from fer_edge.calibration.ranges.methods import METHODS
 from fer_edge.calibration.ranges.observers import TensorRange
-from fer_edge.calibration.ranges.ranges import observe
 from fer_edge.commands.base import make_table
 from fer_edge.datasets import FaceDataset, load_dataset
 from fer_edge.models.catalogue import SHIPPED, shipped_bundle

@@ -28,7 +28,7 @@ from fer_edge._utils.files import sha256_of, write_json
 from fer_edge.calibration.fp16 import ALWAYS_FLOAT, to_half
 from fer_edge.calibration.placement.families import placement_of
 from fer_edge.calibration.qdq.writer import quantise
-from fer_edge.calibration.ranges.ranges import collect_ranges
+from fer_edge.calibration.ranges.collect import collect_ranges
 from fer_edge.commands.base import make_table
 from fer_edge.cuda.gpus import ComputeCapability, dotted, parse_capability
 from fer_edge.engines.build.builder import PRECISIONS, EngineOptions, build_engine

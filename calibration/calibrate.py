@@ -10,11 +10,12 @@ import numpy as np
 from fer_edge._utils.progress import Progress, face_counter
 from fer_edge.backends import Backend
 from fer_edge.calibration.algorithms.search import Choice, choose_calibration
-from fer_edge.calibration.algorithms.sensitivity import Quantised
+from fer_edge.calibration.algorithms.trial import Trial
 from fer_edge.calibration.comparison.fidelity import Fidelity, measure_fidelity
 from fer_edge.calibration.placement.families import placement_of
+from fer_edge.calibration.ranges.collect import Observations, collect_ranges, observe
 from fer_edge.calibration.ranges.methods import AUTO_METHOD, METHODS
-from fer_edge.calibration.ranges.ranges import Observations, Ranges, collect_ranges, observe
+from fer_edge.calibration.ranges.ranges import Ranges
 from fer_edge.datasets import FaceDataset
 from fer_edge.preprocess import prepare_batch
 from fer_edge.spec import ModelSpec
@@ -67,7 +68,7 @@ def calibrate(
     def observe_all(path: Path) -> Observations:
         return observe(path, _batches(faces, spec), data, count, placement)
 
-    quantised = Quantised(model, backend, spec)
+    quantised = Trial(model, backend, spec)
     counted = face_counter(on_progress, f"measuring FP32 on {held_out.name}", len(held_out))
     reference = quantised.fp32_logits(held_out, counted)
     few = faces.first(min(_CORRECTION_FACES, max(len(held_out), len(faces) // 8)))

@@ -23,7 +23,7 @@ from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.calibration.comparison.fidelity import Fidelity, measure_fidelity
 from fer_edge.calibration.placement.graph import Graph, infer_values
 from fer_edge.calibration.placement.rules import FLOAT_RULES
-from fer_edge.calibration.ranges.ranges import run_model
+from fer_edge.calibration.ranges.activations import run_model
 from fer_edge.datasets import FaceDataset
 from fer_edge.errors import GateError
 from fer_edge.evaluation.evaluate import session_logits

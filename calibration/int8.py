@@ -14,22 +14,18 @@ from fer_edge._utils.checks import MAX_IMAGES, require_flag, require_whole
 from fer_edge._utils.progress import Progress, face_counter
 from fer_edge.backends import BACKENDS, Backend, SessionOptions
 from fer_edge.bundle import int8_model
-from fer_edge.calibration.algorithms.sensitivity import LayerSensitivity, Quantised, measure_sensitivity
-from fer_edge.calibration.comparison.bounds import (
-    Bounds,
-    MixedPrecision,
-    Outcome,
-    Step,
-    judge,
-    lost_pp,
-    mix_precision,
-)
-from fer_edge.calibration.comparison.compare import Comparison, compare, time_in_turn
+from fer_edge.calibration.algorithms.mixed_precision import MixedPrecision, Step, mix_precision
+from fer_edge.calibration.algorithms.sensitivity import LayerSensitivity, measure_sensitivity
+from fer_edge.calibration.algorithms.trial import Trial
+from fer_edge.calibration.comparison.bounds import Bounds, Outcome, judge, lost_pp
+from fer_edge.calibration.comparison.compare import Comparison, compare
 from fer_edge.calibration.comparison.fidelity import Fidelity, measure_fidelity
+from fer_edge.calibration.comparison.timing import time_in_turn
 from fer_edge.calibration.malloc_trim import return_free_memory
 from fer_edge.calibration.placement.families import PlacementRow, explain_placement
 from fer_edge.calibration.placement.macs import multiply_adds, share_of
-from fer_edge.calibration.qdq.writer import DIALECTS, integer_layers, quantise
+from fer_edge.calibration.qdq.dialects import DIALECTS
+from fer_edge.calibration.qdq.writer import integer_layers, quantise
 from fer_edge.calibration.ranges.ranges import Ranges
 from fer_edge.datasets import FaceDataset
 from fer_edge.errors import GateError
@@ -71,7 +67,7 @@ class Int8Options:
 
 
 @dataclass(frozen=True)
-class Mixed:
+class MixedPrecisionResult:
     """What mixed precision left in floating point, and what that costs in time."""
 
     found: MixedPrecision
@@ -80,7 +76,7 @@ class Mixed:
 
 
 @dataclass(frozen=True)
-class Int8:
+class Int8Result:
     """An INT8 model and all that was measured of it.
 
     Attributes
@@ -97,7 +93,7 @@ class Int8:
         What stays in floating point, and why.
     sensitivity : tuple of LayerSensitivity
         The most harmful layer first; empty where it was not measured.
-    mixed : Mixed or None
+    mixed : MixedPrecisionResult or None
         ``None`` where all layers could stay in INT8.
     """
 
@@ -107,7 +103,7 @@ class Int8:
     integer_share: float
     placement: tuple[PlacementRow, ...]
     sensitivity: tuple[LayerSensitivity, ...]
-    mixed: Mixed | None
+    mixed: MixedPrecisionResult | None
 
 
 @dataclass(frozen=True)
@@ -116,13 +112,13 @@ class Refused:
 
     Attributes
     ----------
-    int8 : Int8
+    int8 : Int8Result
         The model without mixed precision.
     steps : tuple of Step
         What mixed precision tried.
     """
 
-    int8: Int8
+    int8: Int8Result
     steps: tuple[Step, ...] = ()
 
 
@@ -135,7 +131,7 @@ def make_int8(
     faces: FaceDataset,
     options: Int8Options,
     on_progress: Progress,
-) -> Int8:
+) -> Int8Result:
     """Write the Q/DQ model of every dialect into ``work`` and measure it on ``faces``.
 
     Raises
@@ -144,7 +140,7 @@ def make_int8(
         If the bounds are missed: with bounds of the user's, after mixed precision was tried; without, at once. Its
         ``tried`` is a :class:`Refused`.
     """
-    quantised, path = Quantised(model, backend, spec), work / int8_model(backend.dialect)
+    quantised, path = Trial(model, backend, spec), work / int8_model(backend.dialect)
     bounds = options.bounds or COLLAPSED
     _write(work, model, ranges, on_progress)
     count = face_counter(on_progress, f"comparing on {faces.name}", 2 * len(faces))
@@ -171,7 +167,7 @@ def make_int8(
         _write(work, model, ranges, on_progress)
         count = face_counter(on_progress, f"comparing mixed precision on {faces.name}", len(faces))
         comparison = compare(model, path, backend, spec, faces, on_faces=count, fp32_logits=fp32_logits)
-        mixed = Mixed(found, *_latencies(backend, spec, before, path))
+        mixed = MixedPrecisionResult(found, *_latencies(backend, spec, before, path))
         before.unlink()
         described = _describe(quantised, ranges, comparison)
         int8 = dataclasses.replace(described, sensitivity=int8.sensitivity, mixed=mixed)
@@ -181,13 +177,13 @@ def make_int8(
     return int8
 
 
-def _describe(quantised: Quantised, ranges: Ranges, comparison: Comparison) -> Int8:
+def _describe(quantised: Trial, ranges: Ranges, comparison: Comparison) -> Int8Result:
     """Return the result without further measurements."""
     proto = quantised.load()
     layers = [n.name for n in integer_layers(proto, ranges.placement, quantised.backend.dialect)]
     share = share_of(layers, multiply_adds(proto))
     placement = explain_placement(proto, quantised.spec.network, ranges.placement)
-    return Int8(ranges, comparison, {}, share, placement, (), None)
+    return Int8Result(ranges, comparison, {}, share, placement, (), None)
 
 
 def outcome_of(comparison: Comparison) -> Outcome:
@@ -217,7 +213,7 @@ def _fp32_logits(
 
 
 def _mix(
-    quantised: Quantised,
+    quantised: Trial,
     ranges: Ranges,
     sensitivity: tuple[LayerSensitivity, ...],
     fp32_logits: np.ndarray,
@@ -257,7 +253,7 @@ def _simulate(
     work: Path, model: Path, spec: ModelSpec, backend: Backend, faces: FaceDataset, on_progress: Progress
 ) -> dict[str, Fidelity]:
     """Run the models of the other dialects in ONNX Runtime, which computes what any Q/DQ model says."""
-    runtime = Quantised(model, BACKENDS["onnxruntime"], spec)
+    runtime = Trial(model, BACKENDS["onnxruntime"], spec)
     few = faces.first(_FEW_FACES)
     others = [dialect for dialect in DIALECTS if dialect != backend.dialect]
     count = face_counter(on_progress, "simulating other backends", (1 + len(others)) * len(few))

@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 from fer_edge.calibration.placement.graph import WEIGHTED, Graph
 from fer_edge.calibration.placement.placement import Placement, quantised_nodes
 from fer_edge.calibration.qdq.weights import output_axis, per_channel, round_weight
-from fer_edge.calibration.ranges.ranges import run_model
+from fer_edge.calibration.ranges.activations import run_model
 from fer_edge.errors import CalibrationError
 
 

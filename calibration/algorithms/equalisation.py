@@ -23,7 +23,7 @@ from onnx import numpy_helper
 from fer_edge.calibration.placement.graph import Graph
 from fer_edge.calibration.placement.placement import Placement, quantised_nodes
 from fer_edge.calibration.qdq.weights import MIN_SCALE, output_axis, per_channel
-from fer_edge.calibration.ranges.ranges import activations
+from fer_edge.calibration.ranges.activations import activations
 
 _HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "MaxPool"})
 #: A channel that is nearly always 0 must not be blown up without bound.

@@ -21,7 +21,8 @@ from fer_edge.calibration.comparison.fidelity import Fidelity
 from fer_edge.calibration.malloc_trim import return_free_memory
 from fer_edge.calibration.placement.graph import Graph
 from fer_edge.calibration.placement.placement import Placement
-from fer_edge.calibration.ranges.ranges import Observations, Ranges
+from fer_edge.calibration.ranges.collect import Observations
+from fer_edge.calibration.ranges.ranges import Ranges
 
 #: What is more work must lower the noise by this much; less is chance.
 _WORTHWHILE_DB = 0.2

@@ -8,32 +8,19 @@ floating point gains.
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-import onnx
-
-from fer_edge.backends import Backend, SessionOptions
+from fer_edge.calibration.algorithms.trial import Trial
 from fer_edge.calibration.comparison.bounds import judge
-from fer_edge.calibration.malloc_trim import return_free_memory
 from fer_edge.calibration.placement.macs import multiply_adds
-from fer_edge.calibration.qdq.writer import integer_layers, quantise
+from fer_edge.calibration.qdq.writer import integer_layers
 from fer_edge.calibration.ranges.ranges import Ranges
 from fer_edge.datasets import FaceDataset
-from fer_edge.evaluation.evaluate import known_targets, session_logits
-from fer_edge.spec import ModelSpec
+from fer_edge.evaluation.evaluate import known_targets
 
 #: Fewer labelled faces say nothing of a change in accuracy: one face would be more than a point.
 MIN_LABELLED = 100
-
-OnFaces = Callable[[int], None]
-
-
-def _ignore(faces: int) -> None:
-    """Tell nobody."""
 
 
 @dataclass(frozen=True)
@@ -64,53 +51,8 @@ class LayerSensitivity:
         return 0.0 if self.snr_db is None else float(10 ** (-self.snr_db / 10))
 
 
-class Quantised:
-    """The Q/DQ models of one FP32 model on one backend: makes, runs and forgets them, and holds no weights.
-
-    Parameters
-    ----------
-    model : Path
-        FP32 ONNX file.
-    backend : Backend
-        Runs them, in its own dialect.
-    spec : ModelSpec
-        Pixels in, labels out.
-    """
-
-    def __init__(self, model: Path, backend: Backend, spec: ModelSpec) -> None:
-        self.backend, self.spec = backend, spec
-        self._path = model
-
-    def load(self) -> onnx.ModelProto:
-        """Return the FP32 model."""
-        return onnx.load(self._path)
-
-    def fp32_logits(self, faces: FaceDataset, on_faces: OnFaces = _ignore) -> np.ndarray:
-        """Return ``[N, K]`` logits of the FP32 model; ``on_faces`` is called with the number of faces of each batch."""
-        return self.file_logits(self._path, faces, on_faces)
-
-    def logits(
-        self, ranges: Ranges, faces: FaceDataset, model: Path | None = None, on_faces: OnFaces = _ignore
-    ) -> np.ndarray:
-        """Return ``[N, K]`` logits of the model that ``ranges`` make; ``model`` is used instead of the own one."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "quantised.onnx"
-            onnx.save(quantise(onnx.load(model or self._path), ranges, self.backend.dialect), path)
-            return self.file_logits(path, faces, on_faces)
-
-    def file_logits(self, path: Path, faces: FaceDataset, on_faces: OnFaces = _ignore) -> np.ndarray:
-        """Return ``[N, K]`` logits of a model that is a file already."""
-        return_free_memory()
-        session = self.backend.open(path, SessionOptions())
-        try:
-            return session_logits(session, faces, self.spec, on_faces=on_faces)
-        finally:
-            session.close()
-            return_free_memory()
-
-
 def measure_sensitivity(
-    quantised: Quantised,
+    quantised: Trial,
     ranges: Ranges,
     faces: FaceDataset,
     on_layer: Callable[[int, int], None] = lambda done, total: None,
@@ -119,7 +61,7 @@ def measure_sensitivity(
 
     Parameters
     ----------
-    quantised : Quantised
+    quantised : Trial
         Model and backend.
     ranges : Ranges
         The calibration.

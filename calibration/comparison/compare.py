@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fer_edge.backends import Backend, Session, SessionOptions
+from fer_edge.backends import Backend, SessionOptions
 from fer_edge.calibration.comparison.fidelity import measure_fidelity
 from fer_edge.calibration.comparison.paired import PairedComparison, compare_paired
 from fer_edge.calibration.comparison.peak_memory import peak_memory_bytes
+from fer_edge.calibration.comparison.timing import time_in_turn
 from fer_edge.datasets import FaceDataset
 from fer_edge.evaluation.evaluate import known_targets, session_logits
 from fer_edge.evaluation.metrics import Metrics, compute_metrics
 from fer_edge.evaluation.temperature import Temperature, measure_temperature
 from fer_edge.probabilities import softmax
-from fer_edge.results import LatencySummary, summarise
+from fer_edge.results import LatencySummary
 from fer_edge.spec import ModelSpec
-
-_WARM_UP_RUNS = 3
-_LATENCY_RUNS = 30
-#: A large network is timed fewer times: the report says how many.
-_MIN_RUNS, _LATENCY_BUDGET_S = 5, 3.0
 
 
 @dataclass(frozen=True)
@@ -139,23 +134,3 @@ def compare(
         fp32_temperature=temperatures[0],
         temperature=temperatures[1],
     )
-
-
-def time_in_turn(sessions: Sequence[Session], batch: np.ndarray) -> list[LatencySummary]:
-    """Time the sessions in turn, so that a change of the machine's speed meets all alike."""
-    taken: list[list[float]] = [[] for _ in sessions]
-    begun = time.perf_counter()
-    for _ in range(_WARM_UP_RUNS):
-        for session in sessions:
-            session.run(batch)
-        if time.perf_counter() - begun > _LATENCY_BUDGET_S:
-            break
-    begun = time.perf_counter()
-    for run in range(_LATENCY_RUNS):
-        if run >= _MIN_RUNS and time.perf_counter() - begun > _LATENCY_BUDGET_S:
-            break
-        for session, times in zip(sessions, taken, strict=True):
-            started = time.perf_counter()
-            session.run(batch)
-            times.append((time.perf_counter() - started) * 1e3)
-    return [summarise(times) for times in taken]

@@ -26,7 +26,8 @@ import numpy as np
 import onnx
 
 from fer_edge.calibration.placement.graph import Graph
-from fer_edge.calibration.qdq.writer import DIALECTS, group_ranges
+from fer_edge.calibration.qdq.dialects import DIALECTS
+from fer_edge.calibration.qdq.writer import group_ranges
 from fer_edge.calibration.ranges.ranges import Ranges
 from fer_edge.errors import CalibrationError
 

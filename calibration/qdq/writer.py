@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -30,40 +29,12 @@ from fer_edge.calibration.placement.placement import (
     quantised_tensors,
 )
 from fer_edge.calibration.qdq.checks import check_qdq
+from fer_edge.calibration.qdq.dialects import DIALECTS, Dialect
 from fer_edge.calibration.qdq.transposed import doubles, expand_transposed
-from fer_edge.calibration.qdq.weights import MIN_SCALE, output_axis, round_weight, shift_biases
+from fer_edge.calibration.qdq.weights import output_axis, round_weight, shift_biases
 from fer_edge.calibration.ranges.observers import TensorRange
 from fer_edge.calibration.ranges.ranges import Ranges
 from fer_edge.errors import CalibrationError, lookup
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """How a backend family wants activations written."""
-
-    name: str
-    signed: bool
-    store_outputs: bool  # Q/DQ behind integer operators too, for every consumer
-    integer_bias: bool
-    integer_ops: frozenset[str]
-    expand_transposed: bool  # for backends without an integer ConvTranspose
-
-    def scale_and_zero_point(self, low: float, high: float) -> tuple[np.float32, np.ndarray]:
-        """Return the scale and zero point of a range; zero is always represented exactly."""
-        if self.signed:
-            scale = max(abs(low), abs(high)) / 127
-            return np.float32(max(scale, MIN_SCALE)), np.array(0, np.int8)
-        low, high = min(low, 0.0), max(high, 0.0)
-        scale = max((high - low) / 255, MIN_SCALE)
-        return np.float32(scale), np.array(round(-low / scale), np.uint8)
-
-
-DIALECTS: Mapping[str, Dialect] = {
-    "cpu": Dialect("cpu", False, True, True, frozenset({"Conv", "Gemm", "Add"}), True),
-    "tensorrt": Dialect(
-        "tensorrt", True, False, False, frozenset({"Conv", "ConvTranspose", "Gemm", "Add"}), False
-    ),
-}
 
 
 def integer_layers(model: onnx.ModelProto, placement: Placement, dialect_name: str) -> list[onnx.NodeProto]:

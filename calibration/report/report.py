@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from fer_edge.calibration.algorithms.mixed_precision import Step
 from fer_edge.calibration.algorithms.search import Candidate
-from fer_edge.calibration.comparison.bounds import BoundResult, Bounds, Step
-from fer_edge.calibration.int8 import COLLAPSED, Int8, Refused, outcome_of
+from fer_edge.calibration.comparison.bounds import BoundResult, Bounds
+from fer_edge.calibration.int8 import COLLAPSED, Int8Result, Refused, outcome_of
 
 
 def report_of_refused(
@@ -32,12 +33,12 @@ def report_of_refused(
     return value
 
 
-def report_of(int8: Int8, candidates: tuple[Candidate, ...], bounds: Bounds | None) -> dict[str, Any]:
+def report_of(int8: Int8Result, candidates: tuple[Candidate, ...], bounds: Bounds | None) -> dict[str, Any]:
     """Return what was measured of INT8, as plain JSON types.
 
     Parameters
     ----------
-    int8 : Int8
+    int8 : Int8Result
         The model and its figures.
     candidates : tuple of Candidate
         Calibrations that were measured; empty where none was chosen among.

@@ -39,7 +39,7 @@ from fer_edge.system.provenance import tool_versions
 
 if TYPE_CHECKING:
     from fer_edge.calibration.comparison.compare import Comparison
-    from fer_edge.calibration.int8 import Int8
+    from fer_edge.calibration.int8 import Int8Result
     from fer_edge.engines.build.builder import EngineReport
     from fer_edge.evaluation.temperature import Temperature
 
@@ -58,7 +58,7 @@ class BuildReport:
 
     bundle: Bundle
     calibration: str
-    int8: Int8 | None
+    int8: Int8Result | None
     report: Mapping[str, Any]
     engines: tuple[EngineReport, ...] = ()
 
@@ -114,7 +114,7 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
             None if shipped is None else shipped.ranges.data["name"],
         )
         found = calibrate_on(split, options, manifest, backend, work, on_progress) or shipped
-        int8: Int8 | None = None
+        int8: Int8Result | None = None
         report: dict[str, Any] = faces_report(split)
         metrics = dict(manifest.metrics)
         temperature = None
@@ -203,7 +203,7 @@ def _int8(
     calibration: Calibration,
     split: Split,
     on_progress: Progress,
-) -> tuple[Int8, dict[str, Any]]:
+) -> tuple[Int8Result, dict[str, Any]]:
     """Leave the INT8 models, their calibration and the report in ``work``."""
     import onnx
 

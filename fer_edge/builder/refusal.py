@@ -14,7 +14,7 @@ from fer_edge.builder.options import BuildOptions
 from fer_edge.errors import GateError
 
 if TYPE_CHECKING:
-    from fer_edge.calibration.comparison.bounds import Step
+    from fer_edge.calibration.algorithms.mixed_precision import Step
 
 REPORT = "report.json"
 REPORT_PAGE = "report.html"

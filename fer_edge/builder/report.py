@@ -14,7 +14,7 @@ from fer_edge.system.provenance import device_name, measurement_record, processo
 
 if TYPE_CHECKING:
     from fer_edge.calibration.comparison.bounds import Bounds
-    from fer_edge.calibration.int8 import Int8
+    from fer_edge.calibration.int8 import Int8Result
 
 
 def faces_report(split: Split) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def bounds_of(options: BuildOptions, manifest: Manifest) -> Bounds | None:
 
 
 def int8_report(
-    int8: Int8,
+    int8: Int8Result,
     calibration: Calibration,
     options: BuildOptions,
     manifest: Manifest,

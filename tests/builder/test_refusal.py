@@ -12,7 +12,8 @@ from test_command_line import parsed
 from fer_edge.builder import BuildOptions, build
 from fer_edge.builder.options import check_options
 from fer_edge.builder.refusal import forget_refusal, next_steps, refuse, refused_folder
-from fer_edge.calibration.comparison.bounds import Bounds, Step
+from fer_edge.calibration.algorithms.mixed_precision import Step
+from fer_edge.calibration.comparison.bounds import Bounds
 from fer_edge.cli import main
 from fer_edge.errors import GateError
 

@@ -9,7 +9,7 @@ from int8_builds import make
 
 from fer_edge.bundle import RANGES, Bundle, open_bundle
 from fer_edge.calibration.comparison.bounds import Bounds
-from fer_edge.calibration.int8 import Int8, Int8Options
+from fer_edge.calibration.int8 import Int8Options, Int8Result
 from fer_edge.calibration.ranges.ranges import Ranges, load_ranges
 from fer_edge.models.catalogue import shipped_bundle
 
@@ -25,7 +25,9 @@ def ranges(bundle: Bundle) -> Ranges:
 
 
 @pytest.fixture(scope="session")
-def plain(bundle: Bundle, ranges: Ranges, tmp_path_factory: pytest.TempPathFactory) -> tuple[Int8, Path]:
+def plain(
+    bundle: Bundle, ranges: Ranges, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Int8Result, Path]:
     work = tmp_path_factory.mktemp("plain")
     return make(bundle, ranges, work), work
 
@@ -34,9 +36,9 @@ def plain(bundle: Bundle, ranges: Ranges, tmp_path_factory: pytest.TempPathFacto
 def mixed(
     bundle: Bundle,
     ranges: Ranges,
-    plain: tuple[Int8, Path],
+    plain: tuple[Int8Result, Path],
     tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[Int8, Path, Bounds]:
+) -> tuple[Int8Result, Path, Bounds]:
     """A bound that all layers in INT8 miss: three quarters of what they lose."""
     work = tmp_path_factory.mktemp("mixed")
     bounds = Bounds(min_cosine=1 - 0.75 * (1 - plain[0].comparison.logit_cosine))

@@ -15,7 +15,7 @@ from fer_edge.builder.faces import generated_faces
 from fer_edge.bundle import open_bundle
 from fer_edge.calibration.fp16 import make_half, overflowing_layers, to_half
 from fer_edge.calibration.placement.graph import Graph, infer_values
-from fer_edge.calibration.ranges.ranges import run_model
+from fer_edge.calibration.ranges.activations import run_model
 from fer_edge.datasets import FaceDataset
 from fer_edge.errors import GateError
 from fer_edge.export.weights import load_weights

@@ -17,15 +17,17 @@ from fer_edge.calibration.comparison.paired import compare_paired
 from fer_edge.calibration.int8 import (
     COLLAPSED_COSINE,
     MIN_LABELLED_FACES,
-    Int8,
     Int8Options,
+    Int8Result,
     Refused,
     outcome_of,
 )
 from fer_edge.calibration.placement.macs import multiply_adds
-from fer_edge.calibration.qdq.writer import DIALECTS, quantise
+from fer_edge.calibration.qdq.dialects import DIALECTS
+from fer_edge.calibration.qdq.writer import quantise
+from fer_edge.calibration.ranges.collect import observe
 from fer_edge.calibration.ranges.observers import TensorRange
-from fer_edge.calibration.ranges.ranges import Ranges, observe
+from fer_edge.calibration.ranges.ranges import Ranges
 from fer_edge.calibration.report.report import report_of
 from fer_edge.errors import GateError
 from fer_edge.preprocess import prepare_batch
@@ -36,7 +38,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.mean([x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(a, b, strict=True)]))
 
 
-def test_both_dialects_are_measured(bundle: Bundle, plain: tuple[Int8, Path]) -> None:
+def test_both_dialects_are_measured(bundle: Bundle, plain: tuple[Int8Result, Path]) -> None:
     int8, work = plain
     assert {path.name for path in work.iterdir()} == {int8_model(dialect) for dialect in DIALECTS}
     batch = prepare_batch(list(FACES), bundle.spec)
@@ -50,7 +52,7 @@ def test_both_dialects_are_measured(bundle: Bundle, plain: tuple[Int8, Path]) ->
 
 
 def test_the_integer_share_is_that_of_layers_with_integer_weights(
-    bundle: Bundle, plain: tuple[Int8, Path]
+    bundle: Bundle, plain: tuple[Int8Result, Path]
 ) -> None:
     int8, work = plain
     work_of = multiply_adds(onnx.load(bundle.model_path("fp32", "cpu")))
@@ -73,7 +75,7 @@ def test_every_dialect_comes_from_one_calibration(
         raise AssertionError("ranges were computed again")
 
     for name in ("observe", "collect_ranges"):
-        for module in ("calibrate", "ranges.ranges"):
+        for module in ("calibrate", "ranges.collect"):
             monkeypatch.setattr(f"fer_edge.calibration.{module}.{name}", refuse)
     monkeypatch.setattr("fer_edge.calibration.ranges.observers.Observer.update", refuse)
     int8 = make(bundle, ranges, tmp_path, Int8Options(Bounds(100)))
@@ -100,7 +102,7 @@ def test_the_same_twice_byte_for_byte(bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_mixed_precision_meets_the_bound_and_says_what_it_left_out(
-    bundle: Bundle, mixed: tuple[Int8, Path, Bounds]
+    bundle: Bundle, mixed: tuple[Int8Result, Path, Bounds]
 ) -> None:
     int8, work, bounds = mixed
     assert int8.mixed is not None
@@ -139,7 +141,7 @@ def test_a_bound_that_cannot_be_met_is_an_error(bundle: Bundle, ranges: Ranges, 
     assert tried.int8.sensitivity
 
 
-def test_a_drop_is_not_judged_on_a_few_labelled_faces(plain: tuple[Int8, Path]) -> None:
+def test_a_drop_is_not_judged_on_a_few_labelled_faces(plain: tuple[Int8Result, Path]) -> None:
     """One labelled face that stays right is no proof: the share of all faces whose class changes is judged."""
     comparison = plain[0].comparison
     names = ("a", "b", "c")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fer_edge.bundle import FP32_MODEL, open_bundle
-from fer_edge.calibration.ranges.ranges import collect_ranges
+from fer_edge.calibration.ranges.collect import collect_ranges
 from fer_edge.datasets import load_dataset
 from fer_edge.models.catalogue import shipped_bundle
 from fer_edge.preprocess import prepare_batch

@@ -17,9 +17,11 @@ from torch.nn import functional
 
 from fer_edge.calibration.algorithms.bias_correction import measure_bias_shifts
 from fer_edge.calibration.placement.placement import DEFAULT_PLACEMENT, Placement
+from fer_edge.calibration.qdq.dialects import DIALECTS
 from fer_edge.calibration.qdq.weights import round_weight, shift_biases
-from fer_edge.calibration.qdq.writer import DIALECTS, quantise
-from fer_edge.calibration.ranges.ranges import Ranges, collect_ranges, load_ranges
+from fer_edge.calibration.qdq.writer import quantise
+from fer_edge.calibration.ranges.collect import collect_ranges
+from fer_edge.calibration.ranges.ranges import Ranges, load_ranges
 from fer_edge.errors import CalibrationError
 
 FACES = random_faces(10, 12)

@@ -19,8 +19,9 @@ from fer_edge.calibration.calibrate import calibrate
 from fer_edge.calibration.comparison.fidelity import Fidelity
 from fer_edge.calibration.placement.placement import DEFAULT_PLACEMENT
 from fer_edge.calibration.qdq.writer import quantise
+from fer_edge.calibration.ranges.collect import Observations, observe
 from fer_edge.calibration.ranges.methods import AUTO_METHOD, METHODS
-from fer_edge.calibration.ranges.ranges import Observations, Ranges, observe
+from fer_edge.calibration.ranges.ranges import Ranges
 from fer_edge.datasets import FaceDataset
 from fer_edge.models.catalogue import shipped_bundle
 from fer_edge.preprocess import prepare_batch

@@ -12,15 +12,12 @@ from small_graphs import Builder, constants_of, nodes_of, run
 
 from fer_edge.backends import BACKENDS
 from fer_edge.bundle import RANGES, open_bundle
-from fer_edge.calibration.algorithms.sensitivity import (
-    MIN_LABELLED,
-    LayerSensitivity,
-    Quantised,
-    measure_sensitivity,
-)
+from fer_edge.calibration.algorithms.sensitivity import MIN_LABELLED, LayerSensitivity, measure_sensitivity
+from fer_edge.calibration.algorithms.trial import Trial
 from fer_edge.calibration.placement.placement import DEFAULT_PLACEMENT, Placement
 from fer_edge.calibration.qdq.writer import integer_layers, quantise
-from fer_edge.calibration.ranges.ranges import Ranges, collect_ranges, load_ranges
+from fer_edge.calibration.ranges.collect import collect_ranges
+from fer_edge.calibration.ranges.ranges import Ranges, load_ranges
 from fer_edge.datasets import FaceDataset
 from fer_edge.models.catalogue import shipped_bundle
 from fer_edge.preprocess import prepare_batch
@@ -76,7 +73,7 @@ def ranges(fragile: Path, faces: FaceDataset) -> Ranges:
 
 @pytest.fixture(scope="module")
 def found(fragile: Path, ranges: Ranges, faces: FaceDataset) -> tuple[LayerSensitivity, ...]:
-    return measure_sensitivity(Quantised(fragile, ONNXRUNTIME, SMALL), ranges, faces)
+    return measure_sensitivity(Trial(fragile, ONNXRUNTIME, SMALL), ranges, faces)
 
 
 def test_the_fragile_layer_comes_first(found: tuple[LayerSensitivity, ...]) -> None:
@@ -115,7 +112,7 @@ def test_noise_adds_up_nearly_as_independent_noise_does() -> None:
     model = bundle.model_path("fp32", "cpu")
     ranges = dataclasses.replace(load_ranges(bundle.path / RANGES, model), bias_shifts={})
     faces = FaceDataset("rendered", render_faces(16), None, (), are_crops=True)
-    quantised = Quantised(model, ONNXRUNTIME, bundle.spec)
+    quantised = Trial(model, ONNXRUNTIME, bundle.spec)
     counted: list[tuple[int, int]] = []
     layers = measure_sensitivity(quantised, ranges, faces, lambda done, total: counted.append((done, total)))
     expected = integer_layers(onnx.load(model), ranges.placement, "cpu")
@@ -135,7 +132,7 @@ def labelled(faces: FaceDataset, targets: np.ndarray) -> FaceDataset:
 def test_accuracy_is_measured_where_there_are_enough_labels(
     fragile: Path, ranges: Ranges, faces: FaceDataset
 ) -> None:
-    quantised = Quantised(fragile, ONNXRUNTIME, SMALL)
+    quantised = Trial(fragile, ONNXRUNTIME, SMALL)
     many = FaceDataset("many", np.concatenate([faces.images] * 5)[:MIN_LABELLED], None, (), are_crops=True)
     targets = quantised.fp32_logits(many).argmax(axis=1)  # FP32 is right on all
     for layer in measure_sensitivity(quantised, ranges, labelled(many, targets)):
@@ -150,7 +147,7 @@ def test_accuracy_is_measured_where_there_are_enough_labels(
 
 def test_layers_left_out_already_stay_so(fragile: Path, ranges: Ranges, faces: FaceDataset) -> None:
     kept = dataclasses.replace(ranges, placement=Placement(float_layers=frozenset({"conv3"})))
-    layers = measure_sensitivity(Quantised(fragile, ONNXRUNTIME, SMALL), kept, faces)
+    layers = measure_sensitivity(Trial(fragile, ONNXRUNTIME, SMALL), kept, faces)
     assert "conv3" not in {layer.layer for layer in layers}
     alone = quantise(onnx.load(fragile), kept, "cpu")
     assert nodes_of(alone)["conv3"].input[1] == "conv3.w"
@@ -173,5 +170,5 @@ def test_a_tensor_around_what_the_dialect_cannot_store_is_not_charged_to_other_l
     alone = dataclasses.replace(ranges, placement=Placement(float_layers=frozenset({"conv2"})))
     stored = {n.removesuffix(".scale") for n in constants_of(quantise(model, alone, "cpu"))}
     assert "up" not in stored
-    layers = measure_sensitivity(Quantised(path, ONNXRUNTIME, SMALL), ranges, faces)
+    layers = measure_sensitivity(Trial(path, ONNXRUNTIME, SMALL), ranges, faces)
     assert {layer.layer for layer in layers} == {"conv1", "conv2"}

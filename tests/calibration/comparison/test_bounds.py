@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
-from fer_edge.calibration.comparison.bounds import MIN_INTEGER_SHARE, Bounds, Outcome, judge, mix_precision
+from fer_edge.calibration.algorithms.mixed_precision import MIN_INTEGER_SHARE, mix_precision
+from fer_edge.calibration.comparison.bounds import Bounds, Outcome, judge
 from fer_edge.calibration.comparison.fidelity import Fidelity
 from fer_edge.errors import GateError, UsageError
 

@@ -14,8 +14,9 @@ from small_graphs import Builder, random_faces, run
 from fer_edge.calibration.placement.graph import Graph
 from fer_edge.calibration.placement.placement import quantised_nodes, quantised_tensors
 from fer_edge.calibration.placement.rules import FLOAT_RULES
-from fer_edge.calibration.qdq.writer import DIALECTS, quantise
-from fer_edge.calibration.ranges.ranges import collect_ranges
+from fer_edge.calibration.qdq.dialects import DIALECTS
+from fer_edge.calibration.qdq.writer import quantise
+from fer_edge.calibration.ranges.collect import collect_ranges
 
 FACES = random_faces(4)
 

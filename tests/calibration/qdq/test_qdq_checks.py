@@ -13,7 +13,8 @@ from small_graphs import Builder, copy_of, make_every_kind, nodes_of, random_fac
 from fer_edge.calibration.placement.graph import Graph
 from fer_edge.calibration.placement.placement import Placement, quantised_tensors
 from fer_edge.calibration.qdq.checks import check_qdq
-from fer_edge.calibration.qdq.writer import DIALECTS, quantise
+from fer_edge.calibration.qdq.dialects import DIALECTS
+from fer_edge.calibration.qdq.writer import quantise
 from fer_edge.calibration.ranges.observers import TensorRange
 from fer_edge.calibration.ranges.ranges import Ranges
 from fer_edge.errors import CalibrationError

@@ -13,8 +13,10 @@ from onnx import helper, numpy_helper
 from small_graphs import constants_of, make_every_kind, nodes_of, random_faces, run, tapped
 
 from fer_edge.calibration.placement.placement import quantised_tensors
-from fer_edge.calibration.qdq.writer import DIALECTS, quantise
-from fer_edge.calibration.ranges.ranges import Ranges, collect_ranges, load_ranges
+from fer_edge.calibration.qdq.dialects import DIALECTS
+from fer_edge.calibration.qdq.writer import quantise
+from fer_edge.calibration.ranges.collect import collect_ranges
+from fer_edge.calibration.ranges.ranges import Ranges, load_ranges
 from fer_edge.errors import CalibrationError, UsageError
 
 FACES = random_faces(16, 12)

@@ -10,6 +10,7 @@ from onnxruntime.quantization import calibrate
 from small_graphs import observe
 
 from fer_edge.bundle import open_bundle
+from fer_edge.calibration.ranges.activations import activations
 from fer_edge.calibration.ranges.methods import (
     METHODS,
     entropy_range,
@@ -18,7 +19,6 @@ from fer_edge.calibration.ranges.methods import (
     percentile_range,
 )
 from fer_edge.calibration.ranges.observers import BINS
-from fer_edge.calibration.ranges.ranges import activations
 from fer_edge.models.catalogue import shipped_bundle
 from fer_edge.preprocess import prepare_batch
 from fer_edge.synthetic.drawn import generate_faces

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from fer_edge.calibration.algorithms.mixed_precision import Step
 from fer_edge.calibration.algorithms.search import Candidate
-from fer_edge.calibration.comparison.bounds import Bounds, Step
-from fer_edge.calibration.int8 import COLLAPSED_COSINE, Int8, Refused
+from fer_edge.calibration.comparison.bounds import Bounds
+from fer_edge.calibration.int8 import COLLAPSED_COSINE, Int8Result, Refused
 from fer_edge.calibration.report.report import report_of, report_of_refused
 
 
-def test_the_report_of_a_network_all_in_integers(plain: tuple[Int8, Path]) -> None:
+def test_the_report_of_a_network_all_in_integers(plain: tuple[Int8Result, Path]) -> None:
     int8, _ = plain
     tried = (Candidate("minmax", 0.9, 0.99, 20.0), Candidate("entropy", 1.0, 0.999, None, chosen=True))
     report = json.loads(json.dumps(report_of(int8, tried, None), allow_nan=False))
@@ -28,7 +29,7 @@ def test_the_report_of_a_network_all_in_integers(plain: tuple[Int8, Path]) -> No
     assert "candidates" not in report_of(int8, (), None)
 
 
-def test_the_report_of_mixed_precision(mixed: tuple[Int8, Path, Bounds]) -> None:
+def test_the_report_of_mixed_precision(mixed: tuple[Int8Result, Path, Bounds]) -> None:
     int8, _, bounds = mixed
     assert int8.mixed is not None
     report = json.loads(json.dumps(report_of(int8, (), bounds)))
@@ -51,7 +52,7 @@ def test_the_report_of_mixed_precision(mixed: tuple[Int8, Path, Bounds]) -> None
     assert row["layers"] == sorted(section["float_layers"])
 
 
-def test_the_report_of_a_refused_model_holds_every_step(plain: tuple[Int8, Path]) -> None:
+def test_the_report_of_a_refused_model_holds_every_step(plain: tuple[Int8Result, Path]) -> None:
     int8, _ = plain
     tried = (Candidate("minmax", 0.9, 0.99, 20.0, chosen=True),)
     steps = (Step((), 1.5, 0.98, 0.9, False), Step(("a", "b"), 1.0, 0.985, 0.95, False))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.calibration.qdq.writer import quantise
-from fer_edge.calibration.ranges.ranges import collect_ranges
+from fer_edge.calibration.ranges.collect import collect_ranges
 from fer_edge.errors import UsageError
 from fer_edge.export.networks import NETWORKS
 from fer_edge.export.networks.baselines import (

@@ -20,7 +20,7 @@ from fer_edge.bundle import Bundle
 from fer_edge.calibration.placement.families import placement_of
 from fer_edge.calibration.placement.graph import Graph
 from fer_edge.calibration.placement.rules import DEFAULT_RULES, FLOAT_RULES
-from fer_edge.calibration.qdq.writer import DIALECTS
+from fer_edge.calibration.qdq.dialects import DIALECTS
 from fer_edge.export.checkpoints import random_network
 from fer_edge.export.networks import NETWORKS
 from fer_edge.export.networks.tolerance import DEFAULT_TOLERANCE, Jumping

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fer_edge.backends import BACKENDS, SessionOptions
-from fer_edge.calibration.qdq.writer import DIALECTS, quantise
-from fer_edge.calibration.ranges.ranges import collect_ranges
+from fer_edge.calibration.qdq.dialects import DIALECTS
+from fer_edge.calibration.qdq.writer import quantise
+from fer_edge.calibration.ranges.collect import collect_ranges
 from fer_edge.errors import UsageError, WeightsError
 from fer_edge.export.checkpoints.feratt import (
     SIGNATURE,

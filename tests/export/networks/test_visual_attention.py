@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.calibration.qdq.writer import quantise
-from fer_edge.calibration.ranges.ranges import collect_ranges
+from fer_edge.calibration.ranges.collect import collect_ranges
 from fer_edge.errors import UsageError
 from fer_edge.export.networks.illumination import diffuse, normalise_illumination, standardise
 from fer_edge.export.networks.visual_attention import (

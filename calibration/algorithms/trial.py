@@ -1,0 +1,69 @@
+"""A quantised candidate: written, run on faces, and removed."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from fer_edge.backends import Backend, SessionOptions
+from fer_edge.calibration.malloc_trim import return_free_memory
+from fer_edge.calibration.qdq.writer import quantise
+from fer_edge.calibration.ranges.ranges import Ranges
+from fer_edge.datasets import FaceDataset
+from fer_edge.evaluation.evaluate import session_logits
+from fer_edge.spec import ModelSpec
+
+OnFaces = Callable[[int], None]
+
+
+def _ignore(faces: int) -> None:
+    """Tell nobody."""
+
+
+class Trial:
+    """The Q/DQ models of one FP32 model on one backend: makes, runs and forgets them, and holds no weights.
+
+    Parameters
+    ----------
+    model : Path
+        FP32 ONNX file.
+    backend : Backend
+        Runs them, in its own dialect.
+    spec : ModelSpec
+        Pixels in, labels out.
+    """
+
+    def __init__(self, model: Path, backend: Backend, spec: ModelSpec) -> None:
+        self.backend, self.spec = backend, spec
+        self._path = model
+
+    def load(self) -> onnx.ModelProto:
+        """Return the FP32 model."""
+        return onnx.load(self._path)
+
+    def fp32_logits(self, faces: FaceDataset, on_faces: OnFaces = _ignore) -> np.ndarray:
+        """Return ``[N, K]`` logits of the FP32 model; ``on_faces`` is called with the number of faces of each batch."""
+        return self.file_logits(self._path, faces, on_faces)
+
+    def logits(
+        self, ranges: Ranges, faces: FaceDataset, model: Path | None = None, on_faces: OnFaces = _ignore
+    ) -> np.ndarray:
+        """Return ``[N, K]`` logits of the model that ``ranges`` make; ``model`` is used instead of the own one."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "quantised.onnx"
+            onnx.save(quantise(onnx.load(model or self._path), ranges, self.backend.dialect), path)
+            return self.file_logits(path, faces, on_faces)
+
+    def file_logits(self, path: Path, faces: FaceDataset, on_faces: OnFaces = _ignore) -> np.ndarray:
+        """Return ``[N, K]`` logits of a model that is a file already."""
+        return_free_memory()
+        session = self.backend.open(path, SessionOptions())
+        try:
+            return session_logits(session, faces, self.spec, on_faces=on_faces)
+        finally:
+            session.close()
+            return_free_memory()

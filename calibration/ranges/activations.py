@@ -1,0 +1,40 @@
+"""Outputs of tensors inside a model, over batches."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from fer_edge._utils.onnx_files import save_with_external_data
+from fer_edge.backends import BACKENDS, SessionOptions
+from fer_edge.calibration.malloc_trim import return_free_memory
+
+
+def activations(
+    model: Path, names: Sequence[str], batches: Iterable[np.ndarray]
+) -> Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]:
+    """Yield each batch with the value of every tensor in ``names`` but the input, and of every output."""
+    tapped = onnx.load(model)
+    known = {value.name for value in (*tapped.graph.output, *tapped.graph.input)}
+    tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    return run_model(tapped, batches)
+
+
+def run_model(
+    model: onnx.ModelProto, batches: Iterable[np.ndarray]
+) -> Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]:
+    """Yield each batch with every output of a model that exists in memory only."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tapped.onnx"
+        save_with_external_data(model, path)
+        del model  # the caller may need it no longer, and the session holds the weights again
+        return_free_memory()
+        session = BACKENDS["onnxruntime"].open(path, SessionOptions())
+        for batch in batches:
+            yield batch, session.run(batch)
+        session.close()
+        return_free_memory()

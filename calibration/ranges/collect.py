@@ -1,0 +1,103 @@
+"""Ranges from faces: every tensor observed once, any method afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from fer_edge._utils.files import sha256_of
+from fer_edge.calibration.placement.placement import DEFAULT_PLACEMENT, Placement, quantised_tensors
+from fer_edge.calibration.ranges.activations import activations
+from fer_edge.calibration.ranges.methods import METHODS
+from fer_edge.calibration.ranges.observers import Observer
+from fer_edge.calibration.ranges.ranges import Ranges
+from fer_edge.errors import CalibrationError, lookup
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What faces did to every tensor that INT8 stores: ranges by any method follow without another run.
+
+    Attributes
+    ----------
+    observers : mapping
+        Tensor name → :class:`Observer`.
+    images : int
+        How many faces were seen.
+    data : mapping
+        See :class:`Ranges`.
+    model_sha256 : str
+        The FP32 ONNX that was run.
+    placement : Placement
+        What stays in floating point.
+    """
+
+    observers: Mapping[str, Observer]
+    images: int
+    data: Mapping[str, str]
+    model_sha256: str
+    placement: Placement
+
+    def ranges(self, method: str) -> Ranges:
+        """Return the ranges by ``method``, a key of :data:`fer_edge.calibration.ranges.methods.METHODS`."""
+        choose = lookup(METHODS, method, "calibration method")
+        chosen = {name: choose(observer) for name, observer in self.observers.items()}
+        return Ranges(method, self.images, self.data, self.model_sha256, chosen, self.placement)
+
+
+def observe(
+    model: Path,
+    batches: Iterable[np.ndarray],
+    data: Mapping[str, str],
+    on_batch: Callable[[int], None] = lambda images: None,
+    placement: Placement = DEFAULT_PLACEMENT,
+) -> Observations:
+    """Run ``batches`` through ``model`` and observe every tensor that INT8 stores.
+
+    Parameters
+    ----------
+    model : Path
+        FP32 ONNX file.
+    batches : iterable of np.ndarray
+        ``[B, C, H, W]`` float32, preprocessed.
+    data : mapping
+        Where the faces come from, for the record.
+    on_batch : callable
+        Called with the number of images done.
+    placement : Placement
+        What stays in floating point.
+
+    Raises
+    ------
+    CalibrationError
+        If there are no faces, or a tensor is not finite.
+    """
+    names = sorted(quantised_tensors(onnx.load(model), placement))
+    observers = {name: Observer(name) for name in names}
+    images = 0
+    for batch, values in activations(model, names, batches):
+        for name, observer in observers.items():
+            observer.update(values.get(name, batch))
+        images += len(batch)
+        del values  # before the next ones are computed
+        on_batch(images)
+    if not images:
+        raise CalibrationError("there are no faces to calibrate on: give other --calibration-data")
+    return Observations(observers, images, dict(data), sha256_of(model), placement)
+
+
+def collect_ranges(
+    model: Path,
+    batches: Iterable[np.ndarray],
+    method: str,
+    data: Mapping[str, str],
+    on_batch: Callable[[int], None] = lambda images: None,
+    placement: Placement = DEFAULT_PLACEMENT,
+) -> Ranges:
+    """Observe (see :func:`observe`) and choose ranges by ``method``."""
+    lookup(METHODS, method, "calibration method")  # before minutes are spent
+    return observe(model, batches, data, on_batch, placement).ranges(method)
