@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from rich.console import Console
 
-from fer_edge import DetectorOptions, Runtime, RuntimeOptions
+from fer_edge import DetectorOptions, Runtime
 from fer_edge._utils.files import write_json
 from fer_edge._utils.images import read_image
 from fer_edge.bundle import open_bundle
@@ -22,6 +22,7 @@ from fer_edge.commands.base import make_table
 from fer_edge.models.catalogue import find_bundle
 from fer_edge.results import summarise
 from fer_edge.runtime import STAGES
+from fer_edge.runtime.options import make_options
 from fer_edge.system.provenance import measurement_record
 
 
@@ -56,7 +57,7 @@ def main() -> None:
     runtimes = {
         f"{precision}{' with attention' * attention}": Runtime(
             bundle,
-            RuntimeOptions(
+            make_options(
                 backend=args.backend,
                 precision=precision,
                 detector=args.detector,

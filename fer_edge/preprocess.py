@@ -15,10 +15,12 @@ from fer_edge.errors import DataError
 from fer_edge.spec import CropRule, ModelSpec
 
 Box = tuple[float, float, float, float]
+#: Whole pixels (left, top, right, bottom).
+Rectangle = tuple[int, int, int, int]
 _INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
 
 
-def crop_bounds(box_xyxy: Box, rule: CropRule) -> tuple[int, int, int, int]:
+def crop_bounds(box_xyxy: Box, rule: CropRule) -> Rectangle:
     """Return integer crop corners (left, top, right, bottom), which may lie outside the frame.
 
     ``square`` follows the Residual Masking authors' inference code to the pixel: box corners truncated,
@@ -39,9 +41,7 @@ def crop_bounds(box_xyxy: Box, rule: CropRule) -> tuple[int, int, int, int]:
     return int(centre_x - half), int(centre_y - half), int(centre_x + half), int(centre_y + half)
 
 
-def crop_rectangle(
-    box_xyxy: Box, rule: CropRule, frame_height: int, frame_width: int
-) -> tuple[int, int, int, int] | None:
+def crop_rectangle(box_xyxy: Box, rule: CropRule, frame_height: int, frame_width: int) -> Rectangle | None:
     """Return the pixels that become a crop (left, top, right, bottom); ``None`` if the crop is too small.
 
     With ``replicate`` they may reach beyond the frame, and stand there for its border pixels.
@@ -60,21 +60,13 @@ def crop_face(frame_bgr: np.ndarray, box_xyxy: Box, rule: CropRule) -> np.ndarra
     return None if rectangle is None else cut_rectangle(frame_bgr, rectangle)
 
 
-def cut_rectangle(frame_bgr: np.ndarray, rectangle: tuple[int, int, int, int]) -> np.ndarray:
+def cut_rectangle(frame_bgr: np.ndarray, rectangle: Rectangle) -> np.ndarray:
     """Return the pixels of a rectangle from :func:`crop_rectangle`."""
     height, width = frame_bgr.shape[:2]
     left, top, right, bottom = rectangle
     inside = frame_bgr[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
     borders = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
     return cv2.copyMakeBorder(inside, *borders, cv2.BORDER_REPLICATE) if any(borders) else inside
-
-
-def covered_box(box_xyxy: Box, rule: CropRule, frame_height: int, frame_width: int) -> Box:
-    """Return what :func:`crop_face` shows of the frame, in pixels; may reach beyond it with ``replicate``."""
-    left, top, right, bottom = map(float, crop_bounds(box_xyxy, rule))
-    if rule.edge == "replicate":
-        return left, top, right, bottom
-    return max(left, 0.0), max(top, 0.0), min(right, float(frame_width)), min(bottom, float(frame_height))
 
 
 def resize_image(image: np.ndarray, spec: ModelSpec) -> np.ndarray:

@@ -70,7 +70,7 @@ with create() as runtime:
         refused(lambda: runtime(frame), BackendError)
         refused(lambda: next(runtime.stream(photograph)), BackendError)
         refused(runtime.latency, BackendError)
-        refused(lambda: runtime._session.run(batch), BackendError)
+        refused(lambda: runtime._host.session.run(batch), BackendError)
         refused(lambda: runtime._detector.detect(frame), DetectorError)
         try:
             with create() as own:

@@ -122,7 +122,7 @@ def load_tested_session(
     chosen = precision or bundle.manifest.precision
     settings = dataclasses.replace(options or SessionOptions(), precision=chosen)
     dla = settings.dla_core is not None or settings.gpu_fallback
-    if dla and not isinstance(backend, TensorRtBackend):
+    if dla and not backend.supports_dla:
         raise UsageError(
             f"a DLA needs the backend tensorrt, found {backend.name}: choose that (--backend tensorrt), or leave "
             "dla_core and gpu_fallback (--dla-core, --gpu-fallback) out"

@@ -150,33 +150,45 @@ class CropSession(Session, Protocol):
 
 
 class Backend(Protocol):
-    """What turns an ONNX file into a :class:`Session`.
+    """What turns an ONNX file into a :class:`Session`. A class that derives from it states what differs.
 
     Attributes
     ----------
+    name : str
+        Its key in :data:`fer_edge.backends.BACKENDS`.
     dialect : {"cpu", "tensorrt"}
-        The Q/DQ form that it turns into integer kernels. With the latter, all sizes of the input but the batch must
-        be fixed.
+        The Q/DQ form that it turns into integer kernels.
+    fixed_shapes : bool
+        Whether all sizes of a model's input but the batch must be fixed.
+    on_gpu : bool
+        Whether a GPU computes.
+    supports_dla : bool
+        Whether it can use the deep-learning accelerators of a Jetson.
+    takes_device_frames : bool
+        Whether its sessions are :class:`CropSession`.
+    compiles_for_batch : bool
+        Whether :attr:`SessionOptions.max_batch` changes what it compiles.
     int8_configs : sequence of Int8Config
         The fastest first: the arithmetic probe takes the first that is exact (:mod:`fer_edge.backends.int8_probe`).
     int8_dialects : sequence of str
         Dialects in which the probe is run. Empty where the hardware keeps all sums in 32 bits, as GPUs do: then only
         the self-test judges.
-    computes_tf32 : bool
-        Whether FP32 is computed with ten bits of each factor.
-    compiles_for_batch : bool
-        Whether :attr:`SessionOptions.max_batch` changes what it compiles.
     """
 
     name: str
     dialect: str
-    int8_configs: Sequence[Int8Config]
-    int8_dialects: Sequence[str]
-    compiles_for_batch: bool
+    fixed_shapes: bool = False
+    on_gpu: bool = False
+    supports_dla: bool = False
+    takes_device_frames: bool = False
+    compiles_for_batch: bool = False
+    int8_configs: Sequence[Int8Config] = (DEFAULT_INT8,)
+    int8_dialects: Sequence[str] = ()
 
     @property
     def computes_tf32(self) -> bool:
-        """See above."""
+        """Whether FP32 is computed with ten bits of each factor."""
+        return False
 
     def available(self) -> Availability:
         """Say whether this machine can run the backend."""

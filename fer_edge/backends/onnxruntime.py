@@ -20,6 +20,7 @@ from fer_edge.backends.base import (
     DEFAULT_INT8,
     NO_GPU,
     Availability,
+    Backend,
     Int8Config,
     SessionOptions,
     check_batch,
@@ -133,15 +134,13 @@ class OnnxRuntimeSession:
         self._session.close()
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(Backend):
     """ONNX Runtime, CPU execution provider."""
 
     name = "onnxruntime"
     dialect = "cpu"
     int8_configs: Sequence[Int8Config] = (DEFAULT_INT8, EXACT_INT8)
     int8_dialects: Sequence[str] = ("cpu", "tensorrt")  # the latter for comparisons at build
-    computes_tf32 = False
-    compiles_for_batch = False
 
     def available(self) -> Availability:
         """See :class:`fer_edge.backends.base.Backend`."""
@@ -156,7 +155,7 @@ class OnnxRuntimeBackend:
         return OnnxRuntimeSession(model, with_exact_int8(self, model, options))
 
 
-class OnnxRuntimeGpuBackend:
+class OnnxRuntimeGpuBackend(Backend):
     """ONNX Runtime on an NVIDIA GPU, never on the CPU.
 
     The CUDA provider computes FP32 as such. The TensorRT provider cannot be told to: it has no option against TF32,
@@ -174,8 +173,8 @@ class OnnxRuntimeGpuBackend:
     """
 
     dialect = "tensorrt"
-    int8_configs: Sequence[Int8Config] = (DEFAULT_INT8,)
-    int8_dialects: Sequence[str] = ()  # the hardware keeps sums in 32 bits
+    fixed_shapes = True
+    on_gpu = True
 
     def __init__(self, name: str, providers: Sequence[str]) -> None:
         self.name, self._providers = name, tuple(providers)

@@ -20,6 +20,7 @@ from fer_edge._utils.privacy import without_openvino_telemetry
 from fer_edge.backends.base import (
     DEFAULT_INT8,
     Availability,
+    Backend,
     Int8Config,
     SessionOptions,
     check_batch,
@@ -96,14 +97,13 @@ class OpenVinoSession:
         self._request.close()
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(Backend):
     """OpenVINO, CPU device."""
 
     name = "openvino"
     dialect = "cpu"
     int8_configs: Sequence[Int8Config] = (DEFAULT_INT8, FLOAT_INT8)
     int8_dialects: Sequence[str] = ("cpu",)
-    computes_tf32 = False
     compiles_for_batch = True
 
     def available(self) -> Availability:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_edge.backends.base import DEFAULT_INT8, NO_GPU, Availability, Int8Config, SessionOptions, check_batch
+from fer_edge.backends.base import NO_GPU, Availability, Backend, SessionOptions, check_batch
 from fer_edge.backends.onnx_file import precision_of, read_graph
 from fer_edge.bundle import ENGINES, ModelFile
 from fer_edge.cuda.arrays import DeviceArray, describe, is_device_array
@@ -99,7 +99,7 @@ class TensorRtSession:
         self.runner.close()
 
 
-class TensorRtBackend:
+class TensorRtBackend(Backend):
     """TensorRT, or TensorRT-RTX, on the first GPU.
 
     Parameters
@@ -109,9 +109,10 @@ class TensorRtBackend:
     """
 
     dialect = "tensorrt"
-    int8_configs: Sequence[Int8Config] = (DEFAULT_INT8,)
-    int8_dialects: Sequence[str] = ()  # the hardware keeps sums in 32 bits
-    computes_tf32 = False
+    fixed_shapes = True
+    on_gpu = True
+    supports_dla = True
+    takes_device_frames = True
     compiles_for_batch = True
 
     def __init__(self, name: str) -> None:

@@ -162,7 +162,7 @@ def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]
 
 def _check(args: argparse.Namespace) -> RuntimeOptions:
     """Judge every argument before anything is opened."""
-    from fer_edge.runtime import RuntimeOptions
+    from fer_edge.runtime.options import make_options
     from fer_edge.sinks import PICTURE_SUFFIXES, VIDEO_SUFFIXES
     from fer_edge.sources.open import is_live
 
@@ -181,7 +181,7 @@ def _check(args: argparse.Namespace) -> RuntimeOptions:
     if args.jsonl not in (None, "-"):
         outputs.append(Output("--jsonl", Path(args.jsonl), STREAM))
     check_outputs(outputs, (args.source, find_bundle(args.bundle), args.detector_model, args.prior))
-    return RuntimeOptions(
+    return make_options(
         backend=args.backend,
         precision=args.precision,
         detector=args.detector,

@@ -33,12 +33,12 @@ def execute(args: argparse.Namespace) -> int:
     """Measure, or read what was measured, and show it."""
     from fer_edge.bundle import open_bundle
     from fer_edge.models.catalogue import find_bundle
-    from fer_edge.runtime import RuntimeOptions
     from fer_edge.runtime.choice import switched_off
+    from fer_edge.runtime.options import make_options
     from fer_edge.runtime.timing import SEVERAL
     from fer_edge.runtime.tune import measure_candidates, tune
 
-    options = RuntimeOptions(
+    options = make_options(
         backend=args.backend, precision=args.precision, threads=args.threads, max_batch=args.max_batch
     )
     bundle = open_bundle(find_bundle(args.bundle))

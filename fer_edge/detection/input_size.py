@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     import onnx
 
 
-def takes_any_size(backend: Backend) -> bool:
-    """Return whether a session of ``backend`` takes images of any size, or only those of its graph."""
-    return backend.dialect != "tensorrt"
-
-
 def open_network(content: bytes, backend: Backend, settings: SessionOptions) -> Session:
     """Open an ONNX file that lies in memory.
 

@@ -14,7 +14,7 @@ from fer_edge.detection.base import Detector
 from fer_edge.errors import DataError, UsageError, closest
 from fer_edge.frames import check_frame
 from fer_edge.heatmaps import Box, min_max
-from fer_edge.preprocess import covered_box, crop_face, prepare_batch
+from fer_edge.preprocess import crop_rectangle, cut_rectangle, prepare_batch
 from fer_edge.probabilities import MIN_PROBABILITY, Prior, ProbabilityRule, make_rule
 from fer_edge.spec import ModelSpec
 
@@ -216,17 +216,17 @@ def explain_image(
     image = check_frame(image_bgr)
     height, width = image.shape[:2]
     box: Box | None = None
-    crop: np.ndarray | None = image
+    crop = image
     bounds: Box = (0.0, 0.0, float(width), float(height))
     if detector is not None:
         detections = detector.detect(image)
         if not detections:
             raise DataError("no face was found in the picture: give another, or --face whole for a face crop")
         box = detections[0].box_xyxy
-        crop = crop_face(image, box, spec.crop)
-        bounds = covered_box(box, spec.crop, height, width)
-    if crop is None:
-        raise DataError(f"the face is smaller than {spec.crop.min_side_px} pixels: give a larger picture")
+        rectangle = crop_rectangle(box, spec.crop, height, width)
+        if rectangle is None:
+            raise DataError(f"the face is smaller than {spec.crop.min_side_px} pixels: give a larger picture")
+        crop, bounds = cut_rectangle(image, rectangle), rectangle
     explained = explainer.explain(prepare_batch([crop], spec), classes)
     if not (np.isfinite(explained.probabilities).all() and np.isfinite(explained.maps).all()):
         raise DataError(f"{spec.network} gave values that are not finite: check the weights")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fer_edge.runtime.choice import Candidate, Choice
 from fer_edge.runtime.options import RuntimeOptions
-from fer_edge.runtime.runtime import STAGES, Runtime
+from fer_edge.runtime.runtime import Runtime
+from fer_edge.runtime.stages import STAGES
 
 __all__ = ["STAGES", "Candidate", "Choice", "Runtime", "RuntimeOptions"]

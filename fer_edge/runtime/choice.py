@@ -9,7 +9,6 @@ from itertools import product
 from typing import Any
 
 from fer_edge.backends import BACKENDS, Backend, SessionOptions, choose_backend
-from fer_edge.backends.tensorrt import TensorRtBackend
 from fer_edge.bundle import PRECISIONS, Bundle
 from fer_edge.errors import BundleError, UsageError
 from fer_edge.runtime.options import RuntimeOptions
@@ -50,8 +49,13 @@ class Candidate:
     @property
     def session_options(self) -> SessionOptions:
         """How its session is opened."""
-        # What holds more is sized by the backend: an engine for 64 faces would hold memory for all of them.
-        return SessionOptions(threads=self.threads, max_batch=1 if self.max_batch == 1 else None)
+        return SessionOptions(threads=self.threads, max_batch=self.compiled_batch)
+
+    @property
+    def compiled_batch(self) -> int | None:
+        """For which batch the network is compiled; ``None`` leaves it to the backend."""
+        # An engine for 64 faces would hold memory for all of them.
+        return 1 if self.max_batch == 1 else None
 
     def __str__(self) -> str:
         threads = "" if self.threads is None else f", threads {self.threads}"
@@ -99,10 +103,10 @@ def choose_plain(bundle: Bundle, options: RuntimeOptions) -> Candidate:
     FerEdgeError
         See :func:`fer_edge.backends.choose_backend`.
     """
-    backend = choose_backend(options.backend, bundle, options.precision)
-    precision = options.precision or bundle.manifest.precision
+    backend = choose_backend(options.backend, bundle, options.session.precision)
+    precision = options.session.precision or bundle.manifest.precision
     bundle.model_path(precision, backend.dialect)
-    return Candidate(backend.name, precision, options.threads, options.max_batch or PLAIN_BATCH)
+    return Candidate(backend.name, precision, options.session.threads, options.max_batch or PLAIN_BATCH)
 
 
 def list_candidates(bundle: Bundle, options: RuntimeOptions, processors: Processors) -> tuple[Candidate, ...]:
@@ -118,7 +122,7 @@ def list_candidates(bundle: Bundle, options: RuntimeOptions, processors: Process
         See :func:`choose_plain`.
     """
     plain = choose_plain(bundle, options)
-    if options.dla_core is not None or options.gpu_fallback:
+    if options.session.dla_core is not None or options.session.gpu_fallback:
         return (plain,)
     heads: list[Candidate] = []
     others: list[Candidate] = []
@@ -147,20 +151,22 @@ def switched_off() -> bool:
 def _list_backends(plain: Candidate, options: RuntimeOptions) -> list[Backend]:
     if options.backend != "auto":
         return [BACKENDS[plain.backend]]
-    on_device = isinstance(BACKENDS[plain.backend], TensorRtBackend)
+    on_device = BACKENDS[plain.backend].takes_device_frames  # the others would refuse such frames
     return [
         backend
         for backend in BACKENDS.values()
-        if (isinstance(backend, TensorRtBackend) or not on_device) and backend.available().ok
+        if backend.takes_device_frames >= on_device and backend.available().ok
     ]
 
 
 def _list_precisions(
     bundle: Bundle, options: RuntimeOptions, backend: Backend, plain: Candidate
 ) -> Iterator[str]:
-    offered = (options.precision,) if options.precision else ("fp32", bundle.manifest.precision)
+    offered = (
+        (options.session.precision,) if options.session.precision else ("fp32", bundle.manifest.precision)
+    )
     for precision in (p for p in PRECISIONS if p in offered):
-        as_fp32 = precision == "fp16" and backend.dialect == "cpu"
+        as_fp32 = precision == "fp16" and not backend.on_gpu
         if as_fp32 and (backend.name, precision) != plain.family:
             continue
         try:
@@ -175,9 +181,9 @@ def _vary(
 ) -> Iterator[Candidate]:
     """Yield the candidates of a backend and a precision; the first tells whether the others are worth a trial."""
     threads: list[int | None] = [None]
-    if options.threads is not None:
-        threads = [options.threads]
-    elif backend.dialect == "cpu":
+    if options.session.threads is not None:
+        threads = [options.session.threads]
+    elif not backend.on_gpu:
         threads = _count_threads(processors)
     batches = [options.max_batch or PLAIN_BATCH]
     if options.max_batch is None and backend.compiles_for_batch:

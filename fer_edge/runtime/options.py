@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from fer_edge._utils.checks import MAX_THREADS, require_choice, require_flag, require_number, require_whole
+from fer_edge._utils.checks import require_flag, require_number, require_whole
+from fer_edge.backends.base import SessionOptions
 from fer_edge.detection.base import DetectorOptions
-from fer_edge.engines.build.options import MAX_BATCH, PRECISIONS
+from fer_edge.engines.build.options import MAX_BATCH
 from fer_edge.errors import closest
 from fer_edge.probabilities import MIN_PROBABILITY, Prior
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in typing from Python 3.11 on
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,10 @@ class RuntimeOptions:
     ----------
     backend : str
         ``auto`` or a key of :data:`fer_edge.backends.BACKENDS`.
-    precision : str or None
-        That one, or an error. ``None``: what the bundle was built for, or FP32 where that was measured to be faster.
+    session : SessionOptions
+        How the network uses the machine. Its precision, where it is given, is what runs, or an error; ``None`` is what
+        the bundle was built for, or FP32 where that was measured to be faster. The measurement also chooses ``threads``
+        where they are left open. Detectors are not given to a DLA.
     detector : str
         A key of :data:`fer_edge.detection.DETECTORS`.
     detector_options : DetectorOptions
@@ -35,13 +40,6 @@ class RuntimeOptions:
     max_batch : int or None
         Faces per batch; a frame with more takes several. With 1, as for a driver's camera, the network is
         compiled for single faces: up to 5 % faster in OpenVINO. ``None``: 64, or what was measured to be faster.
-    threads : int or None
-        CPU threads of the network; ``None`` leaves the choice to the backend, or to the measurement.
-    dla_core : int or None
-        Which deep-learning accelerator of a Jetson computes the network, with backend ``tensorrt``; ``None`` is
-        the GPU. Detectors are not given to it.
-    gpu_fallback : bool
-        Let the GPU compute the layers that the accelerator cannot; else they are an error.
     allow_random : bool
         Accept a bundle whose weights are random.
     attention : bool
@@ -56,15 +54,12 @@ class RuntimeOptions:
     """
 
     backend: str = "auto"
-    precision: str | None = None
+    session: SessionOptions = field(default_factory=SessionOptions)
     detector: str = "mtcnn"
     detector_options: DetectorOptions = field(default_factory=DetectorOptions)
     min_probability: float = MIN_PROBABILITY
     prior: Prior | None = None
     max_batch: int | None = None
-    threads: int | None = None
-    dla_core: int | None = None
-    gpu_fallback: bool = False
     allow_random: bool = False
     attention: bool = False
     self_test: bool = True
@@ -73,32 +68,36 @@ class RuntimeOptions:
     def __post_init__(self) -> None:
         require_number("min_probability", self.min_probability, 0, 1)
         require_whole("max_batch", self.max_batch, 1, MAX_BATCH, optional=True)
-        require_whole("threads", self.threads, 1, MAX_THREADS, optional=True)
-        require_choice("precision", self.precision, PRECISIONS, optional=True)
         for name in ("allow_random", "attention", "self_test", "tune"):
             require_flag(name, getattr(self, name))
 
 
 class RuntimeChanges(TypedDict, total=False):
-    """Fields of :class:`RuntimeOptions` as keyword arguments, so that type checkers know their names."""
+    """Fields of :class:`RuntimeOptions` and of its session as keyword arguments, so that type checkers know their names."""
 
     backend: str
-    precision: str | None
+    session: SessionOptions
     detector: str
     detector_options: DetectorOptions
     min_probability: float
     prior: Prior | None
     max_batch: int | None
-    threads: int | None
-    dla_core: int | None
-    gpu_fallback: bool
     allow_random: bool
     attention: bool
     self_test: bool
     tune: bool
+    # of the session
+    precision: str | None
+    threads: int | None
+    dla_core: int | None
+    gpu_fallback: bool
 
 
-def changed(options: RuntimeOptions | None, changes: Mapping[str, object]) -> RuntimeOptions:
+#: Fields of :class:`SessionOptions` that are given as those of the runtime; its ``max_batch`` has the runtime's name.
+_OF_SESSION = ("precision", "threads", "dla_core", "gpu_fallback")
+
+
+def make_options(options: RuntimeOptions | None = None, **changes: Unpack[RuntimeChanges]) -> RuntimeOptions:
     """Return ``options``, or the defaults, with ``changes``.
 
     Raises
@@ -106,8 +105,11 @@ def changed(options: RuntimeOptions | None, changes: Mapping[str, object]) -> Ru
     TypeError
         If a change names no field; the message gives the nearest one.
     """
-    names = [field.name for field in fields(RuntimeOptions)]
+    names = [*(field.name for field in fields(RuntimeOptions)), *_OF_SESSION]
     for name in changes:
         if name not in names:
             raise TypeError(f"Runtime() got an unexpected keyword argument {name!r}{closest(name, names)}")
-    return replace(options or RuntimeOptions(), **changes)  # type: ignore[arg-type]
+    given: dict[str, Any] = dict(changes)
+    of_session = {name: given.pop(name) for name in _OF_SESSION if name in given}
+    made = replace(options or RuntimeOptions(), **given)
+    return replace(made, session=replace(made.session, **of_session))

@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, cast
 
 from fer_edge import __version__
 from fer_edge._utils.checks import require_path
 from fer_edge._utils.guard import Guard
 from fer_edge.backends import BACKENDS, CropSession, load_tested_session
 from fer_edge.backends.int8_probe import describe_int8
-from fer_edge.backends.self_test import compare_device_crops
+from fer_edge.backends.self_test import SelfTestReport
 from fer_edge.bundle import Bundle, open_bundle, require_attention
 from fer_edge.cuda.arrays import is_device_array
 from fer_edge.detection import create_detector
 from fer_edge.errors import BackendError, BundleError, UsageError
-from fer_edge.frames import Frame, check_frame
-from fer_edge.heatmaps import min_max
+from fer_edge.frames import Frame
 from fer_edge.models.catalogue import find_bundle
-from fer_edge.preprocess import covered_box, crop_rectangle, cut_rectangle, prepare_batch
 from fer_edge.probabilities import make_rule
-from fer_edge.results import Detection, Face, FrameResult, LatencySummary, RuntimeState, summarise
-from fer_edge.runtime.options import RuntimeChanges, RuntimeOptions, changed
+from fer_edge.results import Detection, Face, FrameResult, LatencySummary, RuntimeState
+from fer_edge.runtime.classifier import Answer, Classifier, DeviceClassifier, HostClassifier, Reading
+from fer_edge.runtime.options import RuntimeChanges, RuntimeOptions, make_options
+from fer_edge.runtime.stages import StageClock, StageHistory
 from fer_edge.runtime.tune import choose
 from fer_edge.sources.base import Source
 from fer_edge.sources.open import as_source
@@ -39,10 +37,6 @@ from fer_edge.system.provenance import device_name, processor_features
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in typing from Python 3.11 on
-
-#: Timings kept for percentiles; older ones are forgotten.
-_HISTORY = 1000
-STAGES = ("detect", "prepare", "classify", "total")
 
 
 class Runtime:
@@ -87,7 +81,7 @@ class Runtime:
         options: RuntimeOptions | None = None,
         **changes: Unpack[RuntimeChanges],
     ) -> None:
-        self.options = changed(options, changes)
+        self.options = make_options(options, **changes)
         if not isinstance(bundle, Bundle):
             require_path("bundle", bundle)
             bundle = open_bundle(find_bundle("default" if bundle is None else bundle))
@@ -104,23 +98,31 @@ class Runtime:
         self.choice = choose(self.bundle, self.options)
         self.backend, self.precision = BACKENDS[self.choice.backend], self.choice.precision
         session_options = dataclasses.replace(
-            self.choice.session_options,
-            dla_core=self.options.dla_core,
-            gpu_fallback=self.options.gpu_fallback,
+            self.options.session,
+            threads=self.choice.threads,
+            max_batch=self.options.session.max_batch or self.choice.compiled_batch,
         )
         with ExitStack() as opened:  # an error closes the sessions that are open
             tested = load_tested_session(
                 self.bundle, self.backend, self.precision, session_options, self.options.self_test
             )
-            self._session, self.self_test = tested.session, tested.self_test
-            opened.callback(self._session.close)
+            opened.callback(tested.session.close)
             self._detector = create_detector(self.options.detector, self.options.detector_options)
             opened.callback(self._detector.close)
             self._opened = Guard(
                 opened.pop_all(), "runtime", BackendError, free=ExitStack.close, parallel=True
             )
+        reading = Reading(self.spec, self.probability_rule, self.options.attention, self.choice.max_batch)
+        self._host = HostClassifier(tested, reading)
+        self._device = (
+            DeviceClassifier(
+                cast("CropSession", tested.session), tested.self_test, reading, self.options.self_test
+            )
+            if self.backend.takes_device_frames
+            else None
+        )
+        self._history = StageHistory()
         self._counting = threading.Lock()  # of the fields below
-        self._timings: Mapping[str, deque[float]] = {stage: deque(maxlen=_HISTORY) for stage in STAGES}
         self._calls = 0
         self.non_finite = 0  # network outputs that were dropped
 
@@ -168,53 +170,18 @@ class Runtime:
             return self._process(frame)
 
     def _process(self, frame: Frame) -> FrameResult:
-        on_device = self._crop_session(frame.image) if is_device_array(frame.image) else None
-        started = time.perf_counter()
-        image = on_device.copy_to_host(frame.image) if on_device else check_frame(frame.image)
+        clock = StageClock()
+        classifier = self._classifier_of(frame.image)
+        image = classifier.host_image(frame.image)
         detections = self._detector.detect(image)
-        detected = time.perf_counter()
-        height, width = image.shape[:2]
-        rectangles = [crop_rectangle(d.box_xyxy, self.spec.crop, height, width) for d in detections]
-        usable = [rectangle for rectangle in rectangles if rectangle is not None]
-        crops = [] if on_device else [cut_rectangle(image, rectangle) for rectangle in usable]
-        batch = prepare_batch(crops, self.spec)
-        prepared = time.perf_counter()
-        size = self.choice.max_batch
-        parts = [slice(first, first + size) for first in range(0, len(usable), size)]
-        if on_device:
-            if usable and self.options.self_test and not self.self_test.device_crops:
-                self.self_test = compare_device_crops(
-                    on_device, frame.image, image, usable, self.spec, self.self_test
-                )
-            outputs = [on_device.run_crops(frame.image, usable[part], self.spec) for part in parts]
-        else:
-            outputs = [self._session.run(batch[part]) for part in parts]
-        answers = iter(self._answers(outputs))
-        faces = tuple(
-            self._face(d, image, *((None, None) if rectangle is None else next(answers)))
-            for d, rectangle in zip(detections, rectangles, strict=True)
-        )
-        done = time.perf_counter()
-        timings = dict(
-            zip(
-                STAGES,
-                (1e3 * t for t in (detected - started, prepared - detected, done - prepared, done - started)),
-                strict=True,
-            )
-        )
-        with self._counting:
-            for stage, value in timings.items():
-                self._timings[stage].append(value)
-        return FrameResult(
-            index=frame.index,
-            captured_at_s=frame.captured_at_s,
-            frame_age_ms=(time.monotonic() - frame.captured_at_s) * 1e3,
-            dropped=frame.dropped,
-            faces=faces,
-            timings_ms=timings,
-            state=RuntimeState.RUNNING,
-            source=frame.name,
-        )
+        clock.mark()
+        answers = classifier.classify(frame.image, image, detections, on_prepared=clock.mark)
+        return self._result(frame, detections, answers, clock)
+
+    @property
+    def self_test(self) -> SelfTestReport:
+        """The outcome of the self-test, and whether crops of the device were compared."""
+        return (self._device or self._host).self_test
 
     @property
     def info(self) -> dict[str, Any]:
@@ -243,9 +210,7 @@ class Runtime:
     def latency(self) -> dict[str, LatencySummary]:
         """Return n, p50, p90 and p99 of each stage over the last frames."""
         self._opened.require_process()
-        with self._counting:
-            kept = {stage: list(values) for stage, values in self._timings.items()}
-        return {stage: summarise(values) for stage, values in kept.items()}
+        return self._history.summaries()
 
     def close(self) -> None:
         """Wait for the frames that run, then free the network and the detector; a second call does nothing."""
@@ -259,51 +224,43 @@ class Runtime:
     ) -> None:
         self.close()
 
-    def _crop_session(self, image: object) -> CropSession:
-        if not isinstance(self._session, CropSession):
+    def _classifier_of(self, image: object) -> Classifier:
+        if not is_device_array(image):
+            return self._host
+        if self._device is None:
             raise UsageError(
                 f"backend {self.backend.name} takes frames as NumPy arrays, found {type(image).__name__}: copy it to "
                 "the host, with .get() (CuPy, pycuda) or .cpu().numpy() (PyTorch), or choose backend tensorrt"
             )
-        return self._session
+        return self._device
 
-    def _answers(
-        self, parts: Sequence[Mapping[str, np.ndarray]]
-    ) -> list[tuple[np.ndarray, np.ndarray | None]]:
-        """Return probabilities ``[K]`` and attention ``[h, w]``, if asked for, of each face, from outputs in parts.
-
-        What is not finite becomes NaN, or no attention, and is counted once per face.
-        """
-        if not parts:
-            return []
-        logits = np.concatenate([part["logits"] for part in parts])
-        probabilities = self.probability_rule(logits)
-        broken = np.isnan(probabilities).any(axis=1)
-        maps: list[np.ndarray | None] = [None] * len(logits)
-        if self.options.attention:
-            scaled = min_max(np.concatenate([part["attention"] for part in parts]))
-            flawed = broken | np.isnan(scaled).any(axis=(1, 2))
-            maps = [None if bad else heat for bad, heat in zip(flawed, scaled, strict=True)]
-            broken = flawed
+    def _result(
+        self, frame: Frame, detections: Sequence[Detection], answers: Sequence[Answer], clock: StageClock
+    ) -> FrameResult:
+        faces = tuple(self._face(d, answer) for d, answer in zip(detections, answers, strict=True))
+        clock.mark()
+        timings = clock.timings_ms()
+        self._history.add(timings)
         with self._counting:
-            self.non_finite += int(broken.sum())
-        return list(zip(probabilities, maps, strict=True))
+            self.non_finite += sum(not answer.is_finite for answer in answers)
+        return FrameResult(
+            index=frame.index,
+            captured_at_s=frame.captured_at_s,
+            frame_age_ms=(time.monotonic() - frame.captured_at_s) * 1e3,
+            dropped=frame.dropped,
+            faces=faces,
+            timings_ms=timings,
+            state=RuntimeState.RUNNING,
+            source=frame.name,
+        )
 
-    def _face(
-        self,
-        detection: Detection,
-        image: np.ndarray,
-        probabilities: np.ndarray | None,
-        attention: np.ndarray | None,
-    ) -> Face:
-        covered = None
-        if attention is not None:
-            covered = covered_box(detection.box_xyxy, self.spec.crop, image.shape[0], image.shape[1])
+    def _face(self, detection: Detection, answer: Answer) -> Face:
+        probabilities = answer.probabilities
         label, reason, probability = None, None, 0.0
         named: dict[str, float] = {}
         if probabilities is None:
             reason = "too_small"
-        elif np.isnan(probabilities[0]):
+        elif math.isnan(probabilities[0]):
             reason = "not_finite"
         else:
             best = int(probabilities.argmax())
@@ -321,6 +278,6 @@ class Runtime:
             probabilities=named,
             landmarks=detection.landmarks,
             reason=reason,
-            attention=attention,
-            crop_xyxy=covered,
+            attention=answer.attention,
+            crop_xyxy=None if answer.attention is None else answer.rectangle,
         )

@@ -77,9 +77,9 @@ def choose(bundle: Bundle, options: RuntimeOptions) -> Choice:
         If what the options ask for is unknown or not available.
     """
     plain = choose_plain(bundle, options)
-    if options.dla_core is not None or options.gpu_fallback:
+    if options.session.dla_core is not None or options.session.gpu_fallback:
         return _without_measurement(plain, "asked", "a DLA was asked for")
-    given = (options.threads, options.max_batch, options.precision)
+    given = (options.session.threads, options.max_batch, options.session.precision)
     if options.backend != "auto" and None not in given:
         return _without_measurement(plain, "asked", "the options leave nothing open")
     if not options.tune:
@@ -189,7 +189,10 @@ def make_key(bundle: Bundle, options: RuntimeOptions, processors: Processors) ->
         "fer_edge": __version__,
         "manifest_sha256": hashlib.sha256(manifest.encode()).hexdigest(),  # with the hashes of all files
         "options": {
-            name: getattr(options, name) for name in ("backend", "precision", "threads", "max_batch")
+            "backend": options.backend,
+            "precision": options.session.precision,
+            "threads": options.session.threads,
+            "max_batch": options.max_batch,
         },
         "backends": {name: state.version for name, state in states.items() if state.ok},
         "architecture": architecture(),
@@ -240,7 +243,7 @@ def _count_open(bundle: Bundle, candidates: Sequence[Candidate]) -> int:
 
 def _describe_gpu(available: Sequence[str]) -> Mapping[str, Any] | None:
     """Return what tells one GPU from another, ``None`` where no backend of a GPU is available."""
-    if all(BACKENDS[name].dialect == "cpu" for name in available):
+    if not any(BACKENDS[name].on_gpu for name in available):
         return None
     from fer_edge.cuda.cuda_device import identify_gpu
 

@@ -1,7 +1,9 @@
-"""Sinks, and the choice of one by the kind of source."""
+"""Sinks, and the choice of one by suffix and source."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from fer_edge.errors import UsageError
@@ -9,7 +11,6 @@ from fer_edge.sinks.annotate import annotate
 from fer_edge.sinks.base import Sink
 from fer_edge.sinks.files import ImageFileSink, ImageFolderSink, JsonLinesSink, VideoFileSink
 from fer_edge.sources.base import Source
-from fer_edge.sources.files import ImageSource, VideoSource
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov"})
 #: Of the images that every OpenCV writes; it reads more.
@@ -28,6 +29,31 @@ __all__ = [
 ]
 
 
+@dataclass(frozen=True)
+class PictureSink:
+    """A kind of file that annotated pictures go to: for which sources it is, and how it is opened."""
+
+    suffixes: frozenset[str]
+    takes: Callable[[Source], bool]
+    open: Callable[[Path, Source], Sink]
+
+
+#: The first whose suffixes and sources fit takes the pictures.
+PICTURE_SINKS: Mapping[str, PictureSink] = {
+    "video": PictureSink(
+        VIDEO_SUFFIXES, lambda source: True, lambda path, source: VideoFileSink(path, source.fps)
+    ),
+    "picture": PictureSink(
+        WRITTEN_SUFFIXES, lambda source: source.frame_count == 1, lambda path, source: ImageFileSink(path)
+    ),
+    "folder": PictureSink(
+        frozenset({""}),
+        lambda source: True,
+        lambda path, source: ImageFolderSink(path, numbered=not source.names_frames),
+    ),
+}
+
+
 def picture_sink(path: Path, source: Source) -> Sink:
     """Return the sink for annotated pictures: an image, a video, or a folder (no suffix).
 
@@ -36,24 +62,12 @@ def picture_sink(path: Path, source: Source) -> Sink:
     UsageError
         If the suffix does not fit the source, or the source would be overwritten.
     """
-    if path.resolve() in _read_from(source):
+    if path.resolve() in source.reads:
         raise UsageError(f"--output {path} would overwrite the source: choose another name")
-    suffix = path.suffix.lower()
-    if suffix in VIDEO_SUFFIXES:
-        return VideoFileSink(path, source.fps)
-    if suffix in WRITTEN_SUFFIXES and source.frame_count == 1:
-        return ImageFileSink(path)
-    if not suffix:
-        return ImageFolderSink(path, numbered=not isinstance(source, ImageSource))
+    for kind in PICTURE_SINKS.values():
+        if path.suffix.lower() in kind.suffixes and kind.takes(source):
+            return kind.open(path, source)
     raise UsageError(
         f"--output {path} does not fit this source: give an image name for one image, "
         "a video name (.mp4) for video, or a folder"
     )
-
-
-def _read_from(source: Source) -> set[Path]:
-    """Return the files, and the folders of images, that a source reads."""
-    if isinstance(source, ImageSource):
-        files = {path.resolve() for path in source.paths}
-        return files | {path.parent for path in files}
-    return {source.path.resolve()} if isinstance(source, VideoSource) else set()

@@ -20,10 +20,13 @@ class ImageSource:
 
     is_live = False
     fps: float | None = None
+    names_frames = True
 
     def __init__(self, paths: tuple[Path, ...]) -> None:
         self.paths = paths
         self.frame_count: int | None = len(paths)
+        files = {path.resolve() for path in paths}
+        self.reads = frozenset(files | {path.parent for path in files})
 
     def __iter__(self) -> Iterator[Frame]:
         problems = []
@@ -51,10 +54,12 @@ class VideoSource(ProcessBound):
     """Every frame of a video file."""
 
     is_live = False
+    names_frames = False
 
     def __init__(self, path: Path) -> None:
         super().__init__("video", SourceError)
         self.path = path
+        self.reads = frozenset({path.resolve()})
         self._capture = open_capture(
             str(path), f"{path} is not a video that OpenCV can read: convert it to MP4 (H.264)"
         )

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 
@@ -25,6 +26,8 @@ class LiveSource(ProcessBound):
 
     is_live = True
     frame_count: int | None = None
+    reads: frozenset[Path] = frozenset()
+    names_frames = False
 
     def __init__(self, address: int | str) -> None:
         super().__init__("live source", SourceError)

@@ -7,6 +7,8 @@ overwrites is counted, and no queue can grow.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -48,10 +50,43 @@ def as_source(source: Any) -> Source:
     )
 
 
+@dataclass(frozen=True)
+class SourceKind:
+    """A kind of source: how its address is recognised, and how it is opened."""
+
+    matches: Callable[[str], bool]
+    open: Callable[[str], Source]
+    is_live: bool = False
+
+
+def _is_picture(text: str) -> bool:
+    path = Path(text)
+    return path.suffix.lower() in IMAGE_SUFFIXES - ANIMATED_SUFFIXES and path.is_file()
+
+
+def _open_folder(text: str) -> Source:
+    images = list_images(Path(text))
+    if not images:
+        raise SourceError(
+            f"{text} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}): give another folder"
+        )
+    return ImageSource(images)
+
+
+#: The first that matches opens an address.
+SOURCES: Mapping[str, SourceKind] = {
+    "camera": SourceKind(str.isdecimal, lambda text: LiveSource(int(text)), is_live=True),
+    "stream": SourceKind(lambda text: "://" in text, LiveSource, is_live=True),
+    "folder": SourceKind(lambda text: text != "" and Path(text).is_dir(), _open_folder),
+    "picture": SourceKind(_is_picture, lambda text: ImageSource((Path(text),))),
+    "video": SourceKind(lambda text: Path(text).is_file(), lambda text: VideoSource(Path(text))),
+}
+
+
 def is_live(source: str | int | Path) -> bool:
     """Tell cameras and streams, of which only the newest frame counts, from files."""
-    text = str(source)
-    return text.isdecimal() or "://" in text
+    kind = _kind_of(str(source))
+    return kind is not None and kind.is_live
 
 
 def open_source(source: str | int | Path) -> Source:
@@ -63,24 +98,17 @@ def open_source(source: str | int | Path) -> Source:
         If it does not exist, is empty, or cannot be decoded.
     """
     text = str(source)
-    if is_live(text):
-        return LiveSource(int(text) if text.isdecimal() else text)
+    kind = _kind_of(text)
+    if kind is not None:
+        return kind.open(text)
     if not text:
         raise SourceError(
             "the source is empty: give an image, a folder, a video, a camera number or an address"
         )
-    path = Path(text)
-    if path.is_dir():
-        images = list_images(path)
-        if not images:
-            raise SourceError(
-                f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}): give another folder"
-            )
-        return ImageSource(images)
-    if not path.is_file():
-        raise SourceError(
-            f"{path} does not exist: give an image, a folder, a video, a camera number or an rtsp:// address"
-        )
-    if path.suffix.lower() in IMAGE_SUFFIXES - ANIMATED_SUFFIXES:
-        return ImageSource((path,))
-    return VideoSource(path)
+    raise SourceError(
+        f"{text} does not exist: give an image, a folder, a video, a camera number or an rtsp:// address"
+    )
+
+
+def _kind_of(text: str) -> SourceKind | None:
+    return next((kind for kind in SOURCES.values() if kind.matches(text)), None)

@@ -17,7 +17,7 @@ import pytest
 from crowds import count_wrong, draw_crowds, of_detections
 from matching import MIN_FACE_PX, compare
 
-from fer_edge.backends import BACKENDS, Availability, Session, SessionOptions
+from fer_edge.backends import BACKENDS, Availability, Backend, Session, SessionOptions
 from fer_edge.bundle import ModelFile
 from fer_edge.engines.build.builder import EngineOptions, build_engine
 from fer_edge.errors import BackendError, DetectorError
@@ -47,10 +47,10 @@ class OneSizeSession:
         self.session.close()
 
 
-class OneSizeBackend:
+class OneSizeBackend(Backend):
     """Like TensorRT, refuses a size that is free; runs the same graph in ONNX Runtime."""
 
-    name, dialect = "one-size", "tensorrt"
+    name, dialect, fixed_shapes = "one-size", "tensorrt", True
 
     def __init__(self) -> None:
         self.graphs: list[onnx.ModelProto] = []

@@ -14,6 +14,7 @@ from fer_edge.bundle import Bundle, open_bundle
 from fer_edge.errors import BundleError, UsageError
 from fer_edge.models.catalogue import shipped_bundle
 from fer_edge.runtime.choice import Candidate, choose_plain, list_candidates
+from fer_edge.runtime.options import make_options
 from fer_edge.system.processors import Processors
 
 FOUR = Processors(machine=4, logical=4, cores=4)
@@ -61,7 +62,7 @@ def test_a_bundle_offers_what_it_was_built_for(fp32: Bundle, int8: Bundle) -> No
     ],
 )
 def test_what_is_asked_for_is_not_varied(int8: Bundle, asked: dict[str, object]) -> None:
-    found = list_candidates(int8, RuntimeOptions(**asked), FOUR)
+    found = list_candidates(int8, make_options(**asked), FOUR)
     assert all({getattr(candidate, name) for candidate in found} == {asked[name]} for name in asked)
     assert len(found) == 1 or len(asked) < 4
 
@@ -104,7 +105,7 @@ def test_from_a_gpu_that_takes_frames_nothing_moves_to_the_processor(
     assert {candidate.backend for candidate in found} == {"tensorrt", "tensorrt-rtx"}
     assert {candidate.threads for candidate in found} == {None}
     assert {candidate.max_batch for candidate in found} == {64, 1}
-    assert list_candidates(int8, RuntimeOptions(backend="tensorrt", dla_core=0), FOUR) == (found[0],)
+    assert list_candidates(int8, make_options(backend="tensorrt", dla_core=0), FOUR) == (found[0],)
 
 
 def test_without_openvino_onnx_runtime_is_the_plain_choice(

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,7 @@ import pytest
 
 import fer_edge
 from fer_edge import DetectorOptions, Runtime, RuntimeOptions
-from fer_edge.backends import BACKENDS, SessionOptions, available_backends
+from fer_edge.backends import BACKENDS, Session, SessionOptions, available_backends
 from fer_edge.builder import BuildOptions, build
 from fer_edge.bundle import Bundle, open_bundle
 from fer_edge.errors import BundleError, DataError, FerEdgeError, UsageError
@@ -24,13 +25,25 @@ from fer_edge.models.catalogue import MODELS_FOLDER, shipped_bundle
 from fer_edge.preprocess import crop_face, prepare_batch
 from fer_edge.probabilities import make_rule
 from fer_edge.results import Detection, RuntimeState
-from fer_edge.runtime.options import RuntimeChanges
+from fer_edge.runtime.options import RuntimeChanges, make_options
 
 
 @pytest.fixture(scope="module")
 def runtime() -> Runtime:
     with Runtime(options=RuntimeOptions(backend="onnxruntime")) as opened:
         yield opened
+
+
+class Recorder:
+    """A session that keeps the logits it gives."""
+
+    def __init__(self, session: Session, seen: list[np.ndarray]) -> None:
+        self._session, self._seen = session, seen
+
+    def run(self, batch: np.ndarray) -> Mapping[str, np.ndarray]:
+        outputs = self._session.run(batch)
+        self._seen.append(outputs["logits"])
+        return outputs
 
 
 def test_the_astronaut_smiles(runtime: Runtime, astronaut: np.ndarray) -> None:
@@ -72,18 +85,18 @@ def test_logits_are_divided_by_the_temperature_of_the_bundle(astronaut: np.ndarr
 def test_all_faces_of_a_frame_go_in_one_batch(runtime: Runtime, astronaut: np.ndarray) -> None:
     pair = np.hstack([astronaut, astronaut[:, ::-1]])
     batches: list[int] = []
-    inner = runtime._session
+    inner = runtime._host.session
 
     class Counting:
         def run(self, batch: np.ndarray) -> object:
             batches.append(len(batch))
             return inner.run(batch)
 
-    runtime._session = Counting()
+    runtime._host.session = Counting()
     try:
         result = runtime(pair)
     finally:
-        runtime._session = inner
+        runtime._host.session = inner
     assert len(result.faces) == 2
     assert batches == [2]
     assert {face.label for face in result.faces} == {"happiness"}
@@ -98,14 +111,14 @@ def test_more_faces_than_a_batch_holds(backend: str, astronaut: np.ndarray) -> N
     pair = np.hstack([astronaut, astronaut[:, ::-1]])
     found = []
     for size in (1, 64):
-        with Runtime(options=RuntimeOptions(backend=backend, max_batch=size)) as runtime:
+        with Runtime(options=make_options(backend=backend, max_batch=size)) as runtime:
             result = runtime(pair)
         assert [face.label for face in result.faces] == ["happiness", "happiness"]
         found.append([list(face.probabilities.values()) for face in result.faces])
     np.testing.assert_allclose(*found, atol=1e-6)
     for bad in (0, -1, True, 1.5, "8"):
         with pytest.raises(UsageError, match="max_batch must be None or a whole number from 1"):
-            RuntimeOptions(max_batch=bad)
+            make_options(max_batch=bad)
 
 
 @pytest.mark.parametrize(
@@ -164,11 +177,8 @@ def test_a_bundle_of_format_1_answers_bit_for_bit_as_before(astronaut: np.ndarra
     for bundle, prior in ((tmp_path / "old.fer", None), (shipped_bundle(), "training")):
         seen: list[np.ndarray] = []
         with Runtime(bundle, backend="onnxruntime", prior=prior, threads=1) as runtime:
-            rule = runtime.probability_rule
-            runtime.probability_rule = lambda logits, rule=rule, seen=seen: (
-                seen.append(logits),
-                rule(logits),
-            )[1]
+            session = runtime._host.session
+            runtime._host.session = Recorder(session, seen)
             (face,) = runtime(astronaut).faces
         scaled = seen[0] / value["temperature"]
         exponentials = np.exp(np.asarray(scaled, np.float64) - np.max(scaled, axis=-1, keepdims=True))
@@ -220,7 +230,7 @@ def test_an_output_that_is_not_finite_is_dropped_and_counted(astronaut: np.ndarr
             pass
 
     with Runtime(options=RuntimeOptions(backend="onnxruntime")) as runtime:
-        runtime._session = Broken()
+        runtime._host.session = Broken()
         (face,) = runtime(astronaut).faces
     assert (face.label, face.reason) == (None, "not_finite")
     assert runtime.non_finite == 1
@@ -299,7 +309,7 @@ def test_attention_over_the_crop_when_asked_for(
     with Runtime(attentive, backend=backend, attention=True) as runtime:
         (face,) = runtime(astronaut).faces
         crop = crop_face(astronaut, face.box_xyxy, runtime.spec.crop)
-        raw = runtime._session.run(prepare_batch([crop], runtime.spec))["attention"][0]
+        raw = runtime._host.session.run(prepare_batch([crop], runtime.spec))["attention"][0]
     assert face.attention.shape == (6, 6)
     assert face.attention.dtype == np.float32
     assert raw.sum() == pytest.approx(1, abs=1e-5)
@@ -344,7 +354,7 @@ def test_attention_that_is_not_finite_is_dropped_and_counted(
             pass
 
     with Runtime(attentive, backend="onnxruntime", attention=True) as runtime:
-        runtime._session = Broken()
+        runtime._host.session = Broken()
         (face,) = runtime(astronaut).faces
     assert (face.label, face.attention) == ("neutral", None)
     assert runtime.non_finite == 1
@@ -407,7 +417,9 @@ def test_what_is_no_array_is_refused_with_a_hint(frame: object, hint: str) -> No
 
 
 def test_keyword_arguments_are_the_fields_of_the_options() -> None:
+    of_session = ("precision", "threads", "dla_core", "gpu_fallback")
     expected = {field.name: field.type for field in dataclasses.fields(RuntimeOptions)}
+    expected |= {f.name: f.type for f in dataclasses.fields(SessionOptions) if f.name in of_session}
     assert RuntimeChanges.__annotations__.keys() == expected.keys()
     found = {name: value.__forward_arg__ for name, value in RuntimeChanges.__annotations__.items()}
     assert found == expected

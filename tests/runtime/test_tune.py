@@ -20,6 +20,7 @@ from fer_edge.bundle import Bundle, open_bundle
 from fer_edge.errors import UsageError
 from fer_edge.models.catalogue import shipped_bundle
 from fer_edge.runtime.choice import Candidate
+from fer_edge.runtime.options import make_options
 from fer_edge.runtime.timing import Timing
 from fer_edge.runtime.tune import choose, make_choice, make_key, tune
 from fer_edge.system.processors import Processors
@@ -124,7 +125,7 @@ def test_what_was_measured_is_kept_until_it_is_asked_again(bundle: Bundle) -> No
     assert tune(bundle, measure=figures, again=True).measured_now
     assert figures.calls == 2
     assert choose(bundle, RuntimeOptions()) == first.choice
-    assert choose(bundle, RuntimeOptions(threads=1, tune=False)).because == "tune=False"
+    assert choose(bundle, make_options(threads=1, tune=False)).because == "tune=False"
 
 
 def test_threads_and_processes_measure_once(bundle: Bundle, own_cache: Path, tmp_path: Path) -> None:
@@ -200,8 +201,8 @@ def test_another_bundle_processor_version_or_request_is_another_measurement(
         make_key(bundle, asked, here),
         make_key(open_bundle(shipped_bundle()), asked, here),
         make_key(bundle, asked, Processors(4, 4, 4, quota=2)),
-        make_key(bundle, RuntimeOptions(threads=1), here),
-        make_key(bundle, RuntimeOptions(max_batch=64), here),
+        make_key(bundle, make_options(threads=1), here),
+        make_key(bundle, make_options(max_batch=64), here),
     ]
     monkeypatch.setattr(onnxruntime, "__version__", "9.9.9")
     keys.append(make_key(bundle, asked, here))
@@ -221,17 +222,17 @@ def test_the_switch_of_the_environment(bundle: Bundle, monkeypatch: pytest.Monke
     monkeypatch.setenv("FER_EDGE_TUNE", "no")
     with pytest.raises(UsageError, match="FER_EDGE_TUNE must be 0 or 1, found 'no'"):
         choose(bundle, RuntimeOptions())
-    asked = RuntimeOptions(backend="onnxruntime", precision="fp32", threads=1, max_batch=1)
+    asked = make_options(backend="onnxruntime", precision="fp32", threads=1, max_batch=1)
     assert choose(bundle, asked).by == "asked"
     monkeypatch.setenv("FER_EDGE_TUNE", "1")
-    one = RuntimeOptions(backend="onnxruntime", threads=1)
+    one = make_options(backend="onnxruntime", threads=1)
     assert choose(bundle, one).because == "there is one candidate"
 
 
 def test_a_choice_of_single_faces_classifies_all_faces(bundle: Bundle, astronaut: np.ndarray) -> None:
     """Whatever was chosen, a frame with two faces has two answers."""
     pair = np.hstack([astronaut, astronaut[:, ::-1]])
-    options = RuntimeOptions(backend=available_backends("cpu")[0], precision="fp32")
+    options = make_options(backend=available_backends("cpu")[0], precision="fp32")
     tuning = tune(bundle, options, measure=Figures())
     with Runtime(bundle, options) as runtime:
         assert runtime.choice == tuning.choice

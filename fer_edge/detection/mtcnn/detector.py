@@ -16,7 +16,7 @@ import numpy as np
 from fer_edge._utils.guard import Guard
 from fer_edge.backends import Session, SessionOptions, choose_backend
 from fer_edge.detection.base import DetectorOptions
-from fer_edge.detection.input_size import open_network, serialize, takes_any_size, with_size
+from fer_edge.detection.input_size import open_network, serialize, with_size
 from fer_edge.detection.mtcnn.pyramid import STRIDE_PX, WINDOW_PX, crop, cut_pyramid, halve
 from fer_edge.detection.mtcnn.weights import mtcnn_models
 from fer_edge.detection.nms import suppress
@@ -57,7 +57,7 @@ class MtcnnDetector:
         self._min_score = DEFAULT_MIN_SCORE if options.min_score is None else options.min_score
         backend = choose_backend(options.backend)
         settings = SessionOptions(threads=options.threads)
-        self._tile_px = None if takes_any_size(backend) else _TILE_PX
+        self._tile_px = _TILE_PX if backend.fixed_shapes else None
         sessions: dict[str, Session] = {}
         with ExitStack() as opened:  # an error closes the sessions that are open
             for name, content in mtcnn_models().items():

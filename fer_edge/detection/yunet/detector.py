@@ -15,7 +15,7 @@ import numpy as np
 from fer_edge._utils.guard import Guard
 from fer_edge.backends import Backend, Session, SessionOptions, choose_backend
 from fer_edge.detection.base import DetectorOptions
-from fer_edge.detection.input_size import open_network, serialize, takes_any_size
+from fer_edge.detection.input_size import open_network, serialize
 from fer_edge.detection.nms import suppress
 from fer_edge.detection.postprocess import to_detections
 from fer_edge.detection.yunet.graph import FIX, STRIDES_PX, YuNetModel
@@ -63,7 +63,7 @@ class YuNetDetector:
         backend = choose_backend(options.backend)
         settings = SessionOptions(threads=options.threads, max_batch=1)
         model = YuNetModel(Path(options.model))
-        any_size = takes_any_size(backend)
+        any_size = not backend.fixed_shapes
         network: Session
         if any_size:
             try:

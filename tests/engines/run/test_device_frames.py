@@ -170,7 +170,7 @@ def test_frames_of_every_kind(gpu: Gpu, astronaut: np.ndarray, kind: str) -> Non
             )
         assert_same(runtime(given), expected)
         if isinstance(given, Dlpack):  # its library lets the stream wait that copies and crops
-            session = runtime._session
+            session = runtime._device.session
             assert set(given.streams) == {session.runner.input_stream}  # type: ignore[attr-defined]
 
 
@@ -330,7 +330,7 @@ def test_a_backend_of_the_cpu_says_what_to_do(backend: str, astronaut: np.ndarra
     on_device = type("Array", (), {"__cuda_array_interface__": interface})()
     message = f"backend {backend} takes frames as NumPy arrays, found %s: copy it to the host, with "
     with Runtime(backend=backend) as runtime:
-        assert not isinstance(runtime._session, CropSession)
+        assert not isinstance(runtime._host.session, CropSession)
         for frame in (on_device, torch.from_numpy(astronaut)):
             with pytest.raises(UsageError, match=message % type(frame).__name__) as error:
                 runtime(frame)
