@@ -1,35 +1,26 @@
-"""The report of a build as one HTML file that needs nothing else: no script, no font, no network."""
+"""The report of a build as one HTML file that needs nothing else: no script, no font, no network.
+
+``page.html.jinja`` holds the text and the tables, ``plots.svg.jinja`` the plots; numbers are formatted here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fer_edge._utils.files import whole_file
-from fer_edge.calibration.report import sections_calibration, sections_faces
-from fer_edge.calibration.report.markup import Html, element, facts, join, plain, printable
-from fer_edge.calibration.report.sections_comparison import comparison_sections, tiles
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
-_STYLE = Path(__file__).with_name("page.css")
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-#: In the order of the page.
-_SECTIONS: Mapping[str, Callable[[Any], Iterable[Html | None]]] = {
-    "next_steps": lambda value: [sections_faces.next_steps_section(value)],
-    "warnings": lambda value: [sections_faces.warnings_section(value)],
-    "gate": lambda value: [sections_calibration.gate_section(value)],
-    "data": lambda value: [sections_faces.faces_section(value)],
-    "comparison": comparison_sections,
-    "candidates": lambda value: [sections_calibration.candidates_section(value)],
-    "sensitivity": lambda value: [sections_calibration.sensitivity_section(value)],
-    "mixed_precision": lambda value: [sections_calibration.mixed_precision_section(value)],
-    "placement": lambda value: [sections_calibration.placement_section(value)],
-    "calibration": lambda value: [sections_calibration.calibration_section(value)],
-}
-_LIMITS = (
-    "Figures hold for these faces, this device and these versions; measure on your own camera before you rely on "
-    "them. The network names an apparent expression: how annotators would label a picture, not what a person feels."
-)
+from fer_edge._utils.files import whole_file
+
+_KEYS = (
+    "model", "record", "gate", "data", "warnings", "next_steps", "comparison", "candidates", "sensitivity",
+    "mixed_precision", "placement", "calibration",
+)  # fmt: skip
 
 
 def write_report_page(path: Path, report: Mapping[str, Any]) -> None:
@@ -69,72 +60,99 @@ def write_report_page(path: Path, report: Mapping[str, Any]) -> None:
             Each with ``rule``, ``reason``, ``layers``.
         ``calibration``
             ``method``, ``images``, ``data``, and more.
+
+    Raises
+    ------
+    jinja2.UndefinedError, KeyError, TypeError
+        A section lacks a value, or holds one of another type; nothing is written.
     """
-    page = _page(report)
+    page = _TEMPLATES.get_template("page.html.jinja").render(dict.fromkeys(_KEYS) | _printable(report))
     with whole_file(path) as part:
         part.write_text(page, encoding="utf-8")
 
 
-def _page(report: Mapping[str, Any]) -> str:
-    model = report.get("model") or {}
-    name = f"{model.get('network', 'network')} {str(model.get('precision', '')).upper()}".strip()
-    body = [
-        part for key, make in _SECTIONS.items() if report.get(key) is not None for part in make(report[key])
+@dataclass(frozen=True)
+class Number:
+    """A figure of the report and its text; the page carries both."""
+
+    value: float | None
+    text: str
+
+    def __html__(self) -> Markup:
+        return self._in('<data value="{!r}">{}</data>')
+
+    @property
+    def tspan(self) -> Markup:
+        """The figure as part of a text in SVG."""
+        return self._in('<tspan data-value="{!r}">{}</tspan>')
+
+    def _in(self, element: str) -> Markup:
+        return Markup(self.text if self.value is None else Markup(element).format(self.value, self.text))
+
+
+def format_number(value: float | None, style: str, unit: str = "", factor: float = 1.0) -> Number:
+    """Return ``value · factor`` in a ``format`` style, with its unit; a dash for ``None``."""
+    if value is None:
+        return Number(None, "–")
+    text = format(round(value * factor, 9) + 0.0, style).replace("-", "−")
+    if not text.strip("+−0."):
+        text = text.lstrip("+−")  # no sign on what is rounded to zero
+    return Number(value, f"{text}\u00a0{unit}" if unit else text)  # a space that does not break
+
+
+#: Filters of the templates.
+NUMBER_FILTERS = {
+    "percent": partial(format_number, style=".2f", unit="%", factor=100),
+    "points": partial(format_number, style="+.2f", unit="pp"),
+    "signed": partial(format_number, style="+.2f"),
+    "milliseconds": partial(format_number, style=".2f", unit="ms"),
+    "megabytes": partial(format_number, style=".2f", unit="MB", factor=1e-6),
+    "millions": partial(format_number, style=",.2f", unit="M", factor=1e-6),
+    "decibels": partial(format_number, style=".1f", unit="dB"),
+    "integer": partial(format_number, style=",.0f"),
+    "four_digits": partial(format_number, style=".4g"),
+    "decimals": lambda value, digits: format_number(value, f".{digits}f"),
+}
+
+
+def _printable(value: Any) -> Any:
+    """Return ``value`` with U+FFFD for letters without a glyph, such as a change of direction."""
+    if isinstance(value, str):
+        return "".join(c if c.isprintable() else "\ufffd" for c in value)
+    if isinstance(value, Mapping):
+        return {_printable(name): _printable(part) for name, part in value.items()}
+    return [_printable(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def _most_harmful_first(layers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the layers with ``noise``, its share of the logits' size."""
+    noisy = [
+        {**layer, "noise": 0.0 if layer["snr_db"] is None else 10 ** (-layer["snr_db"] / 20)}
+        for layer in layers
     ]
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="referrer", content="no-referrer"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("title", f"{name}: build report"),
-        element("style", Html(_STYLE.read_text(encoding="utf-8"))),
-    )
-    glance = tiles(report["comparison"]) if report.get("comparison") else None
-    main = element("main", _header(name, report), glance, body, element("footer", _LIMITS))
-    return "<!DOCTYPE html>\n" + element("html", head, element("body", main), lang="en") + "\n"
+    return sorted(noisy, key=lambda layer: (layer["noise"], layer["drop_pp"] or 0.0), reverse=True)
 
 
-def _header(name: str, report: Mapping[str, Any]) -> Html:
-    shown = {
-        key.replace("_", " "): sections_calibration.value_of(value)
-        for key, value in {**(report.get("model") or {}), **_record(report)}.items()
-        if key not in ("network", "precision") and value is not None
-    }
-    return element(
-        "header",
-        element("p", "FER-Edge build report", class_="kicker"),
-        element("h1", name),
-        _verdict(report.get("gate")),
-        facts(shown),
-    )
+def _ticks(low: float, high: float) -> list[float]:
+    """Return three to six round values between two."""
+    rough = (high - low) / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * s for s in (1, 2, 5, 10) if power * s >= rough)
+    return [round(i * step, 10) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _record(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return date and device, and the long list of versions last."""
-    record = dict(report.get("record") or {})
-    return {**{k: v for k, v in record.items() if k != "versions"}, "versions": record.get("versions")}
+def _coordinate(value: Any) -> Any:
+    """Shorten floats: figures are of :class:`Number`, so that a bare float is a coordinate of a plot."""
+    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
 
 
-def _verdict(gate: Mapping[str, Any] | None) -> Html:
-    if gate is None:
-        return element("p", "No bound was set: this page says what was measured.", class_="verdict")
-    place = join((" ", sections_faces.holds_for(gate["holds_for"]))) if gate.get("holds_for") else None
-    if gate["passed"]:
-        return element(
-            "p", element("strong", "✓ Passed"), " Every bound holds.", place, class_="verdict passed"
-        )
-    if gate.get("reason"):
-        return element(
-            "p", element("strong", "✕ Refused"), " ", f"{gate['reason']}.", place, class_="verdict missed"
-        )
-    missed = join(
-        (
-            join((printable(b["name"]), ": measured ", plain(b["measured"]), ", asked ", plain(b["bound"])))
-            for b in gate["bounds"]
-            if not b["passed"]
-        ),
-        "; ",
-    )
-    return element("p", element("strong", "✕ Missed"), " ", missed, ".", place, class_="verdict missed")
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=StrictUndefined,
+    finalize=_coordinate,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_TEMPLATES.filters |= {**NUMBER_FILTERS, "most_harmful_first": _most_harmful_first}
+_TEMPLATES.globals["ticks"] = _ticks
