@@ -66,7 +66,7 @@ def write_report_page(path: Path, report: Mapping[str, Any]) -> None:
     jinja2.UndefinedError, KeyError, TypeError
         A section lacks a value, or holds one of another type; nothing is written.
     """
-    page = _TEMPLATES.get_template("page.html.jinja").render(dict.fromkeys(_KEYS) | _printable(report))
+    page = _TEMPLATES.get_template("page.html.jinja").render(dict.fromkeys(_KEYS) | _legible(report))
     with whole_file(path) as part:
         part.write_text(page, encoding="utf-8")
 
@@ -115,13 +115,13 @@ NUMBER_FILTERS = {
 }
 
 
-def _printable(value: Any) -> Any:
+def _legible(value: Any) -> Any:
     """Return ``value`` with U+FFFD for letters without a glyph, such as a change of direction."""
     if isinstance(value, str):
         return "".join(c if c.isprintable() else "\ufffd" for c in value)
     if isinstance(value, Mapping):
-        return {_printable(name): _printable(part) for name, part in value.items()}
-    return [_printable(part) for part in value] if isinstance(value, (list, tuple)) else value
+        return {_legible(name): _legible(part) for name, part in value.items()}
+    return [_legible(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def _most_harmful_first(layers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from fer_edge._utils.file_kinds import printable
 from fer_edge._utils.inert_pickle import Made
 from fer_edge.errors import WeightsError
 
@@ -165,7 +166,7 @@ def _strip(
         plain = {name.removeprefix(prefix): value for name, value in plain.items() if name.startswith(prefix)}
     plain = {name: value for name, value in plain.items() if name not in beside}
     wrapped = sorted({found for name in kept for found in _WRAPPED.findall(name)})
-    prefixes = tuple(_printable(taken) for taken in (*wrapped, prefix) if taken)
+    prefixes = tuple(printable(taken) for taken in (*wrapped, prefix) if taken)
     return _Stripped(plain, layout, prefix, beside, prefixes, dropped)
 
 
@@ -191,7 +192,7 @@ def _renamed(entries: Mapping[str, T], rename: Callable[[str], str], origin: str
         short = rename(name)
         if short in found:
             raise WeightsError(
-                f"{origin} has {_printable(name)} and another entry that both stand for {_printable(short)}: save the weights of one model, torch.save(model.state_dict(), 'weights.pt')"
+                f"{origin} has {printable(name)} and another entry that both stand for {printable(short)}: save the weights of one model, torch.save(model.state_dict(), 'weights.pt')"
             )
         found[short] = value
     return found
@@ -205,13 +206,9 @@ def _mapping(value: object) -> Mapping[Any, Any] | None:
 
 def _kind(value: object) -> str:
     if isinstance(value, Made):
-        return "Tensor" if value.of.startswith("torch._utils._rebuild_") else _printable(value.of)
+        return "Tensor" if value.of.startswith("torch._utils._rebuild_") else printable(value.of)
     return type(value).__name__
 
 
 def _shown(where: tuple[str, ...]) -> str:
-    return " / ".join(repr(_printable(key)) for key in where)
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:100])
+    return " / ".join(repr(printable(key)) for key in where)

@@ -151,7 +151,7 @@ def _named_in(path: Path, size: int) -> str:
             named = read_pickle(LimitedReader(file, size), _MAX_OPERATIONS).named
     except NotReadable:
         return ""
-    return f"; found the object {_printable(min(named))}, which could run code" if named else ""
+    return f"; found the object {printable(min(named))}, which could run code" if named else ""
 
 
 def _lfs_size(head: bytes) -> str:
@@ -190,7 +190,7 @@ def _zip_kind(path: Path, size: int) -> tuple[str, str] | None:
         return "a Keras model (.keras)", _KERAS
     if {"manifest.json", "model.onnx"} <= inner:
         return "a zipped FER-Edge bundle", "unpack it and use the folder as a bundle: fer-edge run FOLDER"
-    shown = ", ".join(_printable(name) for name in names[:3]) or "nothing"
+    shown = ", ".join(printable(name) for name in names[:3]) or "nothing"
     return f"a ZIP archive with {shown}{', …' if len(names) > 3 else ''}", _ARCHIVE
 
 
@@ -216,7 +216,7 @@ def _text_kind(path: Path, head: bytes, size: int) -> tuple[str, str] | None:
         )
     if start.startswith(("{", "[")):
         return _json_kind(path, size)
-    return f"a text file ({_printable(' '.join(text.split())[:40])!r})", _NO_WEIGHTS
+    return f"a text file ({printable(' '.join(text.split())[:40])!r})", _NO_WEIGHTS
 
 
 def _json_kind(path: Path, size: int) -> tuple[str, str]:
@@ -225,7 +225,7 @@ def _json_kind(path: Path, size: int) -> tuple[str, str]:
     except ValueError:
         value = None
     if isinstance(value, dict) and isinstance(value.get("weight_map"), dict):
-        shards = sorted({_printable(str(name)) for name in islice(value["weight_map"].values(), _MAX_LISTED)})
+        shards = sorted({printable(str(name)) for name in islice(value["weight_map"].values(), _MAX_LISTED)})
         return (
             f"the index of weights in {len(shards)} files ({', '.join(shards[:3])})",
             f"load them into the model and save one file: {_STATE_DICT}",
@@ -300,7 +300,7 @@ def _folder_kind(folder: Path) -> tuple[str, str]:
     index = [name for name in names if name.endswith(".index.json")]
     if index:
         return (
-            f"a folder of weights in several files ({_printable(index[0])} names them)",
+            f"a folder of weights in several files ({printable(index[0])} names them)",
             f"load them into the model and save one file: {_STATE_DICT}",
         )
     if {"data.pkl", "data"} <= found:
@@ -308,11 +308,12 @@ def _folder_kind(folder: Path) -> tuple[str, str]:
     suffixes = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".npz", ".index", ".tar")
     candidates = [name for name in names if name.endswith(suffixes)]
     if candidates:
-        shown = ", ".join(_printable(name) for name in candidates[:5])
+        shown = ", ".join(printable(name) for name in candidates[:5])
         return "a folder", f"give one file in it: {shown}"
-    shown = ", ".join(_printable(name) for name in names[:5]) or "nothing"
+    shown = ", ".join(printable(name) for name in names[:5]) or "nothing"
     return f"a folder with {shown}", _NO_WEIGHTS
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Return the first 100 letters for a message, ``?`` for those without a glyph."""
     return "".join(letter if letter.isprintable() else "?" for letter in text[:100])

@@ -272,6 +272,51 @@ def test_no_other_text_states_a_figure(tmp_path: Path) -> None:
         assert shortened or not re.search(r"\d", rest), text
 
 
+def rows_of(page: str, caption: str) -> list[list[str]]:
+    """The texts of a table's cells, a row each."""
+    table = page[page.index(f"<caption>{caption}</caption>") :].partition("</table>")[0]
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall("<tr>.*?</tr>", table)]
+    return [[unescape(re.sub("<[^>]+>", "", cell)).replace("\u00a0", " ") for cell in row] for row in rows]
+
+
+def test_every_figure_stands_under_its_name(tmp_path: Path) -> None:
+    report = full_report()
+    page = render(report, tmp_path)
+    assert rows_of(page, "What was asked for")[1:] == [
+        ["drop of accuracy, pp", "0.5", "1.284", "✕ missed"],
+        ["agreement, at least", "0.97", "0.9917", "✓ held"],
+    ]
+    assert rows_of(page, "Faces by purpose")[-1] == ["compare FP32 with INT8", "12 of mine", "15", "4"]
+    assert rows_of(page, "Pictures that were read")[1][:6] == ["mine", "431", "11", "2", "37", "5"]
+    assert rows_of(page, "Candidates")[2:] == [
+        ["entropy", "−1.2 dB", "40.20 %", "0.61000"],
+        ["mse, bias correction ✓ chosen", "35.9 dB", "99.17 %", "0.99984"],
+    ]
+    assert rows_of(page, "Steps")[1:3] == [["0", "−1.28 pp", "0.99710"], ["1", "−0.71 pp", "0.99850"]]
+    assert rows_of(page, "What it costs")[1::2] == [
+        ["latency p50", "7.21 ms", "1.83 ms"],
+        ["latency p99", "11.74 ms", "6.04 ms"],
+        ["peak memory", "82.91 MB", "–"],
+    ]
+    layers = rows_of(page, "Every layer, the most harmful first")[1:]
+    assert len(layers) == 54
+    assert [row[3] for row in layers] == [
+        "–" if layer["snr_db"] is None else f"{layer['snr_db']:.1f} dB"
+        for layer in sorted(report["sensitivity"], key=lambda layer: layer["snr_db"] or math.inf)
+    ]
+    assert sum(row[5] == "floating point" for row in layers) == 2
+    assert "The 20 most harmful layers are drawn; the table holds all." in page
+    metrics = [report["comparison"][f"{name}_metrics"] for name in ("fp32", "int8")]
+    assert rows_of(page, "On labelled faces")[2:] == [
+        [name, *(f"{100 * m[key]:.2f} %" for m in metrics)]
+        for name, key in (("balanced accuracy", "balanced_accuracy"), ("macro-F1", "macro_f1"))
+    ]
+    third = report["comparison"]["paired"]["classes"][2]
+    assert rows_of(page, "Figures by class")[3][:4] == [
+        third["name"], str(third["faces"]), f"{100 * third['fp32_f1']:.2f} %", f"{100 * third['int8_f1']:.2f} %"
+    ]  # fmt: skip
+
+
 def test_each_section_is_shown_only_where_its_key_is(tmp_path: Path) -> None:
     titles = {
         "gate": "Bounds", "comparison": "Accuracy", "candidates": "What was tried", "sensitivity": "Sensitive layers",
@@ -330,6 +375,15 @@ def test_without_labels_the_page_says_what_is_not_known(tmp_path: Path) -> None:
     assert ">Speed, size and memory</h2>" in page
 
 
+def test_a_number_that_is_not_finite_is_written_and_not_drawn(tmp_path: Path) -> None:
+    report = full_report()
+    report["comparison"]["speedup"] = math.inf
+    report["candidates"][0]["snr_db"] = math.nan
+    page = Page(render(report, tmp_path))
+    assert {"inf", "nan\u00a0dB"} <= {text for _, text in page.texts}
+    assert not [a for tag, a in page.elements if tag in ("rect", "circle", "line") and "nan" in a.values()]
+
+
 def test_empty_lists_and_zeros_are_drawn(tmp_path: Path) -> None:
     report = full_report()
     report |= {"candidates": [], "sensitivity": [], "placement": [], "gate": {"passed": True, "bounds": []}}
@@ -345,16 +399,8 @@ def test_the_page_is_self_contained_and_accessible(tmp_path: Path) -> None:
     text = render(full_report(), tmp_path)
     page = Page(text)
     assert text.startswith("<!DOCTYPE html>")
-    assert not {tag for tag, _ in page.elements} & {
-        "script",
-        "link",
-        "img",
-        "iframe",
-        "object",
-        "embed",
-        "form",
-        "base",
-    }
+    active = {"script", "link", "img", "iframe", "object", "embed", "form", "base"}
+    assert not {tag for tag, _ in page.elements} & active
     assert not [
         n for _, a in page.elements for n in a if n.startswith("on") or n in ("src", "href", "xlink:href")
     ]
@@ -362,11 +408,8 @@ def test_the_page_is_self_contained_and_accessible(tmp_path: Path) -> None:
     assert "://" not in text
     policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
     assert policy == "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-    drawings = text.count("<svg ")
-    assert drawings > 8
-    assert (
-        len(re.findall(r'<svg [^>]*role="img"[^>]*><title>[^<]+</title><desc>[^<]+</desc>', text)) == drawings
-    )
+    named = re.findall(r'<svg [^>]*role="img"[^>]*><title>[^<]+</title><desc>[^<]+</desc>', text)
+    assert len(named) == text.count("<svg ") > 8
     assert text.count("<table>") == text.count("<table><caption>")
     assert all(a.get("scope") in ("row", "col") for a in page.all("th"))
     keys = [a["id"] for _, a in page.elements if "id" in a]
