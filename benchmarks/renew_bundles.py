@@ -27,9 +27,11 @@ from fer_edge.datasets import FaceDataset
 from fer_edge.errors import DataError
 from fer_edge.evaluation.evaluate import labelled_logits
 from fer_edge.evaluation.metrics import Metrics, compute_metrics
-from fer_edge.export.training.data.batches import DataOptions, load_training_data
+from fer_edge.export.training.data.batches import DataOptions
+from fer_edge.export.training.data.loading import load_training_data
 from fer_edge.export.training.frequencies import class_frequencies
-from fer_edge.export.training.recipes import RECIPES, Phase
+from fer_edge.export.training.recipe import Phase
+from fer_edge.export.training.recipes import RECIPES
 from fer_edge.models.catalogue import SHIPPED, shipped_bundle
 from fer_edge.probabilities import make_rule, softmax
 

@@ -6,7 +6,7 @@ import torch
 
 from fer_edge.export.training.data.batches import TrainingData
 from fer_edge.export.training.data.sampling import expected_draws
-from fer_edge.export.training.recipes import Phase, Recipe
+from fer_edge.export.training.recipe import Phase, Recipe
 
 #: A class that was never seen would have no logarithm.
 MIN_FREQUENCY = 1e-4

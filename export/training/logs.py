@@ -3,51 +3,19 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
 from fer_edge._utils.files import whole_file
+from fer_edge.export.training.history import EpochMetrics, Progress
 from fer_edge.export.training.plots import save_curves
-
-if TYPE_CHECKING:
-    from fer_edge.export.training.state import Progress
 
 METRICS = "metrics.csv"
 CURVES = "curves.png"
 TENSORBOARD = "tensorboard"
 #: Steps between two events.
 STEP_EVENTS = 10
-
-
-@dataclass(frozen=True)
-class EpochMetrics:
-    """One line of ``metrics.csv``. Validation uses the averaged weights where there are such.
-
-    Accuracy and macro-F1 are ``None`` where the objective classifies nothing; ``parts`` are the parts of
-    the validation loss. ``temperature`` is fitted on the held-out images, where they are enough and the
-    weights are kept.
-    """
-
-    epoch: int
-    train_loss: float
-    validation_loss: float
-    validation_accuracy: float | None
-    validation_macro_f1: float | None
-    learning_rate: float
-    seconds: float
-    parts: Mapping[str, float] = field(default_factory=dict)
-    temperature: float | None = None
-
-    def to_row(self) -> dict[str, Any]:
-        """Return flat columns."""
-        row = dataclasses.asdict(self)
-        del row["temperature"]
-        return row | {f"validation_{name}": value for name, value in row.pop("parts").items()}
 
 
 class RunLog:

@@ -25,15 +25,17 @@ from fer_edge.evaluation.temperature import measure_temperature
 from fer_edge.export.networks import NETWORKS, build_network
 from fer_edge.export.networks.conv_attention import ConvAttention
 from fer_edge.export.networks.emotionaldan import EmotionalDan
-from fer_edge.export.training.data.batches import DataOptions, LandmarkCrops, TrainingData, load_training_data
+from fer_edge.export.training.data.batches import DataOptions, LandmarkCrops, TrainingData
+from fer_edge.export.training.data.loading import load_training_data
 from fer_edge.export.training.data.sampling import balanced_indices
 from fer_edge.export.training.frequencies import class_frequencies
-from fer_edge.export.training.logs import EpochMetrics, RunLog
+from fer_edge.export.training.history import EpochMetrics, Progress
+from fer_edge.export.training.logs import RunLog
 from fer_edge.export.training.norms import add_norms, fold_norms, match_norms, reestimate_norms
 from fer_edge.export.training.objectives import OBJECTIVES, Outcome
 from fer_edge.export.training.optimizers import Position, apply_rate, make_optimizer
-from fer_edge.export.training.recipes import Phase, Recipe
-from fer_edge.export.training.state import CHECKPOINT, Progress, RunState
+from fer_edge.export.training.recipe import Phase, Recipe
+from fer_edge.export.training.state import CHECKPOINT, RunState
 from fer_edge.export.weights import TrainedNetwork, save_weights
 from fer_edge.probabilities import softmax
 

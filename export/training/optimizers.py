@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fer_edge.errors import lookup
-from fer_edge.export.training.recipes import Phase
+from fer_edge.export.training.recipe import Phase
 from fer_edge.export.training.schedules import triangular_rate
 
 Groups = list[dict[str, Any]]

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib
 from matplotlib.figure import Figure
 
 from fer_edge._utils.files import whole_file
-
-if TYPE_CHECKING:
-    from fer_edge.export.training.logs import EpochMetrics
+from fer_edge.export.training.history import EpochMetrics
 
 matplotlib.use("Agg")
 

@@ -16,8 +16,8 @@ from fer_edge.outputs import FOLDER, Output, check_outputs
 from fer_edge.system.extras import require_extra
 
 if TYPE_CHECKING:
-    from fer_edge.export.training.logs import EpochMetrics
-    from fer_edge.export.training.recipes import Recipe
+    from fer_edge.export.training.history import EpochMetrics
+    from fer_edge.export.training.recipe import Recipe
 
 #: Keys of :data:`fer_edge.export.training.recipes.RECIPES`, which cannot be read without PyTorch.
 RECIPE_NAMES = (

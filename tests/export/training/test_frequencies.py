@@ -15,13 +15,15 @@ from torch import Generator
 
 from fer_edge.builder import BuildOptions, build
 from fer_edge.errors import WeightsError
-from fer_edge.export.training.data.batches import DataOptions, TrainingData, load_training_data
+from fer_edge.export.training.data.batches import DataOptions, TrainingData
+from fer_edge.export.training.data.loading import load_training_data
 from fer_edge.export.training.data.sampling import balanced_indices, expected_draws
 from fer_edge.export.training.frequencies import MIN_FREQUENCY, class_frequencies
 from fer_edge.export.training.loop import train
 from fer_edge.export.training.losses import soft_cross_entropy, weighted_cross_entropy
 from fer_edge.export.training.objectives import OBJECTIVES, Batch, Outcome
-from fer_edge.export.training.recipes import RECIPES, Phase, Recipe
+from fer_edge.export.training.recipe import Phase, Recipe
+from fer_edge.export.training.recipes import RECIPES
 from fer_edge.export.weights import load_weights
 from fer_edge.labels import FER2013, FERPLUS
 

@@ -24,10 +24,13 @@ import torch
 from fer_edge.errors import DataError, UsageError, WeightsError
 from fer_edge.evaluation.temperature import fit_temperature
 from fer_edge.export.training.data.augmentation import AugmentationOptions
-from fer_edge.export.training.data.batches import DataOptions, load_training_data
-from fer_edge.export.training.logs import CURVES, METRICS, TENSORBOARD, EpochMetrics
+from fer_edge.export.training.data.batches import DataOptions
+from fer_edge.export.training.data.loading import load_training_data
+from fer_edge.export.training.history import EpochMetrics
+from fer_edge.export.training.logs import CURVES, METRICS, TENSORBOARD
 from fer_edge.export.training.loop import KEPT, TrainOptions, train
-from fer_edge.export.training.recipes import RECIPES, Phase, Recipe
+from fer_edge.export.training.recipe import Phase, Recipe
+from fer_edge.export.training.recipes import RECIPES
 from fer_edge.export.training.state import CHECKPOINT
 from fer_edge.export.weights import load_weights
 from fer_edge.labels import FER2013, FERPLUS

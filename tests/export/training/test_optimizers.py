@@ -8,7 +8,7 @@ from torch import nn
 
 from fer_edge.errors import UsageError
 from fer_edge.export.training.optimizers import OPTIMIZERS, RATES, Position, apply_rate, make_optimizer
-from fer_edge.export.training.recipes import Phase
+from fer_edge.export.training.recipe import Phase
 
 
 def network() -> nn.Module:

@@ -8,7 +8,7 @@ import cv2
 import matplotlib.legend
 import pytest
 
-from fer_edge.export.training.logs import EpochMetrics
+from fer_edge.export.training.history import EpochMetrics
 from fer_edge.export.training.plots import save_curves
 
 

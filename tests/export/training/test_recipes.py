@@ -15,11 +15,13 @@ import torch
 
 from fer_edge.errors import UsageError
 from fer_edge.export.training.data.augmentation import AugmentationOptions
-from fer_edge.export.training.data.batches import DataOptions, Split, load_training_data
+from fer_edge.export.training.data.batches import DataOptions, Split
+from fer_edge.export.training.data.loading import load_training_data
 from fer_edge.export.training.loop import train
 from fer_edge.export.training.objectives import OBJECTIVES
 from fer_edge.export.training.optimizers import OPTIMIZERS, RATES
-from fer_edge.export.training.recipes import RECIPES, Phase, Recipe
+from fer_edge.export.training.recipe import Phase, Recipe
+from fer_edge.export.training.recipes import RECIPES
 from fer_edge.export.weights import load_weights
 
 #: Sides that keep a test short where the network takes any.
