@@ -11,7 +11,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,28 +19,25 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fer_edge._utils.checks import require_flag, require_whole
 from fer_edge.errors import DataError, UsageError, WeightsError
-from fer_edge.evaluation.metrics import compute_metrics
-from fer_edge.evaluation.temperature import measure_temperature
 from fer_edge.export.networks import NETWORKS, build_network
 from fer_edge.export.networks.conv_attention import ConvAttention
-from fer_edge.export.networks.emotionaldan import EmotionalDan
-from fer_edge.export.training.data.batches import DataOptions, LandmarkCrops, TrainingData
+from fer_edge.export.training.data.batches import DataOptions, TrainingData
 from fer_edge.export.training.data.loading import load_training_data
 from fer_edge.export.training.data.sampling import balanced_indices
 from fer_edge.export.training.frequencies import class_frequencies
 from fer_edge.export.training.history import EpochMetrics, Progress
+from fer_edge.export.training.initial import make_network
 from fer_edge.export.training.logs import RunLog
-from fer_edge.export.training.norms import add_norms, fold_norms, match_norms, reestimate_norms
+from fer_edge.export.training.norms import add_norms, fold_norms, reestimate_norms
 from fer_edge.export.training.objectives import OBJECTIVES, Outcome
 from fer_edge.export.training.optimizers import Position, apply_rate, make_optimizer
 from fer_edge.export.training.recipe import Phase, Recipe
 from fer_edge.export.training.state import CHECKPOINT, RunState
+from fer_edge.export.training.validation import Validation, validate
 from fer_edge.export.weights import TrainedNetwork, save_weights
-from fer_edge.probabilities import softmax
 
 WEIGHTS = "weights.safetensors"
 BEST = "best.safetensors"
-VALIDATION_BATCH = 64
 PRECISE_NORMS_IMAGES = 6400
 KEPT = ("average", "best", "last")
 _MAX_STEPS = 10**12
@@ -128,7 +124,7 @@ class _Run:
 
     def __init__(self, recipe: Recipe, data: TrainingData, output: Path, options: TrainOptions) -> None:
         self.recipe, self.data, self.output, self.options = recipe, data, output, options
-        self.network = self._network()
+        self.network = make_network(recipe, data, options.initial)
         decay = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
         average = recipe.keep == "average"
         self.average = AveragedModel(self.network, multi_avg_fn=decay, use_buffers=True) if average else None
@@ -227,55 +223,27 @@ class _Run:
 
     def _close_epoch(self, phase: Phase, rate: float, seconds: float) -> EpochMetrics:
         """Validate; count the epoch as done unless it ended at the limit of steps."""
-        figures, temperature = self._validate(phase)
+        validation = self._validate(phase)
         metrics = EpochMetrics(
             epoch=len(self.progress.history) + 1,
             train_loss=float(np.mean(self.progress.losses)),
             learning_rate=rate,
             seconds=seconds,
-            **figures,
+            **validation.to_metrics(),
         )
         accuracy, best = metrics.validation_accuracy, self.progress.best_accuracy
         if self.recipe.keep == "best" and (best is None or (accuracy is not None and accuracy > best)):
-            metrics = dataclasses.replace(metrics, temperature=temperature())
+            metrics = dataclasses.replace(metrics, temperature=validation.temperature())
             self._save(self.output / BEST, self.network, metrics, phase)
         self.progress.close_epoch(metrics, len(self.progress.losses) == self.epoch_steps)
         return metrics
 
-    @torch.no_grad()
-    def _validate(self, phase: Phase) -> tuple[dict[str, Any], Callable[[], float | None]]:
-        """Return what :class:`EpochMetrics` says of the held-out images, and what fits a temperature on them."""
-        network = self.network if self.average is None else self.average.module
-        network.eval()
-        losses, logits, targets, weights = [], [], [], []
-        parts: dict[str, list[float]] = {}
-        for indices in torch.split(self.data.split.held_out, VALIDATION_BATCH):
-            batch = self.data.plain(indices)
-            outcome = OBJECTIVES[phase.objective](network, batch, **phase.objective_options)
-            weights.append(len(indices))
-            losses.append(float(outcome.loss))
-            for name, value in outcome.parts.items():
-                parts.setdefault(name, []).append(float(value))
-            if outcome.logits is not None:
-                logits.append(outcome.logits.float())
-                targets.append(batch.labels.argmax(1))
-        found: dict[str, Any] = {
-            "validation_loss": float(np.average(losses, weights=weights)),
-            "validation_accuracy": None,
-            "validation_macro_f1": None,
-            "parts": {name: float(np.average(values, weights=weights)) for name, values in parts.items()},
-        }
-        if not logits:
-            return found, lambda: None
-        values, classes = torch.cat(logits).numpy(), torch.cat(targets).numpy()
-        metrics = compute_metrics(softmax(values), classes, self.recipe.spec.class_names)
-        found["validation_accuracy"], found["validation_macro_f1"] = metrics.accuracy, metrics.macro_f1
+    def _validate(self, phase: Phase) -> Validation:
+        return validate(self._kept(), self.data, phase, self.recipe.spec.class_names)
 
-        def temperature() -> float | None:
-            fitted = measure_temperature(values, classes)
-            return None if fitted is None else fitted.value
-
-        return found, temperature
+    def _kept(self) -> nn.Module:
+        """Return the network with the averaged weights, where there are such."""
+        return self.network if self.average is None else self.average.module
 
     def finish(self) -> Path:
         """Write the weights that the recipe keeps."""
@@ -283,14 +251,15 @@ class _Run:
         if self.recipe.keep == "best":
             shutil.copyfile(self.output / BEST, path)
         else:
-            network = self.network if self.average is None else self.average.module
+            network = self._kept()
             if self.recipe.precise_norms:
                 images = self._order(0)[:PRECISE_NORMS_IMAGES]
                 reestimate_norms(network, (self.data.plain(i).images for i in torch.split(images, 128)))
             phase = self.recipe.phases[min(self.progress.phase, len(self.recipe.phases) - 1)]
-            figures, temperature = self._validate(phase)
-            metrics = self.progress.last_metrics
-            metrics = dataclasses.replace(metrics, **figures, temperature=temperature())
+            found = self._validate(phase)
+            metrics = dataclasses.replace(
+                self.progress.last_metrics, **found.to_metrics(), temperature=found.temperature()
+            )
             self._save(path, network, metrics, phase)
         return path
 
@@ -320,19 +289,6 @@ class _Run:
         fold_norms(plain)
         save_weights(path, TrainedNetwork(plain, recipe.spec, recipe.network_options, provenance))
 
-    def _network(self) -> nn.Module:
-        recipe = self.recipe
-        network = build_network(recipe.network, recipe.network_options)
-        if self.options.initial is not None:
-            initialise(network, self.options.initial)
-        if isinstance(network, EmotionalDan) and isinstance(self.data, LandmarkCrops):
-            network.image_mean, network.image_std = self.data.statistics()
-        if recipe.training_norms:
-            add_norms(network)
-            if self.options.initial is not None:
-                match_norms(network, self.data.plain(self.data.split.held_out[:VALIDATION_BATCH]).images)
-        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
     def _order(self, epoch: int) -> Tensor:
         """Return the indices of the training images in the order of ``epoch``."""
         generator = torch.Generator().manual_seed(_seed(self.recipe.seed, 0, epoch))
@@ -347,23 +303,6 @@ class _Run:
         done = len(self.progress.history) / recipe.epochs
         share = max(pair for pair in recipe.side_schedule if pair[0] <= done)[1]
         return round(share * recipe.spec.input_height), round(share * recipe.spec.input_width)
-
-
-def initialise(network: nn.Module, trained: TrainedNetwork) -> None:
-    """Copy every tensor of ``trained`` that ``network`` has in the same shape; a head may differ.
-
-    Raises
-    ------
-    WeightsError
-        If less than half of the network's numbers are found.
-    """
-    own, found = network.state_dict(), trained.module.state_dict()
-    shared = {n: v for n, v in found.items() if n in own and own[n].shape == v.shape}
-    if 2 * sum(v.numel() for v in shared.values()) < sum(v.numel() for v in own.values()):
-        raise WeightsError(
-            f"weights of {trained.spec.network} with {dict(trained.options)} fit {len(shared)} of {len(own)} entries of the network to train: give weights of the same network and widths"
-        )
-    network.load_state_dict({**own, **shared})
 
 
 def _freeze(network: nn.Module, phase: Phase) -> None:
