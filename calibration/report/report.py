@@ -23,13 +23,7 @@ def report_of_refused(
     value["gate"] = {**value["gate"], "passed": False, "reason": reason}
     if refused.steps:
         results = outcome_of(refused.int8.comparison).against(bounds or COLLAPSED)
-        value["mixed_precision"] = {
-            "bound": _in_words(results),
-            "float_layers": [],
-            "steps": _steps(refused.steps),
-            "int8_p50_ms": None,
-            "mixed_p50_ms": None,
-        }
+        value["mixed_precision"] = _mixed_precision(results, refused.steps)
     return value
 
 
@@ -71,19 +65,22 @@ def report_of(int8: Int8Result, candidates: tuple[Candidate, ...], bounds: Bound
         ]
     if int8.mixed is not None:
         found = int8.mixed.found
-        value["mixed_precision"] = {
-            "bound": _in_words(results),
-            "float_layers": list(found.float_layers),
-            "steps": _steps(found.steps),
-            "int8_p50_ms": int8.mixed.int8_latency.p50_ms,
-            "mixed_p50_ms": int8.mixed.mixed_latency.p50_ms,
-        }
+        times = int8.mixed.int8_latency.p50_ms, int8.mixed.mixed_latency.p50_ms
+        value["mixed_precision"] = _mixed_precision(results, found.steps, found.float_layers, times)
     return value
 
 
-def _in_words(results: Sequence[BoundResult]) -> str:
-    return "; ".join(f"{result.name} {result.bound}" for result in results)
-
-
-def _steps(steps: Sequence[Step]) -> list[dict[str, Any]]:
-    return [{**dataclasses.asdict(step), "float_layers": len(step.float_layers)} for step in steps]
+def _mixed_precision(
+    results: Sequence[BoundResult],
+    steps: Sequence[Step],
+    float_layers: Sequence[str] = (),
+    p50_ms: tuple[float | None, float | None] = (None, None),
+) -> dict[str, Any]:
+    """Return the search; ``p50_ms`` are the latencies of INT8 and of mixed precision."""
+    return {
+        "bound": "; ".join(f"{result.name} {result.bound}" for result in results),
+        "float_layers": list(float_layers),
+        "steps": [{**dataclasses.asdict(step), "float_layers": len(step.float_layers)} for step in steps],
+        "int8_p50_ms": p50_ms[0],
+        "mixed_p50_ms": p50_ms[1],
+    }
