@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fer_edge.export.training.data.augmentation import AugmentationOptions
+from fer_edge.export.training.augmentation import AugmentationOptions
 from fer_edge.spec import ModelSpec
 
 

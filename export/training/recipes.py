@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fer_edge.export.networks import NETWORKS
-from fer_edge.export.training.data.augmentation import AugmentationOptions
+from fer_edge.export.training.augmentation import AugmentationOptions
 from fer_edge.export.training.losses import VEMO_CLASS_WEIGHTS
 from fer_edge.export.training.recipe import Phase, Recipe
 from fer_edge.labels import FER2013, FERPLUS

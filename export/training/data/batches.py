@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from fer_edge._utils.checks import MAX_IMAGES, require_flag, require_path, require_whole
 from fer_edge.datasets import FaceDataset
 from fer_edge.errors import UsageError
-from fer_edge.export.training.data.augmentation import AugmentationOptions, augment, mixup
+from fer_edge.export.training.augmentation import AugmentationOptions, augment, mixup
 from fer_edge.export.training.data.landmarks import create_predictor, pseudo_landmarks
 from fer_edge.export.training.data.renderer import RenderedFaces, RenderOptions
 from fer_edge.export.training.objectives import Batch

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fer_edge.export.training.data.augmentation import AugmentationOptions, augment, mixup
+from fer_edge.export.training.augmentation import AugmentationOptions, augment, mixup
 
 STILL = AugmentationOptions(
     rotation_deg=0, shift=0, scale=0, flip_probability=0, brightness=0, contrast=0, erase_probability=0

@@ -23,7 +23,7 @@ import torch
 
 from fer_edge.errors import DataError, UsageError, WeightsError
 from fer_edge.evaluation.temperature import fit_temperature
-from fer_edge.export.training.data.augmentation import AugmentationOptions
+from fer_edge.export.training.augmentation import AugmentationOptions
 from fer_edge.export.training.data.batches import DataOptions
 from fer_edge.export.training.data.loading import load_training_data
 from fer_edge.export.training.history import EpochMetrics

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from fer_edge.errors import UsageError
-from fer_edge.export.training.data.augmentation import AugmentationOptions
+from fer_edge.export.training.augmentation import AugmentationOptions
 from fer_edge.export.training.data.batches import DataOptions, Split
 from fer_edge.export.training.data.loading import load_training_data
 from fer_edge.export.training.loop import train
