@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Any
 from fer_edge._utils.privacy import opt_out
 
 if TYPE_CHECKING:
+    from fer_edge import doctor, models
     from fer_edge.builder import BuildOptions, BuildReport, build
     from fer_edge.bundle import Bundle, open_bundle
+    from fer_edge.datasets import load_dataset
     from fer_edge.detection.base import DetectorOptions
     from fer_edge.errors import FerEdgeError
+    from fer_edge.evaluation.evaluate import evaluate
     from fer_edge.results import Face, FrameResult, RuntimeState
     from fer_edge.runtime import Runtime, RuntimeOptions
+    from fer_edge.sinks.annotate import annotate
+    from fer_edge.sources.open import open_source
     from fer_edge.spec import ModelSpec
 
 __version__ = "0.1.0"
@@ -37,7 +42,12 @@ _HOMES = {
     "Runtime": "runtime",
     "RuntimeOptions": "runtime",
     "ModelSpec": "spec",
+    "annotate": "sinks.annotate",
+    "evaluate": "evaluation.evaluate",
+    "load_dataset": "datasets",
+    "open_source": "sources.open",
 }
+_MODULES = ("doctor", "models")
 
 __all__ = [
     "BuildOptions",
@@ -52,12 +62,20 @@ __all__ = [
     "RuntimeOptions",
     "RuntimeState",
     "__version__",
+    "annotate",
     "build",
+    "doctor",
+    "evaluate",
+    "load_dataset",
+    "models",
     "open_bundle",
+    "open_source",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"fer_edge.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'fer_edge' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"fer_edge.{_HOMES[name]}"), name)

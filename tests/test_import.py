@@ -53,6 +53,22 @@ def test_build_is_the_function_in_every_order(names: str) -> None:
     assert run(f"from fer_edge import {names}; print(type(build).__name__)") == "function"
 
 
+def test_a_module_of_the_package_is_as_light_as_its_work() -> None:
+    code = f"import sys, fer_edge; fer_edge.models.SHIPPED; print([n for n in {HEAVY} if n in sys.modules])"
+    assert run(code) == "[]"
+    assert run("import fer_edge; print(fer_edge.doctor.diagnose.__module__)") == "fer_edge.doctor.checks"
+
+
+def test_what_robots_import_is_public() -> None:
+    names = (
+        "Runtime, RuntimeOptions, Face, FrameResult, build, BuildOptions, open_bundle, evaluate, load_dataset"
+    )
+    assert (
+        run(f"from fer_edge import {names}, annotate, open_source, models, doctor; print(build.__name__)")
+        == "build"
+    )
+
+
 def test_unknown_names_raise() -> None:
     with pytest.raises(AttributeError, match="'fer_edge' has no attribute 'Runtim'"):
         _ = fer_edge.Runtim

@@ -1,1 +1,7 @@
 """Tells what this machine can run, and the command for what is missing."""
+
+from __future__ import annotations
+
+from fer_edge.doctor.checks import Check, diagnose
+
+__all__ = ["Check", "diagnose"]
