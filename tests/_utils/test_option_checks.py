@@ -70,10 +70,8 @@ REFUSED: dict[Callable[..., Any], dict[str, list[Any]]] = {
         "max_batch": [*NOT_WHOLE, 0],
     },
     RuntimeOptions: {
-        "precision": [*NOT_NAMES, "fp8"],
         "min_probability": [*NOT_NUMBERS, None],
         "max_batch": [*NOT_WHOLE, 0],
-        "threads": [*NOT_WHOLE, 0, 1025],
         "allow_random": NOT_FLAGS,
         "attention": NOT_FLAGS,
         "self_test": NOT_FLAGS,
