@@ -31,13 +31,14 @@ from fer_edge.calibration.qdq.writer import quantise
 from fer_edge.calibration.ranges.collect import collect_ranges
 from fer_edge.commands.base import make_table
 from fer_edge.cuda.gpus import ComputeCapability, dotted, parse_capability
-from fer_edge.engines.build.builder import PRECISIONS, EngineOptions, build_engine
+from fer_edge.engines.build.builder import EngineOptions, build_engine
 from fer_edge.engines.flavours import FLAVOURS, require_module
 from fer_edge.engines.plugin import find_plugin
 from fer_edge.errors import EngineError
 from fer_edge.export.checkpoints import random_network
 from fer_edge.export.networks import NETWORKS
 from fer_edge.export.onnx.export import export_onnx
+from fer_edge.manifest import PRECISIONS
 from fer_edge.preprocess import prepare_batch
 from fer_edge.synthetic.drawn import generate_faces
 from fer_edge.system.machine import LocalMachine

@@ -23,8 +23,7 @@ from rich.console import Console
 
 from fer_edge._utils.files import write_json
 from fer_edge.commands.base import make_table
-from fer_edge.cuda.device import TensorInfo
-from fer_edge.engines.cache.engine_file import EngineFile
+from fer_edge.engines.run.engine import EngineFile, TensorInfo
 from fer_edge.engines.run.runner import EngineRunner, RunnerOptions
 from fer_edge.system.provenance import measurement_record
 

@@ -87,15 +87,9 @@ def resize_image(image: np.ndarray, spec: ModelSpec) -> np.ndarray:
     return image[:, :, : spec.channels]
 
 
-def gain_and_offset(spec: ModelSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Return float32 values per channel: input = pixel · gain + offset, with pixels from 0 to 255."""
-    mean, std = np.asarray(spec.mean, np.float64), np.asarray(spec.std, np.float64)
-    return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
-
-
 def normalise(images: np.ndarray, spec: ModelSpec) -> np.ndarray:
     """Scale ``[B, H, W, C]`` uint8 to the network's input ``[B, C, H, W]`` float32, contiguous."""
-    gain, offset = gain_and_offset(spec)
+    gain, offset = spec.gain_and_offset()
     batch = images.transpose(0, 3, 1, 2).astype(np.float32, order="C")
     batch *= gain[:, None, None]
     batch += offset[:, None, None]

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from fer_edge._utils.checks import is_number, is_text
 from fer_edge.errors import BundleError
 
@@ -89,6 +91,11 @@ class ModelSpec:
         for fine, problem in self._rules():
             if not fine:
                 raise BundleError(f"the model spec of {self.network!r:.80} is wrong: {problem}")
+
+    def gain_and_offset(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return float32 values per channel: input = pixel · gain + offset, with pixels from 0 to 255."""
+        mean, std = np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64)
+        return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
 
     def _rules(self) -> Iterator[tuple[bool, str]]:
         """Yield what must hold, and the problem where it does not; types come before what compares them."""

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fer_edge.backends.base import Availability, Backend, CropSession, Session, SessionOptions
+from fer_edge.backends.base import Backend, CropSession, Session, SessionOptions
 from fer_edge.backends.onnx_check.check import check_contract, check_model
 from fer_edge.backends.onnxruntime import OnnxRuntimeBackend, make_gpu_backends
 from fer_edge.backends.openvino import OpenVinoBackend
@@ -14,6 +14,7 @@ from fer_edge.backends.self_test import OFF, SelfTestReport, run_self_test
 from fer_edge.backends.tensorrt import TensorRtBackend
 from fer_edge.bundle import Bundle
 from fer_edge.errors import BackendError, BundleError, UsageError, lookup
+from fer_edge.system.availability import Availability
 
 
 def _by_name(*backends: Backend) -> Mapping[str, Backend]:

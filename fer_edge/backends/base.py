@@ -11,24 +11,16 @@ import numpy as np
 
 from fer_edge._utils.checks import MAX_THREADS, require_choice, require_flag, require_whole
 from fer_edge.bundle import ModelFile
-from fer_edge.engines.build.options import MAX_BATCH, MAX_DLA_CORES, PRECISIONS
+from fer_edge.engines.build.options import MAX_BATCH, MAX_DLA_CORES
 from fer_edge.errors import BackendError
+from fer_edge.manifest import PRECISIONS
+from fer_edge.system.availability import Availability
 
 if TYPE_CHECKING:
     from fer_edge.spec import ModelSpec
 
 #: Why a backend of a GPU is not available where none can be used.
 NO_GPU = "there is no NVIDIA GPU here, or its driver is not installed"
-
-
-@dataclass(frozen=True)
-class Availability:
-    """Whether a backend can be used here; if not, why, and the command that fixes it."""
-
-    ok: bool
-    version: str = ""
-    reason: str = ""
-    fix: str = ""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from fer_edge._utils.guard import Guard
 from fer_edge.backends.base import (
     DEFAULT_INT8,
     NO_GPU,
-    Availability,
     Backend,
     Int8Config,
     SessionOptions,
@@ -32,6 +31,7 @@ from fer_edge.bundle import ModelFile
 from fer_edge.cuda.gpus import require_gpu
 from fer_edge.engines.build.options import EngineOptions
 from fer_edge.errors import BackendError, EngineError
+from fer_edge.system.availability import Availability
 
 if TYPE_CHECKING:
     import onnx

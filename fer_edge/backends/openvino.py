@@ -19,7 +19,6 @@ from fer_edge._utils.guard import Activity, Guard
 from fer_edge._utils.privacy import without_openvino_telemetry
 from fer_edge.backends.base import (
     DEFAULT_INT8,
-    Availability,
     Backend,
     Int8Config,
     SessionOptions,
@@ -29,6 +28,7 @@ from fer_edge.backends.base import (
 from fer_edge.backends.int8_probe import with_exact_int8
 from fer_edge.bundle import ModelFile
 from fer_edge.errors import BackendError
+from fer_edge.system.availability import Availability
 from fer_edge.system.extras import install_command
 
 _IMPORT = threading.Lock()  # while the telemetry package is hidden

@@ -15,22 +15,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_edge.backends.base import NO_GPU, Availability, Backend, SessionOptions, check_batch
+from fer_edge.backends.base import NO_GPU, Backend, SessionOptions, check_batch
 from fer_edge.backends.onnx_file import precision_of, read_graph
 from fer_edge.bundle import ENGINES, ModelFile
 from fer_edge.cuda.arrays import DeviceArray, describe, is_device_array
-from fer_edge.cuda.cuda_device import INSTALL_CUDA_PYTHON, CudaDevice, identify_gpu
+from fer_edge.cuda.cuda_device import INSTALL_CUDA_PYTHON
 from fer_edge.cuda.gpus import require_gpu
 from fer_edge.cuda.kernels import availability, crop_resize_normalize
-from fer_edge.engines.cache.header import EngineKey
+from fer_edge.engines.cache.key import EngineKey, identify_gpu
 from fer_edge.engines.cache.store import CachedEngine, EngineCache, OnWait
 from fer_edge.engines.flavours import FLAVOURS
 from fer_edge.engines.plugin import NAME, find_plugin
 from fer_edge.engines.run.options import RunnerOptions
 from fer_edge.engines.run.runner import EngineRunner
+from fer_edge.engines.run.tensorrt_engine import TensorRtDevice
 from fer_edge.errors import BackendError, EngineError
 from fer_edge.frames import check_device_frame
 from fer_edge.spec import ModelSpec
+from fer_edge.system.availability import Availability
 
 if TYPE_CHECKING:
     from fer_edge.engines.build.builder import EngineOptions
@@ -157,7 +159,7 @@ class TensorRtBackend(Backend):
                     "the engine of %s was built again: %s", work.model.path.name, engine.rebuilt_because
                 )
             device = partial(
-                CudaDevice,
+                TensorRtDevice,
                 self.name,
                 plugin=work.plugin,
                 dla_core=options.dla_core,

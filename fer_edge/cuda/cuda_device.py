@@ -5,19 +5,11 @@ from __future__ import annotations
 import ctypes
 import importlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fer_edge.cuda.gpus import Gpu
-from fer_edge.engines.cache.engine_file import EngineFile
-from fer_edge.engines.cache.header import printable
-from fer_edge.engines.flavours import FLAVOURS
-from fer_edge.engines.plugin import load_plugin
-from fer_edge.engines.run.tensorrt_engine import TensorRtEngine
-from fer_edge.errors import BackendError, EngineError, lookup
-from fer_edge.system.machine import LocalMachine, read_driver_version
+from fer_edge.errors import BackendError
 
 #: With JetPack 6, whose CUDA is 12.6, ``cuda-python<13``.
 INSTALL_CUDA_PYTHON = "pip install cuda-python"
@@ -28,16 +20,8 @@ class CudaDevice:
 
     Parameters
     ----------
-    flavour : str
-        Key of :data:`fer_edge.engines.flavours.FLAVOURS`: whose engines it loads.
     index : int
         Which GPU, as CUDA counts them.
-    plugin : Path or None
-        The plugin library, for engines that need it.
-    plugin_sha256 : str or None
-        Of that library, where an engine was built with it.
-    dla_core : int or None
-        Which deep-learning accelerator, for engines that were built for one.
 
     Raises
     ------
@@ -45,18 +29,8 @@ class CudaDevice:
         If cuda-python is not installed, or CUDA finds no such GPU; the message names what to do.
     """
 
-    def __init__(
-        self,
-        flavour: str = "tensorrt",
-        index: int = 0,
-        plugin: Path | None = None,
-        dla_core: int | None = None,
-        plugin_sha256: str | None = None,
-    ) -> None:
-        self._flavour, self._plugin = lookup(FLAVOURS, flavour, "flavour"), plugin
-        self._plugin_sha256 = plugin_sha256
-        self._dla_core = dla_core
-        self._cuda = _import_runtime(index)
+    def __init__(self, index: int = 0) -> None:
+        self._cuda = import_runtime(index)
         self._check(self._cuda.cudaSetDevice(index))
         self._check(self._cuda.cudaFree(0))  # makes the primary context, so that its errors are told here
 
@@ -120,18 +94,6 @@ class CudaDevice:
         """See :class:`fer_edge.cuda.device.Device`."""
         return float(self._check(self._cuda.cudaEventElapsedTime(begin, end)))
 
-    def load_engine(self, file: EngineFile) -> TensorRtEngine:
-        """See :class:`fer_edge.cuda.device.Device`."""
-        try:
-            trt = importlib.import_module(self._flavour.module)
-        except ImportError as error:
-            raise EngineError(
-                f"{self._flavour.name} cannot be imported ({error}): {self._flavour.fix}"
-            ) from error
-        if self._plugin is not None:
-            load_plugin(trt, self._plugin, self._plugin_sha256)
-        return TensorRtEngine(trt, file, self._dla_core)
-
     def capture(self, stream: int, enqueue: Callable[[], None]) -> int:
         """See :class:`fer_edge.cuda.device.Device`."""
         # Of this thread only: what others do on the device meanwhile is allowed, and not in the graph.
@@ -167,25 +129,7 @@ class CudaDevice:
         """See :class:`fer_edge.cuda.device.Device`; the primary context stays, since others may use it."""
 
     def _check(self, answer: tuple[Any, ...]) -> Any:
-        return _value(self._cuda, answer)
-
-
-def identify_gpu(index: int = 0) -> Gpu:
-    """Return what an engine for this GPU depends on.
-
-    Every Jetson Orin calls itself ``Orin``: multiprocessors and memory tell a Nano from an AGX.
-
-    Raises
-    ------
-    BackendError
-        As :class:`CudaDevice`.
-    """
-    cuda = _import_runtime(index)
-    found = _value(cuda, cuda.cudaGetDeviceProperties(index))
-    name = f"{found.name.decode(errors='replace')}, {found.multiProcessorCount} multiprocessors, {round(found.totalGlobalMem / 2**30)} GiB"
-    version = int(_value(cuda, cuda.cudaDriverGetVersion()))
-    driver = (read_driver_version(LocalMachine()), f"CUDA {version // 1000}.{version % 1000 // 10}")
-    return Gpu((int(found.major), int(found.minor)), printable(name), ", ".join(filter(None, driver)))
+        return checked(self._cuda, answer)
 
 
 def free_device_bytes(index: int = 0) -> int:
@@ -196,13 +140,13 @@ def free_device_bytes(index: int = 0) -> int:
     BackendError
         As :class:`CudaDevice`.
     """
-    cuda = _import_runtime(index)
-    _value(cuda, cuda.cudaSetDevice(index))
-    return int(_value(cuda, cuda.cudaMemGetInfo()))
+    cuda = import_runtime(index)
+    checked(cuda, cuda.cudaSetDevice(index))
+    return int(checked(cuda, cuda.cudaMemGetInfo()))
 
 
-def _import_runtime(index: int) -> Any:
-    """Return cuda-python's runtime, or raise where it finds no GPU ``index``."""
+def import_runtime(index: int) -> Any:
+    """Return cuda-python's runtime, or raise :class:`BackendError` where it finds no GPU ``index``."""
     try:
         cuda = importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
@@ -217,7 +161,7 @@ def _import_runtime(index: int) -> Any:
     return cuda
 
 
-def _value(cuda: Any, answer: tuple[Any, ...]) -> Any:
+def checked(cuda: Any, answer: tuple[Any, ...]) -> Any:
     """Return what lies beside a status that is success."""
     if answer[0]:
         raise BackendError(f"CUDA failed: {_describe(cuda, answer[0])}")

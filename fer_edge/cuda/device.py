@@ -1,4 +1,4 @@
-"""The seam between the runner and a GPU: memory, streams, events, graphs, and an engine on them.
+"""The protocol of a GPU: memory, streams, events and graphs.
 
 Addresses and handles are integers. Work that is given to a stream returns at once and is done in order;
 what it reads and writes must stay untouched until an event after it is reached. All calls of one device are
@@ -7,66 +7,10 @@ made by the thread that opened it.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
-
-from fer_edge.engines.cache.engine_file import EngineFile
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """An input or output of an engine.
-
-    Attributes
-    ----------
-    name : str
-        As in the ONNX file.
-    dtype : numpy.dtype
-        Of its elements on the device.
-    row_shape : tuple of int
-        Its shape without the first axis, which is the batch.
-    """
-
-    name: str
-    dtype: np.dtype
-    row_shape: tuple[int, ...]
-
-    @cached_property
-    def row_bytes(self) -> int:
-        """Bytes of one sample."""
-        return math.prod(self.row_shape) * self.dtype.itemsize
-
-
-class Context(Protocol):
-    """An engine made ready for one batch size and one set of addresses, which never change."""
-
-    def enqueue(self, stream: int) -> None:
-        """Give one run of the network to a stream."""
-
-    def close(self) -> None:
-        """Free it."""
-
-
-class Engine(Protocol):
-    """A network that was loaded onto a device: one input, a batch that is free within bounds."""
-
-    input: TensorInfo
-    outputs: tuple[TensorInfo, ...]
-    min_batch: int
-    max_batch: int
-    #: Working memory of a context. Contexts that never run at the same time may share it.
-    scratch_bytes: int
-
-    def create_context(self, batch: int, addresses: Mapping[str, int], scratch: int) -> Context:
-        """Return a context for ``batch`` samples, with the address of every input and output by name."""
-
-    def close(self) -> None:
-        """Free it; all its contexts must be closed."""
 
 
 class Device(Protocol):
@@ -114,9 +58,6 @@ class Device(Protocol):
 
     def elapsed_ms(self, begin: int, end: int) -> float:
         """Return the time between two events that are reached."""
-
-    def load_engine(self, file: EngineFile) -> Engine:
-        """Load an engine."""
 
     def capture(self, stream: int, enqueue: Callable[[], None]) -> int:
         """Return a graph of what ``enqueue`` gives to the stream; nothing of it runs now."""

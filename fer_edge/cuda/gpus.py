@@ -1,10 +1,9 @@
-"""Devices: compute capabilities that can be compiled for elsewhere, and whether there is a GPU here."""
+"""The GPUs of this machine, as the CUDA driver names them, and compute capabilities."""
 
 from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -13,34 +12,36 @@ from fer_edge.errors import EngineError, UsageError
 #: (major, minor), such as (8, 6).
 ComputeCapability: TypeAlias = tuple[int, int]
 
-#: What TensorRT-RTX refuses; TensorRT builds for these on the device itself.
-_BUILT_ON_DEVICE: Mapping[ComputeCapability, str] = {
-    (8, 7): "Jetson Orin",
-    (9, 0): "H100 and GH200",
-    (10, 0): "B200",
-    (10, 1): "Jetson Thor before CUDA 13",
-    (10, 3): "B300",
-    (11, 0): "Jetson Thor",
-}
+_MAX_DEVICES = 16
+_MAJOR, _MINOR = 75, 76  # attributes of cuDeviceGetAttribute: compute capability
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """What an engine is for.
+    """One device of the CUDA driver."""
+
+    name: str
+    compute_capability: ComputeCapability
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The answer of the CUDA driver.
 
     Attributes
     ----------
-    compute_capability : (int, int)
-        Such as (8, 7).
-    name : str or None
-        Its name and size, such as ``Orin, 8 multiprocessors, 7 GiB``; ``None`` for any of the capability.
-    driver : str or None
-        Version of the driver and newest CUDA that it serves, such as ``540.4.0, CUDA 12.6``; ``None`` for any.
+    status : int
+        CUresult of ``cuInit`` and of counting the devices; 0 is success.
+    version : int
+        Newest CUDA that it serves, such as 12060 for 12.6.
+    devices : tuple of Gpu
+        The first of those that can be used.
     """
 
-    compute_capability: ComputeCapability
-    name: str | None = None
-    driver: str | None = None
+    status: int
+    version: int
+    devices: tuple[Gpu, ...]
 
 
 def dotted(capability: ComputeCapability) -> str:
@@ -56,18 +57,32 @@ def parse_capability(text: str) -> ComputeCapability:
     return int(found[1]), int(found[2])
 
 
-def require_capability(wanted: ComputeCapability, accepted: Iterable[ComputeCapability]) -> None:
-    """Raise :class:`EngineError` unless ``wanted`` is in ``accepted``; the message says what to do instead."""
-    choices = sorted(accepted)
-    if wanted in choices:
-        return
-    names = ", ".join(map(dotted, choices))
-    device = _BUILT_ON_DEVICE.get(wanted)
-    if device is not None:
-        raise EngineError(
-            f"compute capability {dotted(wanted)} ({device}) cannot be compiled for elsewhere: build on the device itself with TensorRT; accepted here: {names}"
-        )
-    raise EngineError(f"unknown compute capability {dotted(wanted)}: accepted are {names}")
+def query_driver() -> Driver:
+    """Ask the driver's own library; a driver that is broken may hang or crash the process.
+
+    Raises
+    ------
+    OSError
+        If ``libcuda.so.1`` is not installed.
+    """
+    cuda = ctypes.CDLL("libcuda.so.1")
+    version, count = ctypes.c_int(), ctypes.c_int()
+    cuda.cuDriverGetVersion(ctypes.byref(version))
+    status = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
+    devices = tuple(_describe(cuda, index) for index in range(min(count.value, _MAX_DEVICES)))
+    return Driver(status, version.value, devices)
+
+
+def _describe(cuda: ctypes.CDLL, index: int) -> Gpu:
+    device, memory_bytes = ctypes.c_int(), ctypes.c_size_t()
+    name = ctypes.create_string_buffer(128)
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    cuda.cuDeviceGet(ctypes.byref(device), index)
+    cuda.cuDeviceGetName(name, len(name), device)
+    cuda.cuDeviceTotalMem_v2(ctypes.byref(memory_bytes), device)
+    for number, attribute in ((major, _MAJOR), (minor, _MINOR)):
+        cuda.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
+    return Gpu(name.value.decode(errors="replace"), (major.value, minor.value), memory_bytes.value)
 
 
 def require_gpu() -> None:
@@ -77,14 +92,12 @@ def require_gpu() -> None:
     and crash at its first use.
     """
     try:
-        cuda = ctypes.CDLL("libcuda.so.1")
+        driver = query_driver()
     except OSError:
         raise EngineError(
             "building for this device needs an NVIDIA GPU, and its driver (libcuda.so.1) is not installed: build on the device, or give a compute capability to tensorrt-rtx"
         ) from None
-    count = ctypes.c_int()
-    status = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
-    if status or not count.value:
+    if driver.status or not driver.devices:
         raise EngineError(
-            f"building for this device needs an NVIDIA GPU, and the driver finds none (status {status}, {count.value} devices): run nvidia-smi"
+            f"building for this device needs an NVIDIA GPU, and the driver finds none (status {driver.status}, {len(driver.devices)} devices): run nvidia-smi"
         )

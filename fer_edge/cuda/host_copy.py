@@ -8,7 +8,7 @@ import numpy as np
 
 from fer_edge.cuda.arrays import DeviceArray
 from fer_edge.cuda.device import Device
-from fer_edge.engines.run.slot import create_event
+from fer_edge.cuda.resources import create_event
 
 
 class HostCopy:

@@ -14,14 +14,11 @@ from __future__ import annotations
 import importlib
 import shutil
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fer_edge.errors import BackendError, UsageError
-from fer_edge.preprocess import gain_and_offset
 from fer_edge.spec import ModelSpec
-
-if TYPE_CHECKING:
-    from fer_edge.backends.base import Availability
+from fer_edge.system.availability import Availability
 
 _BUILD = "FER_EDGE_KERNELS=1 pip install . in the source folder"
 _INSTALL_COMPILER = "install the CUDA toolkit (nvcc), then " + _BUILD
@@ -29,8 +26,6 @@ _INSTALL_COMPILER = "install the CUDA toolkit (nvcc), then " + _BUILD
 
 def availability() -> Availability:
     """Say whether the kernels can run here; ``version`` names what they were compiled for."""
-    from fer_edge.backends.base import Availability  # its package imports this module
-
     try:
         module = _compiled()
     except BackendError as error:
@@ -84,7 +79,7 @@ def crop_resize_normalize(
         raise UsageError(
             f"{spec.network} wants {spec.interpolation} interpolation, and the CUDA kernel resizes bilinearly: use fer_edge.preprocess, on a frame of the host"
         )
-    gain, offset = gain_and_offset(spec)
+    gain, offset = spec.gain_and_offset()
     _compiled().crop_resize_normalize(
         frame,
         rectangles,

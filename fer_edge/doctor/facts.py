@@ -5,23 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from fer_edge.cuda.gpus import Gpu
 from fer_edge.system.machine import Machine, read_number
 
 _LONGEST = 160
 _NVIDIA_VENDOR, _DISPLAY_CLASS = "0x10de", "0x03"
 _PACKAGES = ("nvidia-jetpack", "libnvinfer[0-9]*", "python3-libnvinfer")
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One device of the CUDA driver."""
-
-    name: str
-    compute_capability: tuple[int, int]
-    memory_bytes: int
 
 
 class Facts:

@@ -5,7 +5,6 @@ Each question gets a process of its own: a driver may hang in it, and bindings m
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import importlib
 import importlib.metadata
@@ -16,8 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-_MAX_DEVICES = 16
-_MAJOR, _MINOR = 75, 76  # attributes of cuDeviceGetAttribute: compute capability
+from fer_edge.cuda.gpus import query_driver
 
 
 def ask_python() -> dict[str, Any]:
@@ -32,31 +30,11 @@ def ask_python() -> dict[str, Any]:
 
 
 def ask_cuda() -> dict[str, Any]:
-    """Driver API, through the driver's own library: status of ``cuInit``, version, devices."""
+    """Status, version and devices of the driver."""
     try:
-        cuda = ctypes.CDLL("libcuda.so.1")
+        return dataclasses.asdict(query_driver())
     except OSError as error:
         return {"error": str(error)}
-    version, count, devices = ctypes.c_int(), ctypes.c_int(), []
-    cuda.cuDriverGetVersion(ctypes.byref(version))
-    status = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
-    for index in range(min(count.value, _MAX_DEVICES)):
-        device, memory = ctypes.c_int(), ctypes.c_size_t()
-        name = ctypes.create_string_buffer(128)
-        major, minor = ctypes.c_int(), ctypes.c_int()
-        cuda.cuDeviceGet(ctypes.byref(device), index)
-        cuda.cuDeviceGetName(name, len(name), device)
-        cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
-        for number, attribute in ((major, _MAJOR), (minor, _MINOR)):
-            cuda.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
-        devices.append(
-            {
-                "name": name.value.decode(errors="replace"),
-                "compute_capability": [major.value, minor.value],
-                "memory_bytes": memory.value,
-            }
-        )
-    return {"status": status, "version": version.value, "devices": devices}
 
 
 def ask_module(name: str) -> dict[str, Any]:

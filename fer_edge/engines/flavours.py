@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fer_edge.cuda.gpus import ComputeCapability, dotted
 from fer_edge.errors import EngineError
 from fer_edge.system.extras import install_command
 
@@ -67,6 +68,31 @@ FLAVOURS: Mapping[str, Flavour] = {
         unversioned_libraries={"libtensorrt_rtx.so": "tensorrt_rtx_libs"},
     ),
 }
+
+
+#: What TensorRT-RTX refuses; TensorRT builds for these on the device itself.
+_BUILT_ON_DEVICE: Mapping[ComputeCapability, str] = {
+    (8, 7): "Jetson Orin",
+    (9, 0): "H100 and GH200",
+    (10, 0): "B200",
+    (10, 1): "Jetson Thor before CUDA 13",
+    (10, 3): "B300",
+    (11, 0): "Jetson Thor",
+}
+
+
+def require_capability(wanted: ComputeCapability, accepted: Iterable[ComputeCapability]) -> None:
+    """Raise :class:`EngineError` unless ``wanted`` is in ``accepted``; the message says what to do instead."""
+    choices = sorted(accepted)
+    if wanted in choices:
+        return
+    names = ", ".join(map(dotted, choices))
+    device = _BUILT_ON_DEVICE.get(wanted)
+    if device is not None:
+        raise EngineError(
+            f"compute capability {dotted(wanted)} ({device}) cannot be compiled for elsewhere: build on the device itself with TensorRT; accepted here: {names}"
+        )
+    raise EngineError(f"unknown compute capability {dotted(wanted)}: accepted are {names}")
 
 
 def require_module(flavour: Flavour) -> None:

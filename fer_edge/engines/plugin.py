@@ -107,4 +107,5 @@ def _candidates() -> list[Path]:
     if named:
         return [Path(named).resolve()]
     build = Path(fer_edge.__file__).resolve().parents[1] / "build"
+    # An editable installation has two places, and the library lies in the one without source files.
     return [*(Path(place) / LIBRARY for place in fer_edge.__path__), build / LIBRARY]

@@ -245,7 +245,7 @@ def _describe_gpu(available: Sequence[str]) -> Mapping[str, Any] | None:
     """Return what tells one GPU from another, ``None`` where no backend of a GPU is available."""
     if not any(BACKENDS[name].on_gpu for name in available):
         return None
-    from fer_edge.cuda.cuda_device import identify_gpu
+    from fer_edge.engines.cache.key import identify_gpu
 
     try:
         return dataclasses.asdict(identify_gpu())

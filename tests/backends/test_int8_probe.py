@@ -13,11 +13,12 @@ from onnx import numpy_helper
 
 from fer_edge.backends import BACKENDS, SessionOptions, available_backends
 from fer_edge.backends import int8_probe as probe
-from fer_edge.backends.base import DEFAULT_INT8, Availability, Int8Config, Session
+from fer_edge.backends.base import DEFAULT_INT8, Int8Config, Session
 from fer_edge.backends.int8_probe import holds_int8, probe_int8, probe_model, with_exact_int8
 from fer_edge.backends.onnxruntime import EXACT_INT8, OnnxRuntimeSession
 from fer_edge.bundle import ModelFile
 from fer_edge.errors import BackendError
+from fer_edge.system.availability import Availability
 
 CPU_BACKENDS = available_backends("cpu")
 CURE = Int8Config({"cure": "1"}, "slower")

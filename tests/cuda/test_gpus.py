@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from fer_edge.cuda.gpus import dotted, parse_capability, require_capability, require_gpu
+from fer_edge.cuda.gpus import Driver, Gpu, dotted, parse_capability, query_driver, require_gpu
 from fer_edge.errors import EngineError, UsageError
-
-ACCEPTED = [(8, 9), (8, 6), (12, 0)]
 
 
 def test_text_and_back() -> None:
@@ -24,33 +22,50 @@ def test_other_text_is_refused(text: str) -> None:
         parse_capability(text)
 
 
-def test_what_is_accepted_is_listed() -> None:
-    require_capability((8, 6), ACCEPTED)
-    with pytest.raises(
-        EngineError, match=r"^unknown compute capability 6\.8: accepted are 8\.6, 8\.9, 12\.0$"
-    ):
-        require_capability((6, 8), ACCEPTED)
-    with pytest.raises(
-        EngineError, match=r"8\.7 \(Jetson Orin\) .* on the device itself .* 8\.6, 8\.9, 12\.0"
-    ):
-        require_capability((8, 7), ACCEPTED)
+class Library:
+    """The driver's library, of a machine with GPUs called ``GPU 0`` and so on."""
 
+    def __init__(self, status: int, gpus: int) -> None:
+        self.status, self.gpus = status, gpus
 
-class Driver:
-    """A driver that answers as one without a usable GPU does."""
-
-    def __init__(self, status: int) -> None:
-        self.status = status
+    def cuDriverGetVersion(self, version: Any) -> int:
+        version._obj.value = 12060
+        return 0
 
     def cuInit(self, flags: int) -> int:
         return self.status
 
     def cuDeviceGetCount(self, count: Any) -> int:
+        count._obj.value = self.gpus
+        return 0
+
+    def cuDeviceGet(self, device: Any, index: int) -> int:
+        device._obj.value = index
+        return 0
+
+    def cuDeviceGetName(self, name: Any, size: int, device: Any) -> int:
+        name.value = f"GPU {device.value}".encode()
+        return 0
+
+    def cuDeviceTotalMem_v2(self, size: Any, device: Any) -> int:
+        size._obj.value = 8 << 30
+        return 0
+
+    def cuDeviceGetAttribute(self, number: Any, attribute: int, device: Any) -> int:
+        number._obj.value = {75: 8, 76: 7}[attribute]  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
         return 0
 
 
 @pytest.mark.parametrize("status", [0, 100])  # none counted; CUDA_ERROR_NO_DEVICE
 def test_a_driver_without_a_gpu(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(status))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Library(status, 0))
+    assert query_driver() == Driver(status, 12060, ())
     with pytest.raises(EngineError, match=f"finds none \\(status {status}, 0 devices\\): run nvidia-smi"):
         require_gpu()
+
+
+def test_the_gpus_of_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Library(0, 2))
+    require_gpu()
+    found = tuple(Gpu(name, (8, 7), 8 << 30) for name in ("GPU 0", "GPU 1"))
+    assert query_driver() == Driver(0, 12060, found)

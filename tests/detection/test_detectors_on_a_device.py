@@ -18,11 +18,10 @@ from matching import MIN_FACE_PX, compare, iou
 
 from fer_edge.backends import BACKENDS, Availability, SessionOptions, tensorrt
 from fer_edge.backends.tensorrt import TensorRtBackend
-from fer_edge.cuda.device import TensorInfo
-from fer_edge.cuda.gpus import Gpu
 from fer_edge.detection.mtcnn.weights import mtcnn_models
 from fer_edge.engines.build import builder
-from fer_edge.engines.cache.engine_file import EngineFile
+from fer_edge.engines.cache.key import GpuKey
+from fer_edge.engines.run.engine import EngineFile, TensorInfo
 from fer_edge.errors import UsageError
 
 
@@ -63,8 +62,8 @@ def devices(monkeypatch):
         graph.metadata_props.add(key="max_batch", value=str(options.max_batch))
         onnx.save(graph, output)
 
-    monkeypatch.setattr(tensorrt, "CudaDevice", open_device)
-    monkeypatch.setattr(tensorrt, "identify_gpu", lambda: Gpu((8, 7), "Orin", "CUDA 12.6"))
+    monkeypatch.setattr(tensorrt, "TensorRtDevice", open_device)
+    monkeypatch.setattr(tensorrt, "identify_gpu", lambda: GpuKey((8, 7), "Orin", "CUDA 12.6"))
     monkeypatch.setattr(builder, "build_engine", build)
     monkeypatch.setattr(TensorRtBackend, "available", lambda self: Availability(True, "10.3.0"))
     yield opened

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from fake_device import FakeContext, FakeDevice, FakeNetwork, Hazard
 
-from fer_edge.cuda.device import TensorInfo
-from fer_edge.engines.cache.engine_file import EngineFile
+from fer_edge.engines.run.engine import EngineFile, TensorInfo
 from fer_edge.errors import BackendError
 
 SIZE = 512

@@ -44,11 +44,12 @@ from fer_edge.backends.onnxruntime import (
 from fer_edge.backends.tensorrt import TensorRtBackend
 from fer_edge.bundle import ENGINES, FP16_MODEL, FP32_MODEL, Bundle, Manifest, open_bundle, write_bundle
 from fer_edge.cli import main
-from fer_edge.cuda.device import TensorInfo
-from fer_edge.cuda.gpus import Gpu, require_gpu
+from fer_edge.cuda.gpus import require_gpu
 from fer_edge.engines.build import builder
 from fer_edge.engines.build.ahead_of_time import compile_ahead
 from fer_edge.engines.build.builder import EngineOptions
+from fer_edge.engines.cache.key import GpuKey
+from fer_edge.engines.run.engine import TensorInfo
 from fer_edge.errors import BackendError, EngineError, UsageError
 from fer_edge.models.catalogue import shipped_bundle
 from fer_edge.spec import ModelSpec
@@ -347,12 +348,12 @@ class Machine:
         self.devices: list[Any] = []
         self.built: list[EngineOptions] = []
         self.dla_cores: list[int | None] = []
-        self.gpu = Gpu((8, 7), "Orin, 8 multiprocessors, 7 GiB", "540.4.0, CUDA 12.6")
+        self.gpu = GpuKey((8, 7), "Orin, 8 multiprocessors, 7 GiB", "540.4.0, CUDA 12.6")
         self.version = "10.3.0"
         self.refuse = ""
         monkeypatch.setenv("FER_EDGE_CACHE", str(folder / "cache"))
         monkeypatch.setattr(tensorrt, "identify_gpu", lambda: self.gpu)
-        monkeypatch.setattr(tensorrt, "CudaDevice", self.open_device)
+        monkeypatch.setattr(tensorrt, "TensorRtDevice", self.open_device)
         monkeypatch.setattr(builder, "build_engine", self.build)
         available = lambda backend: tensorrt.Availability(True, self.version)  # noqa: E731
         monkeypatch.setattr(TensorRtBackend, "available", available)
@@ -479,7 +480,9 @@ def test_an_engine_that_was_compiled_elsewhere_is_taken(machine: Machine, model:
     """TensorRT-RTX compiles it here; it knows neither name nor driver nor free memory of the device."""
     pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install 'fer-edge[rtx]'")
     (report,) = compile_ahead(model, model.parent / ENGINES, "fp32", [(8, 6)])
-    machine.gpu = Gpu((8, 6), "NVIDIA GeForce RTX 3060, 28 multiprocessors, 12 GiB", "580.95.05, CUDA 13.0")
+    machine.gpu = GpuKey(
+        (8, 6), "NVIDIA GeForce RTX 3060, 28 multiprocessors, 12 GiB", "580.95.05, CUDA 13.0"
+    )
     machine.version = report.versions["tensorrt_rtx"]
     for most in (None, 1):  # one for the usual batches takes single faces too
         BACKENDS["tensorrt-rtx"].open(model, SessionOptions(max_batch=most)).close()

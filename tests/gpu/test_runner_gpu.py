@@ -18,9 +18,9 @@ from gpu_arrays import HEAD, SHAPE, WEIGHT, Gpu
 from fer_edge.backends import SessionOptions
 from fer_edge.backends.tensorrt import TensorRtBackend
 from fer_edge.cuda.arrays import DeviceArray
-from fer_edge.cuda.cuda_device import CudaDevice
 from fer_edge.engines.build.builder import EngineOptions, build_engine
 from fer_edge.engines.run.runner import EngineRunner, RunnerOptions, RunnerState
+from fer_edge.engines.run.tensorrt_engine import TensorRtDevice
 from fer_edge.errors import BackendError
 
 #: Of values near 1, against double precision; the build has TF32 switched off.
@@ -61,7 +61,7 @@ def engine(backend: TensorRtBackend, engines: dict[str, Path], small_model: Path
 
 @contextmanager
 def opened(backend: TensorRtBackend, engine: Path, **options: Any) -> Iterator[EngineRunner]:
-    with EngineRunner(partial(CudaDevice, backend.name), engine, RunnerOptions(**options)) as runner:
+    with EngineRunner(partial(TensorRtDevice, backend.name), engine, RunnerOptions(**options)) as runner:
         yield runner
 
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_edge.preprocess import crop_face, crop_rectangle, gain_and_offset, prepare_batch
+from fer_edge.preprocess import crop_face, crop_rectangle, prepare_batch
 from fer_edge.spec import CropRule, ModelSpec
 
 DTYPES = {"half": np.float16, "float": np.float32}
@@ -69,7 +69,7 @@ class Driver:
         padded = [np.pad(plane, ((0, 0), (0, padding)), constant_values=77) for plane in frame.planes]
         parts = [plane.ravel()[: plane.size - padding] for plane in padded]
         parts.append(np.array(rectangles, np.int32).reshape(-1, 4))
-        parts += [np.resize(values, 3) for values in gain_and_offset(spec)]
+        parts += [np.resize(values, 3) for values in spec.gain_and_offset()]
         (self.folder / "in").write_bytes(b"".join(part.tobytes() for part in parts))
         names = {
             "format": frame.format,

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from fer_edge.engines.cache.header import EngineKey
+from fer_edge.engines.cache.key import EngineKey
 from fer_edge.engines.cache.store import EngineCache
 
 CHUNKS, CHUNK_BYTES, PAUSE_S = 8, 16 << 10, 0.002

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from fake_device import FakeDevice, FakeNetwork
 
-from fer_edge.cuda.device import TensorInfo
+from fer_edge.engines.run.engine import TensorInfo
 
 ENGINE = Path("fake.engine")
 SHAPE = (2, 4, 6)

@@ -20,8 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_edge.cuda.device import TensorInfo
-from fer_edge.engines.cache.engine_file import EngineFile
+from fer_edge.engines.run.engine import EngineFile, TensorInfo
 from fer_edge.errors import BackendError
 
 ALIGNMENT = 256

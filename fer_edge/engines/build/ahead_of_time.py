@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fer_edge._utils.files import sha256_of
-from fer_edge.cuda.gpus import ComputeCapability, Gpu
+from fer_edge.cuda.gpus import ComputeCapability
 from fer_edge.engines.build.builder import EngineOptions, EngineReport, build_engine
-from fer_edge.engines.cache.header import EngineKey, PluginKey, write_header
+from fer_edge.engines.cache.header import write_header
+from fer_edge.engines.cache.key import EngineKey, GpuKey, PluginKey
 from fer_edge.engines.flavours import FLAVOURS
 from fer_edge.engines.plugin import NAME, NAMESPACE, VERSION
 
@@ -20,7 +21,7 @@ def make_key(
     onnx_sha256: str,
     options: EngineOptions,
     version: str,
-    gpu: Gpu,
+    gpu: GpuKey,
     plugin: Path | None,
 ) -> EngineKey:
     """Return what names the engine of a model.
@@ -33,7 +34,7 @@ def make_key(
         How it is compiled.
     version : str
         Of the compiler.
-    gpu : Gpu
+    gpu : GpuKey
         The device; without name and driver for an engine that is compiled without one.
     plugin : Path or None
         The plugin library that the engine needs.
@@ -90,7 +91,7 @@ def compile_ahead(
         report = build_engine(model, part, options, on_progress)
         version = report.versions[FLAVOURS[FLAVOUR].module]
         used = report.plugin if report.plugin_layers else None
-        key = make_key(sha256_of(model), options, version, Gpu(capability), used)
+        key = make_key(sha256_of(model), options, version, GpuKey(capability), used)
         engine = part.replace(folder / f"{key.digest()}.engine")
         write_header(folder / f"{key.digest()}.json", key, engine)
         reports.append(report)

@@ -15,7 +15,7 @@ from typing import Any
 
 from fer_edge._utils.files import whole_file
 from fer_edge._utils.progress import Progress
-from fer_edge.engines.build.options import PRECISIONS, EngineOptions, EngineReport
+from fer_edge.engines.build.options import EngineOptions, EngineReport
 from fer_edge.engines.build.plugin_model import choose_model
 from fer_edge.engines.flavours import FLAVOURS, require_module, worker_environment
 from fer_edge.engines.plugin import REPORT_PREFIX
@@ -24,7 +24,7 @@ from fer_edge.system.machine import LocalMachine
 from fer_edge.system.memory import add_swap, measure_free_memory
 from fer_edge.system.provenance import tool_versions
 
-__all__ = ["PRECISIONS", "EngineOptions", "EngineReport", "build_engine", "estimate_memory_bytes"]
+__all__ = ["EngineOptions", "EngineReport", "build_engine", "estimate_memory_bytes"]
 
 _TAIL_LINES = 20
 _LINES_IN_MESSAGE = 3

@@ -14,8 +14,8 @@ from fer_edge.cuda.gpus import ComputeCapability
 from fer_edge.engines.flavours import FLAVOURS, Flavour
 from fer_edge.engines.plugin import PLUGIN_CHOICES
 from fer_edge.errors import UsageError, lookup
+from fer_edge.manifest import PRECISIONS
 
-PRECISIONS = ("fp32", "fp16", "int8")
 #: TensorRT takes a higher level as this one without a word.
 _HIGHEST_LEVEL = 5
 MAX_BATCH = 1 << 16

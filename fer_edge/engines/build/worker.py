@@ -22,8 +22,8 @@ from typing import Any
 from fer_edge._utils.files import whole_file
 from fer_edge._utils.ownership import PRIVATE_FILE, require_private
 from fer_edge.cuda.cuda_device import free_device_bytes
-from fer_edge.cuda.gpus import ComputeCapability, require_capability, require_gpu
-from fer_edge.engines.flavours import FLAVOURS
+from fer_edge.cuda.gpus import ComputeCapability, require_gpu
+from fer_edge.engines.flavours import FLAVOURS, require_capability
 from fer_edge.engines.plugin import load_plugin
 from fer_edge.errors import EngineError, FerEdgeError
 

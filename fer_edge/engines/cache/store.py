@@ -22,13 +22,11 @@ from fer_edge._utils.files import cache_folder, whole_file
 from fer_edge._utils.ownership import PRIVATE_FILE, make_private_folder, require_private
 from fer_edge.engines.cache.header import (
     EngineHeader,
-    EngineKey,
-    count_differences,
-    describe_difference,
     find_damage,
     read_header,
     write_header,
 )
+from fer_edge.engines.cache.key import EngineKey, count_differences, describe_difference
 from fer_edge.engines.cache.lock import is_current, open_lock, try_lock
 from fer_edge.errors import EngineError
 

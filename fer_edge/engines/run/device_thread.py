@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from fer_edge._utils.guard import ProcessBound
-from fer_edge.cuda.device import Device, Engine
 from fer_edge.cuda.host_copy import HostCopy
-from fer_edge.engines.cache.engine_file import EngineFile
+from fer_edge.cuda.resources import create_event
+from fer_edge.engines.run.engine import Engine, EngineDevice, EngineFile
 from fer_edge.engines.run.options import RunnerOptions, RunnerReport, RunnerState
 from fer_edge.engines.run.requests import Batch, Download, Request
-from fer_edge.engines.run.slot import STAGES, Part, Slot, Streams, create_event, create_streams
+from fer_edge.engines.run.slot import STAGES, Part, Slot, Streams
 from fer_edge.engines.run.warm_up import POLL_S, RESET, hang, prepare, wait_until
 from fer_edge.errors import BackendError, FerEdgeError, UsageError
 
@@ -57,7 +57,9 @@ class Owner(ProcessBound):
     streams: Streams
     report: RunnerReport
 
-    def __init__(self, open_device: Callable[[], Device], file: EngineFile, options: RunnerOptions) -> None:
+    def __init__(
+        self, open_device: Callable[[], EngineDevice], file: EngineFile, options: RunnerOptions
+    ) -> None:
         super().__init__("session", BackendError)
         self._open_device, self._file, self._options = open_device, file, options
         self.state = RunnerState.READY
@@ -158,7 +160,7 @@ class Owner(ProcessBound):
     def _prepare(self, resources: ExitStack) -> None:
         device = self._device = self._open_device()
         resources.callback(device.close)
-        self.streams = create_streams(device, resources)
+        self.streams = Streams.create(device, resources)
         self._last = [create_event(device, resources) for _ in STAGES]
         self._host_copy = HostCopy(device, self.streams.copy_in, resources)
         self.engine, slots, self.report = prepare(device, self.streams, self._file, self._options, resources)

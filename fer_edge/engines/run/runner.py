@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from fer_edge.cuda.arrays import describe, is_device_array
-from fer_edge.cuda.device import Device, TensorInfo
-from fer_edge.engines.cache.engine_file import EngineFile
 from fer_edge.engines.run.device_thread import HISTORY, Owner
+from fer_edge.engines.run.engine import EngineDevice, EngineFile, TensorInfo
 from fer_edge.engines.run.options import RunnerOptions, RunnerReport, RunnerState
 from fer_edge.engines.run.requests import Batch, Download
 from fer_edge.engines.run.slot import STAGES, BatchWriter, Source, Target
@@ -44,13 +43,13 @@ class EngineRunner:
 
     Examples
     --------
-    >>> with EngineRunner(CudaDevice, Path("model.engine")) as runner:      # doctest: +SKIP
+    >>> with EngineRunner(TensorRtDevice, Path("model.engine")) as runner:      # doctest: +SKIP
     ...     logits = runner.run(batch)["logits"]
     """
 
     def __init__(
         self,
-        open_device: Callable[[], Device],
+        open_device: Callable[[], EngineDevice],
         engine: Path,
         options: RunnerOptions | None = None,
         sha256: str | None = None,

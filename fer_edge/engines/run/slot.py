@@ -14,7 +14,9 @@ from typing import Protocol
 import numpy as np
 
 from fer_edge.cuda.arrays import DeviceArray
-from fer_edge.cuda.device import Context, Device, Engine, TensorInfo
+from fer_edge.cuda.device import Device
+from fer_edge.cuda.resources import allocate, allocate_pinned, create_event, create_stream
+from fer_edge.engines.run.engine import Context, Engine, TensorInfo
 
 _ALIGNMENT = 256
 #: The stages of a batch; each has an event at its begin and one at its end.
@@ -49,6 +51,11 @@ class Streams:
     copy_in: int
     compute: int
     copy_out: int
+
+    @classmethod
+    def create(cls, device: Device, resources: ExitStack) -> Streams:
+        """Return new ones, freed by ``resources``."""
+        return cls(*(create_stream(device, resources) for _ in STAGES))
 
 
 @dataclass(frozen=True)
@@ -96,8 +103,8 @@ class Slot:
         self.device_bytes = self.pinned_bytes = input_bytes + output_bytes
         self._input = allocate(device, input_bytes, resources)
         self._output = allocate(device, output_bytes, resources)
-        self._pinned_input = _allocate_pinned(device, input_bytes, resources)
-        self._pinned_output = _allocate_pinned(device, output_bytes, resources)
+        self._pinned_input = allocate_pinned(device, input_bytes, resources)
+        self._pinned_output = allocate_pinned(device, output_bytes, resources)
         self._pinned_input_address = self._pinned_input.ctypes.data
         self._pinned_output_address = self._pinned_output.ctypes.data
         self._input_view = _view(self._pinned_input, 0, largest, engine.input)
@@ -206,34 +213,3 @@ def _layout(outputs: tuple[TensorInfo, ...], batch: int) -> tuple[dict[str, int]
 def _view(memory: np.ndarray, offset: int, batch: int, tensor: TensorInfo) -> np.ndarray:
     flat = memory[offset : offset + batch * tensor.row_bytes]
     return flat.view(tensor.dtype).reshape(batch, *tensor.row_shape)
-
-
-def _allocate_pinned(device: Device, size_bytes: int, resources: ExitStack) -> np.ndarray:
-    memory = device.allocate_pinned(size_bytes)
-    resources.callback(device.free_pinned, memory)
-    return memory
-
-
-def create_streams(device: Device, resources: ExitStack) -> Streams:
-    """Return new streams, freed by ``resources``."""
-    streams = []
-    for _ in STAGES:
-        streams.append(device.create_stream())
-        resources.callback(device.destroy_stream, streams[-1])
-    return Streams(*streams)
-
-
-def create_event(device: Device, resources: ExitStack) -> int:
-    """Return a new event, freed by ``resources``."""
-    event = device.create_event()
-    resources.callback(device.destroy_event, event)
-    return event
-
-
-def allocate(device: Device, size_bytes: int, resources: ExitStack) -> int:
-    """Return the address of new device memory, freed by ``resources``; 0 for nothing."""
-    if not size_bytes:
-        return 0
-    address = device.allocate(size_bytes)
-    resources.callback(device.free, address)
-    return address

@@ -5,38 +5,41 @@ What an installed version can do is asked of its objects, never of its version.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fer_edge.cuda.device import TensorInfo
-from fer_edge.engines.cache.engine_file import EngineFile
-from fer_edge.errors import BackendError
+from fer_edge.cuda.cuda_device import CudaDevice
+from fer_edge.engines.flavours import FLAVOURS
+from fer_edge.engines.plugin import load_plugin
+from fer_edge.engines.run.engine import EngineFile, TensorInfo
+from fer_edge.errors import BackendError, EngineError, lookup
 
 _WARNING = 2  # severities: internal error 0, error 1, warning 2, info 3, verbose 4
 _KEPT_MESSAGES = 5
 
 
 class TensorRtContext:
-    """See :class:`fer_edge.cuda.device.Context`."""
+    """See :class:`fer_edge.engines.run.engine.Context`."""
 
     def __init__(self, context: Any, messages: list[str]) -> None:
         self._context, self._messages = context, messages
 
     def enqueue(self, stream: int) -> None:
-        """See :class:`fer_edge.cuda.device.Context`."""
+        """See :class:`fer_edge.engines.run.engine.Context`."""
         if not self._context.execute_async_v3(stream):
             raise BackendError(f"TensorRT cannot run the engine: {_last(self._messages)}")
 
     def close(self) -> None:
-        """See :class:`fer_edge.cuda.device.Context`."""
+        """See :class:`fer_edge.engines.run.engine.Context`."""
         self._context = None
 
 
 class TensorRtEngine:
-    """See :class:`fer_edge.cuda.device.Engine`.
+    """See :class:`fer_edge.engines.run.engine.Engine`.
 
     Parameters
     ----------
@@ -108,7 +111,7 @@ class TensorRtEngine:
         return TensorInfo(name, np.dtype(known[found]), tuple(int(side) for side in rest))
 
     def create_context(self, batch: int, addresses: Mapping[str, int], scratch: int) -> TensorRtContext:
-        """See :class:`fer_edge.cuda.device.Engine`."""
+        """See :class:`fer_edge.engines.run.engine.Engine`."""
         context = self._new_context()
         if context is None:
             raise BackendError(f"TensorRT makes no context for the engine: {_last(self._messages)}")
@@ -144,8 +147,55 @@ class TensorRtEngine:
         return self._engine.create_execution_context(config)
 
     def close(self) -> None:
-        """See :class:`fer_edge.cuda.device.Engine`."""
+        """See :class:`fer_edge.engines.run.engine.Engine`."""
         self._engine = self._compiled = self._runtime = None
+
+
+class TensorRtDevice(CudaDevice):
+    """A GPU that loads the engines of one compiler.
+
+    Parameters
+    ----------
+    flavour : str
+        Key of :data:`fer_edge.engines.flavours.FLAVOURS`: whose engines it loads.
+    index : int
+        Which GPU, as CUDA counts them.
+    plugin : Path or None
+        The plugin library, for engines that need it.
+    plugin_sha256 : str or None
+        Of that library, where an engine was built with it.
+    dla_core : int or None
+        Which deep-learning accelerator, for engines that were built for one.
+
+    Raises
+    ------
+    BackendError
+        As :class:`CudaDevice`.
+    """
+
+    def __init__(
+        self,
+        flavour: str = "tensorrt",
+        index: int = 0,
+        plugin: Path | None = None,
+        dla_core: int | None = None,
+        plugin_sha256: str | None = None,
+    ) -> None:
+        self._flavour, self._dla_core = lookup(FLAVOURS, flavour, "flavour"), dla_core
+        self._plugin, self._plugin_sha256 = plugin, plugin_sha256
+        super().__init__(index)
+
+    def load_engine(self, file: EngineFile) -> TensorRtEngine:
+        """See :class:`fer_edge.engines.run.engine.EngineDevice`."""
+        try:
+            trt = importlib.import_module(self._flavour.module)
+        except ImportError as error:
+            raise EngineError(
+                f"{self._flavour.name} cannot be imported ({error}): {self._flavour.fix}"
+            ) from error
+        if self._plugin is not None:
+            load_plugin(trt, self._plugin, self._plugin_sha256)
+        return TensorRtEngine(trt, file, self._dla_core)
 
 
 def _make_log(trt: Any, messages: list[str]) -> Any:

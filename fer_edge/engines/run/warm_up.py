@@ -8,10 +8,10 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from fer_edge.cuda.device import Device, Engine
-from fer_edge.engines.cache.engine_file import EngineFile
+from fer_edge.cuda.resources import allocate
+from fer_edge.engines.run.engine import Engine, EngineDevice, EngineFile
 from fer_edge.engines.run.options import DEFAULT_BUCKETS, RunnerOptions, RunnerReport
-from fer_edge.engines.run.slot import Part, Slot, Streams, allocate
+from fer_edge.engines.run.slot import Part, Slot, Streams
 from fer_edge.errors import BackendError, UsageError
 
 #: Between two looks at a batch under way. Waiting inside CUDA would spin, or miss the next batch and the watchdog.
@@ -22,13 +22,13 @@ _SLOTS = 2
 
 
 def prepare(
-    device: Device, streams: Streams, file: EngineFile, options: RunnerOptions, resources: ExitStack
+    device: EngineDevice, streams: Streams, file: EngineFile, options: RunnerOptions, resources: ExitStack
 ) -> tuple[Engine, tuple[Slot, ...], RunnerReport]:
     """Load an engine and return it with slots that can run it at once.
 
     Parameters
     ----------
-    device, streams : Device, Streams
+    device, streams : EngineDevice, Streams
         Where it runs.
     file : EngineFile
         The engine.

@@ -624,7 +624,7 @@ NO_DLA = """
     import warnings
     warnings.simplefilter("ignore", DeprecationWarning)
     import tensorrt_rtx as trt
-    from fer_edge.engines import worker
+    from fer_edge.engines.build import worker
     from fer_edge.errors import EngineError
     builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
     config = builder.create_builder_config()
@@ -684,7 +684,7 @@ CONFIGURE = """
     import sys, warnings
     warnings.simplefilter("ignore", DeprecationWarning)
     import tensorrt_rtx as trt
-    from fer_edge.engines import worker
+    from fer_edge.engines.build import worker
     from fer_edge.errors import BackendError
     worker.free_device_bytes = lambda: 6 << 30
     for given, share, capability, expected in (

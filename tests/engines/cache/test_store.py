@@ -18,9 +18,10 @@ from typing import Any
 
 import pytest
 
-from fer_edge.engines.cache.engine_file import EngineFile
-from fer_edge.engines.cache.header import EngineKey, PluginKey, describe_difference, read_header
+from fer_edge.engines.cache.header import read_header
+from fer_edge.engines.cache.key import EngineKey, PluginKey, describe_difference
 from fer_edge.engines.cache.store import CachedEngine, EngineCache
+from fer_edge.engines.run.engine import EngineFile
 from fer_edge.errors import EngineError, UsageError
 
 ENGINE = bytes(range(256)) * 64

@@ -25,7 +25,7 @@ from fer_edge.backends.tensorrt import TensorRtBackend, TensorRtSession
 from fer_edge.bundle import Bundle, open_bundle
 from fer_edge.cuda import kernels
 from fer_edge.cuda.arrays import DeviceArray
-from fer_edge.cuda.device import TensorInfo
+from fer_edge.engines.run.engine import TensorInfo
 from fer_edge.engines.run.runner import EngineRunner
 from fer_edge.errors import BackendError, DataError, FerEdgeError, SelfTestError, UsageError
 from fer_edge.frames import Frame

@@ -14,8 +14,8 @@ from fer_edge import DetectorOptions, Runtime
 from fer_edge.backends import BACKENDS, SessionOptions, tensorrt
 from fer_edge.backends.tensorrt import TensorRtBackend, TensorRtSession
 from fer_edge.bundle import open_bundle
-from fer_edge.cuda.device import TensorInfo
 from fer_edge.detection import DETECTORS
+from fer_edge.engines.run.engine import TensorInfo
 from fer_edge.engines.run.runner import EngineRunner
 from fer_edge.models.catalogue import shipped_bundle
 
