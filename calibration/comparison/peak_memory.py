@@ -1,32 +1,19 @@
-"""Peak memory of running a model: measured in a process of its own, so that nothing else counts."""
+"""Peak memory of running a model: measured in a worker, so that nothing else counts."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from fer_edge._utils.progress import Progress
 from fer_edge.backends import BACKENDS, Backend, SessionOptions
 from fer_edge.errors import BackendError
 from fer_edge.spec import ModelSpec
-
-_STATUS = Path("/proc/self/status")
-#: VmHWM is the largest resident set since the process began.
-_MEASURE = """
-import sys
-backend, model, shape, threads, path = sys.argv[1:]
-sys.path[:] = path.split("\\n")
-from pathlib import Path
-import numpy
-from fer_edge.backends import BACKENDS, SessionOptions
-from fer_edge.errors import FerEdgeError
-try:
-    session = BACKENDS[backend].open(Path(model), SessionOptions(int(threads) if threads else None))
-    session.run(numpy.zeros([1, *map(int, shape.split(","))], numpy.float32))
-except FerEdgeError as error:
-    sys.exit(str(error))
-print("\\n" + Path("/proc/self/status").read_text())
-"""
+from fer_edge.system.memory import own_peak_bytes
+from fer_edge.system.workers import WorkerError, read_tail, run_worker, serve
 
 
 def peak_memory_bytes(
@@ -48,26 +35,30 @@ def peak_memory_bytes(
     BackendError
         If the other process fails.
     """
-    if not _STATUS.is_file() or BACKENDS.get(backend.name) is not backend:
+    if own_peak_bytes() is None or BACKENDS.get(backend.name) is not backend:
         return None
-    threads = (options or SessionOptions()).threads
-    arguments = [
-        backend.name,
-        str(model.resolve()),
-        ",".join(map(str, spec.input_shape)),
-        "" if threads is None else str(threads),
-        "\n".join(sys.path),
-    ]
-    result = subprocess.run(
-        [sys.executable, "-c", _MEASURE, *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    peak = [line.split() for line in result.stdout.splitlines() if line.startswith("VmHWM:")]
-    if result.returncode != 0 or not peak:
-        reason = (result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1]
-        raise BackendError(f"measuring the memory of {model} on {backend.name} failed: {reason}")
-    return int(peak[-1][1]) * 1024
+    question = {
+        "backend": backend.name,
+        "model": str(model.resolve()),
+        "shape": [1, *spec.input_shape],
+        "threads": (options or SessionOptions()).threads,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        try:
+            return run_worker(__name__, question, log=log)["peak_bytes"]
+        except WorkerError as error:
+            reason = error.message or "".join(read_tail(log, 1)) or f"exit status {error.status}"
+            raise BackendError(
+                f"measuring the memory of {model} on {backend.name} failed: {reason}"
+            ) from error
+
+
+def _measure(question: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
+    session = BACKENDS[question["backend"]].open(Path(question["model"]), SessionOptions(question["threads"]))
+    session.run(np.zeros(question["shape"], np.float32))
+    return {"peak_bytes": own_peak_bytes()}
+
+
+if __name__ == "__main__":
+    serve(_measure)

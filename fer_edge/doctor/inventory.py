@@ -1,21 +1,17 @@
-"""What one library says of itself: ``python -m fer_edge.doctor.inventory NAME`` prints one line of JSON.
-
-Each question gets a process of its own: a driver may hang in it, and bindings may crash.
-"""
+"""Worker that asks one library for its version and what it can do: a driver may hang, and bindings may crash."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
 import importlib.metadata
-import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fer_edge.cuda.gpus import query_driver
+from fer_edge.system.workers import serve
 
 
 def ask_python() -> dict[str, Any]:
@@ -94,13 +90,5 @@ QUESTIONS: Mapping[str, Callable[[], dict[str, Any]]] = {
 }
 
 
-def main() -> None:
-    """Answer one question."""
-    # Libraries print to standard output as they please: they get standard error, the answer a channel of its own.
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
-        os.dup2(2, 1)
-        answer.write(json.dumps(QUESTIONS[sys.argv[1]]()) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    serve(lambda question, on_progress: QUESTIONS[question]())

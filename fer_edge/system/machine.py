@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import platform
 import re
-import select
-import signal
 import stat
 import subprocess
-import sys
 import time
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
+
+from fer_edge.system.workers import BoundedProcess, TimeLimitError, WorkerError, run_worker
 
 _LIMIT_BYTES = 64 << 10
 _MAX_PATHS = 64
@@ -79,34 +76,36 @@ class LocalMachine:
 
     def run(self, *command: str) -> str | None:
         """See :class:`Machine`."""
-        end_s = min(time.monotonic() + self._limit_s, self._end_s)
-        if time.monotonic() >= end_s:
-            return None
+        text, environment = b"", {**os.environ, "LC_ALL": "C"}
         try:
-            process = subprocess.Popen(
+            with BoundedProcess(
                 command,
+                self._remaining_s(),
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                cwd="/",  # Python imports from the working directory first: nothing of the user's lies there
-                env={**os.environ, "LC_ALL": "C"},
-                start_new_session=True,
-            )
-        except OSError:
+                cwd="/",
+                env=environment,
+            ) as process:
+                for block in process.blocks():
+                    text += block
+                    if len(text) > _LIMIT_BYTES:
+                        return None
+                process.wait()
+        except (OSError, TimeLimitError):
             return None
-        assert process.stdout is not None
-        with process.stdout as output:
-            text = _read_until(output.fileno(), end_s)
-        return _end(process, end_s, text)
+        return text.decode(errors="replace")
 
     def ask(self, question: str) -> dict[str, Any] | None:
         """See :class:`Machine`."""
-        text = self.run(sys.executable, "-m", "fer_edge.doctor.inventory", question)
         try:
-            answer = json.loads(text or "")
-        except (ValueError, RecursionError):
+            return run_worker("fer_edge.doctor.inventory", question, self._remaining_s())
+        except (OSError, TimeLimitError, WorkerError):
             return None
-        return answer if isinstance(answer, dict) else None
+
+    def _remaining_s(self) -> float:
+        if (rest_s := self._end_s - time.monotonic()) <= 0:
+            raise TimeLimitError
+        return min(self._limit_s, rest_s)
 
 
 def read_number(machine: Machine, path: str) -> int | None:
@@ -120,32 +119,3 @@ def read_driver_version(machine: Machine) -> str | None:
     text = machine.read("/proc/driver/nvidia/version") or ""
     found = re.search(r"NVRM version:.*?\s(\d{1,9}(?:\.\d{1,9}){1,4})", text, re.ASCII)
     return found[1] if found else None
-
-
-def _read_until(handle: int, end_s: float) -> bytes | None:
-    """Return what comes before the pipe closes; ``None`` where it is too late or too much."""
-    text = b""
-    while len(text) <= _LIMIT_BYTES:
-        ready, _, _ = select.select([handle], [], [], max(0.0, end_s - time.monotonic()))
-        if not ready:
-            return None
-        block = os.read(handle, _LIMIT_BYTES)
-        if not block:
-            return text
-        text += block
-    return None
-
-
-def _end(process: subprocess.Popen[bytes], end_s: float, text: bytes | None) -> str | None:
-    """Wait for the process, or kill it with all that it started; one that hangs in a driver is left behind."""
-    try:
-        if text is not None:
-            process.wait(max(0.1, end_s - time.monotonic()))
-            return text.decode(errors="replace")
-    except subprocess.TimeoutExpired:
-        pass
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(1.0)
-    return None

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from fer_edge.system.control_groups import find_control_groups
-from fer_edge.system.machine import Machine, read_number
+from fer_edge.system.machine import LocalMachine, Machine, read_number
 
 #: Where version 1 and 2 of control groups keep the limit, what is used, and the row of ``memory.stat`` that the
 #: kernel gives back before it kills: file pages that nobody has used lately.
@@ -53,6 +53,15 @@ def measure_free_memory(machine: Machine) -> FreeMemory | None:
             swap = min(swap, room)
     least = min((limit for limit in limits if limit is not None), default=memory)
     return FreeMemory(min(memory, least), swap, least < memory)
+
+
+def own_peak_bytes() -> int | None:
+    """Return the largest resident memory of this process, ``None`` where the system has no ``/proc`` of Linux.
+
+    ``getrusage`` would count what its parent held.
+    """
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", LocalMachine().read("/proc/self/status") or "", re.MULTILINE)
+    return int(found[1]) << 10 if found else None
 
 
 def add_swap(lacking_bytes: int) -> tuple[str, ...]:

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
 import tempfile
-import threading
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from fer_edge._utils.files import whole_file
 from fer_edge._utils.progress import Progress
@@ -23,12 +16,12 @@ from fer_edge.errors import EngineError
 from fer_edge.system.machine import LocalMachine
 from fer_edge.system.memory import add_swap, measure_free_memory
 from fer_edge.system.provenance import tool_versions
+from fer_edge.system.workers import WorkerError, read_tail, run_worker
 
 __all__ = ["EngineOptions", "EngineReport", "build_engine", "estimate_memory_bytes"]
 
 _TAIL_LINES = 20
 _LINES_IN_MESSAGE = 3
-_MAX_LINE_CHARS = 300
 
 
 def build_engine(
@@ -72,7 +65,6 @@ def build_engine(
     with tempfile.TemporaryDirectory() as folder, whole_file(output.resolve()) as part:
         parsed, plugin, plugin_layers = choose_model(model, options.plugin, Path(folder))
         request = {
-            "parent": os.getpid(),
             "flavour": flavour.name,
             "precision": options.precision,
             "onnx": str(parsed.resolve()),
@@ -91,7 +83,18 @@ def build_engine(
         log = options.log.resolve() if options.log else Path(folder) / "build.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = worker_environment(flavour, Path(folder))
-        result = _run_worker(request, Path(folder), environment, log, options.time_limit_s, on_progress)
+        try:
+            result = run_worker(
+                "fer_edge.engines.build.worker",
+                request,
+                options.time_limit_s,
+                on_progress,
+                log,
+                Path(folder),
+                environment,
+            )
+        except WorkerError as error:
+            raise EngineError(_explain(error, options, log)) from None
         version = result.pop("version")
         return EngineReport(
             path=output,
@@ -99,69 +102,23 @@ def build_engine(
             plugin=plugin,
             plugin_layers=plugin_layers,
             size_bytes=part.stat().st_size,
-            log_tail=_tail(log, _TAIL_LINES),
+            log_tail=read_tail(log, _TAIL_LINES),
             versions={**tool_versions(), flavour.module: version},
             **result,
         )
 
 
-def _run_worker(
-    request: Mapping[str, Any],
-    folder: Path,
-    environment: Mapping[str, str],
-    log: Path,
-    time_limit_s: float,
-    on_progress: Progress,
-) -> dict[str, Any]:
-    """Return the fields of the worker's ``done``."""
-    question = folder / "request.json"
-    question.write_text(json.dumps(request), encoding="utf-8")
-    expired = threading.Event()
-    last: dict[str, Any] = {}
-    with question.open() as stdin, log.open("wb") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "fer_edge.engines.build.worker"],
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            cwd=folder,  # Python imports from the working directory first: nothing of the user's lies there
-            env=environment,
-            text=True,
-        )
-
-    def stop() -> None:
-        expired.set()
-        process.kill()
-
-    timer = threading.Timer(time_limit_s, stop)
-    timer.start()
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            last = json.loads(line)
-            if last["event"] == "progress":
-                on_progress(last["phase"], last["done"], last["total"])
-        status = process.wait()
-    finally:
-        timer.cancel()
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-    event = last.pop("event", "")
-    if event == "done" and status == 0:
-        return last
-    if event == "error":
-        raise EngineError("; ".join([last["message"], *_plugin_reports(log)]))
-    tail = " | ".join(_tail(log, _LINES_IN_MESSAGE)) or "nothing"
-    if expired.is_set():
-        raise EngineError(
-            f"the build took more than {time_limit_s:g} s and was stopped: give a longer time_limit_s; its log ends: {tail}"
-        )
+def _explain(error: WorkerError, options: EngineOptions, log: Path) -> str:
+    """Return why there is no engine."""
+    if error.message:
+        return "; ".join([error.message, *_plugin_reports(log)])
+    tail = " | ".join(read_tail(log, _LINES_IN_MESSAGE)) or "nothing"
+    if error.status is None:
+        return f"the build took more than {options.time_limit_s:g} s and was stopped: give a longer time_limit_s; its log ends: {tail}"
     hint = ""
-    if request["timing_cache"] is not None and Path(request["timing_cache"]).exists():
-        hint = f"; if the timing cache {request['timing_cache']} is damaged, that may be why: delete it and build again"
-    raise EngineError(f"the compiler {_describe_end(status)}{hint}; its log ends: {tail}")
+    if options.timing_cache is not None and options.timing_cache.exists():
+        hint = f"; if the timing cache {options.timing_cache.resolve()} is damaged, that may be why: delete it and build again"
+    return f"the compiler {_describe_end(error.status)}{hint}; its log ends: {tail}"
 
 
 def _describe_end(status: int) -> str:
@@ -174,14 +131,8 @@ def _describe_end(status: int) -> str:
 
 def _plugin_reports(log: Path) -> list[str]:
     """What the plugin has refused: TensorRT says only that it did."""
-    found = (line.partition(REPORT_PREFIX)[2].strip() for line in _tail(log, _TAIL_LINES))
+    found = (line.partition(REPORT_PREFIX)[2].strip() for line in read_tail(log, _TAIL_LINES))
     return list(dict.fromkeys(REPORT_PREFIX + line for line in found if line))
-
-
-def _tail(log: Path, lines: int) -> tuple[str, ...]:
-    text = log.read_text(encoding="utf-8", errors="replace")
-    kept = [line.strip()[:_MAX_LINE_CHARS] for line in text.splitlines() if line.strip()]
-    return tuple(kept[-lines:])
 
 
 def _require_memory(onnx_bytes: int) -> None:

@@ -1,68 +1,36 @@
-"""Builds one engine and ends: ``python -m fer_edge.engines.build.worker``.
+"""Worker that builds one engine.
 
-Standard input holds the request as JSON; standard output gets JSON lines: ``progress`` events, then one
-``done`` or ``error``. Everything that the compiler prints goes to standard error. What the installed
-version can do is asked of its objects, never of its version.
+What the installed version can do is asked of its objects, never of its version.
 """
 
 from __future__ import annotations
 
-import ctypes
 import importlib
-import json
-import os
 import re
-import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fer_edge._utils.files import whole_file
 from fer_edge._utils.ownership import PRIVATE_FILE, require_private
+from fer_edge._utils.progress import Progress
 from fer_edge.cuda.cuda_device import free_device_bytes
 from fer_edge.cuda.gpus import ComputeCapability, require_gpu
 from fer_edge.engines.flavours import FLAVOURS, require_capability
 from fer_edge.engines.plugin import load_plugin
-from fer_edge.errors import EngineError, FerEdgeError
-
-Send = Callable[[Mapping[str, Any]], None]
+from fer_edge.errors import EngineError
+from fer_edge.system.memory import own_peak_bytes
+from fer_edge.system.workers import serve
 
 _INFO = 3  # severities: internal error 0, error 1, warning 2, info 3, verbose 4
 _ERROR = 1
 _WEIGHTS_MEMORY = re.compile(r"Total Weights Memory: (\d+) bytes")
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
-_PR_SET_PDEATHSIG = 1
 
 
-def main() -> None:
-    """Answer one request."""
-    # Native code prints to standard output as well: it gets standard error, the events a channel of their own.
-    events = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
-    os.dup2(2, 1)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # nobody listens any more: end
-
-    def send(event: Mapping[str, Any]) -> None:
-        events.write(json.dumps(event) + "\n")
-
-    request = json.load(sys.stdin)
-    _end_with(request["parent"])
-    try:
-        send({"event": "done", **_build(request, send)})
-    except FerEdgeError as error:
-        send({"event": "error", "message": str(error)})
-        sys.exit(1)
-
-
-def _end_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, however that ends: nobody else would."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before it was asked
-        sys.exit("the process that asked for the build has ended")
-
-
-def _build(request: Mapping[str, Any], send: Send) -> dict[str, Any]:
+def _build(request: Mapping[str, Any], on_progress: Progress) -> dict[str, Any]:
     started = time.perf_counter()
     flavour = FLAVOURS[request["flavour"]]
     trt = importlib.import_module(flavour.module)
@@ -87,7 +55,7 @@ def _build(request: Mapping[str, Any], send: Send) -> dict[str, Any]:
     _configure(trt, config, request)
     dla_layers = _use_dla(trt, builder, network, config, request)
     if hasattr(config, "progress_monitor"):
-        monitor = _make_monitor(trt, send)  # the name keeps it alive while native code calls it
+        monitor = _make_monitor(trt, on_progress)  # the name keeps it alive while native code calls it
         config.progress_monitor = monitor
     _load_timing_cache(config, request["timing_cache"])
     engine = builder.build_serialized_network(network, config)
@@ -101,7 +69,7 @@ def _build(request: Mapping[str, Any], send: Send) -> dict[str, Any]:
         "dla_layers": dla_layers,
         "workspace_bytes": config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
         "weights_memory_bytes": log.weights_memory_bytes,
-        "peak_memory_bytes": _peak_memory_bytes(),
+        "peak_memory_bytes": own_peak_bytes(),
         "version": trt.__version__,
     }
 
@@ -227,9 +195,9 @@ def _use_dla(trt: Any, builder: Any, network: Any, config: Any, request: Mapping
     return sum(config.can_run_on_DLA(network.get_layer(i)) for i in range(network.num_layers))
 
 
-def _make_monitor(trt: Any, send: Send) -> Any:
+def _make_monitor(trt: Any, on_progress: Progress) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        """Sends (phase, done, total)."""
+        """Calls ``on_progress`` with (phase, done, total)."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -247,7 +215,7 @@ def _make_monitor(trt: Any, send: Send) -> Any:
             self._send(phase_name, self.steps[phase_name])
 
         def _send(self, phase: str, done: int) -> None:
-            send({"event": "progress", "phase": phase, "done": done, "total": self.steps[phase]})
+            on_progress(phase, done, self.steps[phase])
 
     return Monitor()
 
@@ -288,11 +256,5 @@ def _build_failure(errors: list[str], request: Mapping[str, Any]) -> str:
     return f"the compiler refuses the network: {reason}{advice}"
 
 
-def _peak_memory_bytes() -> int:
-    """Of this process; ``getrusage`` would count what its parent held."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) << 10
-
-
 if __name__ == "__main__":
-    main()
+    serve(_build)

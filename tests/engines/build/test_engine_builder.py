@@ -322,13 +322,13 @@ def test_a_worker_ends_with_the_process_that_asked(fp32: Path, tmp_path: Path) -
 
 def test_a_worker_whose_parent_has_ended_builds_nothing(tmp_path: Path) -> None:
     """The parent may end before the kernel is asked: then the process is another one's child."""
-    request = json.dumps({"parent": os.getppid(), "flavour": "tensorrt"})
+    request = json.dumps({"parent": os.getppid(), "question": {"flavour": "tensorrt"}})
     result = subprocess.run(
         [sys.executable, "-m", "fer_edge.engines.build.worker"],
         input=request, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == "the process that asked for the build has ended\n"
+    assert result.stderr == "the process that asked has ended\n"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,217 @@
+"""Work in a process of its own: what hangs, crashes or runs out of memory there is an error here.
+
+A worker is a module that calls :func:`serve` when it is run with ``python -m``. Standard input holds the question as
+JSON; standard output gets JSON lines: ``progress`` events, then one ``done`` or ``error``. All that libraries print
+goes to standard error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from fer_edge._utils.progress import Progress
+from fer_edge.errors import FerEdgeError
+
+_BLOCK_BYTES = 64 << 10
+_MAX_LINE_BYTES = 1 << 20
+_MAX_LOG_LINE_CHARS = 300
+_PR_SET_PDEATHSIG = 1
+
+
+class TimeLimitError(Exception):
+    """A process took longer than it may."""
+
+
+class WorkerError(Exception):
+    """A worker gave no answer.
+
+    Attributes
+    ----------
+    message : str
+        Of the :class:`FerEdgeError` in it; empty where it ended or was stopped without one.
+    status : int or None
+        Its exit code, or minus the number of the signal that ended it; ``None`` where it was stopped after the limit.
+    """
+
+    def __init__(self, message: str, status: int | None) -> None:
+        super().__init__(message)
+        self.message, self.status = message, status
+
+
+class BoundedProcess:
+    """A process in a session of its own; leaving the ``with`` block kills it, with all that it started.
+
+    One that hangs in a driver cannot be killed, and is left behind.
+
+    Parameters
+    ----------
+    command : sequence of str
+        What is run.
+    limit_s : float
+        After this long every method raises :class:`TimeLimitError`.
+    **settings
+        Of :class:`subprocess.Popen`.
+    """
+
+    def __init__(self, command: Sequence[str], limit_s: float, **settings: Any) -> None:
+        self._end_s = time.monotonic() + limit_s
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, **settings)
+        assert self._process.stdout is not None
+        self._output = self._process.stdout
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield what it prints, until it closes its standard output."""
+        while True:
+            ready, _, _ = select.select([self._output], [], [], max(0.0, self._end_s - time.monotonic()))
+            if not ready:
+                raise TimeLimitError
+            block = os.read(self._output.fileno(), _BLOCK_BYTES)
+            if not block:
+                return
+            yield block
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield every line that it prints, without its end; what is too long for a line comes in pieces."""
+        rest = b""
+        for block in self.blocks():
+            *lines, rest = (rest + block).split(b"\n")
+            yield from lines
+            if len(rest) > _MAX_LINE_BYTES:
+                yield rest
+                rest = b""
+        if rest:
+            yield rest
+
+    def wait(self) -> int:
+        """Return its exit code, or minus the number of the signal that ended it."""
+        try:
+            return self._process.wait(max(0.1, self._end_s - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            raise TimeLimitError from None
+
+    def __enter__(self) -> BoundedProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.returncode is None:  # not yet waited for: the number is still its own
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(1.0)
+        self._output.close()
+
+
+def run_worker(
+    module: str,
+    question: Any,
+    limit_s: float = threading.TIMEOUT_MAX,
+    on_progress: Progress = lambda stage, done, total: None,
+    log: Path | None = None,
+    folder: Path = Path("/"),
+    environment: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return the answer of a worker.
+
+    Parameters
+    ----------
+    module : str
+        Its name.
+    question : object
+        Plain JSON types.
+    limit_s : float
+        After this long it is stopped.
+    on_progress : callable
+        Called with (stage, done, total).
+    log : Path, optional
+        Gets its standard error.
+    folder : Path
+        Its working directory. Python imports from there first: nothing of the user's may lie in it.
+    environment : mapping, optional
+        Its environment; that of this process if left out.
+
+    Raises
+    ------
+    WorkerError
+        If there is none.
+    """
+    event: dict[str, Any] = {}
+    status = None
+    with tempfile.TemporaryFile() as stdin, (log or Path(os.devnull)).open("wb") as stderr:
+        stdin.write(json.dumps({"parent": os.getpid(), "question": question}).encode())
+        stdin.seek(0)
+        command = [sys.executable, "-m", module]
+        with (
+            BoundedProcess(
+                command, limit_s, stdin=stdin, stderr=stderr, cwd=folder, env=environment
+            ) as process,
+            contextlib.suppress(TimeLimitError),
+        ):
+            for line in process.lines():
+                event = _parse(line)
+                if event.get("event") == "progress":
+                    on_progress(event["stage"], event["done"], event["total"])
+            status = process.wait()
+    if event.get("event") == "done" and status == 0:
+        return event["answer"]
+    raise WorkerError(event["message"] if event.get("event") == "error" else "", status)
+
+
+def read_tail(log: Path, lines: int) -> tuple[str, ...]:
+    """Return the last lines of a log that are not empty, each of bounded length."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    kept = [line.strip()[:_MAX_LOG_LINE_CHARS] for line in text.splitlines() if line.strip()]
+    return tuple(kept[-lines:])
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """Return an event, an empty one for anything else, such as a line that was cut off."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+def serve(answer: Callable[[Any, Progress], dict[str, Any]]) -> None:
+    """Answer one question as a worker, and end with an exit code of 1 where a :class:`FerEdgeError` is the answer."""
+    # Native code prints to standard output as well: it gets standard error, the events a channel of their own.
+    events = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    os.dup2(2, 1)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # nobody listens any more: end
+
+    def send(event: str, **fields: Any) -> None:
+        events.write(json.dumps({"event": event, **fields}) + "\n")
+
+    def on_progress(stage: str, done: int, total: int) -> None:
+        send("progress", stage=stage, done=done, total=total)
+
+    request = json.load(sys.stdin)
+    _end_with(request["parent"])
+    try:
+        send("done", answer=answer(request["question"], on_progress))
+    except FerEdgeError as error:
+        send("error", message=str(error))
+        sys.exit(1)
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, however that ends: nobody else would."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before it was asked
+        sys.exit("the process that asked has ended")

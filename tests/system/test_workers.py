@@ -1,0 +1,124 @@
+"""Workers that answer, fail, crash, hang, and print what nobody asked for."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fer_edge.system.workers import WorkerError, read_tail, run_worker
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run a worker with this body of its answer; its log is ``log``."""
+
+    def run(body: str, question: Any = None, **settings: Any) -> dict[str, Any]:
+        lines = textwrap.indent(textwrap.dedent(body), "    ")
+        (tmp_path / "some_worker.py").write_text(
+            "import os, subprocess, sys, time\nfrom fer_edge.errors import FerEdgeError\n"
+            f"from fer_edge.system.workers import serve\ndef answer(question, on_progress):\n{lines}\nserve(answer)\n"
+        )
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        return run_worker("some_worker", question, log=tmp_path / "log", environment=environment, **settings)
+
+    return run
+
+
+def failure(run: Run, body: str, **settings: Any) -> tuple[str, int | None]:
+    with pytest.raises(WorkerError) as caught:
+        run(body, **settings)
+    return caught.value.message, caught.value.status
+
+
+def test_question_progress_and_answer(run: Run) -> None:
+    steps: list[tuple[str, int, int]] = []
+    odd = os.fsdecode(b"caf\xe9")  # a name of a file whose bytes are not UTF-8
+    answer = run(
+        "for done in range(3): on_progress('parse', done, 3)\nreturn {'same': question, 'folder': os.getcwd()}",
+        {"name": odd, "sizes": [1, None]},
+        on_progress=lambda *step: steps.append(step),
+    )
+    assert answer == {"same": {"name": odd, "sizes": [1, None]}, "folder": "/"}
+    assert steps == [("parse", done, 3) for done in range(3)]
+
+
+def test_what_libraries_print_is_no_answer(run: Run, tmp_path: Path) -> None:
+    body = """
+        print('{"event": "done", "answer": {"value": 0}}', flush=True)
+        os.write(1, b"native code\\n")
+        subprocess.run(["echo", "a process"])
+        return {"value": 1}
+    """
+    assert run(body) == {"value": 1}
+    assert set((tmp_path / "log").read_text().splitlines()[1:]) == {"native code", "a process"}
+
+
+def test_an_error_of_ours_keeps_its_message(run: Run) -> None:
+    assert failure(run, "raise FerEdgeError('expected ä, found ö')") == ("expected ä, found ö", 1)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ("os.abort()", -6),
+        ("os.kill(os.getpid(), 9)", -9),
+        ("os._exit(0)", 0),  # without an answer
+        ("raise RuntimeError('last words')", 1),
+        ("return {1: object()}", 1),
+    ],
+)
+def test_a_worker_that_ends_without_an_answer(run: Run, tmp_path: Path, body: str, status: int) -> None:
+    assert failure(run, body) == ("", status)
+    if "last words" in body:
+        assert read_tail(tmp_path / "log", 1) == ("RuntimeError: last words",)
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["", "Segmentation fault", "[]", "null", "[" * 50000, '{"event": "done", "answ', "x" * (3 << 20)],
+)
+def test_events_that_are_none(run: Run, written: str) -> None:
+    """Written to the channel of the events, which is the first that is free."""
+    assert run("""os.write(3, b'{"event": "done", "answer": {"a": 1}}'); os._exit(0)""") == {"a": 1}
+    body = f"os.write(3, {written.encode()!r}); os._exit(0)"
+    if len(written) > 1 << 16:
+        body = f"sys.stdin.close(); file = os.fdopen(3, 'wb'); file.write(b'x' * {len(written)}); file.close(); os._exit(0)"
+    assert failure(run, body) == ("", 0)
+
+
+def test_a_worker_that_hangs_ends_with_all_that_it_started(run: Run, tmp_path: Path) -> None:
+    marker, started = tmp_path / "marker", time.monotonic()
+    body = f"subprocess.Popen(['sh', '-c', 'sleep 2; touch {marker}'])\non_progress('asleep', 0, 1)\ntime.sleep(60)"
+    assert failure(run, body, limit_s=1.5) == ("", None)
+    assert time.monotonic() - started < 50
+    time.sleep(2.5)
+    assert not marker.exists()
+
+
+def test_a_child_that_outlives_the_worker_is_not_waited_for_beyond_the_limit(run: Run) -> None:
+    body = "subprocess.Popen(['sleep', '60'], pass_fds=[3])\nreturn {}"
+    assert failure(run, body, limit_s=1.5) == ("", None)
+
+
+def test_an_error_of_the_caller_ends_the_worker(run: Run, tmp_path: Path) -> None:
+    def interrupt(*step: object) -> None:
+        raise KeyboardInterrupt
+
+    body = f"on_progress('begun', 0, 1)\ntime.sleep(2)\nopen({str(tmp_path / 'marker')!r}, 'w')"
+    with pytest.raises(KeyboardInterrupt):
+        run(body, on_progress=interrupt)
+    time.sleep(2.5)
+    assert not (tmp_path / "marker").exists()
+
+
+def test_the_tail_of_a_log(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"one\n\n  two \n" + b"x" * 999 + b"\n\xff\n")
+    assert read_tail(tmp_path / "log", 3) == ("two", "x" * 300, "�")
