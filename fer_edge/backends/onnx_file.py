@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fer_edge.bundle import ModelFile
+from fer_edge.engines.build.options import precision_name
 from fer_edge.errors import EngineError
 
 if TYPE_CHECKING:
@@ -31,12 +32,11 @@ def read_graph(model: Path | ModelFile) -> onnx.GraphProto:
 
 
 def precision_of(graph: onnx.GraphProto) -> str:
-    """Return what a graph is: ``int8`` with Q/DQ, ``fp16`` where it computes in half precision, else ``fp32``."""
+    """Return the precision of a graph; see :func:`fer_edge.engines.build.options.precision_name`."""
     from onnx import TensorProto
 
-    if any(node.op_type == "QuantizeLinear" for node in graph.node):
-        return "int8"
-    return "fp16" if any(tensor.data_type == TensorProto.FLOAT16 for tensor in graph.initializer) else "fp32"
+    quantised = any(node.op_type == "QuantizeLinear" for node in graph.node)
+    return precision_name(quantised, any(t.data_type == TensorProto.FLOAT16 for t in graph.initializer))
 
 
 def input_of(graph: onnx.GraphProto) -> tuple[str, tuple[int | None, ...]]:

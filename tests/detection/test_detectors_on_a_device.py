@@ -19,6 +19,7 @@ from matching import MIN_FACE_PX, compare, iou
 from fer_edge.backends import BACKENDS, Availability, SessionOptions, tensorrt
 from fer_edge.backends.tensorrt import TensorRtBackend
 from fer_edge.detection.mtcnn.weights import mtcnn_models
+from fer_edge.engines import find_or_build
 from fer_edge.engines.build import builder
 from fer_edge.engines.cache.key import GpuKey
 from fer_edge.engines.run.engine import EngineFile, TensorInfo
@@ -63,7 +64,7 @@ def devices(monkeypatch):
         onnx.save(graph, output)
 
     monkeypatch.setattr(tensorrt, "TensorRtDevice", open_device)
-    monkeypatch.setattr(tensorrt, "identify_gpu", lambda: GpuKey((8, 7), "Orin", "CUDA 12.6"))
+    monkeypatch.setattr(find_or_build, "identify_gpu", lambda: GpuKey((8, 7), "Orin", "CUDA 12.6"))
     monkeypatch.setattr(builder, "build_engine", build)
     monkeypatch.setattr(TensorRtBackend, "available", lambda self: Availability(True, "10.3.0"))
     yield opened

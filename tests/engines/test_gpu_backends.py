@@ -45,6 +45,7 @@ from fer_edge.backends.tensorrt import TensorRtBackend
 from fer_edge.bundle import ENGINES, FP16_MODEL, FP32_MODEL, Bundle, Manifest, open_bundle, write_bundle
 from fer_edge.cli import main
 from fer_edge.cuda.gpus import require_gpu
+from fer_edge.engines import find_or_build
 from fer_edge.engines.build import builder
 from fer_edge.engines.build.ahead_of_time import compile_ahead
 from fer_edge.engines.build.builder import EngineOptions
@@ -352,7 +353,7 @@ class Machine:
         self.version = "10.3.0"
         self.refuse = ""
         monkeypatch.setenv("FER_EDGE_CACHE", str(folder / "cache"))
-        monkeypatch.setattr(tensorrt, "identify_gpu", lambda: self.gpu)
+        monkeypatch.setattr(find_or_build, "identify_gpu", lambda: self.gpu)
         monkeypatch.setattr(tensorrt, "TensorRtDevice", self.open_device)
         monkeypatch.setattr(builder, "build_engine", self.build)
         available = lambda backend: tensorrt.Availability(True, self.version)  # noqa: E731
@@ -469,7 +470,7 @@ def test_who_waits_for_another_build_is_told(
 
 
 def test_a_wait_is_told_of_every_minute(caplog: pytest.LogCaptureFixture) -> None:
-    tell = tensorrt._make_patient()
+    tell = find_or_build._wait_logger()
     for second in range(150):
         for _ in range(20):
             tell("process 7 builds this engine", second, 3600)

@@ -8,49 +8,13 @@ from pathlib import Path
 from fer_edge._utils.files import sha256_of
 from fer_edge.cuda.gpus import ComputeCapability
 from fer_edge.engines.build.builder import EngineOptions, EngineReport, build_engine
+from fer_edge.engines.build.keys import make_key
 from fer_edge.engines.cache.header import write_header
-from fer_edge.engines.cache.key import EngineKey, GpuKey, PluginKey
+from fer_edge.engines.cache.key import GpuKey
 from fer_edge.engines.flavours import FLAVOURS
-from fer_edge.engines.plugin import NAME, NAMESPACE, VERSION
 
 #: The compiler that needs no device.
 FLAVOUR = "tensorrt-rtx"
-
-
-def make_key(
-    onnx_sha256: str,
-    options: EngineOptions,
-    version: str,
-    gpu: GpuKey,
-    plugin: Path | None,
-) -> EngineKey:
-    """Return what names the engine of a model.
-
-    Parameters
-    ----------
-    onnx_sha256 : str
-        Of the ONNX file.
-    options : EngineOptions
-        How it is compiled.
-    version : str
-        Of the compiler.
-    gpu : GpuKey
-        The device; without name and driver for an engine that is compiled without one.
-    plugin : Path or None
-        The plugin library that the engine needs.
-    """
-    return EngineKey(
-        onnx_sha256=onnx_sha256,
-        precision=options.precision,
-        batches=(options.min_batch, options.opt_batch, options.max_batch),
-        flavour=options.flavour,
-        flavour_version=version,
-        compute_capability=gpu.compute_capability,
-        gpu=gpu.name,
-        driver=gpu.driver,
-        options=options.of_the_engine(),
-        plugin=None if plugin is None else PluginKey(f"{NAMESPACE}::{NAME}", VERSION, sha256_of(plugin)),
-    )
 
 
 def compile_ahead(

@@ -7,7 +7,6 @@ the function a plugin that is missing is an error instead of another network.
 
 from __future__ import annotations
 
-import mmap
 from pathlib import Path
 
 import onnx
@@ -40,7 +39,7 @@ def choose_model(path: Path, choice: str, folder: Path) -> tuple[Path, Path | No
     plugin = None
     if choice != "none":
         plugin = require_plugin() if choice == "required" else find_plugin()
-    model = _load(path) if plugin and mentions_operator(path) else None
+    model = _load(path) if plugin else None
     count = name_plugin(model) if model else 0
     if model and count:
         named = folder / "plugin" / path.name  # the name is what messages show
@@ -54,12 +53,12 @@ def choose_model(path: Path, choice: str, folder: Path) -> tuple[Path, Path | No
     return path, None, 0
 
 
-def mentions_operator(path: Path) -> bool:
-    """Whether the operator's name occurs in the file: most files are large, do without, and need not be loaded."""
-    if not path.stat().st_size:
+def has_operator(content: bytes) -> bool:
+    """Return whether an ONNX file has a node that the plugin computes; one that is damaged has none."""
+    try:
+        return bool(_plugin_nodes(onnx.load_model_from_string(content)))
+    except DecodeError:
         return False
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(NAME.encode()) >= 0
 
 
 def _load(path: Path) -> onnx.ModelProto | None:
@@ -69,9 +68,13 @@ def _load(path: Path) -> onnx.ModelProto | None:
         return None  # the compiler says what is wrong with it
 
 
+def _plugin_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in model.graph.node if (node.domain, node.op_type) == (NAMESPACE, NAME)]
+
+
 def name_plugin(model: onnx.ModelProto) -> int:
     """Let TensorRT's parser take the plugin for every node of the operator, in place; return how many there are."""
-    nodes = [node for node in model.graph.node if (node.domain, node.op_type) == (NAMESPACE, NAME)]
+    nodes = _plugin_nodes(model)
     for node in nodes:
         attributes = {
             "plugin_namespace": NAMESPACE,

@@ -18,6 +18,7 @@ from fer_edge._utils.ownership import PRIVATE_FILE, require_private
 from fer_edge._utils.progress import Progress
 from fer_edge.cuda.cuda_device import free_device_bytes
 from fer_edge.cuda.gpus import ComputeCapability, require_gpu
+from fer_edge.engines.build.options import precision_name
 from fer_edge.engines.flavours import FLAVOURS, require_capability
 from fer_edge.engines.plugin import load_plugin
 from fer_edge.errors import EngineError
@@ -140,10 +141,8 @@ def _require_plugin_layers(trt: Any, network: Any, expected: int) -> None:
 def _require_precision(trt: Any, network: Any, precision: str) -> None:
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     types = {layer.get_output(i).dtype for layer in layers for i in range(layer.num_outputs)}
-    if any(layer.type == trt.LayerType.QUANTIZE for layer in layers):
-        found = "int8"
-    else:
-        found = "fp16" if trt.DataType.HALF in types else "fp32"
+    quantised = any(layer.type == trt.LayerType.QUANTIZE for layer in layers)
+    found = precision_name(quantised, half=trt.DataType.HALF in types)
     if found != precision:
         raise EngineError(
             f"the model is {found}, and {precision} was asked for: give the model of {precision}"
