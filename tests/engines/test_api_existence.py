@@ -23,7 +23,7 @@ import pytest
 import fer_edge
 from fer_edge._utils.files import cache_folder, whole_folder
 
-SCRIPT = Path(__file__).with_name("api_names.py")
+SCRIPT = Path(__file__).parents[1] / "support" / "api_names.py"
 PACKAGE = Path(fer_edge.__file__).parent
 SOURCES = [
     *sorted((PACKAGE / "engines").rglob("*.py")),
