@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from fer_edge.cuda.arrays import describe, is_device_array
-from fer_edge.engines.run.device_thread import HISTORY, Owner
+from fer_edge.engines.run.device_thread import DeviceThread
 from fer_edge.engines.run.engine import EngineDevice, EngineFile, TensorInfo
 from fer_edge.engines.run.options import RunnerOptions, RunnerReport, RunnerState
+from fer_edge.engines.run.pipeline import HISTORY
 from fer_edge.engines.run.requests import Batch, Download
 from fer_edge.engines.run.slot import STAGES, BatchWriter, Source, Target
 from fer_edge.errors import BackendError, lookup
@@ -54,22 +55,25 @@ class EngineRunner:
         options: RunnerOptions | None = None,
         sha256: str | None = None,
     ) -> None:
-        self._owner = Owner(open_device, EngineFile(engine, sha256), options or RunnerOptions())
-        self._owner.begin()
-        self.input = self._owner.engine.input
-        self.outputs = self._owner.engine.outputs
-        self.report = self._owner.report
+        self._thread = DeviceThread(open_device, EngineFile(engine, sha256), options or RunnerOptions())
+        self._thread.begin()
+        pipeline = self._thread.pipeline
+        self.input, self.outputs, self.report = (
+            pipeline.engine.input,
+            pipeline.engine.outputs,
+            pipeline.report,
+        )
         self._outputs_by_name = {output.name: output for output in self.outputs}
 
     @property
     def state(self) -> RunnerState:
         """Whether it takes batches."""
-        return self._owner.state
+        return self._thread.state
 
     @property
     def input_stream(self) -> int:
         """Handle of the stream that fills the input; for :func:`fer_edge.cuda.arrays.describe`."""
-        return self._owner.streams.copy_in
+        return self._thread.pipeline.streams.copy_in
 
     def run(self, batch: Any, out: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Run a batch of any size and return its outputs by name.
@@ -137,17 +141,18 @@ class EngineRunner:
                 f"found {found.shape} with strides {found.strides}: copy it on the device first"
             )
         request = Download(found)
-        self._owner.run(request)
+        self._thread.run(request)
         return request.result
 
     def latency(self) -> dict[str, LatencySummary]:
         """Return n, p50, p90 and p99 of copy_in, compute and copy_out over the last parts, by the device's clock."""
-        kept = self._owner.timings_ms[: min(self._owner.parts, HISTORY)].copy()
+        pipeline = self._thread.pipeline
+        kept = pipeline.timings_ms[: min(pipeline.parts, HISTORY)].copy()
         return {stage: summarise(kept[:, i]) for i, stage in enumerate(STAGES)}
 
     def close(self) -> None:
         """Finish what was asked for, then free everything; further calls of :meth:`run` raise."""
-        self._owner.stop()
+        self._thread.stop()
 
     def __enter__(self) -> EngineRunner:
         return self
@@ -158,8 +163,8 @@ class EngineRunner:
         self.close()
 
     def __del__(self) -> None:
-        owner = getattr(self, "_owner", None)
-        if owner is not None and owner.state is RunnerState.READY and not owner.is_inherited:
+        thread = getattr(self, "_thread", None)
+        if thread is not None and thread.state is RunnerState.READY and not thread.is_inherited:
             warnings.warn(f"{self!r} was not closed: use it in a with block", ResourceWarning, stacklevel=2)
 
     def _run(self, source: Source, rows: int, out: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -171,14 +176,14 @@ class EngineRunner:
         else:
             results = dict(out)
             targets = {name: self._target(name, array, rows) for name, array in out.items()}
-        self._owner.run(Batch(source, rows, targets))
+        self._thread.run(Batch(source, rows, targets))
         return results
 
     def _target(self, name: str, array: Any, rows: int) -> Target:
         output = lookup(self._outputs_by_name, name, "output")
         target: Target
         if is_device_array(array):
-            target = describe(name, array, self._owner.streams.copy_out)
+            target = describe(name, array, self._thread.pipeline.streams.copy_out)
             read_only = target.read_only
         elif isinstance(array, np.ndarray):
             target, read_only = array, not array.flags.writeable

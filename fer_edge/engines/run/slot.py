@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -44,8 +44,7 @@ class Part:
     rows: int
 
 
-@dataclass(frozen=True)
-class Streams:
+class Streams(NamedTuple):
     """One stream per stage."""
 
     copy_in: int

@@ -67,7 +67,7 @@ def wait_until(done: Callable[[], bool], limit_s: float) -> bool:
     return True
 
 
-def hang(rows: int, bucket: int, limit_s: float) -> BackendError:
+def hang_error(rows: int, bucket: int, limit_s: float) -> BackendError:
     """Return the error of a batch that does not end."""
     return BackendError(f"a batch of {rows} (run as {bucket}) did not finish within {limit_s:g} s: {RESET}")
 
@@ -89,7 +89,7 @@ def _run_all(slots: tuple[Slot, ...], buckets: tuple[int, ...], engine: Engine, 
             zeros = np.zeros((bucket, *engine.input.row_shape), engine.input.dtype)
             slot.start(Part(zeros, {}, 0, bucket), bucket, to_host=True)
             if not wait_until(slot.is_done, limit_s):
-                raise hang(bucket, bucket, limit_s)
+                raise hang_error(bucket, bucket, limit_s)
 
 
 def _capture(

@@ -572,11 +572,11 @@ def test_two_runners_on_two_devices_do_not_meet() -> None:
 def test_a_runner_that_is_not_closed_warns_and_frees_nothing() -> None:
     device = FakeDevice(network())
     runner = EngineRunner(lambda: device, ENGINE)
-    owner = runner._owner
+    thread = runner._thread
     with pytest.warns(ResourceWarning, match="was not closed: use it in a with block"):
         del runner  # it is in no cycle
     assert device.left()
-    owner.stop()
+    thread.stop()
     assert_clean(device)
 
 
@@ -629,5 +629,5 @@ def test_dlpack_arrays_are_read_in_place() -> None:
         runner.run(given, out={"logits": out})
         np.testing.assert_array_equal(out.array.numpy(), compute(draw(3))["logits"])
         # Each array is asked for the stream that will use it, so that its library lets that stream wait.
-        assert given.streams == [runner._owner.streams.copy_in]
-        assert out.streams == [runner._owner.streams.copy_out]
+        assert given.streams == [runner._thread.pipeline.streams.copy_in]
+        assert out.streams == [runner._thread.pipeline.streams.copy_out]

@@ -252,7 +252,7 @@ def test_a_call_that_does_not_return() -> None:
     with pytest.warns(ResourceWarning, match="a call of CUDA or TensorRT does not return"):
         runner.close()
     release.set()
-    runner._owner._thread.join(30)
+    runner._thread._thread.join(30)
     assert_clean(device)  # the thread came back after all, and freed everything
 
 
