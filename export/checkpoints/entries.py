@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from fer_edge._utils.file_kinds import printable
 from fer_edge._utils.inert_pickle import Made
+from fer_edge._utils.text import printable
 from fer_edge.errors import WeightsError
 
 T = TypeVar("T")

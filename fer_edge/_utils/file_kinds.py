@@ -15,6 +15,7 @@ from pathlib import Path
 
 from fer_edge._utils.inert_pickle import LimitedReader, NotReadable, read_pickle
 from fer_edge._utils.safetensors_header import looks_like_safetensors, parse_json, read_safetensors_header
+from fer_edge._utils.text import printable
 from fer_edge.errors import WeightsError
 
 #: What Python's zipfile raises for files that are damaged or hostile.
@@ -312,8 +313,3 @@ def _folder_kind(folder: Path) -> tuple[str, str]:
         return "a folder", f"give one file in it: {shown}"
     shown = ", ".join(printable(name) for name in names[:5]) or "nothing"
     return f"a folder with {shown}", _NO_WEIGHTS
-
-
-def printable(text: str) -> str:
-    """Return the first 100 letters for a message, ``?`` for those without a glyph."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:100])

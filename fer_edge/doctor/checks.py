@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fer_edge.doctor.facts import Facts, count, items, plain
+from fer_edge.doctor.facts import Facts, count, items, printable_line
 from fer_edge.engines.build.builder import estimate_memory_bytes
 from fer_edge.models.catalogue import CATALOGUE
 from fer_edge.system.extras import install_command
@@ -18,9 +18,9 @@ OK, WARN, MISSING = "ok", "warn", "missing"
 _MAX_MODEL = "resmasking"
 #: First part of the L4T release → JetPack.
 _JETPACK = {32: "4", 34: "5", 35: "5", 36: "6", 38: "7", 39: "7"}
-_OLDEST_L4T = 36
-_OLDEST_TENSORRT = (10, 3)
-_OLDEST_GPU = (7, 5)
+_MIN_L4T = 36
+_MIN_TENSORRT = (10, 3)
+_MIN_GPU = (7, 5)
 _FASTEST_MODES = ("MAXN_SUPER", "MAXN")
 _NEW_ENVIRONMENT = (
     "/usr/bin/python3 -m venv --system-site-packages ~/fer-edge",
@@ -92,7 +92,7 @@ def _look_at_jetpack(facts: Facts) -> Iterable[Check]:
     found = (
         f"JetPack {package[0] if package else _JETPACK.get(major, 'of an unknown version')} (L4T R{release})"
     )
-    if major < _OLDEST_L4T:
+    if major < _MIN_L4T:
         yield Check("JetPack", MISSING, found, flash)
     else:
         yield Check("JetPack", OK, found)
@@ -109,7 +109,7 @@ def _look_at_driver(facts: Facts) -> Iterable[Check]:
     elif status := count(cuda.get("status")):
         found += f"; CUDA error {status}: {_STATUS_MEANINGS.get(status, 'see CUresult in the driver API')}"
         if facts.container:
-            yield Check("driver", WARN, found, *_give_gpu(facts))
+            yield Check("driver", WARN, found, *_gpu_in_container(facts))
         else:
             yield Check("driver", WARN, found, "restart, so that driver and library match", ("sudo reboot",))
     else:
@@ -121,7 +121,7 @@ def _explain_missing_driver(facts: Facts, found: str) -> Check:
     if not (read_driver_version(facts.machine) or facts.jetson or facts.has_nvidia_card()):
         return Check("driver", MISSING, "no NVIDIA GPU; the CPU backends need none")
     if facts.container:
-        return Check("driver", MISSING, found, *_give_gpu(facts))
+        return Check("driver", MISSING, found, *_gpu_in_container(facts))
     if facts.jetson:
         advice = "the packages of L4T should all be installed: see which is not"
         return Check("driver", MISSING, found, advice, ("dpkg -l 'nvidia-l4t-*'",))
@@ -133,7 +133,7 @@ def _look_at_gpu(facts: Facts) -> Iterable[Check]:
     for gpu in facts.gpus:
         major, minor = gpu.compute_capability
         found = f"{gpu.name}, sm{major}{minor}, {gpu.memory_bytes / 1e9:.1f} GB"
-        if gpu.compute_capability < _OLDEST_GPU:
+        if gpu.compute_capability < _MIN_GPU:
             yield Check("GPU", WARN, found, "TensorRT 10 and later need compute capability 7.5 or higher")
         else:
             yield Check("GPU", OK, found)
@@ -145,7 +145,7 @@ def _look_at_cuda(facts: Facts) -> Iterable[Check]:
     answer, toolkit = facts.machine.ask("cuda-python") or {}, facts.toolkit_version()
     installed = f"toolkit {toolkit}" if toolkit else "no toolkit"
     if "version" in answer:
-        yield Check("CUDA", OK, f"cuda-python {_said(answer['version'])}, {installed}")
+        yield Check("CUDA", OK, f"cuda-python {_one_line(answer['version'])}, {installed}")
     else:
         major = count((facts.cuda or {}).get("version")) // 1000
         commands = (f"python -m pip install 'cuda-python<{major + 1}'",)
@@ -158,12 +158,14 @@ def _look_at_tensorrt(facts: Facts) -> Iterable[Check]:
         found = "it crashes or hangs when it is imported"
         yield Check("TensorRT", WARN, found, "see why", ("python -c 'import tensorrt'",))
     elif "version" in answer:
-        yield _judge_tensorrt(facts, _said(answer["version"]), str(answer.get("file")))
+        yield _judge_tensorrt(facts, _one_line(answer["version"]), str(answer.get("file")))
     elif answer.get("absent"):
         yield _explain_missing_tensorrt(facts)
     else:
-        found = f"cannot be imported: {_said(answer.get('error'))}"
-        advice = _give_gpu(facts) if facts.container else ("install it again", _install_tensorrt(facts))
+        found = f"cannot be imported: {_one_line(answer.get('error'))}"
+        advice = (
+            _gpu_in_container(facts) if facts.container else ("install it again", _install_tensorrt(facts))
+        )
         yield Check("TensorRT", WARN, found, *advice)
 
 
@@ -172,7 +174,7 @@ def _judge_tensorrt(facts: Facts, version: str, file: str) -> Check:
         found = f"{version}, installed by pip: it is not the one that JetPack made for this board"
         commands = ("python -m pip uninstall tensorrt", *_NEW_ENVIRONMENT)
         return Check("TensorRT", WARN, found, "remove it, and use the one of JetPack", commands)
-    if tuple(map(int, re.findall(r"\d{1,9}", version)[:2])) < _OLDEST_TENSORRT:
+    if tuple(map(int, re.findall(r"\d{1,9}", version)[:2])) < _MIN_TENSORRT:
         advice = "flash JetPack 6 or later" if facts.jetson else "install 10.3 or later"
         return Check("TensorRT", WARN, f"{version}, expected 10.3 or later", advice)
     return Check("TensorRT", OK, version)
@@ -187,14 +189,14 @@ def _explain_missing_tensorrt(facts: Facts) -> Check:
         return Check("TensorRT", MISSING, found, "install it", _install_tensorrt(facts))
     if not library:
         if facts.container:
-            return Check("TensorRT", MISSING, "not in this container", *_give_gpu(facts))
+            return Check("TensorRT", MISSING, "not in this container", *_gpu_in_container(facts))
         return Check("TensorRT", MISSING, "not installed", "install JetPack", _install_tensorrt(facts))
     pythons, python = facts.tensorrt_pythons(), facts.machine.ask("python") or {}
     if not pythons:
         commands = (*_INSTALL_MODULE, *_NEW_ENVIRONMENT)
         return Check("TensorRT", MISSING, f"libnvinfer {library}, no Python module", "install it", commands)
     if python.get("version") not in pythons:
-        here = plain(python.get("version")) or "another"
+        here = printable_line(python.get("version")) or "another"
         found = f"libnvinfer {library}; its module is for Python {', '.join(pythons)}, this is {here}"
     else:
         found = f"libnvinfer {library}; this environment does not see the packages of the system"
@@ -206,13 +208,15 @@ def _look_at_rtx(facts: Facts) -> Iterable[Check]:
         return
     answer = facts.machine.ask("tensorrt-rtx") or {"error": "it crashes or hangs when it is imported"}
     if "version" in answer:
-        yield Check("TensorRT-RTX", OK, f"{_said(answer['version'])}, compiles for RTX cards without a GPU")
+        yield Check(
+            "TensorRT-RTX", OK, f"{_one_line(answer['version'])}, compiles for RTX cards without a GPU"
+        )
     elif answer.get("absent"):
         advice = "to compile for RTX cards, with or without a GPU here"
         yield Check("TensorRT-RTX", MISSING, "not installed", advice, (install_command("rtx"),))
     else:
         commands = ("python -m pip install --force-reinstall tensorrt-rtx-cu13",)
-        yield Check("TensorRT-RTX", WARN, _said(answer.get("error")), "install it again", commands)
+        yield Check("TensorRT-RTX", WARN, _one_line(answer.get("error")), "install it again", commands)
 
 
 def _look_at_own_parts(facts: Facts) -> Iterable[Check]:
@@ -228,9 +232,9 @@ def _look_at_own_parts(facts: Facts) -> Iterable[Check]:
         elif answer is None:
             yield Check(name, WARN, "it crashes or hangs when it is loaded", advice, commands)
         elif answer.get("ok") or answer.get("path"):
-            yield Check(name, OK, _said(answer.get("path") or answer.get("version")))
+            yield Check(name, OK, _one_line(answer.get("path") or answer.get("version")))
         else:
-            reason = _said(answer.get("reason") or answer.get("error")).partition(":")[0]
+            reason = _one_line(answer.get("reason") or answer.get("error")).partition(":")[0]
             yield Check(name, MISSING, reason, advice, commands)
 
 
@@ -279,9 +283,9 @@ def _look_at_cpu_backends(facts: Facts) -> Iterable[Check]:
         answer = facts.machine.ask(question) or {"error": "it crashes or hangs when it is imported"}
         if "version" in answer:
             providers = [str(p).removesuffix("ExecutionProvider") for p in items(answer.get("providers"))]
-            yield Check(name, OK, _said(f"{answer['version']} {', '.join(providers)}"))
+            yield Check(name, OK, _one_line(f"{answer['version']} {', '.join(providers)}"))
         else:
-            found = "not installed" if answer.get("absent") else _said(answer.get("error"))
+            found = "not installed" if answer.get("absent") else _one_line(answer.get("error"))
             yield Check(name, MISSING, found, "install it", (command,))
 
 
@@ -309,7 +313,7 @@ def _install_tensorrt(facts: Facts) -> tuple[str, ...]:
     return (*_INSTALL_MODULE, *_NEW_ENVIRONMENT)
 
 
-def _give_gpu(facts: Facts) -> tuple[str, tuple[str, ...]]:
+def _gpu_in_container(facts: Facts) -> tuple[str, tuple[str, ...]]:
     """Advice and command for a container."""
     if facts.machine.architecture == "aarch64":
         advice = "give the container the GPU, and start from an image of JetPack or TensorRT"
@@ -317,6 +321,6 @@ def _give_gpu(facts: Facts) -> tuple[str, tuple[str, ...]]:
     return "give the container the GPU", ("docker run --gpus all IMAGE fer-edge doctor",)
 
 
-def _said(value: object) -> str:
-    """What a library answers, in one line that is not empty."""
-    return plain(value) or "it does not say"
+def _one_line(value: object) -> str:
+    """Return the answer of a library in one line that is not empty."""
+    return printable_line(value) or "it does not say"

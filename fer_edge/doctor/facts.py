@@ -7,10 +7,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from fer_edge._utils.text import printable
 from fer_edge.cuda.gpus import Gpu
 from fer_edge.system.machine import Machine, read_number
 
-_LONGEST = 160
+_MAX_LINE_CHARS = 160
 _NVIDIA_VENDOR, _DISPLAY_CLASS = "0x10de", "0x03"
 _PACKAGES = ("nvidia-jetpack", "libnvinfer[0-9]*", "python3-libnvinfer")
 
@@ -38,7 +39,7 @@ class Facts:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.board = plain(machine.read("/proc/device-tree/model"))
+        self.board = printable_line(machine.read("/proc/device-tree/model"))
         self.l4t = _parse_l4t(machine.read("/etc/nv_tegra_release"))
         compatible = machine.read("/proc/device-tree/compatible") or ""
         self.jetson = self.l4t is not None or "Jetson" in self.board or "nvidia,tegra" in compatible
@@ -60,7 +61,7 @@ class Facts:
         """Name of the processor; empty where it has none."""
         text = self.machine.read("/proc/cpuinfo") or ""
         found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-        return plain(found[1]) if found else ""
+        return printable_line(found[1]) if found else ""
 
     def tensorrt_library(self) -> str:
         """Version of libnvinfer, by its package or by its file; empty where there is none."""
@@ -68,7 +69,7 @@ class Facts:
             if re.fullmatch(r"libnvinfer\d+", name):
                 return version.partition("-")[0]
         files = self.machine.find("/usr/lib/*/libnvinfer.so.*")
-        return plain(max((path.rpartition(".so.")[2] for path in files), key=len, default=""))
+        return printable_line(max((path.rpartition(".so.")[2] for path in files), key=len, default=""))
 
     def tensorrt_pythons(self) -> list[str]:
         """Versions of Python for which the system has TensorRT's module, such as "3.10"."""
@@ -78,7 +79,7 @@ class Facts:
     def toolkit_version(self) -> str:
         """Version of the CUDA toolkit; empty where there is none."""
         try:
-            return plain(
+            return printable_line(
                 json.loads(self.machine.read("/usr/local/cuda/version.json") or "")["cuda"]["version"]
             )
         except (ValueError, LookupError, TypeError, RecursionError):
@@ -107,10 +108,10 @@ class Facts:
         return None
 
 
-def plain(value: Any) -> str:
+def printable_line(value: Any) -> str:
     """Return one printable line of bounded length."""
-    line = " ".join(str("" if value is None else value).replace("\0", " ").split())
-    return "".join(c if c.isprintable() else "?" for c in line)[:_LONGEST]
+    text = str("" if value is None else value).replace("\0", " ")
+    return printable(" ".join(text.split()), _MAX_LINE_CHARS)
 
 
 def count(value: Any) -> int:
@@ -131,7 +132,11 @@ def _parse_l4t(text: str | None) -> tuple[int, str] | None:
 def _parse_packages(text: str | None) -> dict[str, str]:
     """Return those that are installed."""
     rows = (line.split("\t") for line in (text or "").splitlines())
-    return {plain(row[0]): plain(row[1]) for row in rows if len(row) == 3 and row[2] == "installed"}
+    return {
+        printable_line(row[0]): printable_line(row[1])
+        for row in rows
+        if len(row) == 3 and row[2] == "installed"
+    }
 
 
 def _parse_gpus(cuda: dict[str, Any] | None) -> list[Gpu]:
@@ -139,5 +144,7 @@ def _parse_gpus(cuda: dict[str, Any] | None) -> list[Gpu]:
     for device in items((cuda or {}).get("devices")):
         if isinstance(device, dict) and len(capability := items(device.get("compute_capability"))) == 2:
             major, minor = map(count, capability)
-            found.append(Gpu(plain(device.get("name")), (major, minor), count(device.get("memory_bytes"))))
+            found.append(
+                Gpu(printable_line(device.get("name")), (major, minor), count(device.get("memory_bytes")))
+            )
     return found

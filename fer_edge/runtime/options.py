@@ -10,7 +10,6 @@ from fer_edge.backends.base import SessionOptions
 from fer_edge.detection.base import DetectorOptions
 from fer_edge.engines.build.options import MAX_BATCH
 from fer_edge.errors import closest
-from fer_edge.manifest import PRECISIONS
 from fer_edge.probabilities import MIN_PROBABILITY, Prior
 
 if TYPE_CHECKING:

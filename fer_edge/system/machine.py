@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from fer_edge.system.workers import BoundedProcess, TimeLimitError, WorkerError, run_worker
 
-_LIMIT_BYTES = 64 << 10
+_MAX_BYTES = 64 << 10
 _MAX_PATHS = 64
 
 
@@ -63,7 +63,7 @@ class LocalMachine:
             return None
         try:
             if stat.S_ISREG(os.fstat(handle).st_mode):
-                return os.read(handle, _LIMIT_BYTES).decode(errors="replace")
+                return os.read(handle, _MAX_BYTES).decode(errors="replace")
         except OSError:  # a file of the kernel may open and not be read
             pass
         finally:
@@ -88,7 +88,7 @@ class LocalMachine:
             ) as process:
                 for block in process.blocks():
                     text += block
-                    if len(text) > _LIMIT_BYTES:
+                    if len(text) > _MAX_BYTES:
                         return None
                 process.wait()
         except (OSError, TimeLimitError):

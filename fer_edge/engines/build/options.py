@@ -17,7 +17,7 @@ from fer_edge.errors import UsageError, lookup
 from fer_edge.manifest import PRECISIONS
 
 #: TensorRT takes a higher level as this one without a word.
-_HIGHEST_LEVEL = 5
+_MAX_BUILDER_LEVEL = 5
 MAX_BATCH = 1 << 16
 #: A Jetson has two at most.
 MAX_DLA_CORES = 16
@@ -110,7 +110,7 @@ class EngineOptions:
             raise UsageError(f"{flavour.name} measures no kernels: leave timing_cache out")
         require_whole("workspace_bytes", self.workspace_bytes, 0, _MAX_BYTES, optional=True)
         require_number("workspace_share", self.workspace_share, _MIN_SHARE, 1)
-        require_whole("builder_level", self.builder_level, 0, _HIGHEST_LEVEL, optional=True)
+        require_whole("builder_level", self.builder_level, 0, _MAX_BUILDER_LEVEL, optional=True)
         require_path("timing_cache", self.timing_cache)
         require_path("log", self.log)
         require_flag("gpu_fallback", self.gpu_fallback)

@@ -179,7 +179,7 @@ def identify_gpu(index: int = 0) -> GpuKey:
     name = f"{found.name.decode(errors='replace')}, {found.multiProcessorCount} multiprocessors, {round(found.totalGlobalMem / 2**30)} GiB"
     version = int(checked(cuda, cuda.cudaDriverGetVersion()))
     driver = (read_driver_version(LocalMachine()), f"CUDA {version // 1000}.{version % 1000 // 10}")
-    return GpuKey((int(found.major), int(found.minor)), printable(name), ", ".join(filter(None, driver)))
+    return GpuKey((int(found.major), int(found.minor)), _key_text(name), ", ".join(filter(None, driver)))
 
 
 def describe_difference(old: EngineKey, new: EngineKey) -> str:
@@ -200,7 +200,7 @@ def is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < _MAX_NUMBER
 
 
-def printable(text: str) -> str:
+def _key_text(text: str) -> str:
     """Return ``text`` as a key takes it: other characters become ``-``, and the end is cut."""
     return re.sub(rf"[^{_CHARACTERS}]", "-", text, flags=re.ASCII)[:_MAX_TEXT_CHARS] or "-"
 

@@ -30,7 +30,7 @@ from fer_edge.engines.cache.key import EngineKey, count_differences, describe_di
 from fer_edge.engines.cache.lock import is_current, open_lock, try_lock
 from fer_edge.errors import EngineError
 
-_OURS = re.compile(r"\.?([0-9a-f]{64})\..+")
+_ENTRY_NAME = re.compile(r"\.?([0-9a-f]{64})\..+")
 _GRACE_S = 600.0  # whoever was given a path opens the engine within this time
 _POLL_S = 0.05
 _MAX_HEADERS = 256
@@ -268,7 +268,7 @@ def _entries(folder: Path) -> dict[str, _Entry]:
     """Return what lies in ``folder`` under our names; all else is left alone."""
     found: dict[str, list[Path]] = {}
     for path in folder.iterdir():
-        if name := _OURS.fullmatch(path.name):
+        if name := _ENTRY_NAME.fullmatch(path.name):
             found.setdefault(name[1], []).append(path)
     return {digest: _make_entry(digest, files) for digest, files in found.items()}
 
