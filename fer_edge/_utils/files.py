@@ -1,4 +1,4 @@
-"""Files: hashes, and writes that are either whole or absent."""
+"""Files: hashes, locks, and writes that are either whole or absent."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fer_edge.errors import FerEdgeError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 
 def opencv_path(path: str | Path) -> Any:
@@ -114,6 +117,17 @@ def write_json(path: Path, value: Any, mode: int | None = None) -> None:
     """Write ``value`` as indented JSON, whole or not at all. NaN is refused."""
     with whole_file(path, mode) as part:
         part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def file_lock(path: Path, poll_s: float = 0.05) -> FileLock:
+    """Return a lock for one holder on this machine, which ends with its process, whatever ends that.
+
+    A link is not followed. Its ``acquire`` raises :class:`TimeoutError` where another holds it for too long, and
+    :class:`OSError` on a file system without locks: the soft locks of ``filelock`` would outlive a process.
+    """
+    from filelock import FileLock  # takes 30 ms, and most processes lock nothing
+
+    return FileLock(path, mode=0o600, poll_interval=poll_s, fallback_to_soft=False)
 
 
 def cache_folder() -> Path:

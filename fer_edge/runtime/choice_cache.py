@@ -12,16 +12,14 @@ import json
 import logging
 import math
 import os
-import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fer_edge._utils.checks import is_number, is_text
-from fer_edge._utils.files import cache_folder, write_json
+from fer_edge._utils.files import cache_folder, file_lock, write_json
 from fer_edge._utils.ownership import PRIVATE_FILE, make_private_folder, require_private
-from fer_edge.engines.cache.lock import open_lock, try_lock
 from fer_edge.errors import EngineError
 from fer_edge.runtime.choice import Candidate, Choice
 from fer_edge.runtime.timing import Timing
@@ -37,7 +35,6 @@ _MAX_MS = 1e9
 _LOCK = ".lock"
 #: Where nothing can be written.
 _NOWHERE = Path(os.devnull) / "tune"
-_POLL_S = 0.05
 _STATES = ("measured", "dropped", "left out")
 
 
@@ -135,20 +132,16 @@ class ChoiceCache:
 
         Whoever has waited for too long measures all the same.
         """
-        try:
+        lock = file_lock(self.folder / _LOCK)
+        with contextlib.suppress(
+            OSError
+        ):  # too late, or a folder without locks: writing the measurement tells of it
             make_private_folder(self.folder)
-            handle = open_lock(self.folder / _LOCK)
-        except OSError:  # writing the measurement tells of it
-            yield
-            return
+            lock.acquire(self._wait_limit_s)
         try:
-            started = time.monotonic()
-            with contextlib.suppress(OSError):  # a file system without locks
-                while not try_lock(handle) and time.monotonic() - started < self._wait_limit_s:
-                    time.sleep(_POLL_S)
             yield
         finally:
-            os.close(handle)
+            lock.release()
 
     def _evict(self) -> None:
         """Delete the oldest measurements beyond a number: versions and bundles change."""

@@ -17,9 +17,8 @@ from email.message import Message
 from pathlib import Path
 
 from fer_edge import __version__
-from fer_edge._utils.files import sha256_of
+from fer_edge._utils.files import file_lock, sha256_of
 from fer_edge._utils.progress import Progress
-from fer_edge.engines.cache.lock import open_lock, try_lock
 from fer_edge.errors import DownloadError
 from fer_edge.weights.http import (
     Redirects,
@@ -139,17 +138,17 @@ def download(
 
 
 @contextmanager
-def only_one(path: Path, on_wait: Callable[[], None] = lambda: None, every_s: float = 0.2) -> Iterator[None]:
+def only_one(
+    path: Path, on_wait: Callable[[], object] = lambda: None, every_s: float = 0.2
+) -> Iterator[None]:
     """Wait until no other process fetches ``path``; the lock ends with the process that holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = open_lock(path.with_name(f".{path.name}.lock"))
+    lock = file_lock(path.with_name(f".{path.name}.lock"), every_s)
+    lock.acquire(cancel_check=lambda: bool(on_wait()))
     try:
-        while not try_lock(handle):
-            on_wait()
-            time.sleep(every_s)
         yield
     finally:
-        os.close(handle)
+        lock.release()
 
 
 class _Download:

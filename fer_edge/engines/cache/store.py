@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from fer_edge._utils.files import cache_folder, whole_file
+from fer_edge._utils.files import cache_folder, file_lock, whole_file
 from fer_edge._utils.ownership import PRIVATE_FILE, make_private_folder, require_private
 from fer_edge.engines.cache.header import (
     EngineHeader,
@@ -27,12 +27,10 @@ from fer_edge.engines.cache.header import (
     write_header,
 )
 from fer_edge.engines.cache.key import EngineKey, count_differences, describe_difference
-from fer_edge.engines.cache.lock import is_current, open_lock, try_lock
 from fer_edge.errors import EngineError
 
 _ENTRY_NAME = re.compile(r"\.?([0-9a-f]{64})\..+")
 _GRACE_S = 600.0  # whoever was given a path opens the engine within this time
-_POLL_S = 0.05
 _MAX_HEADERS = 256
 
 #: Called with (what is waited for, seconds waited, most seconds).
@@ -199,30 +197,26 @@ class EngineCache:
     @contextmanager
     def _locked(self, digest: str, on_wait: OnWait) -> Iterator[None]:
         """Hold the lock of one engine; it ends with the process, whatever ends that."""
-        started = time.monotonic()
-        while True:
-            handle = open_lock(self._lock_path(digest))
-            try:
-                while not try_lock(handle):
-                    self._wait(handle, time.monotonic() - started, on_wait)
-                if is_current(handle, self._lock_path(digest)):
-                    os.ftruncate(handle, 0)
-                    os.pwrite(handle, str(os.getpid()).encode(), 0)
-                    yield
-                    return
-            finally:
-                os.close(handle)
+        path, started_s = self._lock_path(digest), time.monotonic()
 
-    def _wait(self, handle: int, waited_s: float, on_wait: OnWait) -> None:
-        holder = os.pread(handle, 16, 0)
-        process = f"process {int(holder)}" if holder.isdigit() else "another process"
-        if waited_s >= self._wait_limit_s:
+        def wait() -> bool:
+            waited_s = int(time.monotonic() - started_s)
+            on_wait(f"{_holder(path)} builds this engine", waited_s, int(self._wait_limit_s))
+            return False
+
+        lock = file_lock(path)
+        try:
+            lock.acquire(self._wait_limit_s, cancel_check=wait)
+        except TimeoutError:
             raise EngineError(
-                f"{process} has been building this engine for more than {self._wait_limit_s:g} s: "
+                f"{_holder(path)} has been building this engine for more than {self._wait_limit_s:g} s: "
                 "wait for it, or end it"
-            )
-        on_wait(f"{process} builds this engine", int(waited_s), int(self._wait_limit_s))
-        time.sleep(_POLL_S)
+            ) from None
+        try:
+            path.write_text(str(os.getpid()))
+            yield
+        finally:
+            lock.release()
 
     def _evict(self, keep: str) -> None:
         """Delete leftovers, then engines that were not used for the longest time, down to the size limit."""
@@ -236,22 +230,25 @@ class EngineCache:
 
     def _delete_unused(self, digest: str) -> bool:
         """Delete one entry, unless it is being built or was used lately."""
-        lock = self._lock_path(digest)
-        handle = open_lock(lock)
-        try:
-            if not try_lock(handle) or not is_current(handle, lock):
-                return False
+        with suppress(TimeoutError), file_lock(self._lock_path(digest)).acquire(0):
             entry = _entries(self.folder)[digest]
             if time.time() - entry.used_s < _GRACE_S:
                 return False
             for path in sorted(entry.files, key=lambda path: path.suffix == ".lock"):  # the lock goes last
                 _delete(path)
             return True
-        finally:
-            os.close(handle)
+        return False
 
     def _lock_path(self, digest: str) -> Path:
         return self.folder / f".{digest}.lock"
+
+
+def _holder(lock: Path) -> str:
+    """Return the process that holds a lock, in words."""
+    pid = b""
+    with suppress(OSError), lock.open("rb") as file:
+        pid = file.read(16)
+    return f"process {int(pid)}" if pid.isdigit() else "another process"
 
 
 @dataclass(frozen=True)
