@@ -31,7 +31,8 @@ from fer_edge.calibration.qdq.writer import quantise
 from fer_edge.calibration.ranges.collect import collect_ranges
 from fer_edge.commands.base import make_table
 from fer_edge.cuda.gpus import ComputeCapability, dotted, parse_capability
-from fer_edge.engines.build.builder import EngineOptions, build_engine
+from fer_edge.engines.build.builder import build_engine
+from fer_edge.engines.build.options import EngineOptions
 from fer_edge.engines.flavours import FLAVOURS, require_module
 from fer_edge.engines.plugin import find_plugin
 from fer_edge.errors import EngineError

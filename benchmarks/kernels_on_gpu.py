@@ -25,7 +25,8 @@ from kernel_work import ATTENTION_SHAPES, Work
 
 from fer_edge.commands.base import make_table
 from fer_edge.cuda import kernels
-from fer_edge.engines.build.builder import EngineOptions, build_engine
+from fer_edge.engines.build.builder import build_engine
+from fer_edge.engines.build.options import EngineOptions
 from fer_edge.engines.flavours import FLAVOURS
 from fer_edge.errors import EngineError, UsageError
 from fer_edge.export.networks.attention_op import DOMAIN, attend, function_text

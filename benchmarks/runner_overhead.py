@@ -24,7 +24,8 @@ from rich.console import Console
 from fer_edge._utils.files import write_json
 from fer_edge.commands.base import make_table
 from fer_edge.engines.run.engine import EngineFile, TensorInfo
-from fer_edge.engines.run.runner import EngineRunner, RunnerOptions
+from fer_edge.engines.run.options import RunnerOptions
+from fer_edge.engines.run.runner import EngineRunner
 from fer_edge.system.provenance import measurement_record
 
 _SAMPLE = (1, 48, 48)  # FER2013's faces

@@ -40,7 +40,7 @@ from fer_edge.system.provenance import tool_versions
 if TYPE_CHECKING:
     from fer_edge.calibration.comparison.compare import Comparison
     from fer_edge.calibration.int8 import Int8Result
-    from fer_edge.engines.build.builder import EngineReport
+    from fer_edge.engines.build.options import EngineReport
     from fer_edge.evaluation.temperature import Temperature
 
 __all__ = ["BuildOptions", "BuildReport", "build"]

@@ -14,7 +14,8 @@ from fer_edge.backends.int8_probe import describe_int8
 from fer_edge.commands.base import print_result
 from fer_edge.detection import DETECTORS, create_detector
 from fer_edge.detection.base import DetectorOptions
-from fer_edge.doctor.checks import MISSING, OK, WARN, Check, diagnose
+from fer_edge.doctor.check import MISSING, OK, WARN, Check
+from fer_edge.doctor.checks import diagnose
 from fer_edge.errors import FerEdgeError
 from fer_edge.system.provenance import measurement_record
 

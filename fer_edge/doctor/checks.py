@@ -4,65 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
-from fer_edge.doctor.facts import Facts, count, items, printable_line
+from fer_edge.doctor import gpu_checks
+from fer_edge.doctor.check import MISSING, OK, WARN, Check, answer_line
+from fer_edge.doctor.facts import Facts, items
 from fer_edge.engines.build.builder import estimate_memory_bytes
 from fer_edge.models.catalogue import CATALOGUE
 from fer_edge.system.extras import install_command
-from fer_edge.system.machine import LocalMachine, Machine, read_driver_version
+from fer_edge.system.machine import LocalMachine, Machine
 from fer_edge.system.memory import add_swap, measure_free_memory
 
-OK, WARN, MISSING = "ok", "warn", "missing"
 _MAX_MODEL = "resmasking"
 #: First part of the L4T release → JetPack.
 _JETPACK = {32: "4", 34: "5", 35: "5", 36: "6", 38: "7", 39: "7"}
 _MIN_L4T = 36
-_MIN_TENSORRT = (10, 3)
-_MIN_GPU = (7, 5)
 _FASTEST_MODES = ("MAXN_SUPER", "MAXN")
-_NEW_ENVIRONMENT = (
-    "/usr/bin/python3 -m venv --system-site-packages ~/fer-edge",
-    "~/fer-edge/bin/python -m pip install fer-edge",
-)
-_INSTALL_MODULE = ("sudo apt update", "sudo apt install python3-libnvinfer")
-#: CUresult → what it means for whoever asks.
-_STATUS_MEANINGS = {
-    34: "libcuda.so.1 is the stub of the toolkit, not the driver",
-    100: "no device",
-    802: "the system is not ready",
-    803: "libcuda.so.1 and the kernel module are of different versions",
-}
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at.
-
-    Attributes
-    ----------
-    name : str
-        What it is.
-    state : {"ok", "warn", "missing"}
-        Whether it serves.
-    found : str
-        What is there.
-    advice : str
-        What to do, in words.
-    commands : tuple of str
-        What to type for it, in this order.
-    """
-
-    name: str
-    state: str
-    found: str
-    advice: str = ""
-    commands: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        return {**asdict(self), "commands": list(self.commands)}
 
 
 def diagnose(machine: Machine | None = None) -> tuple[Check, ...]:
@@ -96,146 +52,6 @@ def _look_at_jetpack(facts: Facts) -> Iterable[Check]:
         yield Check("JetPack", MISSING, found, flash)
     else:
         yield Check("JetPack", OK, found)
-
-
-def _look_at_driver(facts: Facts) -> Iterable[Check]:
-    module, cuda = read_driver_version(facts.machine), facts.cuda
-    found = f"driver {module}" if module else "no kernel module"
-    if cuda is None:
-        found += "; the driver does not answer"
-        yield Check("driver", WARN, found, "look for its errors, then restart", ("sudo dmesg | tail -n 50",))
-    elif "error" in cuda:
-        yield _explain_missing_driver(facts, f"{found}, no libcuda.so.1")
-    elif status := count(cuda.get("status")):
-        found += f"; CUDA error {status}: {_STATUS_MEANINGS.get(status, 'see CUresult in the driver API')}"
-        if facts.container:
-            yield Check("driver", WARN, found, *_gpu_in_container(facts))
-        else:
-            yield Check("driver", WARN, found, "restart, so that driver and library match", ("sudo reboot",))
-    else:
-        number = count(cuda.get("version"))
-        yield Check("driver", OK, f"{found}, CUDA {number // 1000}.{number % 1000 // 10}")
-
-
-def _explain_missing_driver(facts: Facts, found: str) -> Check:
-    if not (read_driver_version(facts.machine) or facts.jetson or facts.has_nvidia_card()):
-        return Check("driver", MISSING, "no NVIDIA GPU; the CPU backends need none")
-    if facts.container:
-        return Check("driver", MISSING, found, *_gpu_in_container(facts))
-    if facts.jetson:
-        advice = "the packages of L4T should all be installed: see which is not"
-        return Check("driver", MISSING, found, advice, ("dpkg -l 'nvidia-l4t-*'",))
-    advice = "install the driver of the GPU (the command is Ubuntu's), then restart"
-    return Check("driver", MISSING, found, advice, ("sudo ubuntu-drivers install",))
-
-
-def _look_at_gpu(facts: Facts) -> Iterable[Check]:
-    for gpu in facts.gpus:
-        major, minor = gpu.compute_capability
-        found = f"{gpu.name}, sm{major}{minor}, {gpu.memory_bytes / 1e9:.1f} GB"
-        if gpu.compute_capability < _MIN_GPU:
-            yield Check("GPU", WARN, found, "TensorRT 10 and later need compute capability 7.5 or higher")
-        else:
-            yield Check("GPU", OK, found)
-
-
-def _look_at_cuda(facts: Facts) -> Iterable[Check]:
-    if not facts.gpus:
-        return
-    answer, toolkit = facts.machine.ask("cuda-python") or {}, facts.toolkit_version()
-    installed = f"toolkit {toolkit}" if toolkit else "no toolkit"
-    if "version" in answer:
-        yield Check("CUDA", OK, f"cuda-python {_one_line(answer['version'])}, {installed}")
-    else:
-        major = count((facts.cuda or {}).get("version")) // 1000
-        commands = (f"python -m pip install 'cuda-python<{major + 1}'",)
-        yield Check("CUDA", MISSING, f"no cuda-python, {installed}", "TensorRT is run through it", commands)
-
-
-def _look_at_tensorrt(facts: Facts) -> Iterable[Check]:
-    answer = facts.machine.ask("tensorrt")
-    if answer is None:
-        found = "it crashes or hangs when it is imported"
-        yield Check("TensorRT", WARN, found, "see why", ("python -c 'import tensorrt'",))
-    elif "version" in answer:
-        yield _judge_tensorrt(facts, _one_line(answer["version"]), str(answer.get("file")))
-    elif answer.get("absent"):
-        yield _explain_missing_tensorrt(facts)
-    else:
-        found = f"cannot be imported: {_one_line(answer.get('error'))}"
-        advice = (
-            _gpu_in_container(facts) if facts.container else ("install it again", _install_tensorrt(facts))
-        )
-        yield Check("TensorRT", WARN, found, *advice)
-
-
-def _judge_tensorrt(facts: Facts, version: str, file: str) -> Check:
-    if facts.jetson and not facts.container and not file.startswith("/usr/lib/python3"):
-        found = f"{version}, installed by pip: it is not the one that JetPack made for this board"
-        commands = ("python -m pip uninstall tensorrt", *_NEW_ENVIRONMENT)
-        return Check("TensorRT", WARN, found, "remove it, and use the one of JetPack", commands)
-    if tuple(map(int, re.findall(r"\d{1,9}", version)[:2])) < _MIN_TENSORRT:
-        advice = "flash JetPack 6 or later" if facts.jetson else "install 10.3 or later"
-        return Check("TensorRT", WARN, f"{version}, expected 10.3 or later", advice)
-    return Check("TensorRT", OK, version)
-
-
-def _explain_missing_tensorrt(facts: Facts) -> Check:
-    library = facts.tensorrt_library()
-    if not facts.jetson:
-        if not facts.gpus:
-            return Check("TensorRT", MISSING, "not installed; of no use without an NVIDIA GPU")
-        found = f"libnvinfer {library}, no module for this Python" if library else "not installed"
-        return Check("TensorRT", MISSING, found, "install it", _install_tensorrt(facts))
-    if not library:
-        if facts.container:
-            return Check("TensorRT", MISSING, "not in this container", *_gpu_in_container(facts))
-        return Check("TensorRT", MISSING, "not installed", "install JetPack", _install_tensorrt(facts))
-    pythons, python = facts.tensorrt_pythons(), facts.machine.ask("python") or {}
-    if not pythons:
-        commands = (*_INSTALL_MODULE, *_NEW_ENVIRONMENT)
-        return Check("TensorRT", MISSING, f"libnvinfer {library}, no Python module", "install it", commands)
-    if python.get("version") not in pythons:
-        here = printable_line(python.get("version")) or "another"
-        found = f"libnvinfer {library}; its module is for Python {', '.join(pythons)}, this is {here}"
-    else:
-        found = f"libnvinfer {library}; this environment does not see the packages of the system"
-    return Check("TensorRT", MISSING, found, "make an environment that sees them", _NEW_ENVIRONMENT)
-
-
-def _look_at_rtx(facts: Facts) -> Iterable[Check]:
-    if facts.machine.architecture != "x86_64":
-        return
-    answer = facts.machine.ask("tensorrt-rtx") or {"error": "it crashes or hangs when it is imported"}
-    if "version" in answer:
-        yield Check(
-            "TensorRT-RTX", OK, f"{_one_line(answer['version'])}, compiles for RTX cards without a GPU"
-        )
-    elif answer.get("absent"):
-        advice = "to compile for RTX cards, with or without a GPU here"
-        yield Check("TensorRT-RTX", MISSING, "not installed", advice, (install_command("rtx"),))
-    else:
-        commands = ("python -m pip install --force-reinstall tensorrt-rtx-cu13",)
-        yield Check("TensorRT-RTX", WARN, _one_line(answer.get("error")), "install it again", commands)
-
-
-def _look_at_own_parts(facts: Facts) -> Iterable[Check]:
-    commands = ("FER_EDGE_KERNELS=1 python -m pip install .",)
-    for name, question, needs in (
-        ("CUDA kernels", "kernels", "nvcc"),
-        ("TensorRT plugin", "plugin", "nvcc and TensorRT's headers"),
-    ):
-        answer = facts.machine.ask(question)
-        advice = f"compile it in the source folder, with {needs}"
-        if not facts.gpus:
-            yield Check(name, MISSING, "of no use without an NVIDIA GPU")
-        elif answer is None:
-            yield Check(name, WARN, "it crashes or hangs when it is loaded", advice, commands)
-        elif answer.get("ok") or answer.get("path"):
-            yield Check(name, OK, _one_line(answer.get("path") or answer.get("version")))
-        else:
-            reason = _one_line(answer.get("reason") or answer.get("error")).partition(":")[0]
-            yield Check(name, MISSING, reason, advice, commands)
 
 
 def _look_at_power(facts: Facts) -> Iterable[Check]:
@@ -283,44 +99,22 @@ def _look_at_cpu_backends(facts: Facts) -> Iterable[Check]:
         answer = facts.machine.ask(question) or {"error": "it crashes or hangs when it is imported"}
         if "version" in answer:
             providers = [str(p).removesuffix("ExecutionProvider") for p in items(answer.get("providers"))]
-            yield Check(name, OK, _one_line(f"{answer['version']} {', '.join(providers)}"))
+            yield Check(name, OK, answer_line(f"{answer['version']} {', '.join(providers)}"))
         else:
-            found = "not installed" if answer.get("absent") else _one_line(answer.get("error"))
+            found = "not installed" if answer.get("absent") else answer_line(answer.get("error"))
             yield Check(name, MISSING, found, "install it", (command,))
 
 
 _LOOKS: Sequence[Callable[[Facts], Iterable[Check]]] = (
     _look_at_board,
     _look_at_jetpack,
-    _look_at_driver,
-    _look_at_gpu,
-    _look_at_cuda,
-    _look_at_tensorrt,
-    _look_at_rtx,
-    _look_at_own_parts,
+    gpu_checks.look_at_driver,
+    gpu_checks.look_at_gpu,
+    gpu_checks.look_at_cuda,
+    gpu_checks.look_at_tensorrt,
+    gpu_checks.look_at_rtx,
+    gpu_checks.look_at_own_parts,
     _look_at_power,
     _look_at_memory,
     _look_at_cpu_backends,
 )
-
-
-def _install_tensorrt(facts: Facts) -> tuple[str, ...]:
-    """By pip on x86-64 only: a Jetson's TensorRT belongs to its JetPack."""
-    if facts.jetson:
-        return ("sudo apt update", "sudo apt install nvidia-jetpack", *_NEW_ENVIRONMENT)
-    if facts.machine.architecture == "x86_64":
-        return (install_command("tensorrt"),)
-    return (*_INSTALL_MODULE, *_NEW_ENVIRONMENT)
-
-
-def _gpu_in_container(facts: Facts) -> tuple[str, tuple[str, ...]]:
-    """Advice and command for a container."""
-    if facts.machine.architecture == "aarch64":
-        advice = "give the container the GPU, and start from an image of JetPack or TensorRT"
-        return advice, ("docker run --runtime nvidia IMAGE fer-edge doctor",)
-    return "give the container the GPU", ("docker run --gpus all IMAGE fer-edge doctor",)
-
-
-def _one_line(value: object) -> str:
-    """Return the answer of a library in one line that is not empty."""
-    return printable_line(value) or "it does not say"

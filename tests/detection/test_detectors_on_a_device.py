@@ -21,6 +21,7 @@ from fer_edge.backends.tensorrt import TensorRtBackend
 from fer_edge.detection.mtcnn.weights import mtcnn_models
 from fer_edge.engines import find_or_build
 from fer_edge.engines.build import builder
+from fer_edge.engines.build.options import EngineOptions
 from fer_edge.engines.cache.key import GpuKey
 from fer_edge.engines.run.engine import EngineFile, TensorInfo
 from fer_edge.errors import UsageError
@@ -58,7 +59,7 @@ def devices(monkeypatch):
         opened.append(GraphDevice())
         return opened[-1]
 
-    def build(model: Path, output: Path, options: builder.EngineOptions) -> None:
+    def build(model: Path, output: Path, options: EngineOptions) -> None:
         graph = onnx.load(model)
         graph.metadata_props.add(key="max_batch", value=str(options.max_batch))
         onnx.save(graph, output)

@@ -19,7 +19,8 @@ from matching import MIN_FACE_PX, compare
 
 from fer_edge.backends import BACKENDS, Availability, Backend, Session, SessionOptions
 from fer_edge.bundle import ModelFile
-from fer_edge.engines.build.builder import EngineOptions, build_engine
+from fer_edge.engines.build.builder import build_engine
+from fer_edge.engines.build.options import EngineOptions
 from fer_edge.errors import BackendError, DetectorError
 
 needs_rtx = pytest.mark.skipif(

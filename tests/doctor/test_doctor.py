@@ -15,7 +15,8 @@ import pytest
 from rich.console import Console
 
 from fer_edge.commands.doctor import make_advice_table, make_check_table
-from fer_edge.doctor.checks import Check, diagnose
+from fer_edge.doctor.check import Check
+from fer_edge.doctor.checks import diagnose
 from fer_edge.doctor.inventory import QUESTIONS
 from fer_edge.system.extras import install_command
 from fer_edge.system.machine import LocalMachine

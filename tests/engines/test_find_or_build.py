@@ -27,7 +27,7 @@ from fer_edge.bundle import (
 from fer_edge.engines import find_or_build
 from fer_edge.engines.build import builder
 from fer_edge.engines.build.ahead_of_time import compile_ahead
-from fer_edge.engines.build.builder import EngineOptions
+from fer_edge.engines.build.options import EngineOptions
 from fer_edge.engines.cache.key import GpuKey
 from fer_edge.engines.find_or_build import request_engine
 from fer_edge.errors import BackendError

@@ -18,8 +18,10 @@ from gpu_arrays import HEAD, SHAPE, WEIGHT, Gpu
 from fer_edge.backends import SessionOptions
 from fer_edge.backends.tensorrt import TensorRtBackend
 from fer_edge.cuda.arrays import DeviceArray
-from fer_edge.engines.build.builder import EngineOptions, build_engine
-from fer_edge.engines.run.runner import EngineRunner, RunnerOptions, RunnerState
+from fer_edge.engines.build.builder import build_engine
+from fer_edge.engines.build.options import EngineOptions
+from fer_edge.engines.run.options import RunnerOptions, RunnerState
+from fer_edge.engines.run.runner import EngineRunner
 from fer_edge.engines.run.tensorrt_engine import TensorRtDevice
 from fer_edge.errors import BackendError
 

@@ -18,7 +18,7 @@ from fer_edge.backends import (
 from fer_edge.backends.tensorrt import TensorRtBackend
 from fer_edge.engines import find_or_build
 from fer_edge.engines.build import builder
-from fer_edge.engines.build.builder import EngineOptions
+from fer_edge.engines.build.options import EngineOptions
 from fer_edge.engines.cache.key import GpuKey
 from fer_edge.engines.run.engine import TensorInfo
 from fer_edge.errors import EngineError

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from fer_edge._utils.files import sha256_of
 from fer_edge.cuda.gpus import ComputeCapability
-from fer_edge.engines.build.builder import EngineOptions, EngineReport, build_engine
+from fer_edge.engines.build.builder import build_engine
 from fer_edge.engines.build.keys import make_key
+from fer_edge.engines.build.options import EngineOptions, EngineReport
 from fer_edge.engines.cache.header import write_header
 from fer_edge.engines.cache.key import GpuKey
 from fer_edge.engines.flavours import FLAVOURS

@@ -18,8 +18,6 @@ from fer_edge.system.memory import add_swap, measure_free_memory
 from fer_edge.system.provenance import tool_versions
 from fer_edge.system.workers import WorkerError, read_tail, run_worker
 
-__all__ = ["EngineOptions", "EngineReport", "build_engine", "estimate_memory_bytes"]
-
 _TAIL_LINES = 20
 _LINES_IN_MESSAGE = 3
 

@@ -13,14 +13,12 @@ import numpy as np
 from fer_edge.cuda.arrays import describe, is_device_array
 from fer_edge.engines.run.device_thread import DeviceThread
 from fer_edge.engines.run.engine import EngineDevice, EngineFile, TensorInfo
-from fer_edge.engines.run.options import RunnerOptions, RunnerReport, RunnerState
+from fer_edge.engines.run.options import RunnerOptions, RunnerState
 from fer_edge.engines.run.pipeline import HISTORY
 from fer_edge.engines.run.requests import Batch, Download
 from fer_edge.engines.run.slot import STAGES, BatchWriter, Source, Target
 from fer_edge.errors import BackendError, lookup
 from fer_edge.results import LatencySummary, summarise
-
-__all__ = ["EngineRunner", "RunnerOptions", "RunnerReport", "RunnerState"]
 
 
 class EngineRunner:

@@ -29,7 +29,8 @@ from fer_edge.bundle import RANGES, open_bundle
 from fer_edge.calibration.qdq.writer import quantise
 from fer_edge.calibration.ranges.ranges import load_ranges
 from fer_edge.engines.build import builder, worker
-from fer_edge.engines.build.builder import EngineOptions, EngineReport, build_engine
+from fer_edge.engines.build.builder import build_engine
+from fer_edge.engines.build.options import EngineOptions, EngineReport
 from fer_edge.engines.flavours import FLAVOURS, worker_environment
 from fer_edge.errors import EngineError, UsageError
 from fer_edge.models.catalogue import shipped_bundle
@@ -278,7 +279,8 @@ def test_an_interrupted_build_leaves_nothing(fp32: Path, tmp_path: Path) -> None
 KILLED = """
     import sys
     from pathlib import Path
-    from fer_edge.engines.build.builder import EngineOptions, build_engine
+    from fer_edge.engines.build.builder import build_engine
+    from fer_edge.engines.build.options import EngineOptions
 
     def tell(stage, done, total):
         print("building", flush=True)

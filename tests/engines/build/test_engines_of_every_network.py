@@ -16,7 +16,8 @@ from fer_edge.calibration.fp16 import ALWAYS_FLOAT, to_half
 from fer_edge.calibration.placement.families import placement_of
 from fer_edge.calibration.qdq.writer import quantise
 from fer_edge.calibration.ranges.collect import collect_ranges
-from fer_edge.engines.build.builder import EngineOptions, build_engine, estimate_memory_bytes
+from fer_edge.engines.build.builder import build_engine, estimate_memory_bytes
+from fer_edge.engines.build.options import EngineOptions
 from fer_edge.export.checkpoints import random_network
 from fer_edge.export.networks import NETWORKS
 from fer_edge.export.onnx.export import export_onnx

@@ -26,7 +26,8 @@ from places import ROOT
 from fer_edge.bundle import RANGES, open_bundle
 from fer_edge.calibration.qdq.writer import quantise
 from fer_edge.calibration.ranges.ranges import load_ranges
-from fer_edge.engines.build.builder import EngineOptions, EngineReport, build_engine
+from fer_edge.engines.build.builder import build_engine
+from fer_edge.engines.build.options import EngineOptions, EngineReport
 from fer_edge.engines.flavours import FLAVOURS, worker_environment
 from fer_edge.errors import EngineError, PluginMissingError, UsageError
 from fer_edge.export.checkpoints import random_network

@@ -27,7 +27,8 @@ from fake_device import Dlpack, FakeDevice, random_delays
 
 from fer_edge.cuda.arrays import DeviceArray
 from fer_edge.engines.run.engine import TensorInfo
-from fer_edge.engines.run.runner import EngineRunner, RunnerOptions, RunnerState
+from fer_edge.engines.run.options import RunnerOptions, RunnerState
+from fer_edge.engines.run.runner import EngineRunner
 from fer_edge.engines.run.slot import Slot
 from fer_edge.errors import BackendError, UsageError
 

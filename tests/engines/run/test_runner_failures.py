@@ -18,7 +18,8 @@ from example_engine import ENGINE, OUTPUTS, assert_clean, assert_right, compute,
 from fake_device import FakeDevice, random_delays
 from places import SUPPORT
 
-from fer_edge.engines.run.runner import EngineRunner, RunnerOptions, RunnerState
+from fer_edge.engines.run.options import RunnerOptions, RunnerState
+from fer_edge.engines.run.runner import EngineRunner
 from fer_edge.errors import BackendError, EngineError
 
 OPTIONS = RunnerOptions(buckets=(1, 2, 4), check_finite=True)
