@@ -1,1 +1,1 @@
-"""The GPU: what is there, arrays on it, the device seam and our kernels."""
+"""GPUs: which there are, arrays on them, the protocol of a device, and our kernels."""

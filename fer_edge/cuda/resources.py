@@ -1,4 +1,4 @@
-"""What a device gives, freed by an :class:`contextlib.ExitStack` in the order opposite to that of its creation."""
+"""Device memory, streams and events, freed by an :class:`contextlib.ExitStack` in reverse order."""
 
 from __future__ import annotations
 

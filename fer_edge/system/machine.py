@@ -19,7 +19,7 @@ _MAX_PATHS = 64
 
 
 class Machine(Protocol):
-    """The seam between the checks and what they look at. Nothing here raises: what is not there is ``None``."""
+    """Files, commands and libraries of a machine. Nothing here raises: what is missing is ``None``."""
 
     @property
     def architecture(self) -> str:

@@ -28,6 +28,7 @@ from fer_edge.errors import FerEdgeError
 
 _BLOCK_BYTES = 64 << 10
 _MAX_LINE_BYTES = 1 << 20
+_MAX_POLL_S = 86400.0
 _MAX_LOG_LINE_CHARS = 300
 _PR_SET_PDEATHSIG = 1
 
@@ -75,14 +76,17 @@ class BoundedProcess:
 
     def blocks(self) -> Iterator[bytes]:
         """Yield what it prints, until it closes its standard output."""
+        poll = select.poll()  # unlike select, it takes any number of a file
+        poll.register(self._output, select.POLLIN)
         while True:
-            ready, _, _ = select.select([self._output], [], [], max(0.0, self._end_s - time.monotonic()))
-            if not ready:
+            rest_s = self._end_s - time.monotonic()
+            if poll.poll(min(max(0.0, rest_s), _MAX_POLL_S) * 1e3):
+                block = os.read(self._output.fileno(), _BLOCK_BYTES)
+                if not block:
+                    return
+                yield block
+            elif rest_s <= _MAX_POLL_S:
                 raise TimeLimitError
-            block = os.read(self._output.fileno(), _BLOCK_BYTES)
-            if not block:
-                return
-            yield block
 
     def lines(self) -> Iterator[bytes]:
         """Yield every line that it prints, without its end; what is too long for a line comes in pieces."""

@@ -1,4 +1,4 @@
-"""Engines that are found ahead of time, in the cache, or compiled now, on a GPU that is played."""
+"""Engines that are found ahead of time, in the cache, or compiled now, on a simulated GPU."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import textwrap
 import time
 from collections.abc import Callable
@@ -59,6 +60,19 @@ def test_what_libraries_print_is_no_answer(run: Run, tmp_path: Path) -> None:
     """
     assert run(body) == {"value": 1}
     assert set((tmp_path / "log").read_text().splitlines()[1:]) == {"native code", "a process"}
+
+
+def test_a_caller_with_many_open_files(run: Run) -> None:
+    """``select`` takes none beyond the first 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert run("return {'a': 1}") == {"a": 1}
+    finally:
+        for file in files:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_an_error_of_ours_keeps_its_message(run: Run) -> None:
