@@ -102,7 +102,7 @@ def test_without_being_asked_the_wheel_is_pure_python(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_wheel_with_kernels_holds_the_rest_too(unpacked: Path) -> None:
     for name in (
-        "kernels.py",
+        "cuda/kernels.py",
         "export/onnx/export.py",
         "calibration/qdq/writer.py",
         "models/conv-attention.fer/model.onnx",
@@ -126,7 +126,7 @@ def test_the_installed_package_finds_its_module(unpacked: Path, library: Path) -
     code = """
 import sys
 sys.path += sys.argv[1:]
-from fer_edge import kernels
+from fer_edge.cuda import kernels
 state = kernels.availability()
 print(kernels.__file__, sys.modules["fer_edge._kernels"].__file__, state.ok, state.version, state.reason, sep="\\n")
 """
@@ -134,7 +134,7 @@ print(kernels.__file__, sys.modules["fer_edge._kernels"].__file__, state.ok, sta
     command = [sys.executable, "-S", "-c", code, *folders]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=unpacked)
     face, found, ok, version, reason = result.stdout.splitlines()
-    assert Path(face) == unpacked / "fer_edge" / "kernels.py"
+    assert Path(face) == unpacked / "fer_edge" / "cuda" / "kernels.py"
     assert Path(found) == library
     assert re.fullmatch(rf"CUDA \d+\.\d+, sm {ARCHITECTURE}", version)
     assert (ok, reason) == ("True", "") or reason.startswith("CUDA finds no device: ")
