@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from fer_edge.doctor.checks import Check, diagnose
+from fer_edge.doctor.check import Check
+from fer_edge.doctor.checks import diagnose
 
 __all__ = ["Check", "diagnose"]
