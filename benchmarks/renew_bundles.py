@@ -21,7 +21,7 @@ from rich.console import Console
 
 from fer_edge.backends import BACKENDS, load_session
 from fer_edge.builder import BuildOptions, build
-from fer_edge.builder.self_test import add_self_test
+from fer_edge.builder.self_test import make_self_test
 from fer_edge.bundle import FP32_MODEL, RANGES, SELF_TEST, Bundle, Manifest, open_bundle, write_bundle
 from fer_edge.datasets import FaceDataset
 from fer_edge.errors import DataError
@@ -125,8 +125,9 @@ def renew(name: str, csv: Path) -> None:
         if manifest.self_test is None:
             int8 = work / "int8.fer"
             build(BuildOptions(bundle.spec.network, name, backend="onnxruntime", output=int8))
-            shutil.copyfile(int8 / SELF_TEST, work / SELF_TEST)
-            manifest = dataclasses.replace(manifest, self_test=add_self_test(work, bundle.spec))
+            known = {FP32_MODEL: work / FP32_MODEL, SELF_TEST: int8 / SELF_TEST}
+            self_test = make_self_test(known, bundle.spec, work)
+            manifest = dataclasses.replace(manifest, self_test=self_test.record)
         write_bundle(path, manifest, {file: work / file for file in _FILES})
 
 

@@ -17,7 +17,7 @@ from fer_edge.bundle import int8_model
 from fer_edge.calibration.algorithms.mixed_precision import MixedPrecision, Step, mix_precision
 from fer_edge.calibration.algorithms.sensitivity import LayerSensitivity, measure_sensitivity
 from fer_edge.calibration.algorithms.trial import Trial
-from fer_edge.calibration.comparison.bounds import Bounds, Outcome, judge, lost_pp
+from fer_edge.calibration.comparison.bounds import BoundResult, Bounds, Outcome, judge, lost_pp
 from fer_edge.calibration.comparison.compare import Comparison, compare
 from fer_edge.calibration.comparison.fidelity import Fidelity, measure_fidelity
 from fer_edge.calibration.comparison.timing import time_in_turn
@@ -51,6 +51,8 @@ class Int8Options:
     bounds : Bounds or None
         What INT8 must meet; the layers that do most harm stay in floating point until it does. ``None`` refuses
         what has collapsed, and leaves no layer out.
+    timing_only : bool
+        The weights are random: without ``bounds`` nothing is refused.
     sensitivity : bool
         Measure every layer alone even where the bounds are met.
     sensitivity_images : int
@@ -58,12 +60,20 @@ class Int8Options:
     """
 
     bounds: Bounds | None = None
+    timing_only: bool = False
     sensitivity: bool = False
     sensitivity_images: int = _FEW_FACES
 
     def __post_init__(self) -> None:
+        require_flag("timing_only", self.timing_only)
         require_flag("sensitivity", self.sensitivity)
         require_whole("sensitivity_images", self.sensitivity_images, 1, MAX_IMAGES)
+
+    def judge(self, outcome: Outcome) -> tuple[BoundResult, ...]:
+        """Return how each bound was met; empty where nothing is refused."""
+        if self.bounds is None and self.timing_only:
+            return ()
+        return outcome.against(self.bounds or COLLAPSED)
 
 
 @dataclass(frozen=True)
@@ -141,13 +151,12 @@ def make_int8(
         ``tried`` is a :class:`Refused`.
     """
     quantised, path = Trial(model, backend, spec), work / int8_model(backend.dialect)
-    bounds = options.bounds or COLLAPSED
     _write(work, model, ranges, on_progress)
     count = face_counter(on_progress, f"comparing on {faces.name}", 2 * len(faces))
     fp32_logits = _fp32_logits(model, backend, spec, faces, count)
     comparison = compare(model, path, backend, spec, faces, on_faces=count, fp32_logits=fp32_logits)
     int8 = _describe(quantised, ranges, comparison)
-    missed = not outcome_of(comparison).meets(bounds)
+    missed = not all(result.passed for result in options.judge(outcome_of(comparison)))
     if missed and options.bounds is None:
         raise GateError(_collapsed(comparison, faces), Refused(int8))
     if missed or options.sensitivity:
@@ -156,9 +165,9 @@ def make_int8(
             quantised, ranges, few, lambda done, total: on_progress("measuring every layer", done, total)
         )
         int8 = dataclasses.replace(int8, sensitivity=sensitivity)
-    if missed:
+    if missed and options.bounds is not None:
         try:
-            found = _mix(quantised, ranges, int8.sensitivity, fp32_logits, faces, bounds, on_progress)
+            found = _mix(quantised, ranges, int8.sensitivity, fp32_logits, faces, options.bounds, on_progress)
         except GateError as error:
             raise GateError(str(error), Refused(int8, error.tried)) from None
         kept = dataclasses.replace(ranges.placement, float_layers=frozenset(found.float_layers))
@@ -172,7 +181,7 @@ def make_int8(
         described = _describe(quantised, ranges, comparison)
         int8 = dataclasses.replace(described, sensitivity=int8.sensitivity, mixed=mixed)
     int8 = dataclasses.replace(int8, simulated=_simulate(work, model, spec, backend, faces, on_progress))
-    if collapsed := _collapsed_dialect(int8.simulated, bounds, min(len(faces), _FEW_FACES)):
+    if collapsed := _collapsed_dialect(int8.simulated, options, min(len(faces), _FEW_FACES)):
         raise GateError(collapsed, Refused(int8))
     return int8
 
@@ -264,11 +273,13 @@ def _simulate(
     }
 
 
-def _collapsed_dialect(simulated: Mapping[str, Fidelity], bounds: Bounds, faces: int) -> str:
+def _collapsed_dialect(simulated: Mapping[str, Fidelity], options: Int8Options, faces: int) -> str:
     """Describe the first model that has collapsed; empty where none has."""
-    if bounds == Bounds():  # random weights
+    if options.bounds is None and options.timing_only:
         return ""
-    least = COLLAPSED_COSINE if bounds.min_cosine is None else min(bounds.min_cosine, COLLAPSED_COSINE)
+    least = COLLAPSED_COSINE
+    if options.bounds is not None and options.bounds.min_cosine is not None:
+        least = min(least, options.bounds.min_cosine)
     for dialect, fidelity in simulated.items():
         if fidelity.logit_cosine < least:
             return (

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from fer_edge._utils.files import sha256_of, whole_folder
 from fer_edge.errors import BundleError
 from fer_edge.manifest import (
+    ENGINES,
     FORMAT_VERSION,
     FP16_MODEL,
     FP32_MODEL,
@@ -52,8 +53,6 @@ __all__ = [
     "write_bundle",
 ]
 
-#: Folder of a bundle that holds engines which were compiled ahead.
-ENGINES = "engines"
 _MAX_FOUND = 4096
 _MAX_NAME_CHARS = 80
 _LOOKS, _BETWEEN_LOOKS_S = 3, 0.02

@@ -26,6 +26,12 @@ FP32_MODEL = "model.onnx"
 FP16_MODEL = "model.fp16.onnx"
 RANGES = "ranges.json"
 SELF_TEST = "self_test.npz"
+REPORT = "report.json"
+REPORT_PAGE = "report.html"
+#: For users of TensorRT 10's DLA, which cannot take a Q/DQ model.
+CALIBRATION_CACHE = "calibration.tensorrt10.cache"
+#: Folder of engines that were compiled ahead.
+ENGINES = "engines"
 PRECISIONS = ("fp32", "fp16", "int8")
 #: Which class prior the logits of a network imply; ``None``: unknown.
 LOGIT_PRIORS = ("training", "uniform", None)

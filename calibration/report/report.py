@@ -8,26 +8,26 @@ from typing import Any
 
 from fer_edge.calibration.algorithms.mixed_precision import Step
 from fer_edge.calibration.algorithms.search import Candidate
-from fer_edge.calibration.comparison.bounds import BoundResult, Bounds
-from fer_edge.calibration.int8 import COLLAPSED, Int8Result, Refused, outcome_of
+from fer_edge.calibration.comparison.bounds import BoundResult
+from fer_edge.calibration.int8 import Int8Options, Int8Result, Refused, outcome_of
 
 
 def report_of_refused(
-    refused: Refused, candidates: tuple[Candidate, ...], bounds: Bounds | None, reason: str
+    refused: Refused, candidates: tuple[Candidate, ...], options: Int8Options, reason: str
 ) -> dict[str, Any]:
     """Return the figures of INT8 that missed its bounds, as plain JSON types; ``gate`` holds the reason.
 
     Parameters are as in :func:`report_of`.
     """
-    value = report_of(refused.int8, candidates, bounds)
+    value = report_of(refused.int8, candidates, options)
     value["gate"] = {**value["gate"], "passed": False, "reason": reason}
     if refused.steps:
-        results = outcome_of(refused.int8.comparison).against(bounds or COLLAPSED)
+        results = options.judge(outcome_of(refused.int8.comparison))
         value["mixed_precision"] = _mixed_precision(results, refused.steps)
     return value
 
 
-def report_of(int8: Int8Result, candidates: tuple[Candidate, ...], bounds: Bounds | None) -> dict[str, Any]:
+def report_of(int8: Int8Result, candidates: tuple[Candidate, ...], options: Int8Options) -> dict[str, Any]:
     """Return what was measured of INT8, as plain JSON types.
 
     Parameters
@@ -36,11 +36,11 @@ def report_of(int8: Int8Result, candidates: tuple[Candidate, ...], bounds: Bound
         The model and its figures.
     candidates : tuple of Candidate
         Calibrations that were measured; empty where none was chosen among.
-    bounds : Bounds or None
-        What INT8 had to meet; ``None`` is that it has not collapsed.
+    options : Int8Options
+        How INT8 was judged.
     """
     left = {name for row in int8.placement for name in row.layers}
-    results = outcome_of(int8.comparison).against(bounds or COLLAPSED)
+    results = options.judge(outcome_of(int8.comparison))
     value: dict[str, Any] = {
         "gate": {
             "passed": all(result.passed for result in results),

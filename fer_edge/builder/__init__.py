@@ -4,6 +4,5 @@ from __future__ import annotations
 
 from fer_edge.builder.options import BuildOptions
 from fer_edge.builder.pipeline import BuildReport, build
-from fer_edge.builder.refusal import REPORT_PAGE
 
-__all__ = ["REPORT_PAGE", "BuildOptions", "BuildReport", "build"]
+__all__ = ["BuildOptions", "BuildReport", "build"]

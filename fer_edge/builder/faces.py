@@ -1,4 +1,4 @@
-"""Faces of a build: read once from what the options name, or generated."""
+"""Faces of a build: read from the data sets that the options name, or generated."""
 
 from __future__ import annotations
 
@@ -8,41 +8,7 @@ from typing import Any
 from fer_edge.builder.options import BuildOptions
 from fer_edge.datasets import FaceDataset, load_dataset
 from fer_edge.errors import lookup
-from fer_edge.models.catalogue import CATALOGUE
 from fer_edge.synthetic import DEFAULT_GENERATOR, GENERATORS
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How many faces a build takes where the user gives no number.
-
-    Attributes
-    ----------
-    calibration, comparison : int
-        See :class:`fer_edge.builder.options.BuildOptions`.
-    held_out : int
-        Beside those that calibrate, on which ``auto`` measures; FP16 is measured on as many.
-    """
-
-    calibration: int
-    held_out: int
-    comparison: int
-
-
-_USUAL = Effort(calibration=512, held_out=64, comparison=128)
-#: A processor of two cores takes half a second for each face: a build passes over them about thirty times.
-_SLOW = Effort(calibration=128, held_out=32, comparison=64)
-_SLOW_MACS = 15_000_000_000
-
-
-def effort_for(options: BuildOptions) -> Effort:
-    """Return how many faces are taken: what the options say, else what suits the network."""
-    usual = _SLOW if CATALOGUE[options.model].macs > _SLOW_MACS else _USUAL
-    return Effort(
-        usual.calibration if options.calibration_images is None else options.calibration_images,
-        usual.held_out,
-        usual.comparison if options.comparison_images is None else options.comparison_images,
-    )
 
 
 @dataclass(frozen=True)

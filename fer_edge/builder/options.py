@@ -1,18 +1,15 @@
-"""What can be asked of :func:`fer_edge.builder.build`."""
+"""Options of :func:`fer_edge.builder.build`, and the command that asks for them."""
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fer_edge._utils.checks import MAX_IMAGES, require_flag, require_path, require_whole
-from fer_edge.bundle import PRECISIONS
 from fer_edge.calibration.ranges.methods import AUTO_METHOD
-from fer_edge.cuda.gpus import parse_capability
-from fer_edge.engines.plugin import PLUGIN_CHOICES
-from fer_edge.errors import UsageError, lookup
-from fer_edge.outputs import BUNDLE, Output, check_outputs
-from fer_edge.synthetic import GENERATORS
 
 
 @dataclass(frozen=True)
@@ -110,52 +107,28 @@ class BuildOptions:
     weights_sha256: str | None = None
 
 
-def default_output(options: BuildOptions) -> Path:
-    """Return the folder of the bundle."""
-    return Path(options.output or f"{options.model}-{options.precision}.fer")
+#: Options whose flag is not their name.
+_FLAGS: Mapping[str, Callable[[Any], list[str]]] = {
+    "precision": lambda value: [f"--{value}"],
+    "compute_capabilities": lambda value: ["--compute-capability", *value],
+    "plugin": lambda value: ["--plugin" if value == "required" else "--no-plugin"],
+}
 
 
-def check_options(options: BuildOptions) -> None:
-    """Refuse what cannot be built before any work is done.
+def build_command(options: BuildOptions, **changes: Any) -> str:
+    """Return the command for ``options`` with ``changes``, to be pasted into a shell.
 
-    Raises
-    ------
-    UsageError
-        If a name is unknown, a number out of range, two options contradict each other, or the output cannot be
-        written or would overwrite an input.
-    WeightsError
-        If the weights file is missing, or no weights of this network are known.
+    The precision is always named, since that is what a reader looks for first.
     """
-    from fer_edge.calibration.comparison.bounds import Bounds
-    from fer_edge.calibration.ranges.methods import METHODS
-    from fer_edge.weights.request import request_weights
-
-    inputs = options.canonical_shape is not None or options.image_statistics is not None
-    request_weights(options.model, options.weights, options.weights_sha256, inputs)
-    if options.generator is not None:
-        lookup(GENERATORS, options.generator, "generator")
-        if options.calibration_data is not None:
-            raise UsageError(
-                f"generator {options.generator} makes faces where there are none, and calibration_data gives some: leave one out"
-            )
-    lookup(dict.fromkeys(PRECISIONS), options.precision, "precision")
-    lookup(dict.fromkeys(PLUGIN_CHOICES), options.plugin, "choice for the plugin")
-    for text in options.compute_capabilities:
-        parse_capability(text)
-    for name in ("calibration_images", "comparison_images"):
-        require_whole(name, getattr(options, name), 1, MAX_IMAGES, optional=True)
-    require_whole("sensitivity_images", options.sensitivity_images, 1, MAX_IMAGES)
-    for name in ("sensitivity", "attention", "skip_bad"):
-        require_flag(name, getattr(options, name))
-    for name in ("calibration_data", "eval_data", "output", "canonical_shape", "image_statistics"):
-        require_path(name, getattr(options, name))
-    if options.method != AUTO_METHOD:
-        lookup(METHODS, options.method, "calibration method")
-    bounds = Bounds(options.max_drop, options.min_cosine, options.min_agreement)
-    judged = bounds != Bounds() or options.sensitivity
-    if judged and options.precision != "int8":
-        raise UsageError(
-            f"max_drop, min_cosine, min_agreement and sensitivity are for INT8, the precision is {options.precision}: leave them out"
-        )
-    data = (options.calibration_data, options.eval_data, options.canonical_shape, options.image_statistics)
-    check_outputs([Output("--output", default_output(options), BUNDLE)], (options.weights, *data))
+    options = dataclasses.replace(options, **changes)
+    words = ["fer-edge", "build"]
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        flag = "--" + field.name.replace("_", "-")
+        if value == field.default and field.name != "precision":
+            continue
+        if field.name in _FLAGS:
+            words += _FLAGS[field.name](value)
+        else:
+            words += [flag] if value is True else [flag, str(value)]
+    return shlex.join(words)

@@ -1,20 +1,34 @@
-"""What the report of a build says beside the figures of INT8: network, faces, warnings, and where the gate holds."""
+"""The report of a build: in the bundle, or beside the output of a build that is refused, with the next commands."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from fer_edge.backends import Backend
-from fer_edge.builder.calibration import Calibration
-from fer_edge.builder.options import BuildOptions
+from fer_edge._utils.files import whole_folder, write_json
+from fer_edge.builder.options import BuildOptions, build_command
+from fer_edge.builder.plan import BuildPlan
 from fer_edge.builder.splits import Split
-from fer_edge.bundle import Manifest
+from fer_edge.calibration.algorithms.mixed_precision import Step
+from fer_edge.calibration.algorithms.search import Candidate
+from fer_edge.calibration.fp16 import HalfAttempt
+from fer_edge.calibration.int8 import COLLAPSED_COSINE, Int8Result, Refused
+from fer_edge.calibration.report.page import write_report_page
+from fer_edge.calibration.report.report import report_of, report_of_refused
 from fer_edge.errors import GateError
+from fer_edge.manifest import REPORT, REPORT_PAGE, Manifest
 from fer_edge.system.provenance import device_name, measurement_record, processor_features
 
-if TYPE_CHECKING:
-    from fer_edge.calibration.comparison.bounds import Bounds
-    from fer_edge.calibration.int8 import Int8Result
+#: Options of INT8 alone.
+_NO_BOUNDS: Mapping[str, Any] = {
+    "max_drop": None,
+    "min_cosine": None,
+    "min_agreement": None,
+    "sensitivity": False,
+}
 
 
 def faces_report(split: Split) -> dict[str, Any]:
@@ -22,61 +36,36 @@ def faces_report(split: Split) -> dict[str, Any]:
     return {"data": dict(split.summary), "warnings": list(split.warnings)}
 
 
-def bounds_of(options: BuildOptions, manifest: Manifest) -> Bounds | None:
-    """Return what INT8 must meet; ``None`` is that it has not collapsed."""
-    from fer_edge.calibration.comparison.bounds import Bounds
-
-    bounds = Bounds(options.max_drop, options.min_cosine, options.min_agreement)
-    # Random weights may give anything.
-    return None if bounds == Bounds() and not manifest.timing_only else bounds
-
-
 def int8_report(
-    int8: Int8Result,
-    calibration: Calibration,
-    options: BuildOptions,
-    manifest: Manifest,
-    backend: Backend,
-    split: Split,
+    plan: BuildPlan, manifest: Manifest, split: Split, int8: Int8Result, candidates: tuple[Candidate, ...]
 ) -> dict[str, Any]:
     """Return the report of an INT8 bundle, as plain JSON types."""
-    from fer_edge.calibration.report.report import report_of
-
-    measured = report_of(int8, calibration.candidates, bounds_of(options, manifest))
-    return _whole(options, manifest, backend, split, measured)
+    return _whole(plan, manifest, split, report_of(int8, candidates, plan.int8))
 
 
 def refused_report(
-    error: GateError,
-    calibration: Calibration | None,
-    options: BuildOptions,
+    plan: BuildPlan,
     manifest: Manifest,
-    backend: Backend,
     split: Split,
+    error: GateError,
+    candidates: tuple[Candidate, ...],
 ) -> dict[str, Any]:
     """Return the report of a build that was refused: all that was measured until then, and the reason."""
-    from fer_edge.calibration.fp16 import HalfAttempt
-    from fer_edge.calibration.int8 import Refused
-    from fer_edge.calibration.report.report import report_of_refused
-
     measured: dict[str, Any] = {"gate": {"passed": False, "bounds": [], "reason": str(error)}}
-    if isinstance(error.tried, Refused) and calibration is not None:
-        bounds = bounds_of(options, manifest)
-        measured = report_of_refused(error.tried, calibration.candidates, bounds, str(error))
+    if isinstance(error.tried, Refused):
+        measured = report_of_refused(error.tried, candidates, plan.int8, str(error))
     elif error.tried and all(isinstance(attempt, HalfAttempt) for attempt in error.tried):
         measured["candidates"] = [attempt.to_dict() for attempt in error.tried]
-    return _whole(options, manifest, backend, split, measured)
+    return _whole(plan, manifest, split, measured)
 
 
-def _whole(
-    options: BuildOptions, manifest: Manifest, backend: Backend, split: Split, measured: dict[str, Any]
-) -> dict[str, Any]:
+def _whole(plan: BuildPlan, manifest: Manifest, split: Split, measured: dict[str, Any]) -> dict[str, Any]:
     faces = split.comparing
     assert faces is not None
     holds_for = {
         "processor": device_name(),
         "processor_features": list(processor_features()),
-        "backend": backend.name,
+        "backend": plan.backend.name,
         "faces": faces.name
         if split.summary["comparing"]["completed"]
         else f"{len(faces)} faces of {faces.name}",
@@ -84,8 +73,8 @@ def _whole(
     return {
         "model": {
             "network": manifest.spec.network,
-            "precision": options.precision,
-            "weights": str(manifest.provenance.get("weights", options.weights)),
+            "precision": plan.options.precision,
+            "weights": str(manifest.provenance.get("weights", plan.options.weights)),
             "licence": str(manifest.provenance.get("licence", "not stated")),
             "data": faces.name,
         },
@@ -94,3 +83,83 @@ def _whole(
         **measured,
         "gate": {**measured["gate"], "holds_for": holds_for},
     }
+
+
+def refused_folder(output: Path) -> Path:
+    """Return the folder beside a bundle that holds the report of a refused build."""
+    return output.with_name(f"{output.name}.refused")
+
+
+def forget_refusal(output: Path) -> None:
+    """Remove the report of an earlier build that was refused; a folder that holds anything else stays."""
+    folder = refused_folder(output)
+    if folder.is_dir() and not folder.is_symlink() and _is_report(folder):
+        shutil.rmtree(folder)
+
+
+def refuse(options: BuildOptions, output: Path, error: GateError, report: Mapping[str, Any]) -> GateError:
+    """Write the report of a refused build beside its output.
+
+    Returns
+    -------
+    GateError
+        Gives the figures, the next commands, and the place of the report, or the reason why there is none.
+    """
+    refused = error.tried if isinstance(error.tried, Refused) else None
+    steps = next_steps(options, refused.steps if refused is not None else ())
+    warned = "".join(f"; {text.rstrip('.')}" for text in report.get("warnings", ()))
+    advice = f"{warned}; next: " + ", or ".join(f"{command} ({why})" for command, why in steps)
+    whole = {**report, "next_steps": [{"command": command, "purpose": why} for command, why in steps]}
+    folder = refused_folder(output)
+    if folder.exists() and not (folder.is_dir() and _is_report(folder)):
+        return GateError(
+            f"{error}{advice}; {folder} holds something else, so no report was written there", error.tried
+        )
+    try:
+        with whole_folder(folder) as part:
+            write_json(part / REPORT, whole)
+            write_report_page(part / REPORT_PAGE, whole)
+    except OSError as problem:
+        return GateError(f"{error}{advice}; no report could be written ({problem})", error.tried)
+    return GateError(f"{error}{advice}; what was tried is in {folder / REPORT_PAGE}", error.tried)
+
+
+def next_steps(options: BuildOptions, tried: Sequence[Step] = ()) -> list[tuple[str, str]]:
+    """Return commands that may succeed where the build was refused, each with its purpose.
+
+    Parameters
+    ----------
+    options : BuildOptions
+        Of the refused build.
+    tried : sequence of Step
+        What mixed precision tried.
+    """
+    if options.precision != "int8":
+        return [(build_command(options, precision=p), f"build {p.upper()}") for p in ("int8", "fp32")]
+    other = {"calibration_data": Path("PATH"), "calibration_split": None, "generator": None}
+    found = [(build_command(options, **other), "calibrate on other faces")]
+    bounds = {name: getattr(options, name) for name in ("max_drop", "min_cosine", "min_agreement")}
+    if reached := _reached(bounds, tried):
+        found.insert(0, (build_command(options, **reached), "ask for what was reached"))
+    elif not any(bound is not None for bound in bounds.values()):
+        command = build_command(options, min_cosine=COLLAPSED_COSINE)
+        found.append((command, "leave the most harmful layers in floating point"))
+    found.append((build_command(options, precision="fp32", **_NO_BOUNDS), "stay in floating point"))
+    return found
+
+
+def _reached(bounds: Mapping[str, float | None], tried: Sequence[Step]) -> dict[str, float]:
+    """Return bounds that the model nearest to FP32 of all that were tried meets."""
+    if not tried:
+        return {}
+    best = max(tried, key=lambda step: step.logit_cosine)
+    reached = {
+        "max_drop": max(math.ceil(100 * best.drop_pp) / 100, 0.0),
+        "min_cosine": math.floor(1e5 * best.logit_cosine) / 1e5,
+        "min_agreement": math.floor(1e4 * best.agreement) / 1e4,
+    }
+    return {name: value for name, value in reached.items() if bounds[name] is not None}
+
+
+def _is_report(folder: Path) -> bool:
+    return {path.name for path in folder.iterdir()} <= {REPORT, REPORT_PAGE}

@@ -7,6 +7,7 @@ the four on which saturated INT8 errs most, and four that spread over the classe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -16,8 +17,8 @@ from fer_edge._utils.progress import Progress, face_counter
 from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.backends.self_test import TOLERANCES, relative_errors
 from fer_edge.backends.self_test_data import MAX_SIDE_PX, SelfTestData, read_self_test, write_self_test
-from fer_edge.bundle import FP16_MODEL, FP32_MODEL, SELF_TEST, int8_model, model_key
-from fer_edge.manifest import SelfTestRecord
+from fer_edge.bundle import model_key
+from fer_edge.manifest import FP16_MODEL, FP32_MODEL, SELF_TEST, SelfTestRecord, int8_model
 from fer_edge.preprocess import prepare_batch
 from fer_edge.spec import ModelSpec
 from fer_edge.synthetic import DEFAULT_GENERATOR, GENERATORS
@@ -31,55 +32,66 @@ _SENSITIVE, _SPREAD = 4, 4
 _ENLARGED = 1.25
 _BATCH = 8
 _SENSITIVE_DIALECT = "cpu"
+#: Key of a model's references → its name in a bundle.
+_MODELS = {
+    "fp32": FP32_MODEL,
+    "fp16": FP16_MODEL,
+    **{model_key("int8", dialect): int8_model(dialect) for dialect in ("cpu", "tensorrt")},
+}
 
 
-def add_self_test(
-    work: Path,
+@dataclass(frozen=True)
+class SelfTest:
+    """The manifest's record of a self-test, and its file by its name in the bundle."""
+
+    record: SelfTestRecord
+    files: Mapping[str, Path]
+
+
+def make_self_test(
+    files: Mapping[str, Path],
     spec: ModelSpec,
+    work: Path,
     timing_only: bool = False,
     on_progress: Progress = lambda stage, done, total: None,
-) -> SelfTestRecord:
-    """Write ``self_test.npz`` beside the models in ``work``, and return the manifest's record of it.
+) -> SelfTest:
+    """Write ``self_test.npz`` into ``work``, with what each model among ``files`` (name in the bundle → file) gives.
 
-    Crops of a ``self_test.npz`` that lies there already are kept where they are sensitive, since choosing takes time.
+    Crops of a ``self_test.npz`` among ``files`` are kept where they are sensitive, since choosing takes time.
     Random weights (``timing_only``) leave no signal to compare: the first faces do.
     """
-    models = _models(work)
+    models = {key: files[name] for key, name in _MODELS.items() if name in files}
+    errors = None
     if timing_only:
         crops = _candidates(spec, _SENSITIVE + _SPREAD)
-        return _write(work, spec, models, crops, None, on_progress)
-    kept = _kept_crops(work, spec)
-    errors = None if kept is None else _saturation_errors(models, kept, spec, on_progress)
-    if kept is None or (errors is not None and _insensitive(errors)):
-        slow = spec.input_height * spec.input_width > _SLOW_PIXELS
-        candidates = _candidates(spec, _FEW_CANDIDATES if slow else _CANDIDATES)
-        errors = _saturation_errors(models, candidates, spec, on_progress)
-        counted = face_counter(on_progress, "choosing faces for the self-test", len(candidates))
-        logits = _logits(models["fp32"], prepare_batch(list(candidates), spec), counted)
-        chosen = choose_faces(logits, np.zeros(len(logits)) if errors is None else errors)
-        kept, errors = candidates[chosen], None if errors is None else errors[chosen]
-    return _write(work, spec, models, kept, errors, on_progress)
-
-
-def _write(
-    work: Path,
-    spec: ModelSpec,
-    models: Mapping[str, Path],
-    crops: np.ndarray,
-    errors: np.ndarray | None,
-    on_progress: Progress,
-) -> SelfTestRecord:
+    else:
+        crops, errors = _choose_crops(files.get(SELF_TEST), models, spec, on_progress)
     batch = prepare_batch(list(crops), spec)
     counted = face_counter(on_progress, "recording the self-test", len(models) * len(batch))
     logits_of = {key: _logits(path, batch, counted) for key, path in models.items()}
-    write_self_test(work / SELF_TEST, SelfTestData(crops, logits_of))
-    insensitive = errors is not None and _insensitive(errors)
-    return SelfTestRecord(tuple(key for key in models if key.startswith("int8")) if insensitive else ())
-
-
-def _kept_crops(work: Path, spec: ModelSpec) -> np.ndarray | None:
     path = work / SELF_TEST
-    return read_self_test(path.read_bytes(), spec).crops if path.is_file() else None
+    write_self_test(path, SelfTestData(crops, logits_of))
+    insensitive = errors is not None and _insensitive(errors)
+    named = tuple(key for key in models if key.startswith("int8")) if insensitive else ()
+    return SelfTest(SelfTestRecord(named), {SELF_TEST: path})
+
+
+def _choose_crops(
+    kept: Path | None, models: Mapping[str, Path], spec: ModelSpec, on_progress: Progress
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return ``[N, h, w, 3]`` crops, those of a ``kept`` self-test if possible, and their errors under saturated sums."""
+    if kept is not None:
+        crops = read_self_test(kept.read_bytes(), spec).crops
+        errors = _saturation_errors(models, crops, spec, on_progress)
+        if errors is None or not _insensitive(errors):
+            return crops, errors
+    slow = spec.input_height * spec.input_width > _SLOW_PIXELS
+    candidates = _candidates(spec, _FEW_CANDIDATES if slow else _CANDIDATES)
+    errors = _saturation_errors(models, candidates, spec, on_progress)
+    counted = face_counter(on_progress, "choosing faces for the self-test", len(candidates))
+    logits = _logits(models["fp32"], prepare_batch(list(candidates), spec), counted)
+    chosen = choose_faces(logits, np.zeros(len(logits)) if errors is None else errors)
+    return candidates[chosen], None if errors is None else errors[chosen]
 
 
 def _saturation_errors(
@@ -98,16 +110,6 @@ def _saturation_errors(
 
 def _insensitive(errors: np.ndarray) -> bool:
     return bool(errors.max() < 2 * TOLERANCES["int8"])
-
-
-def _models(work: Path) -> dict[str, Path]:
-    """Return the models in ``work`` by the key of their references."""
-    names = {
-        "fp32": FP32_MODEL,
-        "fp16": FP16_MODEL,
-        **{model_key("int8", dialect): int8_model(dialect) for dialect in ("cpu", "tensorrt")},
-    }
-    return {key: work / name for key, name in names.items() if (work / name).is_file()}
 
 
 def _candidates(spec: ModelSpec, count: int) -> np.ndarray:

@@ -22,6 +22,7 @@ from fer_edge.commands.export import add_author_inputs, add_weights_sha256
 from fer_edge.commands.parser import number, whole
 from fer_edge.commands.progress import show_progress
 from fer_edge.cuda.gpus import dotted
+from fer_edge.manifest import REPORT_PAGE
 from fer_edge.models.catalogue import DEFAULT_MODEL
 from fer_edge.synthetic import DEFAULT_GENERATOR, GENERATORS
 
@@ -167,8 +168,6 @@ def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]
 
 
 def _tables(report: BuildReport) -> list[Table | str]:
-    from fer_edge.builder import REPORT_PAGE
-
     comparison = report.comparison
     lines: list[Table | str] = []
     if comparison is not None:

@@ -12,7 +12,8 @@ import pytest
 
 from fer_edge._utils.checks import is_number, is_text, require_number, require_whole
 from fer_edge.backends.base import SessionOptions
-from fer_edge.builder.options import BuildOptions, check_options
+from fer_edge.builder.options import BuildOptions
+from fer_edge.builder.plan import make_plan
 from fer_edge.calibration.comparison.bounds import Bounds
 from fer_edge.calibration.int8 import Int8Options
 from fer_edge.datasets import leave_subjects_out, load_dataset, subject_folds
@@ -49,7 +50,7 @@ DATA = FaceDataset("none", (), None, (), are_crops=True)
 
 
 def build(**changes: Any) -> None:
-    check_options(BuildOptions(**changes))
+    make_plan(BuildOptions(**changes))
 
 
 def load(**changes: Any) -> FaceDataset:
@@ -121,7 +122,11 @@ REFUSED: dict[Callable[..., Any], dict[str, list[Any]]] = {
         "min_cosine": [*NOT_NUMBERS, 1.0, 1.1],
         "min_agreement": [*NOT_NUMBERS, 1.1],
     },
-    Int8Options: {"sensitivity": NOT_FLAGS, "sensitivity_images": [*NOT_WHOLE, 0, None]},
+    Int8Options: {
+        "timing_only": NOT_FLAGS,
+        "sensitivity": NOT_FLAGS,
+        "sensitivity_images": [*NOT_WHOLE, 0, None],
+    },
     build: {
         "model": [*NOT_NAMES, None],
         "precision": [*NOT_NAMES, None],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -59,5 +60,5 @@ def compile_ahead(
         key = make_key(sha256_of(model), options, version, GpuKey(capability), used)
         engine = part.replace(folder / f"{key.digest()}.engine")
         write_header(folder / f"{key.digest()}.json", key, engine)
-        reports.append(report)
+        reports.append(dataclasses.replace(report, path=engine))
     return tuple(reports)

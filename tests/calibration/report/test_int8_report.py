@@ -8,14 +8,14 @@ from pathlib import Path
 from fer_edge.calibration.algorithms.mixed_precision import Step
 from fer_edge.calibration.algorithms.search import Candidate
 from fer_edge.calibration.comparison.bounds import Bounds
-from fer_edge.calibration.int8 import COLLAPSED_COSINE, Int8Result, Refused
+from fer_edge.calibration.int8 import COLLAPSED_COSINE, Int8Options, Int8Result, Refused
 from fer_edge.calibration.report.report import report_of, report_of_refused
 
 
 def test_the_report_of_a_network_all_in_integers(plain: tuple[Int8Result, Path]) -> None:
     int8, _ = plain
     tried = (Candidate("minmax", 0.9, 0.99, 20.0), Candidate("entropy", 1.0, 0.999, None, chosen=True))
-    report = json.loads(json.dumps(report_of(int8, tried, None), allow_nan=False))
+    report = json.loads(json.dumps(report_of(int8, tried, Int8Options()), allow_nan=False))
     assert report["calibration"]["integer multiply-adds"] == f"{100 * int8.integer_share:.2f} %"
     (bound,) = report["gate"]["bounds"]
     assert bound["name"] == "cosine of the centred logits, at least"
@@ -26,13 +26,13 @@ def test_the_report_of_a_network_all_in_integers(plain: tuple[Int8Result, Path])
         ("entropy", None, True),
     ]
     assert not {"mixed_precision", "sensitivity"} & report.keys()
-    assert "candidates" not in report_of(int8, (), None)
+    assert "candidates" not in report_of(int8, (), Int8Options())
 
 
 def test_the_report_of_mixed_precision(mixed: tuple[Int8Result, Path, Bounds]) -> None:
     int8, _, bounds = mixed
     assert int8.mixed is not None
-    report = json.loads(json.dumps(report_of(int8, (), bounds)))
+    report = json.loads(json.dumps(report_of(int8, (), Int8Options(bounds))))
     section = report["mixed_precision"]
     assert section["float_layers"] == list(int8.mixed.found.float_layers)
     assert section["bound"].startswith("cosine of the centred logits, at least")
@@ -59,7 +59,8 @@ def test_the_report_of_a_refused_model_holds_every_step(plain: tuple[Int8Result,
     refused = Refused(int8, steps)
     report = json.loads(
         json.dumps(
-            report_of_refused(refused, tried, Bounds(min_cosine=0.9999999), "too far"), allow_nan=False
+            report_of_refused(refused, tried, Int8Options(Bounds(min_cosine=0.9999999)), "too far"),
+            allow_nan=False,
         )
     )
     assert (report["gate"]["passed"], report["gate"]["reason"]) == (False, "too far")
@@ -69,6 +70,6 @@ def test_the_report_of_a_refused_model_holds_every_step(plain: tuple[Int8Result,
     assert report["candidates"][0]["name"] == "minmax"
     assert report["comparison"]["logit_cosine"] == int8.comparison.logit_cosine
     # Another dialect may collapse while the bounds of this one hold.
-    held = report_of_refused(Refused(int8), (), None, "the tensorrt model has collapsed")
+    held = report_of_refused(Refused(int8), (), Int8Options(), "the tensorrt model has collapsed")
     assert not held["gate"]["passed"]
     assert "mixed_precision" not in held

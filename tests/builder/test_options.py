@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_edge.builder.command_line import build_command
-from fer_edge.builder.options import BuildOptions
+from fer_edge.builder.options import BuildOptions, build_command
 from fer_edge.commands import build as command
 
 

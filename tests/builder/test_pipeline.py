@@ -183,7 +183,7 @@ def test_calibration_and_evaluation_on_class_folders(tmp_path: Path) -> None:
 
 
 def test_fp16_that_misses_its_bound_leaves_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fer_edge.calibration.fp16.MIN_COSINE", 1.1)
+    monkeypatch.setattr("fer_edge.builder.fp16.MIN_COSINE", 1.1)
     output = tmp_path / "h.fer"
     with pytest.raises(
         GateError, match=r"does not work in FP16.*next: fer-edge build --int8.*h\.fer\.refused"

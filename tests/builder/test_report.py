@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 
 import pytest
-from test_command_line import parsed
+from test_options import parsed
 
 from fer_edge.builder import BuildOptions, build
-from fer_edge.builder.options import check_options
-from fer_edge.builder.refusal import forget_refusal, next_steps, refuse, refused_folder
+from fer_edge.builder.plan import make_plan
+from fer_edge.builder.report import forget_refusal, next_steps, refuse, refused_folder
 from fer_edge.calibration.algorithms.mixed_precision import Step
 from fer_edge.calibration.comparison.bounds import Bounds
 from fer_edge.cli import main
@@ -50,7 +50,7 @@ def test_the_report_says_what_was_tried(tmp_path: Path) -> None:
     assert "✕ Refused" in page
     for step in report["next_steps"]:
         assert step["command"] in str(raised.value)
-        check_options(parsed(step["command"]))  # another build accepts it
+        make_plan(parsed(step["command"]))  # another build accepts it
     best = max(step["logit_cosine"] for step in report["mixed_precision"]["steps"])
     again = parsed(report["next_steps"][0]["command"])
     assert 0 <= best - again.min_cosine < 1e-4  # what was reached is enough
@@ -84,7 +84,7 @@ def test_every_command_is_accepted(options: BuildOptions, tried: tuple[Step, ...
     assert len(steps) >= 2
     for command, _ in steps:
         assert parsed(command) != options
-        check_options(parsed(command))
+        make_plan(parsed(command))
 
 
 def test_bounds_that_were_set_become_what_the_nearest_model_reached() -> None:
@@ -128,7 +128,7 @@ def test_demo_advises_whole_commands(
     assert len(commands) == 3
     for command in commands:
         options = parsed(command)
-        check_options(options)
+        make_plan(options)
         assert options.output == tmp_path / "demo" / "conv-attention-int8.fer"
     assert (tmp_path / "demo" / "conv-attention-int8.fer.refused" / "report.json").is_file()
     assert not re.search(r"--(?!int8|fp32|output|min-cosine|calibration-data)", advice)
