@@ -147,18 +147,18 @@ def make_plan(options: BuildOptions) -> BuildPlan:
     method = "minmax" if options.method == AUTO_METHOD and timing_only else options.method
     usual = _SLOW if CATALOGUE[options.model].macs > _SLOW_MACS else _USUAL
     return BuildPlan(
-        options,
-        output,
-        weights,
-        timing_only,
-        shipped,
-        shipped_ranges,
-        backend,
-        method,
-        int8,
-        _counts(options, usual, shipped_ranges is None, method),
-        usual.held_out,
-        capabilities,
+        options=options,
+        output=output,
+        weights=weights,
+        timing_only=timing_only,
+        shipped=shipped,
+        shipped_ranges=shipped_ranges,
+        backend=backend,
+        method=method,
+        int8=int8,
+        counts=_counts(options, usual, shipped_ranges is None, method),
+        fp16_faces=usual.held_out,
+        capabilities=capabilities,
     )
 
 

@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 
 _LAYERS_SHOWN = 12
+_PRECISIONS = {
+    "fp32": "floating point only",
+    "fp16": "half precision beside FP32, for GPUs",
+    "int8": "INT8 beside FP32 (default)",
+}
 _PARTS = {"calibrating": "calibrate", "held_out": "choose a calibration", "comparing": "compare"}
 
 #: What is known of published weights, by its key in the provenance.
@@ -54,19 +59,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_weights_sha256(parser)
     add_author_inputs(parser)
     precision = parser.add_mutually_exclusive_group()
-    precision.add_argument(
-        "--fp32", dest="precision", action="store_const", const="fp32", help="floating point only"
-    )
-    precision.add_argument(
-        "--fp16",
-        dest="precision",
-        action="store_const",
-        const="fp16",
-        help="half precision beside FP32, for GPUs",
-    )
-    precision.add_argument(
-        "--int8", dest="precision", action="store_const", const="int8", help="INT8 beside FP32 (default)"
-    )
+    for name, text in _PRECISIONS.items():
+        precision.add_argument(f"--{name}", dest="precision", action="store_const", const=name, help=text)
     parser.set_defaults(precision="int8")
     add_backend(parser, "where FP32 and INT8 are compared")
     parser.add_argument("--calibration-data", type=Path, metavar="PATH", help="faces: a CSV or a folder")
