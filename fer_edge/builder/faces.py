@@ -7,7 +7,6 @@ from typing import Any
 
 from fer_edge.builder.options import BuildOptions
 from fer_edge.datasets import FaceDataset, load_dataset
-from fer_edge.errors import lookup
 from fer_edge.synthetic import DEFAULT_GENERATOR, GENERATORS
 
 
@@ -52,5 +51,5 @@ def load_sources(options: BuildOptions) -> Sources:
 
 def generated_faces(count: int, generator: str = DEFAULT_GENERATOR, seed: int = 0) -> FaceDataset:
     """Return ``count`` generated face-like images without labels, as a data set."""
-    crops = lookup(GENERATORS, generator, "generator")(count, seed)
+    crops = GENERATORS[generator](count, seed)
     return FaceDataset(f"generated images ({generator})", crops, None, (), are_crops=True)

@@ -126,6 +126,8 @@ def make_plan(options: BuildOptions) -> BuildPlan:
             )
     lookup(dict.fromkeys(PRECISIONS), options.precision, "precision")
     lookup(dict.fromkeys(PLUGIN_CHOICES), options.plugin, "choice for the plugin")
+    if options.method != AUTO_METHOD:
+        lookup(METHODS, options.method, "calibration method")
     capabilities = tuple(parse_capability(text) for text in options.compute_capabilities)
     for name in ("calibration_images", "comparison_images"):
         require_whole(name, getattr(options, name), 1, MAX_IMAGES, optional=True)
@@ -133,16 +135,13 @@ def make_plan(options: BuildOptions) -> BuildPlan:
         require_flag(name, getattr(options, name))
     for name in ("calibration_data", "eval_data", "output", "canonical_shape", "image_statistics"):
         require_path(name, getattr(options, name))
-    if options.method != AUTO_METHOD:
-        lookup(METHODS, options.method, "calibration method")
     timing_only = weights.kind == "random"
     int8 = _int8_options(options, timing_only)
     output = Path(options.output or f"{options.model}-{options.precision}.fer")
     inputs = (options.weights, options.calibration_data, options.eval_data, *author_inputs)
     check_outputs([Output("--output", output, BUNDLE)], inputs)
     backend = _comparison_backend(options)
-    shipped = _shipped_bundle(weights, options.attention)
-    shipped_ranges = _shipped_ranges(options, shipped)
+    shipped, shipped_ranges = _shipped(options, weights)
     # Random weights are timed only: one pass over the faces gives ranges for that.
     method = "minmax" if options.method == AUTO_METHOD and timing_only else options.method
     usual = _SLOW if CATALOGUE[options.model].macs > _SLOW_MACS else _USUAL
@@ -188,26 +187,22 @@ def _comparison_backend(options: BuildOptions) -> Backend:
     return choose_backend(options.backend)
 
 
-def _shipped_bundle(weights: Request, attention: bool) -> Bundle | None:
+def _shipped(options: BuildOptions, weights: Request) -> tuple[Bundle | None, Ranges | None]:
+    """Return the bundle that ships with the weights, and its ranges where INT8 takes those."""
     if weights.kind != "shipped":
-        return None
+        return None, None
     find_weights(weights)  # compares the sha256 that is asked for
     bundle = open_bundle(shipped_bundle(weights.shipped))
-    if attention:
+    if options.attention:
         require_attention(bundle)
-    return bundle
-
-
-def _shipped_ranges(options: BuildOptions, shipped: Bundle | None) -> Ranges | None:
-    if options.precision != "int8" or options.calibration_data is not None:
-        return None
-    if shipped is None or RANGES not in shipped.manifest.files:
-        return None
+    wanted = options.precision == "int8" and options.calibration_data is None
+    if not wanted or RANGES not in bundle.manifest.files:
+        return bundle, None
     if options.method != AUTO_METHOD:
         raise UsageError(
             f"ranges ship with {options.model}, and --method {options.method} cannot change them: leave it out, or give --calibration-data"
         )
-    return load_ranges(shipped.path / RANGES, shipped.path / FP32_MODEL)
+    return bundle, load_ranges(bundle.path / RANGES, bundle.path / FP32_MODEL)
 
 
 def _counts(options: BuildOptions, usual: Counts, no_ranges: bool, method: str) -> Counts:
