@@ -35,8 +35,9 @@ def checkout(tmp_path: Path) -> Path:
     folder = tmp_path / "checkout"
     shutil.copytree(ROOT / ".ci", folder / ".ci")
     (folder / ".ci" / "wheel").write_text("#!/usr/bin/env bash\necho the wheel is tested\n")
+    (folder / ".ci" / "lint").write_text("#!/usr/bin/env bash\necho the checkout is linted\n")
     (folder / ".venv").mkdir()
-    command = "python3 -c 'import sys; print(sys.argv[1:])' -n auto"
+    command = "python3 -c 'print(\"installed\")' && python3 -c 'import sys; print(sys.argv[1:])' -n auto"
     (folder / "README.md").write_text(
         f"```\npython3 not this\n```\n<!-- test command -->\n```\n{command}\n```\n"
     )
@@ -68,7 +69,11 @@ def run(checkout: Path, script: str, *arguments: str) -> subprocess.CompletedPro
 def test_run_passes_its_arguments_on(checkout: Path) -> None:
     result = run(checkout, "run", "-k", "two words")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines()[-1] == "['-n', 'auto', '-k', 'two words']"
+    assert result.stdout.splitlines()[1:] == [
+        "installed",
+        "the checkout is linted",
+        "['-n', 'auto', '-k', 'two words']",
+    ]
     assert not (checkout / ".venv").exists()
     assert run(checkout, "run").stdout.splitlines()[-2:] == ["['-n', 'auto']", "the wheel is tested"]
 
@@ -79,10 +84,12 @@ def test_full_runs_slow_tests_too(checkout: Path) -> None:
     assert result.stdout.splitlines()[-1] == "['-n', 'auto', '-m', 'slow or not slow', '-x']"
 
 
-def test_failing_tests_fail_the_script(checkout: Path) -> None:
+def test_failing_tests_and_checks_fail_the_script(checkout: Path) -> None:
     readme = checkout / "README.md"
     readme.write_text(readme.read_text().replace("print(sys.argv[1:])", "sys.exit(3)"))
     assert run(checkout, "full").returncode == 3
+    (checkout / ".ci" / "lint").write_text("#!/usr/bin/env bash\nexit 4\n")
+    assert run(checkout, "run").returncode == 4
     readme.write_text("nothing")
     result = run(checkout, "run")
     assert (result.returncode, result.stderr) == (1, "README.md has no test command\n")
