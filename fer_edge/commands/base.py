@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from fer_edge.commands.parser import offer
 from fer_edge.detection import DETECTORS
@@ -21,7 +24,8 @@ from fer_edge.models.catalogue import CATALOGUE, SHIPPED
 from fer_edge.probabilities import NAMED_PRIORS, Prior, ProbabilityRule
 
 _FILE_COLUMNS = 160
-_NAME_COLUMNS = 30
+#: Longer words, such as paths and hashes, are broken outside the first column.
+_MAX_WORD_COLUMNS = 40
 
 
 class Command(Protocol):
@@ -200,17 +204,69 @@ def print_result(args: argparse.Namespace, value: dict[str, Any], *tables: Table
         console.print(table, soft_wrap=isinstance(table, str))
 
 
+class _NamedRows(Table):
+    """A table that breaks neither a name, which its first column holds, nor a word of another column.
+
+    Where they do not fit beside each other, its borders are left out, then each name gets a line of its own.
+    """
+
+    def __init__(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        super().__init__()
+        self._heading, self._headers, self._rows = Text(title, "bold", overflow="fold"), columns, rows
+        for i, column in enumerate(columns):
+            figures = i > 0 and all(row[i][:1].isdigit() or not row[i] for row in rows)
+            self.add_column(column, justify="right" if figures else "left", overflow="fold")
+        for row in rows:
+            self.add_row(*row)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self._heading
+        count = len(self._headers)
+        widths = self._share(options.max_width - 3 * count - 1)
+        if widths is None:
+            self.box, self.pad_edge = None, False
+            widths = self._share(options.max_width - 2 * count + 2)
+        if widths is None:
+            yield from self._blocks()
+            return
+        for column, width in zip(self.columns, widths, strict=True):
+            column.width = width
+        yield from super().__rich_console__(console, options)
+
+    def _share(self, room: int) -> list[int] | None:
+        """Return the width of each column, ``None`` if names and words need more than ``room`` together."""
+        cells = list(zip(self._headers, *self._rows, strict=True))
+        wanted = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in cells]
+        widths = [wanted[0], *(min(_widest_word(column), _MAX_WORD_COLUMNS) for column in cells[1:])]
+        if sum(widths) > room:
+            return None
+        for _ in range(room - sum(widths)):
+            narrowest = max(range(len(widths)), key=lambda i: wanted[i] / max(widths[i], 1))
+            if widths[narrowest] >= wanted[narrowest]:
+                break
+            widths[narrowest] += 1
+        return widths
+
+    def _blocks(self) -> RenderResult:
+        for name, *others in self._rows:
+            cells = zip(self._headers[1:], others, strict=True)
+            yield Text(name, overflow="fold")
+            line = ", ".join(f"{column} {cell}".strip() for column, cell in cells if cell)
+            yield Padding(Text(line, overflow="fold"), (0, 0, 0, 2))
+
+
+def _widest_word(cells: Sequence[str]) -> int:
+    """Return the columns of the widest word; a figure and its unit, such as ``6.11 MB``, are one."""
+    return max(
+        cell_len(word)
+        for cell in cells
+        for word in ([cell] if cell[:1].isdigit() and cell.count(" ") == 1 else ["", *cell.split()])
+    )
+
+
 def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """Return a table; columns of figures are right-aligned."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for i, column in enumerate(columns):
-        figures = i > 0 and all(str(row[i])[:1].isdigit() for row in rows)
-        # Names come first, and are to be copied.
-        least = min(_NAME_COLUMNS, max((len(str(row[0])) for row in rows), default=0)) if i == 0 else None
-        table.add_column(column, justify="right" if figures else "left", overflow="fold", min_width=least)
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
-    return table
+    """Return a table whose first column holds names, to be copied; columns of figures are right-aligned."""
+    return _NamedRows(title, columns, [[str(cell) for cell in row] for row in rows])
 
 
 def percent(value: float) -> str:

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from fer_edge.backends import BACKENDS, Availability, Backend
@@ -63,6 +63,7 @@ def make_check_table(checks: Sequence[Check]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column()
     table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for check in checks:
         table.add_row(Text(check.state, _STYLES[check.state]), check.name, Text(check.found))
     return table
@@ -70,7 +71,7 @@ def make_check_table(checks: Sequence[Check]) -> Table:
 
 def make_advice_table(checks: Sequence[Check]) -> Table:
     """Return what to do: words, then commands as they are typed."""
-    table = Table("What to do", box=None, padding=0)
+    table = Table(Column("What to do", overflow="fold"), box=None, padding=0)
     for check in checks:
         if check.advice:
             table.add_row(Text(f"{check.name}: {check.advice}"))

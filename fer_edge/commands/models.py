@@ -4,44 +4,177 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
-from fer_edge.commands.base import make_table, percent, print_result
-from fer_edge.models.catalogue import CATALOGUE, SHIPPED, shipped_figures
+from rich.table import Table
+
+from fer_edge._utils.files import sha256_of
+from fer_edge.commands.base import make_table, megabytes, percent, print_result
+from fer_edge.commands.parser import offer
+from fer_edge.errors import lookup
+from fer_edge.models.catalogue import (
+    CATALOGUE,
+    MODELS_FOLDER,
+    SHIPPED,
+    shipped_bundle,
+    shipped_figures,
+)
+from fer_edge.models.published import PUBLISHED, PUBLISHED_FILES
+from fer_edge.spec import ModelSpec
+from fer_edge.weights.cache import weights_folder
+
+#: What the column "weights" says, and what it means.
+_WEIGHTS = {
+    "ships": "with the package",
+    "cached": "fetched before",
+    "download": "fetched from the authors when first needed",
+    "unconfirmed": "tried at the authors' addresses, not known to be there",
+    "your file": "give --weights FILE",
+}
+_BYTES_PER_PARAMETER = 4
+#: Each network, or the models of it that ship: network and name.
+_NAMES = {
+    name: network
+    for network in CATALOGUE
+    for name in [n for n, model in SHIPPED.items() if model.network == network] or [network]
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """No arguments."""
+    """Add the name."""
+    text = "show all that is known of this one"
+    offer(parser.add_argument("name", nargs="?", metavar="NAME", help=text), lambda: _NAMES)
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Show the catalogue."""
+    """Show the catalogue, or one of its networks."""
+    if args.name is not None:
+        return _show_one(args)
+    kinds = {name: _weights_kind(name) for name in _NAMES}
     rows = [
-        (name, entry.paper, f"{entry.parameters:,}", f"{entry.macs / 1e9:.2f} G", entry.weights)
-        for name, entry in CATALOGUE.items()
+        (name, _citation(CATALOGUE[network].paper), kinds[name], _size(name), _accuracy(name))
+        for name, network in _NAMES.items()
     ]
-    figures = {name: shipped_figures(name) for name in SHIPPED}
-    shipped = [
-        (
-            name,
-            model.network,
-            figures[name]["data"],
-            *(percent(figures[name]["accuracy"][precision]) for precision in ("fp32", "int8")),
-            model.summary,
-        )
-        for name, model in SHIPPED.items()
-    ]
-    value = {
-        "networks": {name: dataclasses.asdict(entry) for name, entry in CATALOGUE.items()},
-        "shipped": {n: {**dataclasses.asdict(m), "figures": figures[n]} for n, m in SHIPPED.items()},
-    }
     print_result(
         args,
-        value,
-        make_table("Networks", ("name", "paper", "parameters", "multiply-adds", "weights"), rows),
-        make_table(
-            "Weights that ship (Apache-2.0)",
-            ("name", "network", "measured on", "FP32", "INT8", "what it is"),
-            shipped,
-        ),
+        _value(CATALOGUE, SHIPPED),
+        make_table("Networks", ("name", "paper", "weights", "size", "accuracy"), rows),
+        *(f"{kind}: {text}." for kind, text in _WEIGHTS.items() if kind in kinds.values()),
+        "Size and accuracy are those of FP32.",
+        *(f"{name}: measured on {shipped_figures(name)['data']}." for name in SHIPPED),
+        "All about one of them: fer-edge models NAME",
     )
     return 0
+
+
+def _value(networks: Mapping[str, Any], shipped: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "networks": {name: dataclasses.asdict(entry) for name, entry in networks.items()},
+        "shipped": {
+            name: {**dataclasses.asdict(model), "figures": shipped_figures(name)}
+            for name, model in shipped.items()
+        },
+    }
+
+
+def _citation(paper: str) -> str:
+    """Return first author and year: ``Tautkute et al., 2018: EmotionalDAN`` → ``Tautkute 2018``."""
+    return paper.partition(":")[0].replace(" et al.", "").replace(",", "")
+
+
+def _weights_kind(name: str) -> str:
+    if name in SHIPPED:
+        return "ships"
+    if not (files := PUBLISHED.get(name)):
+        return "your file"
+    if all((weights_folder() / file.name).is_file() for file in files):
+        return "cached"
+    return "download" if all(file.confirmed for file in files) else "unconfirmed"
+
+
+def _size(name: str) -> str:
+    if name in SHIPPED:
+        return megabytes((MODELS_FOLDER / f"{name}.safetensors").stat().st_size)
+    return megabytes(_BYTES_PER_PARAMETER * CATALOGUE[name].parameters)
+
+
+def _accuracy(name: str) -> str:
+    return percent(shipped_figures(name)["accuracy"]["fp32"]) if name in SHIPPED else ""
+
+
+def _show_one(args: argparse.Namespace) -> int:
+    name = args.name
+    lookup(_NAMES, name, "model")
+    network, spec = _NAMES[name], _spec(name)
+    entry, shipped = CATALOGUE[network], {name: SHIPPED[name]} if name in SHIPPED else {}
+    rows = [
+        ("network", network),
+        ("paper", entry.paper),
+        ("parameters", f"{entry.parameters:,}"),
+        ("multiply-adds", f"{entry.macs / 1e9:.2f} G"),
+        ("weights", entry.weights),
+        *_spec_rows(spec),
+        *(_shipped_rows(name) if shipped else ()),
+    ]
+    files = {n: file for n, file in PUBLISHED_FILES.items() if file.network == name}
+    files |= {file.name: file for file in PUBLISHED.get(name, ())}
+    paths = [weights_folder() / n for n in files]
+    if shipped:
+        paths.append(MODELS_FOLDER / f"{name}.safetensors")
+    sha256 = {str(path): sha256_of(path) for path in paths if path.is_file()}
+    value = {
+        **_value({network: entry}, shipped),
+        "spec": None if spec is None else dataclasses.asdict(spec),
+        "published": {n: {**dataclasses.asdict(f), "addresses": f.addresses} for n, f in files.items()},
+        "sha256": sha256,
+    }
+    tables: list[Table | str] = [make_table(name, ("", "value"), rows)]
+    for file in files.values():
+        facts = (("holds", file.remark), ("known", file.known), ("licence", file.licence))
+        tables.append(make_table(f"Published as {file.name}", ("", "value"), facts))
+        tables += [f"Address: {address}" for address in file.addresses]
+    tables += [f"File: {path}\nsha256: {digest}" for path, digest in sha256.items()]
+    if shipped:
+        tables.append(f"Model card: {MODELS_FOLDER / f'{name}.md'}")
+    print_result(args, value, *tables)
+    return 0
+
+
+def _spec(name: str) -> ModelSpec | None:
+    """Return the spec of the bundle that ships, else of the network, which only PyTorch's side knows."""
+    if name in SHIPPED:
+        from fer_edge.bundle import open_bundle
+
+        return open_bundle(shipped_bundle(name)).spec
+    try:
+        from fer_edge.export.networks import NETWORKS
+    except ImportError:
+        return None
+    return NETWORKS[name].spec
+
+
+def _spec_rows(spec: ModelSpec | None) -> list[tuple[str, str]]:
+    if spec is None:
+        return [("input", "shown with PyTorch: pip install 'fer-edge[export]'")]
+    return [
+        ("input", f"{spec.channels}×{spec.input_height}×{spec.input_width}, {spec.color}"),
+        ("crop", f"{spec.crop.shape} × {spec.crop.scale}, edge {spec.crop.edge}"),
+        ("outputs", ", ".join(spec.outputs)),
+        ("classes", ", ".join(spec.class_names)),
+    ]
+
+
+def _shipped_rows(name: str) -> list[tuple[str, str]]:
+    model, figures = SHIPPED[name], shipped_figures(name)
+    both = ("fp32", "int8")
+    return [
+        ("ships", model.summary),
+        ("recipe", model.recipe),
+        ("measured on", figures["data"]),
+        *(
+            (title, ", ".join(f"{percent(figures[key][p])} {p.upper()}" for p in both))
+            for key, title in (("accuracy", "accuracy"), ("macro_f1", "macro-F1"))
+        ),
+        ("licence", "Apache-2.0"),
+    ]

@@ -65,7 +65,6 @@ def execute(args: argparse.Namespace) -> int:
         ("backend", "precision", "threads", "batch", "1 face", f"{SEVERAL} faces", "n", "state"),
         [_make_row(t, choice.candidate) for t in tuning.timings],
     )
-    table.pad_edge = False
     notes = [
         f"Chosen: {choice.candidate}: {choice.because}.",
         f"Plain, without a measurement: {plain.candidate}.",
