@@ -13,7 +13,8 @@ from fer_edge.errors import WeightsError
 from fer_edge.export.checkpoints import emotionaldan, feratt, resmasking
 from fer_edge.export.checkpoints.aliases import State
 from fer_edge.export.checkpoints.author_file import AuthorFile
-from fer_edge.export.networks import IMAGENET_MEAN, IMAGENET_STD, NETWORKS
+from fer_edge.export.networks import NETWORKS
+from fer_edge.export.networks.entry import IMAGENET_MEAN, IMAGENET_STD
 from fer_edge.labels import FER2013, FERPLUS
 from fer_edge.spec import ModelSpec
 

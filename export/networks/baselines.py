@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from fer_edge.errors import UsageError, lookup
 from fer_edge.export.networks.cbam import CbamResNet50, CbamResNet50Options
 from fer_edge.export.networks.efficientnet import EfficientNetB2b, EfficientNetOptions
+from fer_edge.export.networks.entry import NetworkEntry, as_tuples
 from fer_edge.export.networks.resmasking import ResMasking, ResMaskingOptions
 from fer_edge.export.networks.resnet import ResNet, ResNetOptions, VggFaceResNet50, VggFaceResNet50Options
 from fer_edge.export.networks.views import View, draw_views, take_view
@@ -167,3 +169,37 @@ def build_ensemble(options: EnsembleOptions | None = None) -> ResmaskingEnsemble
         {name: lookup(MEMBERS, name, "member").build(o.num_classes) for name in o.members},
         draw_views(o.test_time_draws, o.seed),
     )
+
+
+def _resmasking(dropout: float) -> Callable[..., nn.Module]:
+    return lambda **options: ResMasking(ResMaskingOptions(**{"dropout": dropout, **options}))
+
+
+def _ensemble(**options: Any) -> nn.Module:
+    return build_ensemble(EnsembleOptions(**as_tuples(options)))
+
+
+def _member(name: str, arch: str) -> NetworkEntry:
+    """One of the ensemble's networks, whose only option is ``num_classes``."""
+    return NetworkEntry(
+        lambda num_classes=7: MEMBERS[arch].build(num_classes),
+        baseline_spec(name),
+        f"{_PAPER}, member of the ensemble",
+    )
+
+
+_PAPER = "Pham et al., 2020: Residual Masking Network"
+ENTRIES = {
+    "resmasking": NetworkEntry(_resmasking(ResMaskingOptions.dropout), baseline_spec("resmasking"), _PAPER),
+    "resmasking-nodropout": NetworkEntry(
+        _resmasking(0.0), baseline_spec("resmasking-nodropout"), f"{_PAPER}, without dropout"
+    ),
+    "resnet18": _member("resnet18", "resnet18"),
+    "resnet50-vggface": _member("resnet50-vggface", "resnet50_pretrained_vgg"),
+    "resnet101": _member("resnet101", "resnet101"),
+    "cbam-resnet50": _member("cbam-resnet50", "cbam_resnet50"),
+    "efficientnet-b2b": _member("efficientnet-b2b", "efficientnet_b2b"),
+    "resmasking-ensemble": NetworkEntry(
+        _ensemble, baseline_spec("resmasking-ensemble"), f"{_PAPER}, sum of seven networks"
+    ),
+}

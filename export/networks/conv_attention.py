@@ -8,13 +8,17 @@ convolutional up to an adaptive pool, so any side of at least 32 pixels works.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fer_edge.errors import UsageError
 from fer_edge.export.networks.attention_op import attention_weights, self_attention, self_attention_received
+from fer_edge.export.networks.entry import IMAGENET_MEAN, IMAGENET_STD, NetworkEntry, as_tuples
 from fer_edge.export.networks.layers import AveragePoolTo
+from fer_edge.labels import AFFECTNET8
+from fer_edge.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -133,3 +137,25 @@ def _pooled(inputs: int, outputs: int, kernel: int) -> list[nn.Module]:
         nn.BatchNorm2d(outputs),
         nn.ReLU(),
     ]
+
+
+def _build(**options: Any) -> ConvAttention:
+    return ConvAttention(ConvAttentionOptions(**as_tuples(options)))
+
+
+ENTRIES = {
+    "conv-attention": NetworkEntry(
+        build=_build,
+        spec=ModelSpec(
+            network="conv-attention",
+            input_height=224,
+            input_width=224,
+            color="rgb",
+            channels=3,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            class_names=AFFECTNET8,
+        ),
+        paper="Jalal et al.: convolution and self-attention",
+    )
+}

@@ -8,7 +8,7 @@ expression is classified from stage 1.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -19,6 +19,8 @@ from torch.nn import functional as F
 
 from fer_edge.errors import UsageError, WeightsError
 from fer_edge.export.networks import landmark_transform as geometry
+from fer_edge.export.networks.entry import NetworkEntry
+from fer_edge.export.networks.tolerance import Tolerance
 from fer_edge.labels import AFFECTNET7
 from fer_edge.spec import CropRule, ModelSpec
 
@@ -318,3 +320,18 @@ def _convert(ours: str, value: np.ndarray, shape: tuple[int, ...], origin: str) 
     else:
         value = value.T
     return torch.from_numpy(np.array(value, np.float32, order="C"))
+
+
+def _build(stages: int) -> Callable[..., nn.Module]:
+    return lambda **options: EmotionalDan(EmotionalDanOptions(**{"stages": stages, **options}))
+
+
+_PAPER = "Tautkute et al., 2018: EmotionalDAN"
+#: Stage 2 sees the face moved by landmarks that carry stage 1's rounding; landmarks are pixels, of scale 200.
+_TOLERANCES = {"logits": Tolerance(2e-4), "landmarks": Tolerance(5e-3)}
+ENTRIES = {
+    "emotionaldan": NetworkEntry(_build(2), EMOTIONALDAN_SPEC, _PAPER, _TOLERANCES),
+    "emotionaldan-1stage": NetworkEntry(
+        _build(1), EMOTIONALDAN_1STAGE_SPEC, f"{_PAPER}, one stage", _TOLERANCES
+    ),
+}

@@ -9,7 +9,7 @@ three variants with incompatible weights: ``paper`` (late 2018), ``2019`` (runs 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fer_edge.errors import UsageError, lookup
+from fer_edge.export.networks.entry import NetworkEntry
 from fer_edge.export.networks.feratt_blocks import AttentionMap, ConvReLU, FeatureBlock, PreActResNet18
 from fer_edge.labels import FERPLUS
 from fer_edge.spec import CropRule, ModelSpec
@@ -200,3 +201,17 @@ def _reconstruction(options: FERAttOptions, variant: Variant, width: int) -> nn.
     if options.embedding or variant.deconvolution:
         return nn.Sequential(ConvReLU(width, 32), nn.Conv2d(32, 3, 1))
     return nn.Sequential(ConvReLU(width, 16), ConvReLU(16, 8), nn.Conv2d(8, 3, 1))
+
+
+def _build(variant: str) -> Callable[..., nn.Module]:
+    return lambda **options: FERAtt(FERAttOptions(**{"variant": variant, **options}))
+
+
+_PAPER = "Marrero Fernández et al., 2019: FERAtt"
+ENTRIES = {
+    "feratt": NetworkEntry(_build("paper"), FERATT_SPEC, _PAPER),
+    "feratt-2019": NetworkEntry(
+        _build("2019"), FERATT_2019_SPEC, f"{_PAPER}, the authors' code of March 2019"
+    ),
+    "feratt-2020": NetworkEntry(_build("2020"), FERATT_2020_SPEC, f"{_PAPER}, the authors' code of 2020"),
+}

@@ -7,13 +7,14 @@ illumination normalisation are our readings.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fer_edge.errors import UsageError
+from fer_edge.export.networks.entry import NetworkEntry
 from fer_edge.export.networks.illumination import normalise_illumination, standardise
 from fer_edge.spec import CropRule, ModelSpec
 
@@ -173,3 +174,34 @@ class VisualAttention(nn.Module):
             raise UsageError(
                 f"the baseline was built for {o.input_width}×{o.input_height}, found {width}×{height}: set input_width and input_height"
             )
+
+
+def _entry(
+    name: str, variant: str, paper: str, outputs: tuple[str, ...] = VISUAL_ATTENTION_SPEC.outputs
+) -> NetworkEntry:
+    def build(**options: Any) -> VisualAttention:
+        return VisualAttention(VisualAttentionOptions(**{"variant": variant, **options}))
+
+    return NetworkEntry(build, replace(VISUAL_ATTENTION_SPEC, network=name, outputs=outputs), paper)
+
+
+_PAPER = "Sun et al.: visual attention"
+ENTRIES = {
+    entry.spec.network: entry
+    for entry in (
+        _entry("visual-attention", "attention", _PAPER),
+        _entry("visual-attention-symmetric", "attention-symmetric", f"{_PAPER}, symmetric map"),
+        _entry(
+            "visual-attention-baseline",
+            "baseline",
+            f"{_PAPER}, baseline without attention",
+            outputs=("logits",),
+        ),
+        _entry(
+            "visual-attention-average",
+            "global-average",
+            f"{_PAPER}, global average instead of attention",
+            outputs=("logits",),
+        ),
+    )
+}

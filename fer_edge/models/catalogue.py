@@ -30,12 +30,15 @@ class CatalogueEntry:
         Multiply-adds of convolutions and dense layers for one image at the network's own input size.
     weights : str
         Where they come from.
+    module : str
+        The module of :mod:`fer_edge.export.networks` whose ``ENTRIES`` hold it.
     """
 
     paper: str
     parameters: int
     macs: int
     weights: str
+    module: str = ""
 
 
 _FERATT = "Marrero Fernández et al., 2019: FERAtt"
@@ -48,7 +51,7 @@ _MEMBER = f"{_PHAM}, member of the ensemble"
 
 
 def _published(network: str, paper: str, parameters: int, macs: int) -> CatalogueEntry:
-    return CatalogueEntry(paper, parameters, macs, weights_text(network) or _AUTHORS)
+    return CatalogueEntry(paper, parameters, macs, weights_text(network) or _AUTHORS, "baselines")
 
 
 CATALOGUE: Mapping[str, CatalogueEntry] = {
@@ -57,6 +60,7 @@ CATALOGUE: Mapping[str, CatalogueEntry] = {
         1_688_649,
         8_869_389_312,
         "ships with the package (48×48 form: 1,525,161 parameters)",
+        "conv_attention",
     ),
     "resmasking": _published("resmasking", _PHAM, 137_796_423, 21_903_232_512),
     "resmasking-nodropout": _published(
@@ -70,23 +74,29 @@ CATALOGUE: Mapping[str, CatalogueEntry] = {
     "resmasking-ensemble": _published(
         "resmasking-ensemble", f"{_PHAM}, sum of seven networks", 386_575_651, 62_026_446_054
     ),
-    "feratt": CatalogueEntry(f"{_FERATT}, as in the paper", 47_408_140, 5_550_080_512, _AUTHORS),
+    "feratt": CatalogueEntry(f"{_FERATT}, as in the paper", 47_408_140, 5_550_080_512, _AUTHORS, "feratt"),
     "feratt-2019": CatalogueEntry(
-        f"{_FERATT}, the authors' code of March 2019", 45_904_652, 10_091_463_168, _AUTHORS
+        f"{_FERATT}, the authors' code of March 2019", 45_904_652, 10_091_463_168, _AUTHORS, "feratt"
     ),
     "feratt-2020": CatalogueEntry(
-        f"{_FERATT}, the authors' code of 2020", 45_821_985, 2_601_517_568, _AUTHORS
+        f"{_FERATT}, the authors' code of 2020", 45_821_985, 2_601_517_568, _AUTHORS, "feratt"
     ),
-    "visual-attention": CatalogueEntry(_SUN, 313_749, 281_551_550, "ships with the package"),
-    "visual-attention-symmetric": CatalogueEntry(f"{_SUN}, symmetric map", 313_749, 281_551_550, _OWN),
+    "visual-attention": CatalogueEntry(
+        _SUN, 313_749, 281_551_550, "ships with the package", "visual_attention"
+    ),
+    "visual-attention-symmetric": CatalogueEntry(
+        f"{_SUN}, symmetric map", 313_749, 281_551_550, _OWN, "visual_attention"
+    ),
     "visual-attention-baseline": CatalogueEntry(
-        f"{_SUN}, baseline without attention", 360_720, 281_070_720, _OWN
+        f"{_SUN}, baseline without attention", 360_720, 281_070_720, _OWN, "visual_attention"
     ),
     "visual-attention-average": CatalogueEntry(
-        f"{_SUN}, global average instead of attention", 305_168, 281_015_168, _OWN
+        f"{_SUN}, global average instead of attention", 305_168, 281_015_168, _OWN, "visual_attention"
     ),
-    "emotionaldan": CatalogueEntry(_TAUTKUTE, 64_054_557, 20_516_837_120, _AUTHORS),
-    "emotionaldan-1stage": CatalogueEntry(f"{_TAUTKUTE}, one stage", 30_415_695, 10_227_912_448, _OWN),
+    "emotionaldan": CatalogueEntry(_TAUTKUTE, 64_054_557, 20_516_837_120, _AUTHORS, "emotionaldan"),
+    "emotionaldan-1stage": CatalogueEntry(
+        f"{_TAUTKUTE}, one stage", 30_415_695, 10_227_912_448, _OWN, "emotionaldan"
+    ),
 }
 
 

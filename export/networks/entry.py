@@ -1,0 +1,31 @@
+"""What a network's module says of it to the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from fer_edge.export.networks.tolerance import Tolerance
+from fer_edge.spec import ModelSpec
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class NetworkEntry:
+    """How to make a network, and the input contract of the paper."""
+
+    build: Callable[..., nn.Module]
+    spec: ModelSpec
+    paper: str
+    #: Output → how far a runtime may be from PyTorch, where it is not the default.
+    tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
+
+
+def as_tuples(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options whose lists are tuples: those that have been JSON hold lists."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
