@@ -24,7 +24,7 @@ from fer_edge.models.published import PUBLISHED, PUBLISHED_FILES
 from fer_edge.spec import ModelSpec
 from fer_edge.weights.cache import weights_folder
 
-#: What the column "weights" says, and what it means.
+#: Values of the column "weights", and their meaning.
 _WEIGHTS = {
     "ships": "with the package",
     "cached": "fetched before",
@@ -33,7 +33,7 @@ _WEIGHTS = {
     "your file": "give --weights FILE",
 }
 _BYTES_PER_PARAMETER = 4
-#: Each network, or the models of it that ship: network and name.
+#: Name → network, of each network; of one with models that ship, of these.
 _NAMES = {
     name: network
     for network in CATALOGUE
