@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fer_edge.backends.base import Backend, CropSession, Session, SessionOptions
@@ -17,12 +16,13 @@ from fer_edge.errors import BackendError, BundleError, UsageError, lookup
 from fer_edge.system.availability import Availability
 
 
-def _by_name(*backends: Backend) -> Mapping[str, Backend]:
+def _by_name(*backends: Backend) -> dict[str, Backend]:
     return {backend.name: backend for backend in backends}
 
 
 #: In the order in which ``auto`` tries them; ONNX Runtime on the CPU always is, so those behind it are for who names them.
-BACKENDS: Mapping[str, Backend] = _by_name(
+#: Add your own: ``BACKENDS[backend.name] = backend``.
+BACKENDS: dict[str, Backend] = _by_name(
     TensorRtBackend("tensorrt"),
     TensorRtBackend("tensorrt-rtx"),
     OpenVinoBackend(),

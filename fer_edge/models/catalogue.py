@@ -54,7 +54,8 @@ def _published(network: str, paper: str, parameters: int, macs: int) -> Catalogu
     return CatalogueEntry(paper, parameters, macs, weights_text(network) or _AUTHORS, "baselines")
 
 
-CATALOGUE: Mapping[str, CatalogueEntry] = {
+#: Add your own, and how it is made to :data:`fer_edge.export.networks.NETWORKS`.
+CATALOGUE: dict[str, CatalogueEntry] = {
     "conv-attention": CatalogueEntry(
         "Jalal et al.: convolution and self-attention",
         1_688_649,
