@@ -65,6 +65,7 @@ def main() -> None:
     provenance = {"network": SPEC.network, "weights": "own", "licence": "none"}
     save_weights(args.weights, TrainedNetwork(OwnNetwork(**options).eval(), SPEC, options, provenance))
     report = build(BuildOptions(model=SPEC.network, weights=str(args.weights), output=args.output))
+    assert report.comparison is not None  # INT8 is compared with FP32
     print(f"{args.output}: {report.comparison.agreement:.1%} of the faces keep their class in INT8")
     with Runtime(args.output) as runtime:
         for face in runtime(args.photograph).faces:

@@ -10,7 +10,7 @@ enough, the label is None: the robot then goes on as before, and does not guess 
 from __future__ import annotations
 
 import argparse
-from contextlib import closing
+from itertools import islice
 
 from fer_edge import FrameResult, Runtime
 
@@ -35,21 +35,14 @@ def main() -> None:
     parser.add_argument("--min-probability", type=float, default=0.6, help="below, the label is None")
     parser.add_argument("--frames", type=int, help="stop after so many")
     args = parser.parse_args()
-    doing, seen = "stop", 0
-    with (
-        Runtime(min_probability=args.min_probability, max_batch=1) as runtime,
-        closing(runtime.stream(args.source)) as results,  # so that the camera is free again after a break
-    ):
-        for result in results:
+    doing = "stop"
+    with Runtime(min_probability=args.min_probability, max_batch=1) as runtime:
+        for result in islice(runtime.stream(args.source), args.frames):
             doing = decide(result, args.max_age_ms, doing)
             face = result.faces[0] if result.faces else None
-            seen_now = "nobody" if face is None else face.label or f"not certain ({face.reason})"
-            print(
-                f"frame {result.index}, {result.frame_age_ms:.0f} ms old, {result.dropped} dropped: {seen_now} → {doing}"
-            )
-            seen += 1
-            if seen == args.frames:
-                break
+            seen = "nobody" if face is None else face.label or f"not certain ({face.reason})"
+            age = f"{result.frame_age_ms:.0f} ms old, {result.dropped} dropped"
+            print(f"frame {result.index}, {age}: {seen} → {doing}", flush=True)
 
 
 if __name__ == "__main__":
