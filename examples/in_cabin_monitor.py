@@ -2,7 +2,7 @@
 
     python examples/in_cabin_monitor.py --source rtsp://camera/cabin
 
-Privacy: no picture, box or probability leaves the process, and no file is written. Abstention: an expression below
+Privacy: no picture, box or probability leaves the process or is written to a file. Abstention: an expression below
 --min-probability is unknown. Time-out: a camera that ends, or gives no frame for 5 s, makes every seat unknown; it is
 opened again after 1, 2, 4 and then 8 s each, and after --attempts failures in a row the exit code is 1.
 """
@@ -61,8 +61,7 @@ def main() -> int:
     parser.add_argument("--frames", type=int, help="stop after so many")
     args = parser.parse_args()
     shown: dict[str, str] = {}
-    # tune=False: a measurement would be kept in the cache folder.
-    with Runtime(min_probability=args.min_probability, max_batch=1, tune=False) as runtime:
+    with Runtime(min_probability=args.min_probability, max_batch=1) as runtime:
         count = 0
         for seats in islice(watch(runtime, args.source, args.attempts), args.frames):
             for seat, state in seats.items():

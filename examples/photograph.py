@@ -27,7 +27,7 @@ def main() -> None:
         result = runtime(args.photograph)
     for face in result.faces:
         print(describe(face))
-    print(f"{len(result.faces)} faces in {result.timings_ms['total']:.0f} ms")
+    print(f"faces: {len(result.faces)}, in {result.timings_ms['total']:.0f} ms")
 
 
 if __name__ == "__main__":
