@@ -81,26 +81,17 @@ def test_cpp_gives_the_golden_probabilities(program: Path) -> None:
     assert "face 7: " in result.stdout
 
 
-PRIORS: list[dict[str, Any]] = [
-    {"default_prior": "uniform"},
-    {"default_prior": "training", "temperature": 2.5},
-    {"default_prior": "training", "logit_prior": "uniform"},
-    {"default_prior": None, "class_frequencies": None, "logit_prior": None},
-    {
-        "default_prior": {
-            "angry": 0.3,
-            "disgust": 0.0,
-            "fear": 0.1,
-            "happy": 0.2,
-            "neutral": 0.2,
-            "sad": 0.1,
-            "surprise": 0.1,
-        }
-    },
-]
+GIVEN = {"angry": 0.3, "disgust": 0, "fear": 0.1, "happy": 0.2, "neutral": 0.2, "sad": 0.1, "surprise": 0.1}
+MANIFESTS: dict[str, dict[str, Any]] = {
+    "uniform": {"default_prior": "uniform"},
+    "temperature": {"default_prior": "training", "temperature": 2.5},
+    "logits of equal priors": {"default_prior": "training", "logit_prior": "uniform"},
+    "nothing known": {"default_prior": None, "class_frequencies": None, "logit_prior": None},
+    "given, a class excluded": {"default_prior": GIVEN},
+}
 
 
-@pytest.mark.parametrize("changes", PRIORS, ids=str)
+@pytest.mark.parametrize("changes", MANIFESTS.values(), ids=MANIFESTS)
 def test_cpp_applies_temperature_and_prior(program: Path, changes: dict[str, Any], tmp_path: Path) -> None:
     bundle = tmp_path / "other.fer"
     shutil.copytree(shipped_bundle("visual-attention"), bundle)
