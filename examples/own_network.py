@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fer_edge import BuildOptions, ModelSpec, Runtime, build
 from fer_edge.export.networks import NETWORKS, NetworkEntry
 from fer_edge.export.weights import TrainedNetwork, save_weights
-from fer_edge.models.catalogue import CATALOGUE, CatalogueEntry
+from fer_edge.models import CATALOGUE, CatalogueEntry
 
 SPEC = ModelSpec(
     network="own-network",

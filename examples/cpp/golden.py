@@ -18,7 +18,7 @@ from fer_edge import open_bundle
 from fer_edge.backends import BACKENDS, load_session
 from fer_edge.backends.self_test_data import read_self_test
 from fer_edge.bundle import SELF_TEST
-from fer_edge.models.catalogue import find_bundle
+from fer_edge.models import find_bundle
 from fer_edge.preprocess import normalise, resize_image
 from fer_edge.probabilities import make_rule
 

@@ -16,7 +16,7 @@ import pytest
 from once import made_once
 from places import ROOT
 
-from fer_edge.models.catalogue import shipped_bundle
+from fer_edge.models import shipped_bundle
 
 CPP = ROOT / "examples" / "cpp"
 #: What CMake says where headers are missing → what to install.
