@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 
 import fer_edge
 from fer_edge._utils.files import cache_folder, whole_folder
@@ -210,7 +211,7 @@ def test_the_page_on_versions_tells_the_truth(name: str, bindings: dict[str, Bin
     one = bindings[name]
     if isinstance(one, str):
         pytest.skip(one)
-    text = (PACKAGE / "engines" / "VERSIONS.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "versions.md").read_text(encoding="utf-8")
     (header,) = [line for line in text.splitlines() if line.startswith("| Name | ")]
     versions = [RTX if v.startswith("RTX") else v for v in header.strip("| ").split(" | ")[1:]]
     column = versions.index(name.rpartition("==")[2])

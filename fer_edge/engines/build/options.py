@@ -57,7 +57,7 @@ class EngineOptions:
         How long the compiler searches, 0 to 5, where it has such a level.
     dla_core : int or None
         Which deep-learning accelerator computes the layers that it can; ``None`` is the GPU. It computes FP16 and
-        INT8, at one batch size. What TensorRT's versions take to it: ``VERSIONS.md``.
+        INT8, at one batch size. What TensorRT's versions accept: ``docs/versions.md``.
     gpu_fallback : bool
         Let the GPU compute the layers that the accelerator cannot; else they are an error.
     plugin : {"auto", "required", "none"}
