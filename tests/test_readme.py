@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
 
 import pytest
+from markdown_blocks import require_parses
 from places import ROOT
 
 from fer_edge import cli
-from fer_edge.cli import COMMANDS, make_parser
+from fer_edge.cli import COMMANDS
 from fer_edge.models.catalogue import CATALOGUE
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,8 +21,7 @@ def test_every_command_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("line", re.findall(r"^fer-edge .*$", README, re.MULTILINE))
 def test_command_lines_parse(line: str) -> None:
-    words = shlex.split(line)[1:]
-    assert make_parser(words).parse_args(words).command in COMMANDS
+    require_parses(line)
 
 
 def test_the_exit_codes_are_those_of_the_command_line() -> None:
