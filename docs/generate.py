@@ -106,7 +106,9 @@ def priors() -> str:
 
 def _by_prior(figures: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
     for prior in _PRIORS:
-        yield " / ".join(_percent(figures[prior][key]) for key in ("accuracy", "balanced_accuracy"))
+        yield _unbroken(
+            " / ".join(_percent(figures[prior][key]) for key in ("accuracy", "balanced_accuracy"))
+        )
 
 
 def int8() -> str:
@@ -119,7 +121,7 @@ def int8() -> str:
             one["faces"],
             _percent(one["fp32_accuracy"]),
             _percent(one["int8_accuracy"]),
-            f"{one['change_pp']:+.2f} ({one['low_pp']:+.2f} to {one['high_pp']:+.2f})",
+            _unbroken(f"{one['change_pp']:+.2f} ({one['low_pp']:+.2f} to {one['high_pp']:+.2f})"),
             _percent(one["same_class"]),
         )
         for one in record["accuracy"]
@@ -133,7 +135,7 @@ def latency() -> str:
     record = _record("tune")
     rows = [
         (
-            f"`{name.removesuffix(' INT8')}`",
+            f"`{name.split()[0]}`",
             one["candidate"],
             *(_percentiles(one[key]) for key in ("one_face", "four_faces")),
         )
@@ -157,7 +159,12 @@ def self_test() -> str:
 
 
 def _percentiles(summary: Mapping[str, float]) -> str:
-    return " / ".join(f"{summary[f'p{p}_ms']:.2f}" for p in (50, 90, 99)) + f" ({summary['n']})"
+    return _unbroken(" / ".join(f"{summary[f'p{p}_ms']:.2f}" for p in (50, 90, 99)) + f" ({summary['n']})")
+
+
+def _unbroken(text: str) -> str:
+    """Keep a cell on one line on a phone, too, where the table scrolls."""
+    return text.replace(" ", "&nbsp;")
 
 
 PARTS: Mapping[str, Callable[[], str]] = {
