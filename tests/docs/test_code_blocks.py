@@ -15,7 +15,8 @@ import pytest
 from markdown_blocks import Block, blocks_of, require_parses
 from places import ROOT
 
-BLOCKS = [block for page in sorted((ROOT / "docs").rglob("*.md")) for block in blocks_of(page, ROOT / "docs")]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+BLOCKS = [block for page in PAGES for block in blocks_of(page, ROOT / "docs")]
 CODE = [block for block in BLOCKS if block.language in ("python", "sh")]
 #: Languages that nothing runs.
 SHOWN = {"text", "dockerfile", "mermaid", ""}
@@ -49,7 +50,11 @@ def folder(
     return tmp_path
 
 
-def test_every_language_is_run_or_known_to_be_shown() -> None:
+def test_every_block_is_found_and_its_language_run_or_known_to_be_shown() -> None:
+    fences = [
+        line for page in PAGES for line in page.read_text(encoding="utf-8").splitlines() if "```" in line
+    ]
+    assert 2 * len(BLOCKS) == len(fences)
     assert {block.language for block in BLOCKS} - SHOWN == {"python", "sh"}
     assert len([block for block in CODE if block.reason is None]) > 20
 

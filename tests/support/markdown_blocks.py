@@ -10,7 +10,7 @@ from pathlib import Path
 from fer_edge.cli import COMMANDS, make_parser
 
 _FENCED = re.compile(
-    r"^(?:<!-- not run: (?P<reason>\S.*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    r"^(?:<!-- not run: (?P<reason>\S[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 
