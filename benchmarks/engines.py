@@ -27,6 +27,7 @@ from rich.console import Console
 from fer_edge._utils.files import sha256_of, write_json
 from fer_edge.calibration.fp16 import ALWAYS_FLOAT, to_half
 from fer_edge.calibration.placement.families import placement_of
+from fer_edge.calibration.placement.placement import place
 from fer_edge.calibration.qdq.writer import quantise
 from fer_edge.calibration.ranges.collect import collect_ranges
 from fer_edge.commands.base import make_table
@@ -67,10 +68,11 @@ def write_models(name: str, folder: Path) -> dict[str, Path]:
     trained = random_network(name)
     export_onnx(trained, paths["fp32"])
     faces = prepare_batch(list(generate_faces(2)), trained.spec)
-    ranges = collect_ranges(paths["fp32"], [faces], "minmax", {}, placement=placement_of(name))
     proto = onnx.load(paths["fp32"])
+    placed = place(proto, placement_of(name))
+    ranges = collect_ranges(paths["fp32"], [faces], "minmax", {}, placed)
     onnx.save(to_half(proto, ALWAYS_FLOAT), paths["fp16"])
-    onnx.save(quantise(proto, ranges, "tensorrt"), paths["int8"])
+    onnx.save(quantise(proto, ranges, "tensorrt", placed), paths["int8"])
     return paths
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +24,13 @@ from fer_edge.calibration.comparison.timing import time_in_turn
 from fer_edge.calibration.malloc_trim import return_free_memory
 from fer_edge.calibration.placement.families import PlacementRow, explain_placement
 from fer_edge.calibration.placement.macs import multiply_adds, share_of
+from fer_edge.calibration.placement.placement import place
 from fer_edge.calibration.qdq.dialects import DIALECTS
 from fer_edge.calibration.qdq.writer import integer_layers, quantise
 from fer_edge.calibration.ranges.ranges import Ranges
 from fer_edge.datasets import FaceDataset
 from fer_edge.errors import GateError
-from fer_edge.evaluation.evaluate import known_targets, session_logits
+from fer_edge.evaluation.evaluate import known_targets
 from fer_edge.results import LatencySummary
 from fer_edge.spec import ModelSpec
 
@@ -150,49 +151,49 @@ def make_int8(
         If the bounds are missed: with bounds of the user's, after mixed precision was tried; without, at once. Its
         ``tried`` is a :class:`Refused`.
     """
-    quantised, path = Trial(model, backend, spec), work / int8_model(backend.dialect)
-    _write(work, model, ranges, on_progress)
+    trial = Trial(model, backend, spec, place(onnx.load(model), ranges.placement))
+    path = work / int8_model(backend.dialect)
+    _write(work, trial, ranges, on_progress)
     count = face_counter(on_progress, f"comparing on {faces.name}", 2 * len(faces))
-    fp32_logits = _fp32_logits(model, backend, spec, faces, count)
+    fp32_logits = trial.fp32_logits(faces, count)
     comparison = compare(model, path, backend, spec, faces, on_faces=count, fp32_logits=fp32_logits)
-    int8 = _describe(quantised, ranges, comparison)
+    int8 = _describe(trial, ranges, comparison)
     missed = not all(result.passed for result in options.judge(outcome_of(comparison)))
     if missed and options.bounds is None:
         raise GateError(_collapsed(comparison, faces), Refused(int8))
     if missed or options.sensitivity:
         few = faces.first(options.sensitivity_images)
         sensitivity = measure_sensitivity(
-            quantised, ranges, few, lambda done, total: on_progress("measuring every layer", done, total)
+            trial, ranges, few, lambda done, total: on_progress("measuring every layer", done, total)
         )
         int8 = dataclasses.replace(int8, sensitivity=sensitivity)
     if missed and options.bounds is not None:
         try:
-            found = _mix(quantised, ranges, int8.sensitivity, fp32_logits, faces, options.bounds, on_progress)
+            found = _mix(trial, ranges, int8.sensitivity, fp32_logits, faces, options.bounds, on_progress)
         except GateError as error:
             raise GateError(str(error), Refused(int8, error.tried)) from None
         kept = dataclasses.replace(ranges.placement, float_layers=frozenset(found.float_layers))
         ranges = dataclasses.replace(ranges, placement=kept)
         before = path.replace(work / "all-int8.onnx")
-        _write(work, model, ranges, on_progress)
+        _write(work, trial, ranges, on_progress)
         count = face_counter(on_progress, f"comparing mixed precision on {faces.name}", len(faces))
         comparison = compare(model, path, backend, spec, faces, on_faces=count, fp32_logits=fp32_logits)
         mixed = MixedPrecisionResult(found, *_latencies(backend, spec, before, path))
         before.unlink()
-        described = _describe(quantised, ranges, comparison)
+        described = _describe(trial, ranges, comparison)
         int8 = dataclasses.replace(described, sensitivity=int8.sensitivity, mixed=mixed)
-    int8 = dataclasses.replace(int8, simulated=_simulate(work, model, spec, backend, faces, on_progress))
+    int8 = dataclasses.replace(int8, simulated=_simulate(work, trial, faces, on_progress))
     if collapsed := _collapsed_dialect(int8.simulated, options, min(len(faces), _FEW_FACES)):
         raise GateError(collapsed, Refused(int8))
     return int8
 
 
-def _describe(quantised: Trial, ranges: Ranges, comparison: Comparison) -> Int8Result:
+def _describe(trial: Trial, ranges: Ranges, comparison: Comparison) -> Int8Result:
     """Return the result without further measurements."""
-    proto = quantised.load()
-    layers = [n.name for n in integer_layers(proto, ranges.placement, quantised.backend.dialect)]
-    share = share_of(layers, multiply_adds(proto))
-    placement = explain_placement(proto, quantised.spec.network, ranges.placement)
-    return Int8Result(ranges, comparison, {}, share, placement, (), None)
+    placed = trial.placed.leaving(ranges.placement.float_layers)
+    layers = [node.name for node in integer_layers(placed, trial.backend.dialect)]
+    share = share_of(layers, multiply_adds(placed.model))
+    return Int8Result(ranges, comparison, {}, share, explain_placement(placed, trial.spec.network), (), None)
 
 
 def outcome_of(comparison: Comparison) -> Outcome:
@@ -203,26 +204,17 @@ def outcome_of(comparison: Comparison) -> Outcome:
     return Outcome(lost_pp(0, paired.change_pp / 100), True, fidelity)
 
 
-def _write(work: Path, model: Path, ranges: Ranges, on_progress: Progress) -> None:
+def _write(work: Path, trial: Trial, ranges: Ranges, on_progress: Progress) -> None:
     for done, dialect in enumerate(DIALECTS, 1):
         path = work / int8_model(dialect)
-        onnx.save(quantise(onnx.load(model), ranges, dialect), path)
+        onnx.save(quantise(onnx.load(trial.model), ranges, dialect, trial.placed), path)
         onnx.checker.check_model(str(path), full_check=True)
         on_progress("writing INT8 models", done, len(DIALECTS))
     return_free_memory()
 
 
-def _fp32_logits(
-    model: Path, backend: Backend, spec: ModelSpec, faces: FaceDataset, count: Callable[[int], None]
-) -> np.ndarray:
-    session = backend.open(model, SessionOptions())
-    logits = session_logits(session, faces, spec, on_faces=count)
-    session.close()
-    return logits
-
-
 def _mix(
-    quantised: Trial,
+    trial: Trial,
     ranges: Ranges,
     sensitivity: tuple[LayerSensitivity, ...],
     fp32_logits: np.ndarray,
@@ -230,15 +222,15 @@ def _mix(
     bounds: Bounds,
     on_progress: Progress,
 ) -> MixedPrecision:
-    targets = known_targets(faces, quantised.spec)
+    targets = known_targets(faces, trial.spec)
     if (targets >= 0).sum() < MIN_LABELLED_FACES:
         targets = np.full(len(faces), -1)
-    work = multiply_adds(quantised.load())
+    work = multiply_adds(trial.placed.model)
     order = [layer.layer for layer in sensitivity]
 
     def evaluate(float_layers: frozenset[str]) -> Outcome:
         kept = dataclasses.replace(ranges.placement, float_layers=float_layers)
-        logits = quantised.logits(dataclasses.replace(ranges, placement=kept), faces)
+        logits = trial.logits(dataclasses.replace(ranges, placement=kept), faces)
         return judge(fp32_logits, logits, targets)
 
     return mix_precision(
@@ -258,13 +250,11 @@ def _latencies(backend: Backend, spec: ModelSpec, *models: Path) -> list[Latency
     return found
 
 
-def _simulate(
-    work: Path, model: Path, spec: ModelSpec, backend: Backend, faces: FaceDataset, on_progress: Progress
-) -> dict[str, Fidelity]:
+def _simulate(work: Path, trial: Trial, faces: FaceDataset, on_progress: Progress) -> dict[str, Fidelity]:
     """Run the models of the other dialects in ONNX Runtime, which computes what any Q/DQ model says."""
-    runtime = Trial(model, BACKENDS["onnxruntime"], spec)
+    runtime = dataclasses.replace(trial, backend=BACKENDS["onnxruntime"])
     few = faces.first(_FEW_FACES)
-    others = [dialect for dialect in DIALECTS if dialect != backend.dialect]
+    others = [dialect for dialect in DIALECTS if dialect != trial.backend.dialect]
     count = face_counter(on_progress, "simulating other backends", (1 + len(others)) * len(few))
     reference = runtime.fp32_logits(few, count)
     return {

@@ -7,25 +7,22 @@ of x: each layer runs a second time with the weights ε on the same input, paddi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from fer_edge.calibration.placement.graph import WEIGHTED, Graph
-from fer_edge.calibration.placement.placement import Placement, quantised_nodes
+from fer_edge.calibration.placement.graph import WEIGHTED
+from fer_edge.calibration.placement.placement import PlacedGraph
 from fer_edge.calibration.qdq.weights import output_axis, per_channel, round_weight
 from fer_edge.calibration.ranges.activations import run_model
 from fer_edge.errors import CalibrationError
 
 
 def measure_bias_shifts(
-    model: Path,
-    batches: Iterable[np.ndarray],
-    placement: Placement,
-    on_batch: Callable[[int], None] = lambda images: None,
+    model: Path, batches: Iterable[np.ndarray], placed: PlacedGraph
 ) -> Mapping[str, tuple[float, ...]]:
     """Return layer → what its bias must change by, −E[ε·x], one value per output channel.
 
@@ -35,10 +32,8 @@ def measure_bias_shifts(
         FP32 ONNX file.
     batches : iterable of np.ndarray
         ``[B, C, H, W]`` float32, preprocessed.
-    placement : Placement
+    placed : PlacedGraph
         Which layers compute in integers.
-    on_batch : callable
-        Called with the number of images done.
 
     Raises
     ------
@@ -46,7 +41,7 @@ def measure_bias_shifts(
         If there are no faces.
     """
     proto = onnx.load(model)
-    layers = _add_error_layers(proto, placement)
+    layers = _add_error_layers(proto, placed)
     sums = {layer: np.zeros(1) for layer in layers}
     images = 0
     runs = run_model(proto, batches)
@@ -55,21 +50,20 @@ def measure_bias_shifts(
         for layer, output in layers.items():
             sums[layer] = sums[layer] + values[output].astype(np.float64) * len(batch)
         images += len(batch)
-        on_batch(images)
     if not images:
         raise CalibrationError("there are no faces to correct biases on: give other --calibration-data")
     return {layer: tuple((-total / images).tolist()) for layer, total in sums.items()}
 
 
-def _add_error_layers(model: onnx.ModelProto, placement: Placement) -> dict[str, str]:
+def _add_error_layers(model: onnx.ModelProto, placed: PlacedGraph) -> dict[str, str]:
     """Put a twin with the weights ε beside every integer layer; the mean of its output is the only output left."""
-    graph = Graph(model)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
     outputs: dict[str, str] = {}
     added: list[onnx.NodeProto] = []
-    for node in quantised_nodes(graph, placement):
+    for node in placed.integer_nodes:
         if node.op_type not in WEIGHTED:
             continue
-        weight = numpy_helper.to_array(graph.constants[node.input[1]])
+        weight = numpy_helper.to_array(constants[node.input[1]])
         axis = output_axis(node)
         integers, scale = round_weight(weight, axis)
         error = integers * per_channel(scale, weight.ndim, axis) - weight

@@ -12,7 +12,7 @@ nothing has to be shared: α = 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ import onnx
 from onnx import numpy_helper
 
 from fer_edge.calibration.placement.graph import Graph
-from fer_edge.calibration.placement.placement import Placement, quantised_nodes
+from fer_edge.calibration.placement.placement import PlacedGraph
 from fer_edge.calibration.qdq.weights import MIN_SCALE, output_axis, per_channel
 from fer_edge.calibration.ranges.activations import activations
 
@@ -49,9 +49,10 @@ class Pair:
         return str(self.back.input[0])
 
 
-def find_pairs(graph: Graph, placement: Placement) -> list[Pair]:
+def find_pairs(placed: PlacedGraph) -> list[Pair]:
     """Return the layers between which channels can be scaled: each tensor between has one reader alone."""
-    integer = {id(node) for node in quantised_nodes(graph, placement)}
+    graph = placed.graph
+    integer = {id(node) for node in placed.integer_nodes}
     pairs = []
     for back in graph.nodes:
         if back.op_type not in _BACK or (back.op_type == "Conv" and id(back) not in integer):
@@ -97,17 +98,14 @@ def channel_maxima(
     return maxima
 
 
-def equalise(model: onnx.ModelProto, placement: Placement, maxima: Mapping[str, np.ndarray]) -> int:
-    """Scale the channels between every pair of layers of ``model``, in place; return the number of pairs."""
-    graph = Graph(model)
-    pairs = find_pairs(graph, placement)
-    for pair in pairs:
-        _scale(model, pair, maxima[pair.tensor])
-    return len(pairs)
-
-
-def _scale(model: onnx.ModelProto, pair: Pair, activation: np.ndarray) -> None:
+def equalise(model: onnx.ModelProto, pairs: Sequence[Pair], maxima: Mapping[str, np.ndarray]) -> None:
+    """Scale the channels between every pair of layers of ``model``, in place."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for pair in pairs:
+        _scale(constants, pair, maxima[pair.tensor])
+
+
+def _scale(constants: Mapping[str, onnx.TensorProto], pair: Pair, activation: np.ndarray) -> None:
     front, back = pair.front, pair.back
 
     def values(node: onnx.NodeProto, i: int) -> np.ndarray:

@@ -8,27 +8,31 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 
+from fer_edge._utils.progress import Progress, face_counter
 from fer_edge.calibration.algorithms.bias_correction import measure_bias_shifts
-from fer_edge.calibration.algorithms.equalisation import channel_maxima, equalise, find_pairs
-from fer_edge.calibration.comparison.fidelity import Fidelity
+from fer_edge.calibration.algorithms.equalisation import Pair, channel_maxima, equalise, find_pairs
+from fer_edge.calibration.algorithms.trial import Trial
+from fer_edge.calibration.comparison.fidelity import measure_fidelity
 from fer_edge.calibration.malloc_trim import return_free_memory
-from fer_edge.calibration.placement.graph import Graph
-from fer_edge.calibration.placement.placement import Placement
-from fer_edge.calibration.ranges.collect import Observations
+from fer_edge.calibration.ranges.activations import batches
+from fer_edge.calibration.ranges.collect import Observations, observe
+from fer_edge.calibration.ranges.methods import METHODS
 from fer_edge.calibration.ranges.ranges import Ranges
+from fer_edge.datasets import FaceDataset
 
 #: What is more work must lower the noise by this much; less is chance.
 _WORTHWHILE_DB = 0.2
-
-#: Quantises an FP32 file with ranges, runs it, and compares it with the FP32 model.
-Measure = Callable[[Path, Ranges], Fidelity]
+#: Corrections of biases hold the weights twice, and half as many faces.
+_CORRECTION_BATCH = 4
+#: Faces for the means and maxima of corrections.
+_CORRECTION_FACES = 64
 
 
 @dataclass(frozen=True)
@@ -51,46 +55,44 @@ class Choice:
 
 
 def choose_calibration(
-    model: Path,
-    observe_all: Callable[[Path], Observations],
-    methods: Sequence[str],
-    correction_batches: Callable[[], Iterable[np.ndarray]],
-    measure: Measure,
-    on_candidate: Callable[[int, int], None] = lambda done, total: None,
+    trial: Trial, faces: FaceDataset, held_out: FaceDataset, data: Mapping[str, str], on_progress: Progress
 ) -> Choice:
-    """Measure every method, bias correction and equalisation on ``model`` and keep what is best.
+    """Measure every method, bias correction and equalisation, and keep what is best.
 
     Parameters
     ----------
-    model : Path
-        FP32 ONNX file; replaced by its equalised form where that is best.
-    observe_all : callable
-        Runs the calibration faces through a model.
-    methods : sequence of str
-        Keys of :data:`fer_edge.calibration.ranges.methods.METHODS`.
-    correction_batches : callable
-        Gives batches of calibration faces, once for each pass of a correction; some dozens of faces suffice.
-    measure : callable
-        See :data:`Measure`; its faces should not be among the calibration faces.
-    on_candidate : callable
-        Called with (done, total).
+    trial : Trial
+        FP32 model and backend; the file is replaced by its equalised form where that is best.
+    faces, held_out : FaceDataset
+        For the ranges, and for measuring what they give; they should have no face in common.
+    data : mapping
+        Where the faces come from, for the record.
+    on_progress : callable
+        Called with (stage, done, total).
     """
-    observations = observe_all(model)
-    has_pairs = bool(find_pairs(Graph(onnx.load(model)), observations.placement))
-    search = _Search(measure, len(methods) + 1 + has_pairs, on_candidate)
-    best = search.best(model, [(method, observations.ranges(method)) for method in methods])
+    model, pairs = trial.model, find_pairs(trial.placed)
+    search = _Search(trial, held_out, len(METHODS) + 1 + bool(pairs), on_progress)
+    few = faces.first(min(_CORRECTION_FACES, max(len(held_out), len(faces) // 8)))
+
+    def observed(path: Path) -> Observations:
+        return observe(path, batches(faces, trial.spec, on_progress, "calibrating"), data, trial.placed)
+
+    def few_batches() -> Iterator[np.ndarray]:
+        return batches(few, trial.spec, on_progress, "correcting the calibration", _CORRECTION_BATCH)
+
+    observations = observed(model)
+    best = search.best([(method, observations.ranges(method)) for method in METHODS])
     method = best[0]
-    shifts = measure_bias_shifts(model, correction_batches(), observations.placement)
-    best = search.improve(
-        model, best, f"{method} + bias correction", dataclasses.replace(best[1], bias_shifts=shifts)
-    )
-    if not has_pairs:
+    shifts = measure_bias_shifts(model, few_batches(), trial.placed)
+    corrected = dataclasses.replace(best[1], bias_shifts=shifts)
+    best = search.improve(model, best, f"{method} + bias correction", corrected)
+    if not pairs:
         return search.choice(best)
     with tempfile.TemporaryDirectory(dir=model.parent) as folder:  # so that replacing is one step, or none
         equalised = Path(folder) / model.name
-        onnx.save(_equalised(model, observations.placement, correction_batches), equalised)
-        ranges = observe_all(equalised).ranges(method)
-        shifts = measure_bias_shifts(equalised, correction_batches(), observations.placement)
+        onnx.save(_equalised(model, pairs, few_batches()), equalised)
+        ranges = observed(equalised).ranges(method)
+        shifts = measure_bias_shifts(equalised, few_batches(), trial.placed)
         corrected = dataclasses.replace(ranges, bias_shifts=shifts)
         name = f"{best[0]} + equalisation"
         if best[1].bias_shifts:
@@ -104,13 +106,10 @@ def choose_calibration(
     return search.choice(kept)
 
 
-def _equalised(
-    model: Path, placement: Placement, batches: Callable[[], Iterable[np.ndarray]]
-) -> onnx.ModelProto:
-    tensors = [pair.tensor for pair in find_pairs(Graph(onnx.load(model)), placement)]
-    maxima = channel_maxima(model, tensors, batches())
+def _equalised(model: Path, pairs: Sequence[Pair], faces: Iterable[np.ndarray]) -> onnx.ModelProto:
+    maxima = channel_maxima(model, [pair.tensor for pair in pairs], faces)
     proto = onnx.load(model)
-    equalise(proto, placement, maxima)
+    equalise(proto, pairs, maxima)
     # A message holds what was replaced in it until it goes; a copy does not, and saving takes two more.
     result = onnx.ModelProto()
     result.CopyFrom(proto)
@@ -123,15 +122,18 @@ Named = tuple[str, Ranges]
 
 
 class _Search:
-    """What has been measured so far."""
+    """What has been measured so far, of ``total`` candidates."""
 
-    def __init__(self, measure: Measure, total: int, on_candidate: Callable[[int, int], None]) -> None:
-        self._measure, self.total, self._on_candidate = measure, total, on_candidate
+    def __init__(self, trial: Trial, held_out: FaceDataset, total: int, on_progress: Progress) -> None:
+        self._trial, self._held_out, self.total, self._on_progress = trial, held_out, total, on_progress
         self._found: list[Candidate] = []
+        self._faces = 0
+        counted = face_counter(on_progress, f"measuring FP32 on {held_out.name}", len(held_out))
+        self._reference = trial.fp32_logits(held_out, counted)
 
-    def best(self, model: Path, named: Sequence[Named]) -> Named:
+    def best(self, named: Sequence[Named]) -> Named:
         """Measure all and return the one with the least noise, the first of equals."""
-        noise = [self._snr(model, *pair) for pair in named]
+        noise = [self._snr(self._trial.model, *pair) for pair in named]
         return named[int(np.argmax(noise))]
 
     def improve(self, model: Path, best: Named, name: str, ranges: Ranges) -> Named:
@@ -147,7 +149,12 @@ class _Search:
         return Choice(dataclasses.replace(best[1], method=best[0]), candidates)
 
     def _snr(self, model: Path, name: str, ranges: Ranges) -> float:
-        fidelity = self._measure(model, ranges)
+        logits = self._trial.logits(ranges, self._held_out, model, self._count)
+        fidelity = measure_fidelity(self._reference, logits)
         self._found.append(Candidate(name, **fidelity.to_dict()))
-        self._on_candidate(len(self._found), self.total)
         return np.inf if fidelity.snr_db is None else fidelity.snr_db
+
+    def _count(self, faces: int) -> None:
+        """Tell on how many faces candidates were measured: one of a large network takes a minute."""
+        self._faces += faces
+        self._on_progress("choosing a calibration", self._faces, self.total * len(self._held_out))

@@ -52,7 +52,7 @@ class LayerSensitivity:
 
 
 def measure_sensitivity(
-    quantised: Trial,
+    trial: Trial,
     ranges: Ranges,
     faces: FaceDataset,
     on_layer: Callable[[int, int], None] = lambda done, total: None,
@@ -61,7 +61,7 @@ def measure_sensitivity(
 
     Parameters
     ----------
-    quantised : Trial
+    trial : Trial
         Model and backend.
     ranges : Ranges
         The calibration.
@@ -70,18 +70,17 @@ def measure_sensitivity(
     on_layer : callable
         Called with (done, total).
     """
-    proto = quantised.load()
-    layers = {n.name: n.op_type for n in integer_layers(proto, ranges.placement, quantised.backend.dialect)}
-    work = multiply_adds(proto)
-    del proto
-    reference = quantised.fp32_logits(faces)
-    targets = known_targets(faces, quantised.spec)
+    placed = trial.placed.leaving(ranges.placement.float_layers)
+    layers = {node.name: node.op_type for node in integer_layers(placed, trial.backend.dialect)}
+    work = multiply_adds(placed.model)
+    reference = trial.fp32_logits(faces)
+    targets = known_targets(faces, trial.spec)
     enough_labels = (targets >= 0).sum() >= MIN_LABELLED
     found = []
     for done, (layer, op) in enumerate(layers.items()):
         others = (layers.keys() | ranges.placement.float_layers) - {layer}
         alone = dataclasses.replace(ranges.placement, float_layers=frozenset(others))
-        logits = quantised.logits(dataclasses.replace(ranges, placement=alone), faces)
+        logits = trial.logits(dataclasses.replace(ranges, placement=alone), faces)
         outcome = judge(reference, logits, targets)
         found.append(
             LayerSensitivity(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import onnx
 
 from fer_edge.backends import Backend, SessionOptions
 from fer_edge.calibration.malloc_trim import return_free_memory
+from fer_edge.calibration.placement.placement import PlacedGraph
 from fer_edge.calibration.qdq.writer import quantise
 from fer_edge.calibration.ranges.ranges import Ranges
 from fer_edge.datasets import FaceDataset
@@ -24,10 +26,11 @@ def _ignore(faces: int) -> None:
     """Tell nobody."""
 
 
+@dataclass(frozen=True)
 class Trial:
     """The Q/DQ models of one FP32 model on one backend: makes, runs and forgets them, and holds no weights.
 
-    Parameters
+    Attributes
     ----------
     model : Path
         FP32 ONNX file.
@@ -35,19 +38,18 @@ class Trial:
         Runs them, in its own dialect.
     spec : ModelSpec
         Pixels in, labels out.
+    placed : PlacedGraph
+        Of the model.
     """
 
-    def __init__(self, model: Path, backend: Backend, spec: ModelSpec) -> None:
-        self.backend, self.spec = backend, spec
-        self._path = model
-
-    def load(self) -> onnx.ModelProto:
-        """Return the FP32 model."""
-        return onnx.load(self._path)
+    model: Path
+    backend: Backend
+    spec: ModelSpec
+    placed: PlacedGraph
 
     def fp32_logits(self, faces: FaceDataset, on_faces: OnFaces = _ignore) -> np.ndarray:
         """Return ``[N, K]`` logits of the FP32 model; ``on_faces`` is called with the number of faces of each batch."""
-        return self.file_logits(self._path, faces, on_faces)
+        return self.file_logits(self.model, faces, on_faces)
 
     def logits(
         self, ranges: Ranges, faces: FaceDataset, model: Path | None = None, on_faces: OnFaces = _ignore
@@ -55,7 +57,8 @@ class Trial:
         """Return ``[N, K]`` logits of the model that ``ranges`` make; ``model`` is used instead of the own one."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "quantised.onnx"
-            onnx.save(quantise(onnx.load(model or self._path), ranges, self.backend.dialect), path)
+            proto = onnx.load(model or self.model)
+            onnx.save(quantise(proto, ranges, self.backend.dialect, self.placed), path)
             return self.file_logits(path, faces, on_faces)
 
     def file_logits(self, path: Path, faces: FaceDataset, on_faces: OnFaces = _ignore) -> np.ndarray:

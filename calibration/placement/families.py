@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import onnx
-
-from fer_edge.calibration.placement.graph import Graph
-from fer_edge.calibration.placement.placement import DEFAULT_PLACEMENT, Placement
+from fer_edge.calibration.placement.placement import DEFAULT_PLACEMENT, PlacedGraph, Placement
 from fer_edge.calibration.placement.rules import FLOAT_RULES
 
 
@@ -124,22 +121,20 @@ class PlacementRow:
     layers: tuple[str, ...]
 
 
-def explain_placement(model: onnx.ModelProto, network: str, placement: Placement) -> tuple[PlacementRow, ...]:
-    """Return what ``placement`` leaves in floating point in ``model``, rule by rule."""
-    graph = Graph(model)
+def explain_placement(placed: PlacedGraph, network: str) -> tuple[PlacementRow, ...]:
+    """Return the layers of a network that stay in floating point, rule by rule."""
     family = _BY_NETWORK.get(network)
     rows = []
-    for name in placement.rules:
-        rule = FLOAT_RULES[name]
+    for name, layers in placed.by_rule.items():
         here = "" if family is None else family.rules.get(name, "")
-        reason = f"{here}: {rule.reason}" if here else rule.reason
-        rows.append(PlacementRow(name, reason, tuple(node.name for node in rule.find(graph))))
-    if placement.float_layers:
+        reason = FLOAT_RULES[name].reason
+        rows.append(PlacementRow(name, f"{here}: {reason}" if here else reason, layers))
+    if placed.placement.float_layers:
         rows.append(
             PlacementRow(
                 "mixed precision",
                 "measured to do most harm, and left out of INT8 to meet the bound",
-                tuple(sorted(placement.float_layers)),
+                tuple(sorted(placed.placement.float_layers)),
             )
         )
     return tuple(rows)

@@ -57,23 +57,33 @@ def is_residual(graph: Graph, node: onnx.NodeProto) -> bool:
     )
 
 
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy in which constants of more than 64 numbers have a type and a shape, and no values."""
+    result = onnx.ModelProto(ir_version=model.ir_version)
+    result.opset_import.extend(model.opset_import)
+    result.functions.extend(model.functions)
+    for field in ("node", "input", "output"):
+        getattr(result.graph, field).extend(getattr(model.graph, field))
+    result.graph.initializer.extend(
+        onnx.TensorProto(name=t.name, data_type=t.data_type, dims=t.dims) if _is_weight(t) else t
+        for t in model.graph.initializer
+    )
+    return result
+
+
 def infer_values(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     """Return type and shape of every tensor for one image; inference gets weights as inputs, not their values."""
-    lean = onnx.ModelProto(ir_version=model.ir_version)
-    lean.opset_import.extend(model.opset_import)
-    lean.functions.extend(model.functions)
-    graph = lean.graph
-    graph.node.extend(model.graph.node)
-    graph.output.extend(model.graph.output)
-    for value in model.graph.input:
-        dims = [d.dim_value for d in value.type.tensor_type.shape.dim]
-        image = onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, [1, *dims[1:]])
-        graph.input.append(image)
-    for tensor in model.graph.initializer:
-        if np.prod(tensor.dims) <= _MAX_ARGUMENT:
-            graph.initializer.append(tensor)
-        else:
-            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    lean = without_weights(model)
+    for value in lean.graph.input:
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    constants = list(lean.graph.initializer)
+    del lean.graph.initializer[:]
+    lean.graph.initializer.extend(t for t in constants if not _is_weight(t))
+    shapes = [onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in constants]
+    lean.graph.input.extend(shapes[i] for i, t in enumerate(constants) if _is_weight(t))
     inferred = shape_inference.infer_shapes(lean, data_prop=True).graph
-    small = [onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in graph.initializer]
-    return [*inferred.input, *inferred.value_info, *inferred.output, *small]
+    return [*inferred.input, *inferred.value_info, *inferred.output, *shapes]
+
+
+def _is_weight(tensor: onnx.TensorProto) -> bool:
+    return bool(np.prod(tensor.dims) > _MAX_ARGUMENT)

@@ -7,12 +7,14 @@ rules of :mod:`fer_edge.calibration.placement.rules`, and layer by layer by a :c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import onnx
 
-from fer_edge.calibration.placement.graph import WEIGHTED, Graph, is_residual
+from fer_edge.calibration.placement.graph import WEIGHTED, Graph, is_residual, without_weights
 from fer_edge.calibration.placement.rules import DEFAULT_RULES, FLOAT_RULES
 
 #: Operators that pass integers through, with one scale for inputs and output; see :func:`passes_integers`.
@@ -38,16 +40,56 @@ class Placement:
 DEFAULT_PLACEMENT = Placement()
 
 
-def quantised_nodes(graph: Graph, placement: Placement = DEFAULT_PLACEMENT) -> list[onnx.NodeProto]:
-    """Return the nodes that compute in integers."""
-    kept = {id(node) for name in placement.rules for node in FLOAT_RULES[name].find(graph)}
-    return [
-        node
-        for node in graph.nodes
-        if id(node) not in kept
-        and node.name not in placement.float_layers
-        and _has_integer_kernel(graph, node)
-    ]
+@dataclass(frozen=True)
+class PlacedGraph:
+    """The graph of an FP32 model, and which of its layers compute in integers; see :func:`place`.
+
+    It holds no weights, and is that of the equalised model too, which differs in weights alone.
+
+    Attributes
+    ----------
+    model : onnx.ModelProto
+        The model without the values of its weights.
+    graph : Graph
+        Of ``model``.
+    placement : Placement
+        What stays in floating point.
+    by_rule : mapping
+        Rule of the placement → names of the nodes that it leaves in floating point.
+    """
+
+    model: onnx.ModelProto
+    graph: Graph
+    placement: Placement
+    by_rule: Mapping[str, tuple[str, ...]]
+
+    def leaving(self, float_layers: Collection[str]) -> PlacedGraph:
+        """Return the graph with exactly these single layers in floating point, beside those of the rules."""
+        placement = dataclasses.replace(self.placement, float_layers=frozenset(float_layers))
+        return dataclasses.replace(self, placement=placement)
+
+    @cached_property
+    def integer_nodes(self) -> tuple[onnx.NodeProto, ...]:
+        """Nodes that compute in integers, in the order of the graph."""
+        kept = self.placement.float_layers.union(*self.by_rule.values())
+        return tuple(
+            node
+            for node in self.graph.nodes
+            if node.name not in kept and _has_integer_kernel(self.graph, node)
+        )
+
+    @cached_property
+    def groups(self) -> Mapping[str, str]:
+        """Every tensor that INT8 stores → the name of its group; a group has one scale."""
+        return group_tensors(self.graph, self.integer_nodes)
+
+
+def place(model: onnx.ModelProto, placement: Placement = DEFAULT_PLACEMENT) -> PlacedGraph:
+    """Find the layers that ``placement`` leaves in floating point in an FP32 model."""
+    graph = Graph(model)
+    by_rule = {name: tuple(node.name for node in FLOAT_RULES[name].find(graph)) for name in placement.rules}
+    light = without_weights(model)
+    return PlacedGraph(light, Graph(light), placement, by_rule)
 
 
 def _has_integer_kernel(graph: Graph, node: onnx.NodeProto) -> bool:
@@ -75,11 +117,10 @@ def stored_output(graph: Graph, node: onnx.NodeProto) -> str:
     return node.output[0]
 
 
-def quantised_tensors(model: onnx.ModelProto, placement: Placement = DEFAULT_PLACEMENT) -> Mapping[str, str]:
-    """Return every tensor that INT8 stores → the name of its group; a group has one scale."""
-    graph = Graph(model)
+def group_tensors(graph: Graph, integer_nodes: Iterable[onnx.NodeProto]) -> Mapping[str, str]:
+    """Return every tensor that INT8 stores around ``integer_nodes`` → the name of its group."""
     tensors: set[str] = set()
-    for node in quantised_nodes(graph, placement):
+    for node in integer_nodes:
         tensors.update(graph.activations(node))
         tensors.add(stored_output(graph, node))
     group = {name: name for name in tensors}

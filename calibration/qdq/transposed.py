@@ -17,9 +17,8 @@ then one copy (0.05 ms of Residual Masking Network's 25 on two cores, against 0.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,27 +26,29 @@ import onnx
 from onnx import helper, numpy_helper
 
 from fer_edge.calibration.placement.graph import Graph
-from fer_edge.calibration.placement.placement import quantised_nodes, stored_output
+from fer_edge.calibration.placement.placement import stored_output
 from fer_edge.calibration.ranges.observers import TensorRange
-from fer_edge.calibration.ranges.ranges import Ranges
 
 _PHASES = tuple(itertools.product((0, 1), repeat=2))
 
 
-def expand_transposed(model: onnx.ModelProto, ranges: Ranges) -> Ranges:
-    """Make every ConvTranspose of ``model`` that doubles and is quantised Convs, their ReLUs, and DepthToSpace.
+def expand_transposed(
+    model: onnx.ModelProto, layers: Iterable[str], tensors: Mapping[str, TensorRange]
+) -> tuple[set[str], Mapping[str, TensorRange]]:
+    """Make every ConvTranspose of ``model`` that doubles and is in ``layers`` Convs, their ReLUs, and DepthToSpace.
 
-    In place. Returns the ranges with those of the new tensors.
+    In place. Returns the layers that are now instead of ``layers``, and ``tensors`` with the ranges of the new ones.
     """
     graph = Graph(model)
-    tensors: dict[str, TensorRange] = dict(ranges.tensors)
+    layers, tensors = set(layers), dict(tensors)
     replacements: dict[int, list[onnx.NodeProto]] = {}
-    for node in quantised_nodes(graph, ranges.placement):
-        if not doubles(graph, node):
+    for node in graph.nodes:
+        if node.name not in layers or not doubles(graph, node):
             continue
         final = stored_output(graph, node)
         relu = graph.producer[final] if final != node.output[0] else None
         chain, phases = _convolutions(model, graph, node, final, relu)
+        layers = layers - {node.name} | {new.name for new in chain if new.op_type == "Conv"}
         moved = phases[0]
         if len(phases) > 1:
             moved = f"{final}.blocks"
@@ -65,7 +66,7 @@ def expand_transposed(model: onnx.ModelProto, ranges: Ranges) -> Ranges:
     ordered = [item for node in graph.nodes for item in replacements.get(id(node), [node])]
     del model.graph.node[:]
     model.graph.node.extend(ordered)
-    return dataclasses.replace(ranges, tensors=tensors)
+    return layers, tensors
 
 
 def _convolutions(

@@ -25,7 +25,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
-from fer_edge.calibration.placement.graph import Graph
+from fer_edge.calibration.placement.placement import place
 from fer_edge.calibration.qdq.dialects import DIALECTS
 from fer_edge.calibration.qdq.writer import group_ranges
 from fer_edge.calibration.ranges.ranges import Ranges
@@ -64,12 +64,12 @@ def write_calibration_cache(
         raise CalibrationError(
             f"calibration caches are for TensorRT 10, found version {'.'.join(map(str, tensorrt))}: later ones take the Q/DQ model"
         )
-    dialect = DIALECTS["tensorrt"]
+    dialect, placed = DIALECTS["tensorrt"], place(model, ranges.placement)
     scales = {
         name: dialect.scale_and_zero_point(r.low, r.high)[0]
-        for name, r in group_ranges(model, ranges).items()
+        for name, r in group_ranges(placed.groups, ranges.tensors).items()
     }
-    for node in Graph(model).nodes:
+    for node in placed.graph.nodes:
         # TensorRT wants a scale in front of a ReLU too; what the ReLU cuts needs no range of its own.
         if node.op_type == "Relu" and node.output[0] in scales:
             scales.setdefault(node.input[0], scales[node.output[0]])

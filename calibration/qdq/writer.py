@@ -13,7 +13,6 @@ Weights are int8, symmetric, one scale per output channel, in both.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -22,12 +21,7 @@ from onnx import helper, numpy_helper
 
 from fer_edge._utils.onnx_files import remove_unused_initializers
 from fer_edge.calibration.placement.graph import WEIGHTED, Graph
-from fer_edge.calibration.placement.placement import (
-    Placement,
-    passes_integers,
-    quantised_nodes,
-    quantised_tensors,
-)
+from fer_edge.calibration.placement.placement import PlacedGraph, group_tensors, passes_integers, place
 from fer_edge.calibration.qdq.checks import check_qdq
 from fer_edge.calibration.qdq.dialects import DIALECTS, Dialect
 from fer_edge.calibration.qdq.transposed import doubles, expand_transposed
@@ -37,19 +31,31 @@ from fer_edge.calibration.ranges.ranges import Ranges
 from fer_edge.errors import CalibrationError, lookup
 
 
-def integer_layers(model: onnx.ModelProto, placement: Placement, dialect_name: str) -> list[onnx.NodeProto]:
-    """Return the nodes of the FP32 ``model`` that compute in integers in a dialect, in the order of the graph."""
+def integer_layers(placed: PlacedGraph, dialect_name: str) -> list[onnx.NodeProto]:
+    """Return the nodes of an FP32 model that compute in integers in a dialect, in the order of the graph."""
     dialect = lookup(DIALECTS, dialect_name, "dialect")
-    graph = Graph(model)
     return [
         node
-        for node in quantised_nodes(graph, placement)
-        if node.op_type in dialect.integer_ops or (dialect.expand_transposed and doubles(graph, node))
+        for node in placed.integer_nodes
+        if node.op_type in dialect.integer_ops or (dialect.expand_transposed and doubles(placed.graph, node))
     ]
 
 
-def quantise(model: onnx.ModelProto, ranges: Ranges, dialect_name: str) -> onnx.ModelProto:
+def quantise(
+    model: onnx.ModelProto, ranges: Ranges, dialect_name: str, placed: PlacedGraph | None = None
+) -> onnx.ModelProto:
     """Return a Q/DQ copy of ``model``.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        FP32.
+    ranges : Ranges
+        Of ``model``.
+    dialect_name : str
+        A key of :data:`fer_edge.calibration.qdq.dialects.DIALECTS`.
+    placed : PlacedGraph, optional
+        Of ``model`` by the rules of ``ranges``, where it is known already.
 
     Raises
     ------
@@ -58,38 +64,32 @@ def quantise(model: onnx.ModelProto, ranges: Ranges, dialect_name: str) -> onnx.
         run in integers.
     """
     dialect = lookup(DIALECTS, dialect_name, "dialect")
-    ranges = _for_dialect(model, ranges, dialect)
+    float_layers = ranges.placement.float_layers
+    placed = place(model, ranges.placement) if placed is None else placed.leaving(float_layers)
+    if unknown := float_layers - {node.name for node in model.graph.node}:
+        raise CalibrationError(
+            f"the ranges leave {min(unknown)} in floating point, the model has no such layer: calibrate again"
+        )
+    layers = {node.name for node in integer_layers(placed, dialect_name)}
+    weighted = {node.name for node in model.graph.node if node.op_type in WEIGHTED}
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    shift_biases(result, ranges.bias_shifts)
+    # A layer in floating point takes no correction.
+    shifts = ranges.bias_shifts.items()
+    shift_biases(result, {layer: shift for layer, shift in shifts if layer not in weighted - layers})
+    tensors = ranges.tensors
     if dialect.expand_transposed:
-        ranges = expand_transposed(result, ranges)
-    writer = _Writer(result, dialect, group_ranges(result, ranges), ranges.placement)
-    if writer.integer_nodes == 0:
+        layers, tensors = expand_transposed(result, layers, tensors)
+    graph = Graph(result)
+    nodes = [node for node in graph.nodes if node.name in layers]
+    if not nodes:
         raise CalibrationError("the model has no convolution or hidden dense layer that could run in INT8")
-    writer.write()
+    _Writer(result, graph, dialect, nodes, group_ranges(group_tensors(graph, nodes), tensors)).write()
     check_qdq(result, dialect.signed)
     return result
 
 
-def _for_dialect(model: onnx.ModelProto, ranges: Ranges, dialect: Dialect) -> Ranges:
-    """Leave in floating point what has no integer operator in ``dialect``; a bias there takes no correction."""
-    unknown = ranges.placement.float_layers - {node.name for node in model.graph.node}
-    if unknown:
-        raise CalibrationError(
-            f"the ranges leave {min(unknown)} in floating point, the model has no such layer: calibrate again"
-        )
-    integer = {node.name for node in integer_layers(model, ranges.placement, dialect.name)}
-    without = {node.name for node in model.graph.node if node.op_type in WEIGHTED} - integer
-    kept = ranges.placement.float_layers | without
-    return dataclasses.replace(
-        ranges,
-        placement=dataclasses.replace(ranges.placement, float_layers=kept),
-        bias_shifts={layer: shift for layer, shift in ranges.bias_shifts.items() if layer not in kept},
-    )
-
-
-def group_ranges(model: onnx.ModelProto, ranges: Ranges) -> dict[str, TensorRange]:
+def group_ranges(groups: Mapping[str, str], tensors: Mapping[str, TensorRange]) -> dict[str, TensorRange]:
     """Give every tensor that INT8 stores the union of its group's ranges.
 
     Raises
@@ -97,15 +97,14 @@ def group_ranges(model: onnx.ModelProto, ranges: Ranges) -> dict[str, TensorRang
     CalibrationError
         If a tensor has no range.
     """
-    groups = quantised_tensors(model, ranges.placement)
-    missing = [name for name in groups if name not in ranges.tensors]
+    missing = [name for name in groups if name not in tensors]
     if missing:
         raise CalibrationError(
             f"{len(missing)} tensors have no range (such as {missing[0]}): calibrate this model again"
         )
     members: dict[str, list[TensorRange]] = {}
     for name, group in groups.items():
-        members.setdefault(group, []).append(ranges.tensors[name])
+        members.setdefault(group, []).append(tensors[name])
     union = {
         group: TensorRange(
             min(r.min for r in rs), max(r.max for r in rs), min(r.low for r in rs), max(r.high for r in rs)
@@ -121,16 +120,16 @@ class _Writer:
     def __init__(
         self,
         model: onnx.ModelProto,
+        graph: Graph,
         dialect: Dialect,
+        nodes: list[onnx.NodeProto],
         ranges: Mapping[str, TensorRange],
-        placement: Placement,
     ) -> None:
         self.model = model
         self.dialect = dialect
         self.ranges = ranges
-        self.graph = Graph(model)
-        self.nodes = [n for n in quantised_nodes(self.graph, placement) if n.op_type in dialect.integer_ops]
-        self.integer_nodes = len(self.nodes)
+        self.graph = graph
+        self.nodes = nodes
         self.readers = {id(n) for n in self.nodes} | {id(n) for n in self.graph.nodes if passes_integers(n)}
         self.inserted: dict[str, list[onnx.NodeProto]] = {}  # tensor → nodes behind its producer
         self.front: list[onnx.NodeProto] = []

@@ -1,4 +1,4 @@
-"""Outputs of tensors inside a model, over batches."""
+"""Values of tensors inside a model, over batches of faces."""
 
 from __future__ import annotations
 
@@ -10,8 +10,25 @@ import numpy as np
 import onnx
 
 from fer_edge._utils.onnx_files import save_with_external_data
+from fer_edge._utils.progress import Progress
 from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.calibration.malloc_trim import return_free_memory
+from fer_edge.datasets import FaceDataset
+from fer_edge.preprocess import prepare_batch
+from fer_edge.spec import ModelSpec
+
+#: Every tensor of a batch is in memory at once: about 1 GiB in Residual Masking Network.
+_BATCH = 8
+
+
+def batches(
+    faces: FaceDataset, spec: ModelSpec, on_progress: Progress, stage: str, size: int = _BATCH
+) -> Iterator[np.ndarray]:
+    """Yield ``[B, C, H, W]`` float32; ``on_progress`` is called with (``stage``, done, total) after each batch."""
+    for start in range(0, len(faces), size):
+        stop = min(start + size, len(faces))
+        yield prepare_batch([faces[i] for i in range(start, stop)], spec)
+        on_progress(stage, stop, len(faces))
 
 
 def activations(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from fer_edge._utils.files import sha256_of
-from fer_edge.calibration.placement.placement import DEFAULT_PLACEMENT, Placement, quantised_tensors
+from fer_edge.calibration.placement.placement import PlacedGraph, Placement, place
 from fer_edge.calibration.ranges.activations import activations
 from fer_edge.calibration.ranges.methods import METHODS
 from fer_edge.calibration.ranges.observers import Observer
@@ -53,8 +53,7 @@ def observe(
     model: Path,
     batches: Iterable[np.ndarray],
     data: Mapping[str, str],
-    on_batch: Callable[[int], None] = lambda images: None,
-    placement: Placement = DEFAULT_PLACEMENT,
+    placed: PlacedGraph | None = None,
 ) -> Observations:
     """Run ``batches`` through ``model`` and observe every tensor that INT8 stores.
 
@@ -66,17 +65,16 @@ def observe(
         ``[B, C, H, W]`` float32, preprocessed.
     data : mapping
         Where the faces come from, for the record.
-    on_batch : callable
-        Called with the number of images done.
-    placement : Placement
-        What stays in floating point.
+    placed : PlacedGraph, optional
+        Of ``model``; by the default rules if it is not given.
 
     Raises
     ------
     CalibrationError
         If there are no faces, or a tensor is not finite.
     """
-    names = sorted(quantised_tensors(onnx.load(model), placement))
+    placed = placed or place(onnx.load(model))
+    names = sorted(placed.groups)
     observers = {name: Observer(name) for name in names}
     images = 0
     for batch, values in activations(model, names, batches):
@@ -84,10 +82,9 @@ def observe(
             observer.update(values.get(name, batch))
         images += len(batch)
         del values  # before the next ones are computed
-        on_batch(images)
     if not images:
         raise CalibrationError("there are no faces to calibrate on: give other --calibration-data")
-    return Observations(observers, images, dict(data), sha256_of(model), placement)
+    return Observations(observers, images, dict(data), sha256_of(model), placed.placement)
 
 
 def collect_ranges(
@@ -95,9 +92,8 @@ def collect_ranges(
     batches: Iterable[np.ndarray],
     method: str,
     data: Mapping[str, str],
-    on_batch: Callable[[int], None] = lambda images: None,
-    placement: Placement = DEFAULT_PLACEMENT,
+    placed: PlacedGraph | None = None,
 ) -> Ranges:
     """Observe (see :func:`observe`) and choose ranges by ``method``."""
     lookup(METHODS, method, "calibration method")  # before minutes are spent
-    return observe(model, batches, data, on_batch, placement).ranges(method)
+    return observe(model, batches, data, placed).ranges(method)

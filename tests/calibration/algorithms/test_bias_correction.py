@@ -16,7 +16,7 @@ from small_graphs import Builder, constants_of, make_every_kind, nodes_of, rando
 from torch.nn import functional
 
 from fer_edge.calibration.algorithms.bias_correction import measure_bias_shifts
-from fer_edge.calibration.placement.placement import DEFAULT_PLACEMENT, Placement
+from fer_edge.calibration.placement.placement import DEFAULT_PLACEMENT, Placement, place
 from fer_edge.calibration.qdq.dialects import DIALECTS
 from fer_edge.calibration.qdq.weights import round_weight, shift_biases
 from fer_edge.calibration.qdq.writer import quantise
@@ -46,7 +46,7 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shifts(model_file: Path) -> dict[str, tuple[float, ...]]:
-    return dict(measure_bias_shifts(model_file, BATCHES, DEFAULT_PLACEMENT))
+    return dict(measure_bias_shifts(model_file, BATCHES, place(make_every_kind())))
 
 
 def mean_error(
@@ -81,7 +81,8 @@ def test_the_mean_error_of_each_channel_vanishes(
 
 def test_only_integer_layers_have_a_shift(shifts: dict[str, tuple[float, ...]], model_file: Path) -> None:
     assert shifts.keys() == {*LAYERS, "conv3"}  # not the head, nor the residual addition
-    fewer = measure_bias_shifts(model_file, BATCHES, Placement(float_layers=frozenset({"conv1", "hidden2"})))
+    placed = place(make_every_kind()).leaving({"conv1", "hidden2"})
+    fewer = measure_bias_shifts(model_file, BATCHES, placed)
     assert fewer.keys() == shifts.keys() - {"conv1", "hidden2"}
     assert all(np.allclose(fewer[layer], shifts[layer], rtol=1e-4, atol=1e-7) for layer in fewer)
 
@@ -130,7 +131,7 @@ def test_a_transposed_convolution_that_one_dialect_cannot_store_is_not_shifted_t
     b.gemm(flat, "logits", 4, 5)
     model, path = b.model("logits"), tmp_path / "model.onnx"
     onnx.save(model, path)
-    found = measure_bias_shifts(path, BATCHES, DEFAULT_PLACEMENT)
+    found = measure_bias_shifts(path, BATCHES, place(model))
     assert found.keys() == {"conv1", "up"}
     ranges = dataclasses.replace(collect_ranges(path, BATCHES, "minmax", {}), bias_shifts=found)
     cpu, tensorrt = (quantise(model, ranges, dialect) for dialect in ("cpu", "tensorrt"))
@@ -142,16 +143,14 @@ def test_a_transposed_convolution_that_one_dialect_cannot_store_is_not_shifted_t
 def test_a_mean_over_faces_does_not_depend_on_how_they_are_batched(
     shifts: dict[str, tuple[float, ...]], model_file: Path
 ) -> None:
-    counted: list[int] = []
-    whole = measure_bias_shifts(model_file, [FACES], DEFAULT_PLACEMENT, counted.append)
-    assert counted == [10]
+    whole = measure_bias_shifts(model_file, [FACES], place(make_every_kind()))
     for layer, shift in whole.items():
         np.testing.assert_allclose(shifts[layer], shift, rtol=1e-4, atol=1e-7)
 
 
 def test_no_faces_is_an_error(model_file: Path) -> None:
     with pytest.raises(CalibrationError, match="no faces to correct biases on"):
-        measure_bias_shifts(model_file, [], DEFAULT_PLACEMENT)
+        measure_bias_shifts(model_file, [], place(make_every_kind()))
 
 
 # --- the file ---------------------------------------------------------------------------------------
@@ -240,14 +239,13 @@ def test_a_shift_is_minus_the_mean_of_the_error(model_file: Path) -> None:
     weight = np.linspace(-1, 1, 24, dtype=np.float32).reshape(2, 12)
     b.add("Relu", [b.add("Gemm", [flat, b.constant("w", weight)], "dense", transB=1)], "relu")
     b.gemm("relu", "logits", 2, 3)
-    path = model_file.with_name("dense.onnx")
-    onnx.save(b.model("logits"), path)
+    model, path = b.model("logits"), model_file.with_name("dense.onnx")
+    onnx.save(model, path)
     faces = random_faces(3, 2)
-    shift = measure_bias_shifts(path, [faces[:2], faces[2:]], DEFAULT_PLACEMENT)["dense"]
+    shift = measure_bias_shifts(path, [faces[:2], faces[2:]], place(model))["dense"]
     integers, scale = round_weight(weight, 0)
     error = integers * scale[:, None].astype(np.float64) - weight
     np.testing.assert_allclose(shift, -error @ faces.reshape(3, 12).mean(axis=0), rtol=1e-3, atol=1e-8)
-    model = onnx.load(path)
     shift_biases(model, {"dense": shift})
     added = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}["dense.shifted_bias"]
     np.testing.assert_allclose(added, shift, rtol=1e-6)

@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from small_graphs import Builder, random_faces, run
+from small_graphs import Builder, run
 
 from fer_edge._utils.files import sha256_of
+from fer_edge._utils.progress import Progress
 from fer_edge.backends import BACKENDS
 from fer_edge.bundle import open_bundle
 from fer_edge.calibration.algorithms.search import Choice, choose_calibration
+from fer_edge.calibration.algorithms.trial import Trial
 from fer_edge.calibration.calibrate import calibrate
-from fer_edge.calibration.comparison.fidelity import Fidelity
-from fer_edge.calibration.placement.placement import DEFAULT_PLACEMENT
+from fer_edge.calibration.placement.placement import DEFAULT_PLACEMENT, place
 from fer_edge.calibration.qdq.writer import quantise
-from fer_edge.calibration.ranges.collect import Observations, observe
+from fer_edge.calibration.ranges.collect import observe
 from fer_edge.calibration.ranges.methods import AUTO_METHOD, METHODS
 from fer_edge.calibration.ranges.ranges import Ranges
 from fer_edge.datasets import FaceDataset
 from fer_edge.models.catalogue import shipped_bundle
 from fer_edge.preprocess import prepare_batch
+from fer_edge.spec import ModelSpec
 from fer_edge.synthetic import render_faces
 
-FACES = random_faces(6)
-ORDER = ("minmax", "mse")
+SPEC = ModelSpec("net", 16, 16, "rgb", 3, (0.0,) * 3, (1.0,) * 3, tuple("abcde"))
+FACES = FaceDataset("rendered", render_faces(6), None, (), are_crops=True)
+BATCH = prepare_batch(list(FACES), SPEC)
+REFERENCE = np.random.default_rng(0).normal(size=(len(FACES), 5))
+NOISE = np.random.default_rng(1).normal(size=(len(FACES), 5))
 
 
 @pytest.fixture
@@ -47,25 +53,38 @@ def saved(b: Builder, folder: Path) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Invented(Trial):
+    """Its logits are as far from FP32 as ``noise`` says, by what a candidate is: a method, corrected, equalised."""
+
+    noise: Mapping[str, float | None] = field(default_factory=dict)
+    sha256: str = ""
+
+    def fp32_logits(self, faces: FaceDataset, on_faces: Callable[[int], None] = print) -> np.ndarray:
+        return REFERENCE
+
+    def logits(
+        self,
+        ranges: Ranges,
+        faces: FaceDataset,
+        model: Path | None = None,
+        on_faces: Callable[[int], None] = print,
+    ) -> np.ndarray:
+        found = sha256_of(model or self.model)
+        assert ranges.model_sha256 == found
+        name = ranges.method + " + bias" * bool(ranges.bias_shifts) + " + equal" * (found != self.sha256)
+        on_faces(len(faces))
+        if (snr_db := self.noise.get(name, 0)) is None:
+            return REFERENCE
+        signal, noise = (v - v.mean(axis=1, keepdims=True) for v in (REFERENCE, NOISE))
+        return REFERENCE + noise * np.linalg.norm(signal) / np.linalg.norm(noise) * 10 ** (-snr_db / 20)
+
+
 def choose(
-    model: Path, noise: Mapping[str, float | None], calls: list[tuple[str, Ranges]] | None = None
+    model: Path, noise: Mapping[str, float | None], on_progress: Progress = lambda stage, done, total: None
 ) -> Choice:
-    """Choose where a candidate's figure depends on what it is: a method, corrected or not, equalised or not."""
-    original = sha256_of(model)
-
-    def measure(path: Path, ranges: Ranges) -> Fidelity:
-        name = ranges.method
-        name += " + bias" * bool(ranges.bias_shifts)
-        name += " + equal" * (sha256_of(path) != original)
-        assert ranges.model_sha256 == sha256_of(path)
-        if calls is not None:
-            calls.append((name, ranges))
-        return Fidelity(1.0, 0.999, noise[name])
-
-    def observe_all(path: Path) -> Observations:
-        return observe(path, [FACES], {"name": "test"})
-
-    return choose_calibration(model, observe_all, ORDER, lambda: [FACES[:3]], measure)
+    trial = Invented(model, BACKENDS["onnxruntime"], SPEC, place(onnx.load(model)), noise, sha256_of(model))
+    return choose_calibration(trial, FACES, FACES, {"name": "test"}, on_progress)
 
 
 def names(choice: Choice) -> list[str]:
@@ -118,11 +137,14 @@ def test_what_is_more_work_is_kept_if_it_is_worth_it(
     assert list(model.parent.iterdir()) == [model]
     assert choice.ranges.model_sha256 == sha256_of(model)
     method = expected.split(" + ")[0]
-    expected_ranges = observe(model, [FACES], {}).ranges(method).tensors
+    expected_ranges = observe(model, [BATCH], {}).ranges(method).tensors
     assert choice.ranges.tensors == expected_ranges  # of all faces, on the file as it is now
     assert choice.ranges.images == len(FACES)
     quantise(onnx.load(model), choice.ranges, "cpu")
-    assert [c.snr_db for c in choice.candidates] == [noise[n] for n in noise]
+    measured = {c.name: c.snr_db for c in choice.candidates}
+    assert [measured.pop(n) for n in METHODS] == [pytest.approx(noise.get(n, 0), abs=1e-9) for n in METHODS]
+    others = [noise[n] for n in noise if n not in METHODS]
+    assert list(measured.values()) == [v if v is None else pytest.approx(v) for v in others]
 
 
 def test_the_equalised_file_computes_the_same(model: Path) -> None:
@@ -131,7 +153,7 @@ def test_the_equalised_file_computes_the_same(model: Path) -> None:
         model,
         {"minmax": 30, "mse": 20, "minmax + bias": 30, "minmax + equal": 40, "minmax + bias + equal": 40},
     )
-    expected, found = (run(m, FACES)["logits"] for m in (before, onnx.load(model)))
+    expected, found = (run(m, BATCH)["logits"] for m in (before, onnx.load(model)))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
@@ -140,29 +162,24 @@ def test_a_network_without_pairs_has_one_candidate_fewer(tmp_path: Path) -> None
     b.add("Relu", [b.conv("input", "conv1", 3, 8, 3)], "relu1")
     b.gemm(b.add("Flatten", [b.add("GlobalAveragePool", ["relu1"], "mean")], "flat"), "logits", 8, 5)
     model = saved(b, tmp_path)
-    counted: list[tuple[int, int]] = []
-    choice = choose_calibration(
-        model,
-        lambda path: observe(path, [FACES], {}),
-        ORDER,
-        lambda: [FACES],
-        lambda path, ranges: Fidelity(1, 1, 30),
-        lambda done, total: counted.append((done, total)),
-    )
-    assert names(choice) == ["minmax", "mse", "minmax + bias correction"]
-    assert counted == [(1, 3), (2, 3), (3, 3)]
+    counted: list[tuple[str, int, int]] = []
+    choice = choose(model, {}, lambda *progress: counted.append(progress))
+    assert names(choice) == [*METHODS, "entropy + bias correction"]
+    told = [(done, total) for stage, done, total in counted if stage == "choosing a calibration"]
+    assert told == [(6 * i, 6 * 5) for i in range(1, 6)]
 
 
-def test_a_failure_leaves_the_model_as_it_was(model: Path) -> None:
+def test_a_failure_leaves_the_model_as_it_was(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = model.read_bytes()
 
-    def measure(path: Path, ranges: Ranges) -> Fidelity:
+    def fail(trial: Trial, ranges: Ranges, faces: FaceDataset, path: Path, on_faces: object) -> np.ndarray:
         if path != model:
             raise RuntimeError("no memory left")
-        return Fidelity(1, 1, 30)
+        return REFERENCE
 
+    monkeypatch.setattr(Invented, "logits", fail)
     with pytest.raises(RuntimeError, match="no memory left"):
-        choose_calibration(model, lambda p: observe(p, [FACES], {}), ORDER, lambda: [FACES], measure)
+        choose(model, {})
     assert model.read_bytes() == before
     assert list(model.parent.iterdir()) == [model]
 
@@ -227,7 +244,7 @@ def test_one_method_is_taken_as_it_is(tmp_path: Path) -> None:
         model, bundle.spec, BACKENDS["onnxruntime"], faces, faces, "mse", {}, lambda *progress: None
     )
     batch = prepare_batch(list(faces), bundle.spec)
-    expected = observe(model, [batch], {}, placement=choice.ranges.placement).ranges("mse")
+    expected = observe(model, [batch], {}, place(onnx.load(model), choice.ranges.placement)).ranges("mse")
     assert choice.candidates == ()
     for name, r in choice.ranges.tensors.items():
         assert r.high == pytest.approx(expected.tensors[name].high, rel=1e-2), name

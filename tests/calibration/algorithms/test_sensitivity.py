@@ -14,7 +14,7 @@ from fer_edge.backends import BACKENDS
 from fer_edge.bundle import RANGES, open_bundle
 from fer_edge.calibration.algorithms.sensitivity import MIN_LABELLED, LayerSensitivity, measure_sensitivity
 from fer_edge.calibration.algorithms.trial import Trial
-from fer_edge.calibration.placement.placement import DEFAULT_PLACEMENT, Placement
+from fer_edge.calibration.placement.placement import Placement, place
 from fer_edge.calibration.qdq.writer import integer_layers, quantise
 from fer_edge.calibration.ranges.collect import collect_ranges
 from fer_edge.calibration.ranges.ranges import Ranges, load_ranges
@@ -59,6 +59,10 @@ def faces() -> FaceDataset:
     return FaceDataset("rendered", render_faces(24), None, (), are_crops=True)
 
 
+def trial_of(model: Path) -> Trial:
+    return Trial(model, ONNXRUNTIME, SMALL, place(onnx.load(model)))
+
+
 @pytest.fixture(scope="module")
 def fragile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("fragile") / "model.onnx"
@@ -73,7 +77,7 @@ def ranges(fragile: Path, faces: FaceDataset) -> Ranges:
 
 @pytest.fixture(scope="module")
 def found(fragile: Path, ranges: Ranges, faces: FaceDataset) -> tuple[LayerSensitivity, ...]:
-    return measure_sensitivity(Trial(fragile, ONNXRUNTIME, SMALL), ranges, faces)
+    return measure_sensitivity(trial_of(fragile), ranges, faces)
 
 
 def test_the_fragile_layer_comes_first(found: tuple[LayerSensitivity, ...]) -> None:
@@ -112,13 +116,14 @@ def test_noise_adds_up_nearly_as_independent_noise_does() -> None:
     model = bundle.model_path("fp32", "cpu")
     ranges = dataclasses.replace(load_ranges(bundle.path / RANGES, model), bias_shifts={})
     faces = FaceDataset("rendered", render_faces(16), None, (), are_crops=True)
-    quantised = Trial(model, ONNXRUNTIME, bundle.spec)
+    placed = place(onnx.load(model), ranges.placement)
+    trial = Trial(model, ONNXRUNTIME, bundle.spec, placed)
     counted: list[tuple[int, int]] = []
-    layers = measure_sensitivity(quantised, ranges, faces, lambda done, total: counted.append((done, total)))
-    expected = integer_layers(onnx.load(model), ranges.placement, "cpu")
+    layers = measure_sensitivity(trial, ranges, faces, lambda done, total: counted.append((done, total)))
+    expected = integer_layers(placed, "cpu")
     assert {layer.layer for layer in layers} == {node.name for node in expected}
     assert counted == [(i + 1, len(expected)) for i in range(len(expected))]
-    fp32, int8 = quantised.fp32_logits(faces), quantised.logits(ranges, faces)
+    fp32, int8 = trial.fp32_logits(faces), trial.logits(ranges, faces)
     signal = fp32 - fp32.mean(axis=1, keepdims=True)
     all_noise = ((int8 - int8.mean(axis=1, keepdims=True) - signal) ** 2).sum() / (signal**2).sum()
     assert 0.5 < sum(layer.noise for layer in layers) / all_noise < 2
@@ -132,22 +137,22 @@ def labelled(faces: FaceDataset, targets: np.ndarray) -> FaceDataset:
 def test_accuracy_is_measured_where_there_are_enough_labels(
     fragile: Path, ranges: Ranges, faces: FaceDataset
 ) -> None:
-    quantised = Trial(fragile, ONNXRUNTIME, SMALL)
+    trial = trial_of(fragile)
     many = FaceDataset("many", np.concatenate([faces.images] * 5)[:MIN_LABELLED], None, (), are_crops=True)
-    targets = quantised.fp32_logits(many).argmax(axis=1)  # FP32 is right on all
-    for layer in measure_sensitivity(quantised, ranges, labelled(many, targets)):
-        kept = {n.name for n in integer_layers(onnx.load(fragile), DEFAULT_PLACEMENT, "cpu")} - {layer.layer}
+    targets = trial.fp32_logits(many).argmax(axis=1)  # FP32 is right on all
+    for layer in measure_sensitivity(trial, ranges, labelled(many, targets)):
+        kept = {n.name for n in integer_layers(trial.placed, "cpu")} - {layer.layer}
         alone = dataclasses.replace(ranges, placement=Placement(float_layers=frozenset(kept)))
-        changed = quantised.logits(alone, many).argmax(axis=1) != targets
+        changed = trial.logits(alone, many).argmax(axis=1) != targets
         assert layer.drop_pp == pytest.approx(100 * changed.mean())
     few = many.subset(range(MIN_LABELLED - 1))
-    layers = measure_sensitivity(quantised, ranges, labelled(few, targets[:-1]))
+    layers = measure_sensitivity(trial, ranges, labelled(few, targets[:-1]))
     assert all(layer.drop_pp is None for layer in layers)
 
 
 def test_layers_left_out_already_stay_so(fragile: Path, ranges: Ranges, faces: FaceDataset) -> None:
     kept = dataclasses.replace(ranges, placement=Placement(float_layers=frozenset({"conv3"})))
-    layers = measure_sensitivity(Trial(fragile, ONNXRUNTIME, SMALL), kept, faces)
+    layers = measure_sensitivity(trial_of(fragile), kept, faces)
     assert "conv3" not in {layer.layer for layer in layers}
     alone = quantise(onnx.load(fragile), kept, "cpu")
     assert nodes_of(alone)["conv3"].input[1] == "conv3.w"
@@ -170,5 +175,5 @@ def test_a_tensor_around_what_the_dialect_cannot_store_is_not_charged_to_other_l
     alone = dataclasses.replace(ranges, placement=Placement(float_layers=frozenset({"conv2"})))
     stored = {n.removesuffix(".scale") for n in constants_of(quantise(model, alone, "cpu"))}
     assert "up" not in stored
-    layers = measure_sensitivity(Trial(path, ONNXRUNTIME, SMALL), ranges, faces)
+    layers = measure_sensitivity(trial_of(path), ranges, faces)
     assert {layer.layer for layer in layers} == {"conv1", "conv2"}

@@ -10,8 +10,7 @@ from small_graphs import make_every_kind
 
 from fer_edge.bundle import open_bundle
 from fer_edge.calibration.placement.families import FAMILIES, explain_placement, placement_of
-from fer_edge.calibration.placement.graph import Graph
-from fer_edge.calibration.placement.placement import DEFAULT_PLACEMENT, Placement, quantised_nodes
+from fer_edge.calibration.placement.placement import DEFAULT_PLACEMENT, Placement, place
 from fer_edge.calibration.placement.rules import FLOAT_RULES
 from fer_edge.models.catalogue import CATALOGUE, SHIPPED, shipped_bundle
 
@@ -39,11 +38,12 @@ def test_what_stays_in_floating_point_is_explained_layer_by_layer(name: str) -> 
     bundle = open_bundle(shipped_bundle(name))
     model, network = onnx.load(bundle.model_path("fp32", "cpu")), bundle.spec.network
     placement = placement_of(network)
-    rows = explain_placement(model, network, placement)
+    placed = place(model, placement)
+    rows = explain_placement(placed, network)
     assert [row.rule for row in rows] == list(placement.rules)
     explained = {layer for row in rows for layer in row.layers}
     weighted = {node.name for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose", "Gemm")}
-    integer = {node.name for node in quantised_nodes(Graph(model), placement)}
+    integer = {node.name for node in placed.integer_nodes}
     assert weighted - integer <= explained  # every layer that could be integer and is not has a reason
     assert not integer & explained
     for row in rows:
@@ -54,7 +54,7 @@ def test_what_stays_in_floating_point_is_explained_layer_by_layer(name: str) -> 
 
 def test_mixed_precision_is_a_reason_of_its_own() -> None:
     placement = Placement(("head", "softmax"), frozenset({"conv2", "add"}))
-    rows = explain_placement(make_every_kind(), "none of ours", placement)
+    rows = explain_placement(place(make_every_kind(), placement), "none of ours")
     assert [(row.rule, row.layers) for row in rows] == [
         ("head", ("head",)), ("softmax", ("mask",)), ("mixed precision", ("add", "conv2")),
     ]  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 from small_graphs import Builder, random_faces, run
 
 from fer_edge.calibration.placement.graph import Graph
-from fer_edge.calibration.placement.placement import quantised_nodes, quantised_tensors
+from fer_edge.calibration.placement.placement import place
 from fer_edge.calibration.placement.rules import FLOAT_RULES
 from fer_edge.calibration.qdq.dialects import DIALECTS
 from fer_edge.calibration.qdq.writer import quantise
@@ -22,7 +22,7 @@ FACES = random_faces(4)
 
 
 def integer_nodes(model: onnx.ModelProto) -> set[str]:
-    return {node.name for node in quantised_nodes(Graph(model))}
+    return {node.name for node in place(model).integer_nodes}
 
 
 def check_dialects(model: onnx.ModelProto, folder: Path, tolerance: float = 0.05) -> None:
@@ -64,7 +64,7 @@ def test_the_heads_of_an_ensemble_stay_in_floating_point(tmp_path: Path) -> None
     b.add("ReduceLogSumExp", ["rows", axis], "logits", keepdims=0)
     model = b.model("logits")
     assert integer_nodes(model) == {"a.stem", "a.hidden", "b.stem", "b.hidden"}
-    assert not {"rows", "a.log", "a.row"} & set(quantised_tensors(model))
+    assert not {"rows", "a.log", "a.row"} & set(place(model).groups)
     check_dialects(model, tmp_path)
 
 
@@ -172,7 +172,7 @@ def test_resize_passes_integers_where_onnx_runtime_has_a_kernel(
     b.add("Relu", [b.conv("large", "conv2", 8, 8, 3)], "relu2")
     b.gemm(b.add("Flatten", [b.add("GlobalAveragePool", ["relu2"], "mean")], "flat"), "logits", 8, 5)
     model = b.model("logits")
-    groups = quantised_tensors(model)
+    groups = place(model).groups
     assert (groups["large"] == groups["relu1"]) is integer
     check_dialects(model, tmp_path)
     operators = optimised_operators(model, tmp_path)

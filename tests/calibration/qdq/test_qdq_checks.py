@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from small_graphs import Builder, copy_of, make_every_kind, nodes_of, random_faces, run
 
 from fer_edge.calibration.placement.graph import Graph
-from fer_edge.calibration.placement.placement import Placement, quantised_tensors
+from fer_edge.calibration.placement.placement import Placement, place
 from fer_edge.calibration.qdq.checks import check_qdq
 from fer_edge.calibration.qdq.dialects import DIALECTS
 from fer_edge.calibration.qdq.writer import quantise
@@ -24,7 +24,7 @@ Fault = Callable[[onnx.ModelProto], None]
 
 def any_ranges(model: onnx.ModelProto, placement: Placement) -> Ranges:
     """Ranges that no face was needed for: only the form of the Q/DQ model matters here."""
-    tensors = {name: TensorRange(-1.0, 2.0, -1.0, 2.0) for name in quantised_tensors(model, placement)}
+    tensors = {name: TensorRange(-1.0, 2.0, -1.0, 2.0) for name in place(model, placement).groups}
     return Ranges("minmax", 1, {}, "", tensors, placement)
 
 
@@ -213,6 +213,6 @@ def test_a_product_of_two_stored_activations_is_no_weight() -> None:
     b.gemm(b.add("Flatten", [b.add("GlobalAveragePool", ["relu2"], "mean")], "flat"), "logits", 4, 4)
     model = b.model("logits", "products", products=[1, 1])
     placement = Placement(rules=("score",))
-    assert "hidden.relu" in quantised_tensors(model, placement)
+    assert "hidden.relu" in place(model, placement).groups
     quantised = quantise(model, any_ranges(model, placement), "cpu")
     assert Graph(quantised).producer[nodes_of(quantised)["products"].input[1]].op_type == "DequantizeLinear"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -10,7 +11,7 @@ import pytest
 from onnx import helper, numpy_helper, shape_inference
 from small_graphs import Builder, constants_of, copy_of, nodes_of, run
 
-from fer_edge.calibration.placement.placement import Placement
+from fer_edge.calibration.placement.placement import Placement, place
 from fer_edge.calibration.qdq.transposed import expand_transposed
 from fer_edge.calibration.qdq.writer import integer_layers, quantise
 from fer_edge.calibration.ranges.observers import TensorRange
@@ -37,11 +38,13 @@ TENSORS = dict.fromkeys(("input", "narrow", "up", "rising", "last"), TensorRange
 RANGES = Ranges("minmax", 2, {"name": "test"}, "0" * 64, TENSORS)
 
 
-def expand(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Ranges]:
+def expand(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Mapping[str, TensorRange]]:
     expanded = copy_of(model)
-    ranges = expand_transposed(expanded, RANGES)
+    layers = {node.name for node in place(model).integer_nodes}
+    found, tensors = expand_transposed(expanded, layers, TENSORS)
     onnx.checker.check_model(expanded, full_check=True)
-    return expanded, ranges
+    assert found == {node.name for node in place(expanded).integer_nodes}
+    return expanded, tensors
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -49,16 +52,16 @@ def expand(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Ranges]:
 @pytest.mark.parametrize("kernel", [2, 4, 6, 8])
 def test_the_numbers_stay(kernel: int, relu: bool, bias: bool) -> None:
     model = make(kernel, relu, bias)
-    expanded, ranges = expand(model)
+    expanded, tensors = expand(model)
     operators = [node.op_type for node in expanded.graph.node]
     assert "ConvTranspose" not in operators
     assert operators.count("Conv") == 2 + (1 if kernel % 4 else 4)
     assert operators.count("DepthToSpace") == 1
     assert run(expanded, FACES)["last"] == pytest.approx(run(model, FACES)["last"], abs=1e-5)
     final = "rising" if relu else "up"
-    added = set(ranges.tensors) - set(TENSORS)
+    added = set(tensors) - set(TENSORS)
     assert added == {f"{final}.{part}" for part in _parts(kernel)}
-    assert all(ranges.tensors[name] == ranges.tensors[final] for name in added)
+    assert all(tensors[name] == tensors[final] for name in added)
 
 
 def _parts(kernel: int) -> list[str]:
@@ -87,7 +90,7 @@ def test_integers_of_all_phases_share_a_scale(kernel: int) -> None:
     inferred = shape_inference.infer_shapes(quantised)
     kinds = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
     assert all(kinds[f"rising.{part}.q"] == onnx.TensorProto.UINT8 for part in _parts(kernel))
-    assert [node.name for node in integer_layers(model, Placement(), "cpu")] == ["first", "up"]
+    assert [node.name for node in integer_layers(place(model), "cpu")] == ["first", "up"]
 
 
 @pytest.mark.parametrize(
@@ -108,8 +111,8 @@ def test_others_are_left_alone(kernel: int, changes: dict[str, object]) -> None:
     model = make(kernel, **{"pads": [0] * 4, **changes})
     assert run(model, FACES)["last"].shape[:2] == (2, 2)
     assert expand(model)[0] == model
-    assert "up" not in {node.name for node in integer_layers(model, Placement(), "cpu")}
-    assert "up" in {node.name for node in integer_layers(model, Placement(), "tensorrt")}
+    assert "up" not in {node.name for node in integer_layers(place(model), "cpu")}
+    assert "up" in {node.name for node in integer_layers(place(model), "tensorrt")}
 
 
 def test_what_stays_in_floating_point_is_left_alone() -> None:

@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from fer_edge.bundle import RANGES, open_bundle
-from fer_edge.calibration.placement.placement import quantised_tensors
+from fer_edge.calibration.placement.placement import place
 from fer_edge.calibration.qdq.trt_calibration_cache import read_calibration_cache, write_calibration_cache
 from fer_edge.calibration.qdq.writer import quantise
 from fer_edge.calibration.ranges.observers import TensorRange
@@ -58,7 +58,7 @@ def test_every_name_is_a_tensor_of_the_model(model: onnx.ModelProto, ranges: Ran
     }
     scales = read_calibration_cache(write_calibration_cache(ranges, model))
     assert scales.keys() <= known
-    assert scales.keys() >= quantised_tensors(model, ranges.placement).keys()
+    assert scales.keys() >= place(model, ranges.placement).groups.keys()
 
 
 def test_the_tensor_in_front_of_a_relu_has_the_scale_behind_it(

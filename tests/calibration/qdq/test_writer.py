@@ -12,7 +12,7 @@ import pytest
 from onnx import helper, numpy_helper
 from small_graphs import constants_of, make_every_kind, nodes_of, random_faces, run, tapped
 
-from fer_edge.calibration.placement.placement import quantised_tensors
+from fer_edge.calibration.placement.placement import place
 from fer_edge.calibration.qdq.dialects import DIALECTS
 from fer_edge.calibration.qdq.writer import quantise
 from fer_edge.calibration.ranges.collect import collect_ranges
@@ -56,7 +56,7 @@ def test_ranges_are_those_of_the_activations(model: onnx.ModelProto, ranges: Ran
 
 
 def test_placement_follows_the_rules(model: onnx.ModelProto) -> None:
-    groups = quantised_tensors(model)
+    groups = place(model).groups
     assert {"input", "relu1", "pool", "conv2", "relu2", "cat", "masked", "flat", "hidden1r"} <= set(groups)
     assert not {"conv1", "sum", "hidden1", "mask", "gain", "logits"} & set(groups)
     assert groups["relu1"] == groups["pool"] == groups["cat"] == groups["up"]

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from fer_edge.calibration.fp16 import ALWAYS_FLOAT, to_half
 from fer_edge.calibration.placement.families import placement_of
+from fer_edge.calibration.placement.placement import place
 from fer_edge.calibration.qdq.writer import quantise
 from fer_edge.calibration.ranges.collect import collect_ranges
 from fer_edge.engines.build.builder import build_engine, estimate_memory_bytes
@@ -61,9 +62,10 @@ def test_engines_of_half_and_of_integers(name: str, tmp_path: Path) -> None:
     export_onnx(trained, fp32, generate_faces(4) if name.startswith("emotionaldan") else generate_faces(1))
     faces = prepare_batch(list(generate_faces(2)), trained.spec)
     del trained
-    ranges = collect_ranges(fp32, [faces], "minmax", {}, placement=placement_of(name))
     proto = onnx.load(fp32)
-    onnx.save(quantise(proto, ranges, "tensorrt"), int8)
+    placed = place(proto, placement_of(name))
+    ranges = collect_ranges(fp32, [faces], "minmax", {}, placed)
+    onnx.save(quantise(proto, ranges, "tensorrt", placed), int8)
     half = tmp_path / "fp16.onnx"
     onnx.save(to_half(proto, ALWAYS_FLOAT), half)
     del proto
