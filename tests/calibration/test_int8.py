@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from int8_builds import FACES, make
-from small_graphs import constants_of, nodes_of, run
+from small_graphs import constants_of, count_rules, nodes_of, run
 
 from fer_edge.bundle import Bundle, int8_model
 from fer_edge.calibration.comparison.bounds import Bounds
@@ -75,8 +75,10 @@ def test_every_dialect_comes_from_one_calibration(
         raise AssertionError("ranges were computed again")
 
     monkeypatch.setattr("fer_edge.calibration.ranges.observers.Observer.update", refuse)
-    int8 = make(bundle, ranges, tmp_path, Int8Options(Bounds(100)))
+    looked = count_rules(monkeypatch)
+    int8 = make(bundle, ranges, tmp_path, Int8Options(Bounds(100), sensitivity=True, sensitivity_images=2))
     assert int8.ranges == ranges
+    assert looked == dict.fromkeys(ranges.placement.rules, 1)
     scales = {dialect: constants_of(onnx.load(tmp_path / int8_model(dialect))) for dialect in DIALECTS}
     r = ranges.tensors["input"]
     assert scales["tensorrt"]["input.scale"] == pytest.approx(max(-r.low, r.high) / 127)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx import helper, numpy_helper
 
 from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.bundle import ModelFile
+from fer_edge.calibration.placement.graph import Graph
+from fer_edge.calibration.placement.rules import FLOAT_RULES, FloatRule
 from fer_edge.calibration.ranges.observers import Observer
 
 
@@ -55,6 +60,22 @@ def observe(*batches: np.ndarray) -> Observer:
     for batch in batches:
         observer.update(batch)
     return observer
+
+
+def count_rules(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count from now on how often each rule of placement looks for its layers."""
+    counted: Counter[str] = Counter()
+
+    def counting(rule: FloatRule) -> FloatRule:
+        def find(graph: Graph) -> list[onnx.NodeProto]:
+            counted[rule.name] += 1
+            return rule.find(graph)
+
+        return dataclasses.replace(rule, find=find)
+
+    for name, rule in list(FLOAT_RULES.items()):
+        monkeypatch.setitem(FLOAT_RULES, name, counting(rule))  # type: ignore[misc]
+    return counted
 
 
 class Builder:

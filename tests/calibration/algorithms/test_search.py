@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_graphs import Builder, run
+from small_graphs import Builder, count_rules, run
 
 from fer_edge._utils.files import sha256_of
 from fer_edge._utils.progress import Progress
@@ -198,7 +198,10 @@ def snr_db(reference: np.ndarray, found: np.ndarray) -> float:
     return float(10 * np.log10((signal**2).sum() / (noise**2).sum()))
 
 
-def test_on_the_shipped_network_the_figures_are_what_its_models_give(tmp_path: Path) -> None:
+def test_on_the_shipped_network_the_figures_are_what_its_models_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = count_rules(monkeypatch)
     bundle = open_bundle(shipped_bundle())
     model = Path(shutil.copyfile(bundle.model_path("fp32", "cpu"), tmp_path / "model.onnx"))
     reference_model = onnx.load(model)
@@ -217,6 +220,7 @@ def test_on_the_shipped_network_the_figures_are_what_its_models_give(tmp_path: P
         {"name": "rendered"},
         lambda *progress: stages.append(progress),
     )
+    assert looked == dict.fromkeys(choice.ranges.placement.rules, 1)
     assert names(choice)[: len(METHODS)] == list(METHODS)
     assert choice.ranges.images == 20
     measured = {c.name: c.snr_db for c in choice.candidates}

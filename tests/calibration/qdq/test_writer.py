@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
-from small_graphs import constants_of, make_every_kind, nodes_of, random_faces, run, tapped
+from small_graphs import constants_of, count_rules, make_every_kind, nodes_of, random_faces, run, tapped
 
-from fer_edge.calibration.placement.placement import place
+from fer_edge.calibration.placement.placement import DEFAULT_PLACEMENT, place
 from fer_edge.calibration.qdq.dialects import DIALECTS
 from fer_edge.calibration.qdq.writer import quantise
 from fer_edge.calibration.ranges.collect import collect_ranges
@@ -46,6 +46,19 @@ def test_int8_is_near_fp32(model: onnx.ModelProto, ranges: Ranges, dialect: str)
     expected, found = (run(m, FACES)["logits"] for m in (model, quantised))
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
     assert not np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_rules_look_for_their_layers_once(
+    model: onnx.ModelProto, ranges: Ranges, dialect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = count_rules(monkeypatch)
+    expected = quantise(model, ranges, dialect)
+    assert looked == dict.fromkeys(DEFAULT_PLACEMENT.rules, 1)
+    placed = place(model)
+    looked.clear()
+    assert quantise(model, ranges, dialect, placed) == expected
+    assert not looked
 
 
 def test_ranges_are_those_of_the_activations(model: onnx.ModelProto, ranges: Ranges) -> None:
