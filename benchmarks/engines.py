@@ -29,7 +29,7 @@ from fer_edge.calibration.fp16 import ALWAYS_FLOAT, to_half
 from fer_edge.calibration.placement.families import placement_of
 from fer_edge.calibration.placement.placement import place
 from fer_edge.calibration.qdq.writer import quantise
-from fer_edge.calibration.ranges.collect import collect_ranges
+from fer_edge.calibration.ranges.collect import observe
 from fer_edge.commands.base import make_table
 from fer_edge.cuda.gpus import ComputeCapability, dotted, parse_capability
 from fer_edge.engines.build.builder import build_engine
@@ -70,7 +70,7 @@ def write_models(name: str, folder: Path) -> dict[str, Path]:
     faces = prepare_batch(list(generate_faces(2)), trained.spec)
     proto = onnx.load(paths["fp32"])
     placed = place(proto, placement_of(name))
-    ranges = collect_ranges(paths["fp32"], [faces], "minmax", {}, placed)
+    ranges = observe(paths["fp32"], [faces], {}, placed).ranges("minmax")
     onnx.save(to_half(proto, ALWAYS_FLOAT), paths["fp16"])
     onnx.save(quantise(proto, ranges, "tensorrt", placed), paths["int8"])
     return paths

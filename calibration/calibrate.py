@@ -14,9 +14,10 @@ from fer_edge.calibration.algorithms.trial import Trial
 from fer_edge.calibration.placement.families import placement_of
 from fer_edge.calibration.placement.placement import place
 from fer_edge.calibration.ranges.activations import batches
-from fer_edge.calibration.ranges.collect import collect_ranges
-from fer_edge.calibration.ranges.methods import AUTO_METHOD
+from fer_edge.calibration.ranges.collect import observe
+from fer_edge.calibration.ranges.methods import AUTO_METHOD, METHODS
 from fer_edge.datasets import FaceDataset
+from fer_edge.errors import lookup
 from fer_edge.spec import ModelSpec
 
 
@@ -50,7 +51,10 @@ def calibrate(
         Called with (stage, done, total).
     """
     placed = place(onnx.load(model), placement_of(spec.network))
-    if method == AUTO_METHOD:
-        return choose_calibration(Trial(model, backend, spec, placed), faces, held_out, data, on_progress)
-    counted = batches(faces, spec, on_progress, "calibrating")
-    return Choice(collect_ranges(model, counted, method, data, placed), ())
+    if method != AUTO_METHOD:
+        lookup(METHODS, method, "calibration method")  # before minutes are spent
+    observations = observe(model, batches(faces, spec, on_progress, "calibrating"), data, placed)
+    if method != AUTO_METHOD:
+        return Choice(observations.ranges(method), ())
+    trial = Trial(model, backend, spec, placed)
+    return choose_calibration(trial, observations, faces, held_out, on_progress)

@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from fer_edge.calibration.malloc_trim import return_free_memory
 from fer_edge.calibration.placement.graph import Graph
 from fer_edge.calibration.placement.placement import PlacedGraph
 from fer_edge.calibration.qdq.weights import MIN_SCALE, output_axis, per_channel
@@ -82,6 +83,29 @@ def _front_of(graph: Graph, back: onnx.NodeProto) -> onnx.NodeProto | None:
             return None
         source = node.input[0]
     return None
+
+
+def save_equalised(model: Path, pairs: Sequence[Pair], batches: Iterable[np.ndarray], output: Path) -> None:
+    """Write the equalised form of an FP32 ONNX file; see :func:`equalise`.
+
+    Parameters
+    ----------
+    model, output : Path
+        ONNX files.
+    pairs : sequence of Pair
+        Of ``model``.
+    batches : iterable of np.ndarray
+        ``[B, C, H, W]`` float32, preprocessed.
+    """
+    maxima = channel_maxima(model, [pair.tensor for pair in pairs], batches)
+    proto = onnx.load(model)
+    equalise(proto, pairs, maxima)
+    # A message holds what was replaced in it until it goes; a copy does not, and saving takes two more.
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    del proto
+    return_free_memory()
+    onnx.save(result, output)
 
 
 def channel_maxima(

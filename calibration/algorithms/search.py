@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from fer_edge._utils.progress import Progress, face_counter
 from fer_edge.calibration.algorithms.bias_correction import measure_bias_shifts
-from fer_edge.calibration.algorithms.equalisation import Pair, channel_maxima, equalise, find_pairs
+from fer_edge.calibration.algorithms.equalisation import find_pairs, save_equalised
 from fer_edge.calibration.algorithms.trial import Trial
 from fer_edge.calibration.comparison.fidelity import measure_fidelity
-from fer_edge.calibration.malloc_trim import return_free_memory
 from fer_edge.calibration.ranges.activations import batches
 from fer_edge.calibration.ranges.collect import Observations, observe
 from fer_edge.calibration.ranges.methods import METHODS
@@ -55,7 +54,11 @@ class Choice:
 
 
 def choose_calibration(
-    trial: Trial, faces: FaceDataset, held_out: FaceDataset, data: Mapping[str, str], on_progress: Progress
+    trial: Trial,
+    observations: Observations,
+    faces: FaceDataset,
+    held_out: FaceDataset,
+    on_progress: Progress,
 ) -> Choice:
     """Measure every method, bias correction and equalisation, and keep what is best.
 
@@ -63,36 +66,32 @@ def choose_calibration(
     ----------
     trial : Trial
         FP32 model and backend; the file is replaced by its equalised form where that is best.
+    observations : Observations
+        Of the FP32 model on ``faces``.
     faces, held_out : FaceDataset
         For the ranges, and for measuring what they give; they should have no face in common.
-    data : mapping
-        Where the faces come from, for the record.
     on_progress : callable
         Called with (stage, done, total).
     """
-    model, pairs = trial.model, find_pairs(trial.placed)
-    search = _Search(trial, held_out, len(METHODS) + 1 + bool(pairs), on_progress)
+    model, placed, pairs = trial.model, trial.placed, find_pairs(trial.placed)
     few = faces.first(min(_CORRECTION_FACES, max(len(held_out), len(faces) // 8)))
-
-    def observed(path: Path) -> Observations:
-        return observe(path, batches(faces, trial.spec, on_progress, "calibrating"), data, trial.placed)
-
-    def few_batches() -> Iterator[np.ndarray]:
-        return batches(few, trial.spec, on_progress, "correcting the calibration", _CORRECTION_BATCH)
-
-    observations = observed(model)
+    few_batches = partial(
+        batches, few, trial.spec, on_progress, "correcting the calibration", _CORRECTION_BATCH
+    )
+    search = _Search(trial, held_out, len(METHODS) + 1 + bool(pairs), on_progress)
     best = search.best([(method, observations.ranges(method)) for method in METHODS])
     method = best[0]
-    shifts = measure_bias_shifts(model, few_batches(), trial.placed)
+    shifts = measure_bias_shifts(model, few_batches(), placed)
     corrected = dataclasses.replace(best[1], bias_shifts=shifts)
     best = search.improve(model, best, f"{method} + bias correction", corrected)
     if not pairs:
         return search.choice(best)
     with tempfile.TemporaryDirectory(dir=model.parent) as folder:  # so that replacing is one step, or none
         equalised = Path(folder) / model.name
-        onnx.save(_equalised(model, pairs, few_batches()), equalised)
-        ranges = observed(equalised).ranges(method)
-        shifts = measure_bias_shifts(equalised, few_batches(), trial.placed)
+        save_equalised(model, pairs, few_batches(), equalised)
+        again = batches(faces, trial.spec, on_progress, "calibrating")
+        ranges = observe(equalised, again, observations.data, placed).ranges(method)
+        shifts = measure_bias_shifts(equalised, few_batches(), placed)
         corrected = dataclasses.replace(ranges, bias_shifts=shifts)
         name = f"{best[0]} + equalisation"
         if best[1].bias_shifts:
@@ -104,18 +103,6 @@ def choose_calibration(
         if kept is not best:
             equalised.replace(model)
     return search.choice(kept)
-
-
-def _equalised(model: Path, pairs: Sequence[Pair], faces: Iterable[np.ndarray]) -> onnx.ModelProto:
-    maxima = channel_maxima(model, [pair.tensor for pair in pairs], faces)
-    proto = onnx.load(model)
-    equalise(proto, pairs, maxima)
-    # A message holds what was replaced in it until it goes; a copy does not, and saving takes two more.
-    result = onnx.ModelProto()
-    result.CopyFrom(proto)
-    del proto
-    return_free_memory()
-    return result
 
 
 Named = tuple[str, Ranges]

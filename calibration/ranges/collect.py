@@ -85,15 +85,3 @@ def observe(
     if not images:
         raise CalibrationError("there are no faces to calibrate on: give other --calibration-data")
     return Observations(observers, images, dict(data), sha256_of(model), placed.placement)
-
-
-def collect_ranges(
-    model: Path,
-    batches: Iterable[np.ndarray],
-    method: str,
-    data: Mapping[str, str],
-    placed: PlacedGraph | None = None,
-) -> Ranges:
-    """Observe (see :func:`observe`) and choose ranges by ``method``."""
-    lookup(METHODS, method, "calibration method")  # before minutes are spent
-    return observe(model, batches, data, placed).ranges(method)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fer_edge.bundle import FP32_MODEL, open_bundle
-from fer_edge.calibration.ranges.collect import collect_ranges
+from fer_edge.calibration.ranges.collect import observe
 from fer_edge.datasets import load_dataset
 from fer_edge.models.catalogue import shipped_bundle
 from fer_edge.preprocess import prepare_batch
@@ -165,7 +165,7 @@ def test_the_default_clips_real_faces_less_than_the_others(shared: Path) -> None
 
     def widths(images: list[np.ndarray]) -> np.ndarray:
         batches = [prepare_batch(images[i : i + 16], bundle.spec) for i in range(0, len(images), 16)]
-        tensors = collect_ranges(bundle.path / FP32_MODEL, batches, "percentile", {}).tensors
+        tensors = observe(bundle.path / FP32_MODEL, batches, {}).ranges("percentile").tensors
         return np.array([max(r.high, 0) - min(r.low, 0) for _, r in sorted(tensors.items())])
 
     expected = widths(list(faces))

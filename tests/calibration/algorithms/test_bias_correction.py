@@ -20,7 +20,7 @@ from fer_edge.calibration.placement.placement import DEFAULT_PLACEMENT, Placemen
 from fer_edge.calibration.qdq.dialects import DIALECTS
 from fer_edge.calibration.qdq.weights import round_weight, shift_biases
 from fer_edge.calibration.qdq.writer import quantise
-from fer_edge.calibration.ranges.collect import collect_ranges
+from fer_edge.calibration.ranges.collect import observe
 from fer_edge.calibration.ranges.ranges import Ranges, load_ranges
 from fer_edge.errors import CalibrationError
 
@@ -91,7 +91,7 @@ def test_the_q_dq_model_is_nearer_to_fp32_on_average(
     shifts: dict[str, tuple[float, ...]], model_file: Path
 ) -> None:
     model = onnx.load(model_file)
-    plain = collect_ranges(model_file, BATCHES, "minmax", {})
+    plain = observe(model_file, BATCHES, {}).ranges("minmax")
     reference = run(tapped(model, "mean"), FACES)["mean"].mean(axis=(0, 2, 3))
     for dialect in DIALECTS:
         found = [
@@ -110,7 +110,7 @@ def test_a_layer_in_floating_point_keeps_its_bias(
     model = onnx.load(model_file)
     kept = Placement(float_layers=frozenset({"conv2"}))
     ranges = dataclasses.replace(
-        collect_ranges(model_file, BATCHES, "minmax", {}), bias_shifts=shifts, placement=kept
+        observe(model_file, BATCHES, {}).ranges("minmax"), bias_shifts=shifts, placement=kept
     )
     for dialect in DIALECTS:
         quantised = quantise(model, ranges, dialect)
@@ -133,7 +133,7 @@ def test_a_transposed_convolution_that_one_dialect_cannot_store_is_not_shifted_t
     onnx.save(model, path)
     found = measure_bias_shifts(path, BATCHES, place(model))
     assert found.keys() == {"conv1", "up"}
-    ranges = dataclasses.replace(collect_ranges(path, BATCHES, "minmax", {}), bias_shifts=found)
+    ranges = dataclasses.replace(observe(path, BATCHES, {}).ranges("minmax"), bias_shifts=found)
     cpu, tensorrt = (quantise(model, ranges, dialect) for dialect in ("cpu", "tensorrt"))
     assert list(nodes_of(cpu)["up"].input)[1:] == ["w", "b"]
     assert nodes_of(tensorrt)["up"].input[2] == "up.shifted_bias"
@@ -158,7 +158,7 @@ def test_no_faces_is_an_error(model_file: Path) -> None:
 
 @pytest.fixture(scope="module")
 def ranges(model_file: Path, shifts: dict[str, tuple[float, ...]]) -> Ranges:
-    found = collect_ranges(model_file, BATCHES, "mse", {"name": "test"})
+    found = observe(model_file, BATCHES, {"name": "test"}).ranges("mse")
     placement = Placement(("head", "stem", "softmax"), frozenset({"conv2", "add"}))
     return dataclasses.replace(found, placement=placement, bias_shifts=shifts)
 

@@ -84,7 +84,8 @@ def choose(
     model: Path, noise: Mapping[str, float | None], on_progress: Progress = lambda stage, done, total: None
 ) -> Choice:
     trial = Invented(model, BACKENDS["onnxruntime"], SPEC, place(onnx.load(model)), noise, sha256_of(model))
-    return choose_calibration(trial, FACES, FACES, {"name": "test"}, on_progress)
+    observations = observe(model, [BATCH], {"name": "test"}, trial.placed)
+    return choose_calibration(trial, observations, FACES, FACES, on_progress)
 
 
 def names(choice: Choice) -> list[str]:

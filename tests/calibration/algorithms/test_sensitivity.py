@@ -16,7 +16,7 @@ from fer_edge.calibration.algorithms.sensitivity import MIN_LABELLED, LayerSensi
 from fer_edge.calibration.algorithms.trial import Trial
 from fer_edge.calibration.placement.placement import Placement, place
 from fer_edge.calibration.qdq.writer import integer_layers, quantise
-from fer_edge.calibration.ranges.collect import collect_ranges
+from fer_edge.calibration.ranges.collect import observe
 from fer_edge.calibration.ranges.ranges import Ranges, load_ranges
 from fer_edge.datasets import FaceDataset
 from fer_edge.models.catalogue import shipped_bundle
@@ -72,7 +72,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ranges(fragile: Path, faces: FaceDataset) -> Ranges:
-    return collect_ranges(fragile, [prepare_batch(list(faces), SMALL)], "minmax", {})
+    return observe(fragile, [prepare_batch(list(faces), SMALL)], {}).ranges("minmax")
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_a_tensor_around_what_the_dialect_cannot_store_is_not_charged_to_other_l
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
     onnx.save(model, path)
     faces = FaceDataset("rendered", render_faces(8), None, (), are_crops=True)
-    ranges = collect_ranges(path, [prepare_batch(list(faces), SMALL)], "minmax", {})
+    ranges = observe(path, [prepare_batch(list(faces), SMALL)], {}).ranges("minmax")
     alone = dataclasses.replace(ranges, placement=Placement(float_layers=frozenset({"conv2"})))
     stored = {n.removesuffix(".scale") for n in constants_of(quantise(model, alone, "cpu"))}
     assert "up" not in stored

@@ -16,7 +16,7 @@ from fer_edge.calibration.placement.placement import place
 from fer_edge.calibration.placement.rules import FLOAT_RULES
 from fer_edge.calibration.qdq.dialects import DIALECTS
 from fer_edge.calibration.qdq.writer import quantise
-from fer_edge.calibration.ranges.collect import collect_ranges
+from fer_edge.calibration.ranges.collect import observe
 
 FACES = random_faces(4)
 
@@ -29,7 +29,7 @@ def check_dialects(model: onnx.ModelProto, folder: Path, tolerance: float = 0.05
     """Both dialects are valid and give nearly the numbers of FP32 in ONNX Runtime."""
     path = folder / "model.onnx"
     onnx.save(model, path)
-    ranges = collect_ranges(path, [FACES], "minmax", {})
+    ranges = observe(path, [FACES], {}).ranges("minmax")
     for dialect in DIALECTS:
         quantised = quantise(model, ranges, dialect)
         onnx.checker.check_model(quantised, full_check=True)
@@ -209,7 +209,7 @@ def test_normalisation_between_relu_and_pool_is_computed_in_floating_point(tmp_p
 def optimised_operators(model: onnx.ModelProto, folder: Path) -> Counter[str]:
     """Operators that ONNX Runtime makes of the cpu dialect."""
     onnx.save(model, folder / "model.onnx")
-    quantised = quantise(model, collect_ranges(folder / "model.onnx", [FACES], "minmax", {}), "cpu")
+    quantised = quantise(model, observe(folder / "model.onnx", [FACES], {}).ranges("minmax"), "cpu")
     settings = onnxruntime.SessionOptions()
     settings.optimized_model_filepath = str(folder / "optimised.onnx")
     settings.log_severity_level = 3

@@ -15,7 +15,7 @@ from small_graphs import constants_of, count_rules, make_every_kind, nodes_of, r
 from fer_edge.calibration.placement.placement import DEFAULT_PLACEMENT, place
 from fer_edge.calibration.qdq.dialects import DIALECTS
 from fer_edge.calibration.qdq.writer import quantise
-from fer_edge.calibration.ranges.collect import collect_ranges
+from fer_edge.calibration.ranges.collect import observe
 from fer_edge.calibration.ranges.ranges import Ranges, load_ranges
 from fer_edge.errors import CalibrationError, UsageError
 
@@ -36,7 +36,7 @@ def model_file(model: onnx.ModelProto, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def ranges(model_file: Path) -> Ranges:
-    return collect_ranges(model_file, [FACES[:6], FACES[6:]], "minmax", {"name": "test"})
+    return observe(model_file, [FACES[:6], FACES[6:]], {"name": "test"}).ranges("minmax")
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -199,11 +199,11 @@ def test_a_damaged_ranges_file_is_refused(
 
 def test_no_faces_is_an_error(model_file: Path) -> None:
     with pytest.raises(CalibrationError, match="no faces to calibrate on"):
-        collect_ranges(model_file, [], "minmax", {})
+        observe(model_file, [], {}).ranges("minmax")
     with pytest.raises(UsageError, match="unknown calibration method 'minmx'.*'minmax'"):
-        collect_ranges(model_file, [FACES], "minmx", {})
+        observe(model_file, [FACES], {}).ranges("minmx")
 
 
 def test_faces_that_are_not_finite_are_refused(model_file: Path) -> None:
     with pytest.raises(CalibrationError, match="not finite"):
-        collect_ranges(model_file, [np.full((1, 3, 12, 12), np.nan, np.float32)], "minmax", {})
+        observe(model_file, [np.full((1, 3, 12, 12), np.nan, np.float32)], {}).ranges("minmax")

@@ -16,7 +16,7 @@ from fer_edge.calibration.fp16 import ALWAYS_FLOAT, to_half
 from fer_edge.calibration.placement.families import placement_of
 from fer_edge.calibration.placement.placement import place
 from fer_edge.calibration.qdq.writer import quantise
-from fer_edge.calibration.ranges.collect import collect_ranges
+from fer_edge.calibration.ranges.collect import observe
 from fer_edge.engines.build.builder import build_engine, estimate_memory_bytes
 from fer_edge.engines.build.options import EngineOptions
 from fer_edge.export.checkpoints import random_network
@@ -64,7 +64,7 @@ def test_engines_of_half_and_of_integers(name: str, tmp_path: Path) -> None:
     del trained
     proto = onnx.load(fp32)
     placed = place(proto, placement_of(name))
-    ranges = collect_ranges(fp32, [faces], "minmax", {}, placed)
+    ranges = observe(fp32, [faces], {}, placed).ranges("minmax")
     onnx.save(quantise(proto, ranges, "tensorrt", placed), int8)
     half = tmp_path / "fp16.onnx"
     onnx.save(to_half(proto, ALWAYS_FLOAT), half)

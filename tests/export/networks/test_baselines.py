@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.calibration.qdq.writer import quantise
-from fer_edge.calibration.ranges.collect import collect_ranges
+from fer_edge.calibration.ranges.collect import observe
 from fer_edge.errors import UsageError
 from fer_edge.export.networks import NETWORKS
 from fer_edge.export.networks.baselines import (
@@ -207,7 +207,7 @@ def test_export_and_int8(name: str, similarity: float, golden_folder: GoldenFold
     check_export(module, path)
     model = onnx.load(path)
     assert not {node.op_type for node in model.graph.node} & {"Pad", "BatchNormalization"}
-    ranges = collect_ranges(path, [faces(4, seed=9)], "minmax", {})
+    ranges = observe(path, [faces(4, seed=9)], {}).ranges("minmax")
     batch = faces(4, seed=5)
     with torch.no_grad():
         expected = module(torch.from_numpy(batch)).numpy()
@@ -232,7 +232,7 @@ def test_the_ensemble_exports_as_one_graph(golden_folder: GoldenFolder, tmp_path
     model = onnx.load(tmp_path / "model.onnx")
     heads = {f"members.{name}.fc/Gemm" for name in members}
     assert heads <= {node.name for node in model.graph.node}
-    ranges = collect_ranges(tmp_path / "model.onnx", [faces(2)], "minmax", {})
+    ranges = observe(tmp_path / "model.onnx", [faces(2)], {}).ranges("minmax")
     for dialect in ("cpu", "tensorrt"):
         nodes = {node.name: node for node in quantise(model, ranges, dialect).graph.node}
         assert not any(name.endswith(".dq") for head in heads for name in nodes[head].input[:2])

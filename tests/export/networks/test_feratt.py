@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.calibration.qdq.dialects import DIALECTS
 from fer_edge.calibration.qdq.writer import quantise
-from fer_edge.calibration.ranges.collect import collect_ranges
+from fer_edge.calibration.ranges.collect import observe
 from fer_edge.errors import UsageError, WeightsError
 from fer_edge.export.checkpoints.feratt import (
     SIGNATURE,
@@ -261,7 +261,7 @@ def test_onnx_and_int8(filled: Filled, tmp_path: Path) -> None:
                 )
         session.close()
 
-    ranges = collect_ranges(path, [batch], "minmax", {"name": "generated"})
+    ranges = observe(path, [batch], {"name": "generated"}).ranges("minmax")
     logits = expected["logits"].numpy()
     for dialect in DIALECTS:
         small = tmp_path / f"{dialect}.onnx"

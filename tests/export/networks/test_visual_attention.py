@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.calibration.qdq.writer import quantise
-from fer_edge.calibration.ranges.collect import collect_ranges
+from fer_edge.calibration.ranges.collect import observe
 from fer_edge.errors import UsageError
 from fer_edge.export.networks.illumination import diffuse, normalise_illumination, standardise
 from fer_edge.export.networks.visual_attention import (
@@ -274,7 +274,7 @@ def test_exported_outputs(variant: str, tmp_path: Path) -> None:
 def test_int8_keeps_logits_and_attention(tmp_path: Path) -> None:
     module, path = network(), tmp_path / "model.onnx"
     export_onnx(TrainedNetwork(module, VISUAL_ATTENTION_SPEC, {}, {}), path)
-    ranges = collect_ranges(path, [faces(8, seed=9).numpy()], "minmax", {})
+    ranges = observe(path, [faces(8, seed=9).numpy()], {}).ranges("minmax")
     batch = faces(8, seed=5)
     with torch.no_grad():
         expected = module(batch)
