@@ -16,6 +16,7 @@ import onnxruntime
 
 from fer_edge._utils.files import text_path
 from fer_edge._utils.guard import Guard
+from fer_edge._utils.onnx_files import input_of, precision_of, read_graph
 from fer_edge.backends.base import (
     DEFAULT_INT8,
     NO_GPU,
@@ -26,7 +27,6 @@ from fer_edge.backends.base import (
     run_in_parts,
 )
 from fer_edge.backends.int8_probe import with_exact_int8
-from fer_edge.backends.onnx_file import input_of, precision_of, read_graph
 from fer_edge.bundle import ModelFile
 from fer_edge.cuda.gpus import require_gpu
 from fer_edge.engines.build.options import EngineOptions
@@ -211,7 +211,7 @@ class OnnxRuntimeGpuBackend(Backend):
         max_batch = None
         if _TENSORRT in providers:
             try:
-                graph = read_graph(model)
+                graph = read_graph(model.content if isinstance(model, ModelFile) else model)
                 precision = options.precision or precision_of(graph)
                 providers[_TENSORRT], max_batch = make_tensorrt_options(graph, precision, options.max_batch)
             except EngineError as error:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from fer_edge._utils.onnx_files import precision_of, read_graph
 from fer_edge.backends.base import NO_GPU, Backend, SessionOptions, check_batch
-from fer_edge.backends.onnx_file import precision_of, read_graph
 from fer_edge.bundle import ModelFile
 from fer_edge.cuda.arrays import DeviceArray, describe, is_device_array
 from fer_edge.cuda.cuda_device import INSTALL_CUDA_PYTHON
@@ -160,7 +160,7 @@ class TensorRtBackend(Backend):
         largest = 1 if options.dla_core is not None else options.max_batch or EngineOptions.max_batch
         settings = EngineOptions(
             self.name,
-            options.precision or precision_of(read_graph(file)),
+            options.precision or precision_of(read_graph(file.content)),
             opt_batch=min(EngineOptions.opt_batch, largest),
             max_batch=largest,
             dla_core=options.dla_core,

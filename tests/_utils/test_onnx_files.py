@@ -1,4 +1,4 @@
-"""ONNX files whose constants lie beside them: the same numbers, and a model that is left as it was."""
+"""ONNX files: constants that lie beside them, and the precision of a graph."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 from onnx import helper, numpy_helper
+from played_gpu import WEIGHT, save_model
 
-from fer_edge._utils.onnx_files import save_with_external_data
+from fer_edge._utils.onnx_files import precision_of, read_graph, save_with_external_data
 from fer_edge.bundle import open_bundle
+from fer_edge.errors import EngineError
 from fer_edge.models.catalogue import shipped_bundle
 from fer_edge.preprocess import prepare_batch
 from fer_edge.synthetic import render_faces
@@ -53,3 +56,19 @@ def test_every_type_of_constant_comes_back(tmp_path: Path) -> None:
     for name, value in arrays.items():
         assert found[name].dtype == value.dtype
         np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def test_the_precision_of_a_file(tmp_path: Path) -> None:
+    model = save_model(tmp_path)
+    assert precision_of(read_graph(model)) == "fp32"
+    graph = onnx.load(model)
+    half = onnx.load(model)
+    half.graph.initializer[0].CopyFrom(numpy_helper.from_array(WEIGHT.astype(np.float16), "w"))
+    onnx.save(half, tmp_path / "half.onnx")
+    assert precision_of(read_graph(tmp_path / "half.onnx")) == "fp16"
+    graph.graph.node.append(helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]))
+    onnx.save(graph, tmp_path / "q.onnx")
+    assert precision_of(read_graph(tmp_path / "q.onnx")) == "int8"
+    (tmp_path / "bad.onnx").write_bytes(b"garbage")
+    with pytest.raises(EngineError, match="it is no ONNX file"):
+        read_graph(tmp_path / "bad.onnx")

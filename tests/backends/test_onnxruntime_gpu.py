@@ -11,13 +11,13 @@ import onnxruntime
 import pytest
 from played_gpu import WEIGHT, save_model
 
+from fer_edge._utils.onnx_files import read_graph
 from fer_edge.backends import (
     BACKENDS,
     SessionOptions,
     choose_backend,
     tensorrt,
 )
-from fer_edge.backends.onnx_file import read_graph
 from fer_edge.backends.onnxruntime import (
     CUDA_OPTIONS,
     OnnxRuntimeGpuBackend,

@@ -26,11 +26,6 @@ _MIN_SHARE = 1e-3
 _MIN_LIMIT_S = 1e-3
 
 
-def precision_name(quantised: bool, half: bool) -> str:
-    """Return the precision of a network: ``int8`` with Q/DQ, ``fp16`` where it computes in half precision, else ``fp32``."""
-    return "int8" if quantised else "fp16" if half else "fp32"
-
-
 @dataclass(frozen=True)
 class EngineOptions:
     """How to build an engine.

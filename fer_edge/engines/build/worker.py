@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from fer_edge._utils.files import whole_file
+from fer_edge._utils.onnx_files import precision_name
 from fer_edge._utils.ownership import PRIVATE_FILE, require_private
 from fer_edge._utils.progress import Progress
 from fer_edge.cuda.cuda_device import free_device_bytes
 from fer_edge.cuda.gpus import ComputeCapability, require_gpu
-from fer_edge.engines.build.options import precision_name
 from fer_edge.engines.flavours import FLAVOURS, require_capability
 from fer_edge.engines.plugin import load_plugin
 from fer_edge.errors import EngineError
