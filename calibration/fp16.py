@@ -23,11 +23,10 @@ from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.calibration.comparison.fidelity import Fidelity, measure_fidelity
 from fer_edge.calibration.placement.graph import Graph, infer_values
 from fer_edge.calibration.placement.rules import FLOAT_RULES
-from fer_edge.calibration.ranges.activations import run_model
+from fer_edge.calibration.ranges.activations import batches, run_model
 from fer_edge.datasets import FaceDataset
 from fer_edge.errors import GateError
 from fer_edge.evaluation.evaluate import session_logits
-from fer_edge.preprocess import prepare_batch
 from fer_edge.spec import ModelSpec
 
 #: A model that falls below is refused; what rounding to three digits costs is far above.
@@ -155,12 +154,11 @@ def overflowing_layers(model: onnx.ModelProto, faces: FaceDataset, spec: ModelSp
     known = {value.name for value in tapped.graph.output}
     tapped.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n in made - known)
     found: set[str] = set()
-    for start in range(0, len(faces), _CHECKED_AT_ONCE):
-        crops = [faces[i] for i in range(start, min(start + _CHECKED_AT_ONCE, len(faces)))]
-        for _, values in run_model(tapped, [prepare_batch(crops, spec)]):
-            for name, value in values.items():
-                if not np.abs(value).max(initial=0) <= _MAX_FP16 / _MARGIN:
-                    found.update([own[name]] if name in own else calls)
+    for _, values in run_model(tapped, batches(faces, spec, size=_CHECKED_AT_ONCE)):
+        for name, value in values.items():
+            if not np.abs(value).max(initial=0) <= _MAX_FP16 / _MARGIN:
+                found.update([own[name]] if name in own else calls)
+        del values, value  # before the next ones are computed
     return frozenset(found)
 
 

@@ -118,7 +118,7 @@ class Int8Result:
 
 
 @dataclass(frozen=True)
-class Refused:
+class Int8Attempt:
     """Figures of an INT8 model that missed its bounds; ``tried`` of the :class:`GateError`.
 
     Attributes
@@ -149,7 +149,7 @@ def make_int8(
     ------
     GateError
         If the bounds are missed: with bounds of the user's, after mixed precision was tried; without, at once. Its
-        ``tried`` is a :class:`Refused`.
+        ``tried`` is a :class:`Int8Attempt`.
     """
     trial = Trial(model, backend, spec, place(onnx.load(model), ranges.placement))
     path = work / int8_model(backend.dialect)
@@ -160,7 +160,7 @@ def make_int8(
     int8 = _describe(trial, ranges, comparison)
     missed = not all(result.passed for result in options.judge(outcome_of(comparison)))
     if missed and options.bounds is None:
-        raise GateError(_collapsed(comparison, faces), Refused(int8))
+        raise GateError(_collapsed(comparison, faces), Int8Attempt(int8))
     if missed or options.sensitivity:
         few = faces.first(options.sensitivity_images)
         sensitivity = measure_sensitivity(
@@ -171,7 +171,7 @@ def make_int8(
         try:
             found = _mix(trial, ranges, int8.sensitivity, fp32_logits, faces, options.bounds, on_progress)
         except GateError as error:
-            raise GateError(str(error), Refused(int8, error.tried)) from None
+            raise GateError(str(error), Int8Attempt(int8, error.tried)) from None
         kept = dataclasses.replace(ranges.placement, float_layers=frozenset(found.float_layers))
         ranges = dataclasses.replace(ranges, placement=kept)
         before = path.replace(work / "all-int8.onnx")
@@ -184,7 +184,7 @@ def make_int8(
         int8 = dataclasses.replace(described, sensitivity=int8.sensitivity, mixed=mixed)
     int8 = dataclasses.replace(int8, simulated=_simulate(work, trial, faces, on_progress))
     if collapsed := _collapsed_dialect(int8.simulated, options, min(len(faces), _FEW_FACES)):
-        raise GateError(collapsed, Refused(int8))
+        raise GateError(collapsed, Int8Attempt(int8))
     return int8
 
 

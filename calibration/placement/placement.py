@@ -119,11 +119,11 @@ def stored_output(graph: Graph, node: onnx.NodeProto) -> str:
 
 def group_tensors(graph: Graph, integer_nodes: Iterable[onnx.NodeProto]) -> Mapping[str, str]:
     """Return every tensor that INT8 stores around ``integer_nodes`` → the name of its group."""
-    tensors: set[str] = set()
+    # In the order of the graph: a set's order, and with it the file, would change from process to process.
+    group: dict[str, str] = {}
     for node in integer_nodes:
-        tensors.update(graph.activations(node))
-        tensors.add(stored_output(graph, node))
-    group = {name: name for name in tensors}
+        for name in (*graph.activations(node), stored_output(graph, node)):
+            group[name] = name
 
     def root(name: str) -> str:
         while group[name] != name:

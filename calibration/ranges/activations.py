@@ -22,7 +22,11 @@ _BATCH = 8
 
 
 def batches(
-    faces: FaceDataset, spec: ModelSpec, on_progress: Progress, stage: str, size: int = _BATCH
+    faces: FaceDataset,
+    spec: ModelSpec,
+    on_progress: Progress = lambda stage, done, total: None,
+    stage: str = "",
+    size: int = _BATCH,
 ) -> Iterator[np.ndarray]:
     """Yield ``[B, C, H, W]`` float32; ``on_progress`` is called with (``stage``, done, total) after each batch."""
     for start in range(0, len(faces), size):

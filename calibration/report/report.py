@@ -9,11 +9,11 @@ from typing import Any
 from fer_edge.calibration.algorithms.mixed_precision import Step
 from fer_edge.calibration.algorithms.search import Candidate
 from fer_edge.calibration.comparison.bounds import BoundResult
-from fer_edge.calibration.int8 import Int8Options, Int8Result, Refused, outcome_of
+from fer_edge.calibration.int8 import Int8Attempt, Int8Options, Int8Result, outcome_of
 
 
 def report_of_refused(
-    refused: Refused, candidates: tuple[Candidate, ...], options: Int8Options, reason: str
+    refused: Int8Attempt, candidates: tuple[Candidate, ...], options: Int8Options, reason: str
 ) -> dict[str, Any]:
     """Return the figures of INT8 that missed its bounds, as plain JSON types; ``gate`` holds the reason.
 

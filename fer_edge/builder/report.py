@@ -15,7 +15,7 @@ from fer_edge.builder.splits import Split
 from fer_edge.calibration.algorithms.mixed_precision import Step
 from fer_edge.calibration.algorithms.search import Candidate
 from fer_edge.calibration.fp16 import HalfAttempt
-from fer_edge.calibration.int8 import COLLAPSED_COSINE, Int8Result, Refused
+from fer_edge.calibration.int8 import COLLAPSED_COSINE, Int8Attempt, Int8Result
 from fer_edge.calibration.report.page import write_report_page
 from fer_edge.calibration.report.report import report_of, report_of_refused
 from fer_edge.errors import GateError
@@ -52,7 +52,7 @@ def refused_report(
 ) -> dict[str, Any]:
     """Return the report of a build that was refused: all that was measured until then, and the reason."""
     measured: dict[str, Any] = {"gate": {"passed": False, "bounds": [], "reason": str(error)}}
-    if isinstance(error.tried, Refused):
+    if isinstance(error.tried, Int8Attempt):
         measured = report_of_refused(error.tried, candidates, plan.int8, str(error))
     elif error.tried and all(isinstance(attempt, HalfAttempt) for attempt in error.tried):
         measured["candidates"] = [attempt.to_dict() for attempt in error.tried]
@@ -105,7 +105,7 @@ def refuse(options: BuildOptions, output: Path, error: GateError, report: Mappin
     GateError
         Gives the figures, the next commands, and the place of the report, or the reason why there is none.
     """
-    refused = error.tried if isinstance(error.tried, Refused) else None
+    refused = error.tried if isinstance(error.tried, Int8Attempt) else None
     steps = next_steps(options, refused.steps if refused is not None else ())
     warned = "".join(f"; {text.rstrip('.')}" for text in report.get("warnings", ()))
     advice = f"{warned}; next: " + ", or ".join(f"{command} ({why})" for command, why in steps)

@@ -17,9 +17,9 @@ from fer_edge.calibration.comparison.paired import compare_paired
 from fer_edge.calibration.int8 import (
     COLLAPSED_COSINE,
     MIN_LABELLED_FACES,
+    Int8Attempt,
     Int8Options,
     Int8Result,
-    Refused,
     outcome_of,
 )
 from fer_edge.calibration.placement.macs import multiply_adds
@@ -133,7 +133,7 @@ def test_a_bound_that_cannot_be_met_is_an_error(bundle: Bundle, ranges: Ranges, 
     with pytest.raises(GateError, match=r"INT8 cannot meet a logit cosine.*tried 0 layers") as raised:
         make(bundle, ranges, tmp_path, options)
     tried = raised.value.tried
-    assert isinstance(tried, Refused)
+    assert isinstance(tried, Int8Attempt)
     assert len(tried.steps) > 2
     assert not any(step.passed for step in tried.steps)
     assert tried.int8.comparison.faces == len(FACES)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +62,29 @@ def test_rules_look_for_their_layers_once(
     looked.clear()
     assert quantise(model, ranges, dialect, placed) == expected
     assert not looked
+
+
+_WRITE = """
+import sys, pathlib, onnx
+from fer_edge.calibration.qdq.writer import quantise
+from fer_edge.calibration.ranges.ranges import load_ranges
+model, ranges, dialect = sys.argv[1:]
+quantised = quantise(onnx.load(model), load_ranges(pathlib.Path(ranges), pathlib.Path(model)), dialect)
+sys.stdout.buffer.write(quantised.SerializeToString())
+"""
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_the_file_is_the_same_in_every_process(
+    model_file: Path, ranges: Ranges, dialect: str, tmp_path: Path
+) -> None:
+    ranges.save(tmp_path / "ranges.json")
+    command = [sys.executable, "-c", _WRITE, str(model_file), str(tmp_path / "ranges.json"), dialect]
+    files = [
+        subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, check=True, capture_output=True)
+        for seed in "12"
+    ]
+    assert files[0].stdout == files[1].stdout
 
 
 def test_ranges_are_those_of_the_activations(model: onnx.ModelProto, ranges: Ranges) -> None:

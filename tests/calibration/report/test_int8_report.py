@@ -8,7 +8,7 @@ from pathlib import Path
 from fer_edge.calibration.algorithms.mixed_precision import Step
 from fer_edge.calibration.algorithms.search import Candidate
 from fer_edge.calibration.comparison.bounds import Bounds
-from fer_edge.calibration.int8 import COLLAPSED_COSINE, Int8Options, Int8Result, Refused
+from fer_edge.calibration.int8 import COLLAPSED_COSINE, Int8Attempt, Int8Options, Int8Result
 from fer_edge.calibration.report.report import report_of, report_of_refused
 
 
@@ -56,7 +56,7 @@ def test_the_report_of_a_refused_model_holds_every_step(plain: tuple[Int8Result,
     int8, _ = plain
     tried = (Candidate("minmax", 0.9, 0.99, 20.0, chosen=True),)
     steps = (Step((), 1.5, 0.98, 0.9, False), Step(("a", "b"), 1.0, 0.985, 0.95, False))
-    refused = Refused(int8, steps)
+    refused = Int8Attempt(int8, steps)
     report = json.loads(
         json.dumps(
             report_of_refused(refused, tried, Int8Options(Bounds(min_cosine=0.9999999)), "too far"),
@@ -70,6 +70,6 @@ def test_the_report_of_a_refused_model_holds_every_step(plain: tuple[Int8Result,
     assert report["candidates"][0]["name"] == "minmax"
     assert report["comparison"]["logit_cosine"] == int8.comparison.logit_cosine
     # Another dialect may collapse while the bounds of this one hold.
-    held = report_of_refused(Refused(int8), (), Int8Options(), "the tensorrt model has collapsed")
+    held = report_of_refused(Int8Attempt(int8), (), Int8Options(), "the tensorrt model has collapsed")
     assert not held["gate"]["passed"]
     assert "mixed_precision" not in held
