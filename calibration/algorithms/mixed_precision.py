@@ -1,4 +1,8 @@
-"""Layers that stay in floating point until an INT8 model keeps its bounds."""
+"""Mixed precision: the smallest set of layers in floating point with which INT8 meets its bounds.
+
+``--int8`` never gives a floating-point model: at least a quarter of the multiply-adds stays in integers, or the
+bounds cannot be met and the build fails.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,6 @@ from fer_edge.calibration.comparison.bounds import Bounds, Outcome
 from fer_edge.errors import GateError
 
 MIN_INTEGER_SHARE = 0.25
-
-
 #: In the error; the report shows all.
 _LAYERS_NAMED = 5
 

@@ -1,8 +1,4 @@
-"""The gate: bounds that INT8 must meet, and the smallest set of layers left in floating point that meets them.
-
-``--int8`` never gives a floating-point model: at least a quarter of the multiply-adds stays in integers, or the
-bounds cannot be met and the build fails.
-"""
+"""Bounds that INT8 must meet, and the losses that are judged by them."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ from fer_edge.calibration.ranges.collect import observe
 from fer_edge.calibration.ranges.methods import AUTO_METHOD, METHODS
 from fer_edge.calibration.ranges.ranges import Ranges
 from fer_edge.datasets import FaceDataset
+from fer_edge.errors import UsageError
 from fer_edge.models.catalogue import shipped_bundle
 from fer_edge.preprocess import prepare_batch
 from fer_edge.spec import ModelSpec
@@ -241,7 +242,14 @@ def test_on_the_shipped_network_the_figures_are_what_its_models_give(
     assert DEFAULT_PLACEMENT.rules != ranges.placement.rules  # that of the family
 
 
-def test_one_method_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_an_unknown_method_is_refused_before_a_face_is_run() -> None:
+    bundle = open_bundle(shipped_bundle())
+    model, faces = bundle.model_path("fp32", "cpu"), FaceDataset("none", [], None, (), are_crops=True)
+    with pytest.raises(UsageError, match="unknown calibration method 'minmx'.*'minmax'"):
+        calibrate(model, bundle.spec, BACKENDS["onnxruntime"], faces, faces, "minmx", {}, lambda *_: None)
+
+
+def test_one_method_is_taken_as_it_is() -> None:
     bundle = open_bundle(shipped_bundle())
     model = bundle.model_path("fp32", "cpu")
     faces = FaceDataset("rendered", render_faces(6), None, (), are_crops=True)
