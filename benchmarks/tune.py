@@ -63,7 +63,7 @@ def measure(bundle: Bundle, tunings: int, turns: int) -> dict[str, Any]:
             session = stack.enter_context(
                 contextlib.closing(
                     load_session(
-                        bundle, BACKENDS[candidate.backend], candidate.precision, candidate.session_options
+                        bundle, BACKENDS[candidate.backend], candidate.precision, candidate.session_options()
                     )
                 )
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -46,16 +46,11 @@ class Candidate:
         """Backend and precision."""
         return self.backend, self.precision
 
-    @property
-    def session_options(self) -> SessionOptions:
-        """How its session is opened."""
-        return SessionOptions(threads=self.threads, max_batch=self.compiled_batch)
-
-    @property
-    def compiled_batch(self) -> int | None:
-        """For which batch the network is compiled; ``None`` leaves it to the backend."""
-        # An engine for 64 faces would hold memory for all of them.
-        return 1 if self.max_batch == 1 else None
+    def session_options(self, asked: SessionOptions | None = None) -> SessionOptions:
+        """Return the options that open its session, from those that were asked for."""
+        # An engine for 64 faces would hold memory for all of them: only a single face is compiled for.
+        compiled_batch = 1 if self.max_batch == 1 else None
+        return replace(asked or SessionOptions(), threads=self.threads, max_batch=compiled_batch)
 
     def __str__(self) -> str:
         threads = "" if self.threads is None else f", threads {self.threads}"
@@ -106,7 +101,9 @@ def choose_plain(bundle: Bundle, options: RuntimeOptions) -> Candidate:
     backend = choose_backend(options.backend, bundle, options.session.precision)
     precision = options.session.precision or bundle.manifest.precision
     bundle.model_path(precision, backend.dialect)
-    return Candidate(backend.name, precision, options.session.threads, options.max_batch or PLAIN_BATCH)
+    return Candidate(
+        backend.name, precision, options.session.threads, options.session.max_batch or PLAIN_BATCH
+    )
 
 
 def list_candidates(bundle: Bundle, options: RuntimeOptions, processors: Processors) -> tuple[Candidate, ...]:
@@ -185,8 +182,8 @@ def _vary(
         threads = [options.session.threads]
     elif not backend.on_gpu:
         threads = _count_threads(processors)
-    batches = [options.max_batch or PLAIN_BATCH]
-    if options.max_batch is None and backend.compiles_for_batch:
+    batches = [options.session.max_batch or PLAIN_BATCH]
+    if options.session.max_batch is None and backend.compiles_for_batch:
         batches.append(1)
     for batch, count in product(batches, threads):
         yield Candidate(backend.name, precision, count, batch)

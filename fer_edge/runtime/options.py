@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from fer_edge._utils.checks import require_flag, require_number, require_whole
+from fer_edge._utils.checks import require_flag, require_number
 from fer_edge.backends.base import SessionOptions
 from fer_edge.detection.base import DetectorOptions
-from fer_edge.engines.build.options import MAX_BATCH
 from fer_edge.errors import closest
 from fer_edge.probabilities import MIN_PROBABILITY, Prior
 
@@ -25,9 +24,11 @@ class RuntimeOptions:
     backend : str
         ``auto`` or a key of :data:`fer_edge.backends.BACKENDS`.
     session : SessionOptions
-        How the network uses the machine. Its precision, where it is given, is what runs, or an error; ``None`` is what
-        the bundle was built for, or FP32 where that was measured to be faster. The measurement also chooses ``threads``
-        where they are left open. Detectors are not given to a DLA.
+        How the network uses the machine. Its ``precision``, where it is given, is what runs, or an error; ``None`` is
+        what the bundle was built for, or FP32 where that was measured to be faster. A frame with more than ``max_batch``
+        faces takes several batches; with 1, as for a driver's camera, the network is compiled for single faces: up to
+        5 % faster in OpenVINO. ``None`` is 64, or what was measured to be faster. The measurement also chooses
+        ``threads`` where they are left open. Detectors are not given to a DLA.
     detector : str
         A key of :data:`fer_edge.detection.DETECTORS`.
     detector_options : DetectorOptions
@@ -37,9 +38,6 @@ class RuntimeOptions:
     prior : str, mapping or None
         How frequent the classes are where the runtime is used: ``training``, ``balanced``, ``uniform``, or class name →
         probability; ``None`` is the default of the bundle. See :func:`fer_edge.probabilities.make_rule`.
-    max_batch : int or None
-        Faces per batch; a frame with more takes several. With 1, as for a driver's camera, the network is
-        compiled for single faces: up to 5 % faster in OpenVINO. ``None``: 64, or what was measured to be faster.
     allow_random : bool
         Accept a bundle whose weights are random.
     attention : bool
@@ -59,7 +57,6 @@ class RuntimeOptions:
     detector_options: DetectorOptions = field(default_factory=DetectorOptions)
     min_probability: float = MIN_PROBABILITY
     prior: Prior | None = None
-    max_batch: int | None = None
     allow_random: bool = False
     attention: bool = False
     self_test: bool = True
@@ -67,7 +64,6 @@ class RuntimeOptions:
 
     def __post_init__(self) -> None:
         require_number("min_probability", self.min_probability, 0, 1)
-        require_whole("max_batch", self.max_batch, 1, MAX_BATCH, optional=True)
         for name in ("allow_random", "attention", "self_test", "tune"):
             require_flag(name, getattr(self, name))
 
@@ -81,35 +77,33 @@ class RuntimeChanges(TypedDict, total=False):
     detector_options: DetectorOptions
     min_probability: float
     prior: Prior | None
-    max_batch: int | None
     allow_random: bool
     attention: bool
     self_test: bool
     tune: bool
     # of the session
-    precision: str | None
     threads: int | None
+    precision: str | None
     dla_core: int | None
     gpu_fallback: bool
-
-
-#: Fields of :class:`SessionOptions` that are given as those of the runtime; its ``max_batch`` has the runtime's name.
-_OF_SESSION = ("precision", "threads", "dla_core", "gpu_fallback")
+    max_batch: int | None
 
 
 def make_options(options: RuntimeOptions | None = None, **changes: Unpack[RuntimeChanges]) -> RuntimeOptions:
-    """Return ``options``, or the defaults, with ``changes``.
+    """Return ``options``, or the defaults, with ``changes`` of them and of their session.
 
     Raises
     ------
     TypeError
         If a change names no field; the message gives the nearest one.
     """
-    names = [*(field.name for field in fields(RuntimeOptions)), *_OF_SESSION]
     for name in changes:
-        if name not in names:
-            raise TypeError(f"Runtime() got an unexpected keyword argument {name!r}{closest(name, names)}")
+        if name not in RuntimeChanges.__annotations__:
+            hint = closest(name, RuntimeChanges.__annotations__)
+            raise TypeError(f"Runtime() got an unexpected keyword argument {name!r}{hint}")
     given: dict[str, Any] = dict(changes)
-    of_session = {name: given.pop(name) for name in _OF_SESSION if name in given}
+    of_session = {
+        field.name: given.pop(field.name) for field in fields(SessionOptions) if field.name in given
+    }
     made = replace(options or RuntimeOptions(), **given)
     return replace(made, session=replace(made.session, **of_session))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import threading
@@ -60,7 +59,8 @@ class Runtime:
     options : RuntimeOptions, optional
         Defaults suit most machines.
     **changes
-        Fields of :class:`RuntimeOptions` that differ from ``options``, such as ``attention=True``.
+        Fields of :class:`RuntimeOptions` and of its session that differ from ``options``, such as ``attention=True``
+        or ``threads=2``.
 
     Raises
     ------
@@ -97,11 +97,7 @@ class Runtime:
         self.spec = self.bundle.spec
         self.choice = choose(self.bundle, self.options)
         self.backend, self.precision = BACKENDS[self.choice.backend], self.choice.precision
-        session_options = dataclasses.replace(
-            self.options.session,
-            threads=self.choice.threads,
-            max_batch=self.options.session.max_batch or self.choice.compiled_batch,
-        )
+        session_options = self.choice.session_options(self.options.session)
         with ExitStack() as opened:  # an error closes the sessions that are open
             tested = load_tested_session(
                 self.bundle, self.backend, self.precision, session_options, self.options.self_test

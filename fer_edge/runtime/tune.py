@@ -79,7 +79,7 @@ def choose(bundle: Bundle, options: RuntimeOptions) -> Choice:
     plain = choose_plain(bundle, options)
     if options.session.dla_core is not None or options.session.gpu_fallback:
         return _without_measurement(plain, "asked", "a DLA was asked for")
-    given = (options.session.threads, options.max_batch, options.session.precision)
+    given = (options.session.threads, options.session.max_batch, options.session.precision)
     if options.backend != "auto" and None not in given:
         return _without_measurement(plain, "asked", "the options leave nothing open")
     if not options.tune:
@@ -106,7 +106,7 @@ def tune(
     bundle : Bundle
         What is run.
     options : RuntimeOptions, optional
-        Its backend, precision, threads and max_batch are not varied where they are given.
+        Its backend and its session's precision, threads and max_batch are not varied where they are given.
     again : bool
         Measure now, whatever is kept.
     measure : callable, optional
@@ -150,7 +150,7 @@ def measure_candidates(
             bundle,
             BACKENDS[candidate.backend],
             candidate.precision,
-            candidate.session_options,
+            candidate.session_options(),
             only_ready=candidate != candidates[0],
         ).session
 
@@ -192,7 +192,7 @@ def make_key(bundle: Bundle, options: RuntimeOptions, processors: Processors) ->
             "backend": options.backend,
             "precision": options.session.precision,
             "threads": options.session.threads,
-            "max_batch": options.max_batch,
+            "max_batch": options.session.max_batch,
         },
         "backends": {name: state.version for name, state in states.items() if state.ok},
         "architecture": architecture(),

@@ -72,7 +72,6 @@ REFUSED: dict[Callable[..., Any], dict[str, list[Any]]] = {
     },
     RuntimeOptions: {
         "min_probability": [*NOT_NUMBERS, None],
-        "max_batch": [*NOT_WHOLE, 0],
         "allow_random": NOT_FLAGS,
         "attention": NOT_FLAGS,
         "self_test": NOT_FLAGS,
