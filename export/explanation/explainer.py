@@ -10,7 +10,7 @@ from torch import nn
 
 from fer_edge._utils.guard import Guard
 from fer_edge.errors import BackendError, lookup
-from fer_edge.explanation.explain import METHODS, Explained
+from fer_edge.explanation.explain import METHODS, ExplainerOutput
 from fer_edge.export.explanation.attention import AttentionOptions, attention_maps
 from fer_edge.export.explanation.gradcam import grad_cam
 from fer_edge.export.weights import TrainedNetwork
@@ -48,13 +48,15 @@ class NetworkExplainer:
         self._options = options
         self.rule = make_rule(trained) if rule is None else rule
 
-    def explain(self, batch: np.ndarray, classes: Sequence[int] | None = None) -> Explained:
+    def explain(self, batch: np.ndarray, classes: Sequence[int] | None = None) -> ExplainerOutput:
         """See :class:`fer_edge.explanation.explain.Explainer`."""
         tensor = torch.from_numpy(batch)
         with self._module as module:
             return self._explain(module, tensor, classes)
 
-    def _explain(self, module: nn.Module, tensor: torch.Tensor, classes: Sequence[int] | None) -> Explained:
+    def _explain(
+        self, module: nn.Module, tensor: torch.Tensor, classes: Sequence[int] | None
+    ) -> ExplainerOutput:
         with torch.no_grad():
             outputs = module(tensor)
         named = dict(
@@ -72,7 +74,7 @@ class NetworkExplainer:
         else:
             maps = attention_maps(module, tensor, self._options)
         landmarks = named.get("landmarks")
-        return Explained(
+        return ExplainerOutput(
             probabilities,
             maps.numpy(),
             None if landmarks is None else landmarks.numpy(),

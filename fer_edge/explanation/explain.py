@@ -26,7 +26,7 @@ METHODS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Explained:
+class ExplainerOutput:
     """What an explainer says about a batch.
 
     Attributes
@@ -56,7 +56,7 @@ class Explainer(Protocol):
     rule: ProbabilityRule
     random_weights: bool
 
-    def explain(self, batch: np.ndarray, classes: Sequence[int] | None = None) -> Explained:
+    def explain(self, batch: np.ndarray, classes: Sequence[int] | None = None) -> ExplainerOutput:
         """Explain ``[B, C, H, W]`` float32, B ≥ 1.
 
         ``classes`` names the class of each image that Grad-CAM explains, the likeliest if left out.
@@ -91,11 +91,11 @@ class BundleExplainer:
         self.rule = make_rule(bundle.manifest, prior)
         self._session = load_session(bundle, backend, precision, SessionOptions(threads=threads))
 
-    def explain(self, batch: np.ndarray, classes: Sequence[int] | None = None) -> Explained:
+    def explain(self, batch: np.ndarray, classes: Sequence[int] | None = None) -> ExplainerOutput:
         """See :class:`Explainer`."""
         outputs = self._session.run(batch)
         probabilities = self.rule(outputs["logits"])
-        return Explained(probabilities, min_max(outputs["attention"]), outputs.get("landmarks"))
+        return ExplainerOutput(probabilities, min_max(outputs["attention"]), outputs.get("landmarks"))
 
     def close(self) -> None:
         """See :class:`Explainer`."""

@@ -10,7 +10,7 @@ from fer_edge.frames import Frame
 
 
 class Source(Protocol):
-    """Gives frames one after the other.
+    """Gives frames one after the other. A class that derives from it states what differs.
 
     Attributes
     ----------
@@ -26,11 +26,11 @@ class Source(Protocol):
         Whether each frame has a name of its own, as pictures have.
     """
 
-    is_live: bool
-    frame_count: int | None
-    fps: float | None
-    reads: frozenset[Path]
-    names_frames: bool
+    is_live: bool = False
+    frame_count: int | None = None
+    fps: float | None = None
+    reads: frozenset[Path] = frozenset()
+    names_frames: bool = False
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield frames until the source ends."""

@@ -12,19 +12,18 @@ from fer_edge._utils.guard import ProcessBound
 from fer_edge._utils.images import read_image
 from fer_edge.errors import DataError, SourceError, UnreadableFilesError
 from fer_edge.frames import Frame
+from fer_edge.sources.base import Source
 from fer_edge.sources.capture import open_capture
 
 
-class ImageSource:
+class ImageSource(Source):
     """One or more image files, in order. Of several, those that cannot be read are named after the last one."""
 
-    is_live = False
-    fps: float | None = None
     names_frames = True
 
     def __init__(self, paths: tuple[Path, ...]) -> None:
         self.paths = paths
-        self.frame_count: int | None = len(paths)
+        self.frame_count = len(paths)
         files = {path.resolve() for path in paths}
         self.reads = frozenset(files | {path.parent for path in files})
 
@@ -50,11 +49,8 @@ class ImageSource:
         """Nothing is held."""
 
 
-class VideoSource(ProcessBound):
+class VideoSource(ProcessBound, Source):
     """Every frame of a video file."""
-
-    is_live = False
-    names_frames = False
 
     def __init__(self, path: Path) -> None:
         super().__init__("video", SourceError)
@@ -66,7 +62,7 @@ class VideoSource(ProcessBound):
         frames = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.frame_count = frames if frames > 0 else None
         rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.fps: float | None = rate if 0 < rate < 1000 else None
+        self.fps = rate if 0 < rate < 1000 else None
         self._index = 0
 
     def __iter__(self) -> Iterator[Frame]:

@@ -6,28 +6,23 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import cv2
 
 from fer_edge._utils.guard import ProcessBound
 from fer_edge.errors import SourceError
 from fer_edge.frames import Frame
+from fer_edge.sources.base import Source
 from fer_edge.sources.capture import open_capture
 
 _FIRST_FRAME_TIMEOUT_S = 15.0
-
-
 _STALL_TIMEOUT_S = 5.0
 
 
-class LiveSource(ProcessBound):
+class LiveSource(ProcessBound, Source):
     """The newest frame of a camera (index) or a network stream (URL)."""
 
     is_live = True
-    frame_count: int | None = None
-    reads: frozenset[Path] = frozenset()
-    names_frames = False
 
     def __init__(self, address: int | str) -> None:
         super().__init__("live source", SourceError)
@@ -39,7 +34,7 @@ class LiveSource(ProcessBound):
             address, f"{what} cannot be opened: check that it is connected and not in use"
         )
         rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.fps: float | None = rate if 0 < rate < 1000 else None
+        self.fps = rate if 0 < rate < 1000 else None
         self._fresh = threading.Condition()
         self._slot: Frame | None = None
         self._dropped = 0

@@ -9,7 +9,7 @@ import pytest
 
 from fer_edge.datasets import FaceDataset
 from fer_edge.errors import DataError, UsageError
-from fer_edge.explanation.explain import Explained
+from fer_edge.explanation.explain import ExplainerOutput
 from fer_edge.export.explanation.emfacs import (
     AU_LANDMARKS,
     LANDMARKS,
@@ -40,11 +40,11 @@ class Painted:
         self.own = own
         self.asked: list[list[int] | None] = []
 
-    def explain(self, batch: np.ndarray, classes: Sequence[int] | None = None) -> Explained:
+    def explain(self, batch: np.ndarray, classes: Sequence[int] | None = None) -> ExplainerOutput:
         self.asked.append(None if classes is None else list(classes))
         probabilities = np.eye(len(FERPLUS))[np.rint(batch.mean((1, 2, 3)) * 255).astype(int)]
         own = np.repeat(GRID[None], len(batch), 0) if self.own else None
-        return Explained(probabilities, np.repeat(self.heat[None], len(batch), 0), own)
+        return ExplainerOutput(probabilities, np.repeat(self.heat[None], len(batch), 0), own)
 
     def close(self) -> None:
         pass

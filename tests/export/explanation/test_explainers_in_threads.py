@@ -9,13 +9,13 @@ from crowds import count_wrong
 from fer_edge.backends import BACKENDS, available_backends
 from fer_edge.bundle import open_bundle
 from fer_edge.errors import BackendError
-from fer_edge.explanation.explain import BundleExplainer, Explained, Explainer
+from fer_edge.explanation.explain import BundleExplainer, Explainer, ExplainerOutput
 from fer_edge.export.explanation.explainer import NetworkExplainer
 from fer_edge.export.weights import load_weights
 from fer_edge.models.catalogue import MODELS_FOLDER, shipped_bundle
 
 
-def every_bit(explained: Explained) -> tuple[bytes, bytes]:
+def every_bit(explained: ExplainerOutput) -> tuple[bytes, bytes]:
     return explained.probabilities.tobytes(), explained.maps.tobytes()
 
 
