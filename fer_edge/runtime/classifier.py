@@ -1,15 +1,16 @@
-"""Detections of a frame → what the network says of each, on the host or where the frame lies."""
+"""Detections of a frame → the outputs of the network for each, on the host or where the frame lies."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, cast
 
 import numpy as np
 
 from fer_edge.backends import CropSession, Session, TestedSession
-from fer_edge.backends.self_test import SelfTestReport, compare_device_crops
+from fer_edge.backends.self_test import OFF, SelfTestReport, compare_device_crops
 from fer_edge.frames import check_frame
 from fer_edge.heatmaps import min_max
 from fer_edge.preprocess import Rectangle, crop_rectangle, cut_rectangle, prepare_batch
@@ -20,7 +21,7 @@ from fer_edge.spec import ModelSpec
 
 @dataclass(frozen=True)
 class Answer:
-    """What the network says of one face.
+    """The outputs of the network for one face.
 
     Attributes
     ----------
@@ -40,11 +41,45 @@ class Answer:
     is_finite: bool = True
 
 
-class Classifier(Protocol):
-    """Classifies the faces of frames that lie at one place."""
+@dataclass(frozen=True)
+class ClassifierOptions:
+    """How faces are cropped and outputs are read: the same wherever a frame lies.
 
-    self_test: SelfTestReport
+    Attributes
+    ----------
+    spec : ModelSpec
+        Crop rule and input of the network.
+    rule : ProbabilityRule
+        Logits → probabilities.
+    attention : bool
+        Read the output ``attention``.
+    max_batch : int
+        Faces per batch; more are run in parts.
+    """
 
+    spec: ModelSpec
+    rule: ProbabilityRule
+    attention: bool
+    max_batch: int
+
+
+class Classifier(ABC):
+    """Classifies the faces of frames that lie at one place, all faces of a frame in one batch.
+
+    Attributes
+    ----------
+    session : Session
+        The network.
+    self_test : SelfTestReport
+        Its outcome, and whether crops of the device were compared.
+    """
+
+    def __init__(self, tested: TestedSession, options: ClassifierOptions) -> None:
+        self.session: Session = tested.session
+        self.self_test: SelfTestReport = tested.self_test
+        self._options, self._spec = options, options.spec
+
+    @abstractmethod
     def host_image(self, frame: Any) -> np.ndarray:
         """Return the frame ``[H, W, 3]`` uint8 BGR for what works on the host.
 
@@ -63,118 +98,91 @@ class Classifier(Protocol):
         detections: Sequence[Detection],
         on_prepared: Callable[[], None] = lambda: None,
     ) -> list[Answer]:
-        """Return one answer per detection; ``on_prepared`` is called when the input of the network is ready.
+        """Return one answer per detection.
+
+        Parameters
+        ----------
+        frame, image : array
+            The frame, and its :meth:`host_image`.
+        detections : sequence of Detection
+            Its faces.
+        on_prepared : callable
+            Called when the input of the network is ready.
 
         Raises
         ------
         BackendError
             If the backend fails.
         """
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How crops are made and outputs are read: the same wherever a frame lies."""
-
-    spec: ModelSpec
-    rule: ProbabilityRule
-    attention: bool
-    max_batch: int
-
-    def rectangles(self, detections: Sequence[Detection], image: np.ndarray) -> list[Rectangle | None]:
-        """Return the crop of each detection; ``None`` where it is too small."""
         height, width = image.shape[:2]
-        return [crop_rectangle(d.box_xyxy, self.spec.crop, height, width) for d in detections]
+        found = [crop_rectangle(d.box_xyxy, self._spec.crop, height, width) for d in detections]
+        crops = {face: rectangle for face, rectangle in enumerate(found) if rectangle is not None}
+        rectangles = list(crops.values())
+        run = self._prepare(frame, image, rectangles)
+        on_prepared()
+        size = self._options.max_batch
+        parts = [run(slice(first, first + size)) for first in range(0, len(rectangles), size)]
+        answers = dict(zip(crops, self._read(rectangles, parts), strict=True))
+        return [answers.get(face, Answer(None)) for face in range(len(detections))]
 
-    def in_parts(
-        self, run: Callable[[slice], Mapping[str, np.ndarray]], count: int
-    ) -> list[Mapping[str, np.ndarray]]:
-        """Run ``count`` faces, at most ``max_batch`` at a time."""
-        return [run(slice(first, first + self.max_batch)) for first in range(0, count, self.max_batch)]
-
-    def answers(
-        self, rectangles: Sequence[Rectangle | None], parts: Sequence[Mapping[str, np.ndarray]]
-    ) -> list[Answer]:
-        """Return one answer per rectangle, from the outputs for those that are not ``None``."""
-        found = iter(self._read(parts) if parts else ())
-        return [
-            Answer(None) if rectangle is None else Answer(rectangle, *next(found)) for rectangle in rectangles
-        ]
+    @abstractmethod
+    def _prepare(
+        self, frame: Any, image: np.ndarray, rectangles: Sequence[Rectangle]
+    ) -> Callable[[slice], Mapping[str, np.ndarray]]:
+        """Return the function that runs the network on a part of the rectangles."""
 
     def _read(
-        self, parts: Sequence[Mapping[str, np.ndarray]]
-    ) -> list[tuple[np.ndarray, np.ndarray | None, bool]]:
-        probabilities = self.rule(np.concatenate([part["logits"] for part in parts]))
+        self, rectangles: Sequence[Rectangle], parts: Sequence[Mapping[str, np.ndarray]]
+    ) -> list[Answer]:
+        if not parts:
+            return []
+        probabilities = self._options.rule(np.concatenate([part["logits"] for part in parts]))
         finite = ~np.isnan(probabilities).any(axis=1)
         maps: Sequence[np.ndarray | None] = [None] * len(finite)
-        if self.attention:
+        if self._options.attention:
             scaled = min_max(np.concatenate([part["attention"] for part in parts]))
             finite &= ~np.isnan(scaled).any(axis=(1, 2))
             maps = [heat if good else None for good, heat in zip(finite, scaled, strict=True)]
-        return list(zip(probabilities, maps, map(bool, finite), strict=True))
+        return list(map(Answer, rectangles, probabilities, maps, map(bool, finite)))
 
 
-class HostClassifier:
-    """Crops by OpenCV, all faces in one batch."""
-
-    def __init__(self, tested: TestedSession, reading: Reading) -> None:
-        self.session: Session = tested.session
-        self.self_test, self._reading = tested.self_test, reading
+class HostClassifier(Classifier):
+    """Crops by OpenCV."""
 
     def host_image(self, frame: Any) -> np.ndarray:
         """See :class:`Classifier`."""
         return check_frame(frame)
 
-    def classify(
-        self,
-        frame: Any,
-        image: np.ndarray,
-        detections: Sequence[Detection],
-        on_prepared: Callable[[], None] = lambda: None,
-    ) -> list[Answer]:
-        """See :class:`Classifier`."""
-        rectangles = self._reading.rectangles(detections, image)
-        crops = [cut_rectangle(image, rectangle) for rectangle in rectangles if rectangle is not None]
-        batch = prepare_batch(crops, self._reading.spec)
-        on_prepared()
-        return self._reading.answers(
-            rectangles, self._reading.in_parts(lambda part: self.session.run(batch[part]), len(batch))
-        )
+    def _prepare(
+        self, frame: Any, image: np.ndarray, rectangles: Sequence[Rectangle]
+    ) -> Callable[[slice], Mapping[str, np.ndarray]]:
+        batch = prepare_batch([cut_rectangle(image, rectangle) for rectangle in rectangles], self._spec)
+        return lambda part: self.session.run(batch[part])
 
 
-class DeviceClassifier:
+class DeviceClassifier(Classifier):
     """Crops by our CUDA kernel, of a frame that stays on the device.
 
-    The first frame with faces is compared with crops of the host, unless the self-test is off.
+    The first frame with faces is compared with crops of the host, unless the self-test is off. The backend must take
+    device frames (:attr:`fer_edge.backends.Backend.takes_device_frames`).
     """
-
-    def __init__(
-        self, session: CropSession, self_test: SelfTestReport, reading: Reading, compare: bool
-    ) -> None:
-        self.session, self.self_test = session, self_test
-        self._reading, self._compare = reading, compare
 
     def host_image(self, frame: Any) -> np.ndarray:
         """See :class:`Classifier`."""
-        return self.session.copy_to_host(frame)
+        return self._crop_session.copy_to_host(frame)
 
-    def classify(
-        self,
-        frame: Any,
-        image: np.ndarray,
-        detections: Sequence[Detection],
-        on_prepared: Callable[[], None] = lambda: None,
-    ) -> list[Answer]:
-        """See :class:`Classifier`."""
-        rectangles = self._reading.rectangles(detections, image)
-        usable = [rectangle for rectangle in rectangles if rectangle is not None]
-        on_prepared()
-        spec = self._reading.spec
-        if usable and self._compare and not self.self_test.device_crops:
-            self.self_test = compare_device_crops(self.session, frame, image, usable, spec, self.self_test)
-        return self._reading.answers(
-            rectangles,
-            self._reading.in_parts(
-                lambda part: self.session.run_crops(frame, usable[part], spec), len(usable)
-            ),
-        )
+    def _prepare(
+        self, frame: Any, image: np.ndarray, rectangles: Sequence[Rectangle]
+    ) -> Callable[[slice], Mapping[str, np.ndarray]]:
+        def run(part: slice) -> Mapping[str, np.ndarray]:
+            if self.self_test != OFF and not self.self_test.device_crops:
+                self.self_test = compare_device_crops(
+                    self._crop_session, frame, image, rectangles, self._spec, self.self_test
+                )
+            return self._crop_session.run_crops(frame, rectangles[part], self._spec)
+
+        return run
+
+    @property
+    def _crop_session(self) -> CropSession:
+        return cast("CropSession", self.session)

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from fer_edge import __version__
 from fer_edge._utils.checks import require_path
 from fer_edge._utils.guard import Guard
-from fer_edge.backends import BACKENDS, CropSession, load_tested_session
+from fer_edge.backends import BACKENDS, load_tested_session
 from fer_edge.backends.int8_probe import describe_int8
 from fer_edge.backends.self_test import SelfTestReport
 from fer_edge.bundle import Bundle, open_bundle, require_attention
@@ -26,7 +26,13 @@ from fer_edge.frames import Frame
 from fer_edge.models.catalogue import find_bundle
 from fer_edge.probabilities import make_rule
 from fer_edge.results import Detection, Face, FrameResult, LatencySummary, RuntimeState
-from fer_edge.runtime.classifier import Answer, Classifier, DeviceClassifier, HostClassifier, Reading
+from fer_edge.runtime.classifier import (
+    Answer,
+    Classifier,
+    ClassifierOptions,
+    DeviceClassifier,
+    HostClassifier,
+)
 from fer_edge.runtime.options import RuntimeChanges, RuntimeOptions, make_options
 from fer_edge.runtime.stages import StageClock, StageHistory
 from fer_edge.runtime.tune import choose
@@ -108,15 +114,11 @@ class Runtime:
             self._opened = Guard(
                 opened.pop_all(), "runtime", BackendError, free=ExitStack.close, parallel=True
             )
-        reading = Reading(self.spec, self.probability_rule, self.options.attention, self.choice.max_batch)
-        self._host = HostClassifier(tested, reading)
-        self._device = (
-            DeviceClassifier(
-                cast("CropSession", tested.session), tested.self_test, reading, self.options.self_test
-            )
-            if self.backend.takes_device_frames
-            else None
+        how = ClassifierOptions(
+            self.spec, self.probability_rule, self.options.attention, self.choice.max_batch
         )
+        self._host = HostClassifier(tested, how)
+        self._device = DeviceClassifier(tested, how) if self.backend.takes_device_frames else None
         self._history = StageHistory()
         self._counting = threading.Lock()  # of the fields below
         self._calls = 0
