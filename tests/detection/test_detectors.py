@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tracemalloc
 
 import cv2
 import numpy as np
@@ -16,8 +15,6 @@ from fer_edge.detection import DETECTORS, create_detector
 from fer_edge.detection.base import DetectorOptions
 from fer_edge.detection.mtcnn.detector import MtcnnDetector
 from fer_edge.detection.mtcnn.pyramid import cut_pyramid, halve
-from fer_edge.detection.nms import suppress
-from fer_edge.detection.postprocess import to_detections
 from fer_edge.errors import BackendError, DataError, DetectorError, UsageError
 
 
@@ -161,52 +158,10 @@ def test_mtcnn_on_another_backend_agrees(mtcnn, astronaut):
     np.testing.assert_allclose(other.box_xyxy, face.box_xyxy, atol=0.1)
 
 
-def test_suppress_keeps_the_best_of_each_place():
-    boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [50, 50, 60, 60], [2, 2, 6, 6]], float)
-    scores = np.array([0.8, 0.9, 0.7, 0.95])
-    assert suppress(boxes, scores, 0.5).tolist() == [3, 1, 2]
-    assert suppress(boxes, scores, 0.5, of_smaller=True).tolist() == [3, 2]
-    assert suppress(boxes[:0], scores[:0], 0.5).tolist() == []
-
-
-@pytest.mark.parametrize("of_smaller", [False, True])
-def test_suppress_keeps_of_many_boxes_what_one_by_one_would_keep(of_smaller):
-    """More than are compared at a time; the reference takes boxes in turn, best first."""
-    draw = np.random.default_rng(5)
-    corners, sides, scores = draw.uniform(0, 300, (500, 2)), draw.uniform(5, 60, (500, 2)), draw.random(500)
-    boxes = np.concatenate([corners, corners + sides], axis=1)
-    kept: list[int] = []
-    for i in np.argsort(-scores):
-        width, height = (
-            np.minimum(boxes[kept, 2:], boxes[i, 2:]) - np.maximum(boxes[kept, :2], boxes[i, :2])
-        ).T
-        common = np.maximum(width, 0) * np.maximum(height, 0)
-        own, theirs = sides[i].prod(), sides[kept].prod(axis=1)
-        whole = np.minimum(own, theirs) if of_smaller else own + theirs - common
-        if not (common > 0.4 * whole).any():
-            kept.append(i)
-    assert 128 < len(kept) < 400
-    assert suppress(boxes, scores, 0.4, of_smaller).tolist() == kept
-
-
-def test_memory_is_bounded_where_a_large_frame_is_full_of_candidates():
-    """4000 boxes compared all at once would take more than a gigabyte; a 4K frame run at once, two."""
-    corners = np.random.default_rng(6).uniform(0, 4000, (4000, 2))
-    boxes = np.concatenate([corners, corners + 20], axis=1)
-    tracemalloc.start()
-    suppress(boxes, np.ones(len(boxes)), 0.5)
-    peak_bytes = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak_bytes < 100e6
+def test_mtcnn_runs_no_large_piece_at_once():
+    """A 4K frame run at once would take two gigabytes."""
     pieces = cut_pyramid(halve(np.zeros((2160, 3840, 3), np.uint8)), 12, None)
     assert max(piece.image.shape[0] * piece.image.shape[1] for piece in pieces) < 200_000
-
-
-def test_to_detections_cuts_boxes_and_drops_what_is_outside():
-    frame = np.zeros((100, 200, 3), np.uint8)
-    boxes = np.array([[-20, 10, 30, 60], [150, -30, 260, 130], [300, 300, 400, 400], [10, 10, 20, 20]], float)
-    found = to_detections(frame, boxes, np.ones(4), None, min_face_px=40)
-    assert [face.box_xyxy for face in found] == [(150, 0, 200, 100), (0, 10, 30, 60)]
 
 
 @pytest.mark.parametrize("name", ["mtcnn", "yunet"])

@@ -21,11 +21,10 @@ from fer_edge.backends import BACKENDS, Session, SessionOptions, available_backe
 from fer_edge.builder import BuildOptions, build
 from fer_edge.bundle import Bundle, open_bundle
 from fer_edge.errors import BundleError, DataError, FerEdgeError, UsageError
-from fer_edge.models.catalogue import MODELS_FOLDER, shipped_bundle
+from fer_edge.models.catalogue import shipped_bundle
 from fer_edge.preprocess import crop_face, prepare_batch
 from fer_edge.probabilities import make_rule
-from fer_edge.results import Detection, RuntimeState
-from fer_edge.runtime.options import RuntimeChanges, make_options
+from fer_edge.results import RuntimeState
 
 
 @pytest.fixture(scope="module")
@@ -82,52 +81,8 @@ def test_logits_are_divided_by_the_temperature_of_the_bundle(astronaut: np.ndarr
     np.testing.assert_allclose(found[1], root / root.sum(), atol=1e-6)
 
 
-def test_all_faces_of_a_frame_go_in_one_batch(runtime: Runtime, astronaut: np.ndarray) -> None:
-    pair = np.hstack([astronaut, astronaut[:, ::-1]])
-    batches: list[int] = []
-    inner = runtime._host.session
-
-    class Counting:
-        def run(self, batch: np.ndarray) -> object:
-            batches.append(len(batch))
-            return inner.run(batch)
-
-    runtime._host.session = Counting()
-    try:
-        result = runtime(pair)
-    finally:
-        runtime._host.session = inner
-    assert len(result.faces) == 2
-    assert batches == [2]
-    assert {face.label for face in result.faces} == {"happiness"}
-
-
 def test_a_frame_without_faces_is_a_result(runtime: Runtime) -> None:
     assert runtime(np.full((240, 320, 3), 90, np.uint8)).faces == ()
-
-
-@pytest.mark.parametrize("backend", available_backends("cpu"))
-def test_more_faces_than_a_batch_holds(backend: str, astronaut: np.ndarray) -> None:
-    pair = np.hstack([astronaut, astronaut[:, ::-1]])
-    found = []
-    for size in (1, 64):
-        with Runtime(options=make_options(backend=backend, max_batch=size)) as runtime:
-            result = runtime(pair)
-        assert [face.label for face in result.faces] == ["happiness", "happiness"]
-        found.append([list(face.probabilities.values()) for face in result.faces])
-    np.testing.assert_allclose(*found, atol=1e-6)
-    for bad in (0, -1, True, 1.5, "8"):
-        with pytest.raises(UsageError, match="max_batch must be None or a whole number from 1"):
-            make_options(max_batch=bad)
-
-
-@pytest.mark.parametrize(
-    "bad", [35, -0.1, 1.01, float("nan"), float("inf"), "0.5", None, True, [0.5], 10**400]
-)
-def test_a_bound_that_is_no_probability_is_refused(bad: object) -> None:
-    with pytest.raises(UsageError, match="min_probability must be a number from 0 to 1, found"):
-        RuntimeOptions(min_probability=bad)
-    RuntimeOptions(min_probability=np.float32(0.5))
 
 
 def test_a_runtime_answers_under_the_prior_of_its_options(astronaut: np.ndarray) -> None:
@@ -197,45 +152,6 @@ def test_too_little_certainty_leaves_the_label_open(astronaut: np.ndarray) -> No
     assert face.probability > 0.5
 
 
-class FixedDetector:
-    """Stands in for a detector, to put boxes where no detector would."""
-
-    name = "fixed"
-
-    def __init__(self, *boxes: tuple[float, float, float, float]) -> None:
-        self.boxes = boxes
-
-    def detect(self, frame_bgr: np.ndarray) -> list[Detection]:
-        return [Detection(box, 0.9) for box in self.boxes]
-
-    def close(self) -> None:
-        pass
-
-
-def test_small_faces_are_named_not_guessed(astronaut: np.ndarray) -> None:
-    with Runtime(options=RuntimeOptions(backend="onnxruntime")) as runtime:
-        runtime._detector = FixedDetector((10, 10, 16, 16), (180, 60, 270, 175), (508, 508, 512, 512))
-        faces = runtime(astronaut).faces
-    assert [face.reason for face in faces] == ["too_small", None, "too_small"]
-    assert faces[0].probabilities == {}
-    assert faces[1].label == "happiness"
-
-
-def test_an_output_that_is_not_finite_is_dropped_and_counted(astronaut: np.ndarray) -> None:
-    class Broken:
-        def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-            return {"logits": np.full((len(batch), 8), np.nan, np.float32)}
-
-        def close(self) -> None:
-            pass
-
-    with Runtime(options=RuntimeOptions(backend="onnxruntime")) as runtime:
-        runtime._host.session = Broken()
-        (face,) = runtime(astronaut).faces
-    assert (face.label, face.reason) == (None, "not_finite")
-    assert runtime.non_finite == 1
-
-
 @pytest.mark.parametrize(
     "frame",
     [np.zeros((10, 10), np.uint8), np.zeros((10, 10, 3), np.float32), np.zeros((0, 0, 3), np.uint8)],
@@ -295,86 +211,13 @@ def test_random_weights_need_consent(tmp_path: Path) -> None:
     Runtime(bundle, RuntimeOptions(backend="onnxruntime", allow_random=True)).close()
 
 
-@pytest.fixture(scope="module")
-def attentive(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    output = tmp_path_factory.mktemp("attentive") / "a.fer"
-    weights = str(MODELS_FOLDER / "conv-attention.safetensors")
-    return build(BuildOptions(weights=weights, precision="fp32", attention=True, output=output)).bundle
-
-
-@pytest.mark.parametrize("backend", available_backends("cpu"))
-def test_attention_over_the_crop_when_asked_for(
-    attentive: Bundle, astronaut: np.ndarray, backend: str
-) -> None:
-    with Runtime(attentive, backend=backend, attention=True) as runtime:
-        (face,) = runtime(astronaut).faces
-        crop = crop_face(astronaut, face.box_xyxy, runtime.spec.crop)
-        raw = runtime._host.session.run(prepare_batch([crop], runtime.spec))["attention"][0]
-    assert face.attention.shape == (6, 6)
-    assert face.attention.dtype == np.float32
-    assert raw.sum() == pytest.approx(1, abs=1e-5)
-    np.testing.assert_allclose(face.attention, (raw - raw.min()) / np.ptp(raw), atol=1e-5)
-    left, top, right, bottom = face.crop_xyxy
-    assert (right - left, bottom - top) == crop.shape[1::-1]
-    assert left < face.box_xyxy[2]
-    value = face.to_dict()
-    assert np.shape(value["attention"]) == (6, 6)
-    assert value["crop_xyxy"] == [left, top, right, bottom]
-
-
-def test_attention_is_not_computed_into_results_unasked(attentive: Bundle, astronaut: np.ndarray) -> None:
-    with Runtime(attentive, RuntimeOptions(backend="onnxruntime")) as runtime:
-        (face,) = runtime(astronaut).faces
-    assert (face.attention, face.crop_xyxy) == (None, None)
-    assert "attention" not in face.to_dict()
-
-
-def test_attention_goes_with_its_face(attentive: Bundle, astronaut: np.ndarray) -> None:
-    pair = np.hstack([astronaut, astronaut[:, ::-1]])
-    with Runtime(attentive, backend="onnxruntime", attention=True, max_batch=1) as runtime:
-        boxes = ((180, 60, 270, 175), (10, 10, 16, 16), (1024 - 270, 60, 1024 - 180, 175))
-        runtime._detector = FixedDetector(*boxes)
-        first, small, mirrored = runtime(pair).faces
-        runtime._detector = FixedDetector(boxes[2])
-        (alone,) = runtime(pair).faces
-    assert (small.attention, small.reason) == (None, "too_small")
-    np.testing.assert_allclose(mirrored.attention, alone.attention, atol=1e-6)
-    assert not np.allclose(first.attention, mirrored.attention, atol=1e-2)
-
-
-def test_attention_that_is_not_finite_is_dropped_and_counted(
-    attentive: Bundle, astronaut: np.ndarray
-) -> None:
-    class Broken:
-        def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-            logits = np.eye(8, dtype=np.float32)[:1] * 9
-            return {"logits": logits, "attention": np.full((1, 6, 6), np.inf, np.float32)}
-
-        def close(self) -> None:
-            pass
-
-    with Runtime(attentive, backend="onnxruntime", attention=True) as runtime:
-        runtime._host.session = Broken()
-        (face,) = runtime(astronaut).faces
-    assert (face.label, face.attention) == ("neutral", None)
-    assert runtime.non_finite == 1
-
-
-def test_a_bundle_without_attention_names_the_command_that_builds_one(attentive: Bundle) -> None:
-    spec = dataclasses.replace(attentive.spec, outputs=("logits",))
-    plain = Bundle(attentive.path, dataclasses.replace(attentive.manifest, spec=spec))
+def test_a_bundle_without_attention_names_the_command_that_builds_one() -> None:
+    shipped = open_bundle(shipped_bundle())
+    spec = dataclasses.replace(shipped.spec, outputs=("logits",))
+    plain = Bundle(shipped.path, dataclasses.replace(shipped.manifest, spec=spec))
     message = "gives no attention.*fer-edge build --model conv-attention --weights FILE --attention"
     with pytest.raises(BundleError, match=message):
         Runtime(plain, attention=True)
-
-
-def test_options_by_keyword_change_those_given(astronaut: np.ndarray) -> None:
-    options = RuntimeOptions(backend="onnxruntime", min_probability=0.2)
-    with Runtime(options=options, min_probability=1.0) as runtime:
-        assert runtime.options == dataclasses.replace(options, min_probability=1.0)
-        assert runtime(astronaut).faces[0].reason == "uncertain"
-    with pytest.raises(TypeError, match="min_probabilty"):
-        Runtime(min_probabilty=1.0)
 
 
 def test_a_missing_bundle_says_what_to_do(tmp_path: Path) -> None:
@@ -414,16 +257,3 @@ def test_public_names_are_those_documented() -> None:
 def test_what_is_no_array_is_refused_with_a_hint(frame: object, hint: str) -> None:
     with Runtime(backend="onnxruntime") as runtime, pytest.raises(DataError, match=hint):
         runtime(frame)
-
-
-def test_keyword_arguments_are_the_fields_of_the_options() -> None:
-    fields = (*dataclasses.fields(RuntimeOptions), *dataclasses.fields(SessionOptions))
-    expected = {field.name: field.type for field in fields if field.name != "int8_config"}
-    assert RuntimeChanges.__annotations__.keys() == expected.keys()
-    found = {name: value.__forward_arg__ for name, value in RuntimeChanges.__annotations__.items()}
-    assert found == expected
-
-
-def test_a_mistyped_keyword_is_suggested() -> None:
-    with pytest.raises(TypeError, match="unexpected keyword argument 'atention'; did you mean 'attention'?"):
-        Runtime(atention=True)

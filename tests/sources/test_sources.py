@@ -155,8 +155,8 @@ def test_what_cannot_be_opened(
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="holds no images"):
-        open_source(tmp_path)
+    with pytest.raises(SourceError, match=f"^{re.escape(str(tmp_path))} holds no images"):
+        open_source(f"{tmp_path}/")
 
 
 def test_a_damaged_image_is_named(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 import torch
 from emulated_kernels import Emulation
 from fake_device import Dlpack, FakeArray, FakeDevice, FakeNetwork, random_delays
+from fixed_detector import FixedDetector
 
 from fer_edge import Runtime
 from fer_edge._utils.images import read_image
@@ -30,7 +31,7 @@ from fer_edge.engines.run.runner import EngineRunner
 from fer_edge.errors import BackendError, DataError, FerEdgeError, SelfTestError, UsageError
 from fer_edge.frames import Frame
 from fer_edge.models.catalogue import shipped_bundle
-from fer_edge.results import Detection, FrameResult
+from fer_edge.results import FrameResult
 
 FACE = (180.0, 60.0, 270.0, 175.0)  # of the astronaut
 FLOAT32 = np.dtype(np.float32)
@@ -95,23 +96,6 @@ def gpu(emulation: Emulation, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
         assert device.hazards == []
         assert device.left() == {}
         assert device.closed
-
-
-class FixedDetector:
-    """Finds the boxes that it is given."""
-
-    name = "fixed"
-
-    def __init__(self, *boxes: tuple[float, float, float, float]) -> None:
-        self.boxes = boxes
-
-    def detect(self, frame_bgr: np.ndarray) -> list[Detection]:
-        assert frame_bgr.dtype == np.uint8
-        assert frame_bgr.flags.c_contiguous
-        return [Detection(box, 0.9) for box in self.boxes]
-
-    def close(self) -> None:
-        pass
 
 
 def assert_same(found: FrameResult, expected: FrameResult, atol: float = 0.0) -> None:
