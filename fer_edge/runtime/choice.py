@@ -152,7 +152,7 @@ def _list_backends(plain: Candidate, options: RuntimeOptions) -> list[Backend]:
     return [
         backend
         for backend in BACKENDS.values()
-        if backend.takes_device_frames >= on_device and backend.available().ok
+        if (backend.takes_device_frames or not on_device) and backend.available().ok
     ]
 
 

@@ -20,8 +20,6 @@ class Source(Protocol):
         Where it is known.
     fps : float or None
         Frames per second, where they are known.
-    reads : frozenset of Path
-        Files, and folders of which all files, that it reads: no result may overwrite them.
     names_frames : bool
         Whether each frame has a name of its own, as pictures have.
     """
@@ -29,8 +27,12 @@ class Source(Protocol):
     is_live: bool = False
     frame_count: int | None = None
     fps: float | None = None
-    reads: frozenset[Path] = frozenset()
     names_frames: bool = False
+
+    @property
+    def reads(self) -> frozenset[Path]:
+        """Files that it reads, and folders of such files: no result may overwrite them."""
+        return frozenset()
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield frames until the source ends."""

@@ -24,8 +24,12 @@ class ImageSource(Source):
     def __init__(self, paths: tuple[Path, ...]) -> None:
         self.paths = paths
         self.frame_count = len(paths)
-        files = {path.resolve() for path in paths}
-        self.reads = frozenset(files | {path.parent for path in files})
+
+    @property
+    def reads(self) -> frozenset[Path]:
+        """See :class:`Source`."""
+        files = {path.resolve() for path in self.paths}
+        return frozenset(files | {path.parent for path in files})
 
     def __iter__(self) -> Iterator[Frame]:
         problems = []
@@ -55,7 +59,6 @@ class VideoSource(ProcessBound, Source):
     def __init__(self, path: Path) -> None:
         super().__init__("video", SourceError)
         self.path = path
-        self.reads = frozenset({path.resolve()})
         self._capture = open_capture(
             str(path), f"{path} is not a video that OpenCV can read: convert it to MP4 (H.264)"
         )
@@ -64,6 +67,11 @@ class VideoSource(ProcessBound, Source):
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = rate if 0 < rate < 1000 else None
         self._index = 0
+
+    @property
+    def reads(self) -> frozenset[Path]:
+        """See :class:`Source`."""
+        return frozenset({self.path.resolve()})
 
     def __iter__(self) -> Iterator[Frame]:
         while True:

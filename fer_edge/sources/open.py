@@ -65,10 +65,11 @@ def _is_picture(text: str) -> bool:
 
 
 def _open_folder(text: str) -> Source:
-    images = list_images(Path(text))
+    path = Path(text)
+    images = list_images(path)
     if not images:
         raise SourceError(
-            f"{text} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}): give another folder"
+            f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}): give another folder"
         )
     return ImageSource(images)
 
@@ -106,7 +107,7 @@ def open_source(source: str | int | Path) -> Source:
             "the source is empty: give an image, a folder, a video, a camera number or an address"
         )
     raise SourceError(
-        f"{text} does not exist: give an image, a folder, a video, a camera number or an rtsp:// address"
+        f"{Path(text)} does not exist: give an image, a folder, a video, a camera number or an rtsp:// address"
     )
 
 
