@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fer_edge.doctor import gpu_checks
 from fer_edge.doctor.check import MISSING, OK, WARN, Check, answer_line
 from fer_edge.doctor.facts import Facts, items
-from fer_edge.engines.build.builder import estimate_memory_bytes
+from fer_edge.engines.build.options import estimate_memory_bytes
 from fer_edge.models.catalogue import CATALOGUE
 from fer_edge.system.extras import install_command
 from fer_edge.system.machine import LocalMachine, Machine

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fer_edge._utils.files import whole_file
 from fer_edge._utils.progress import Progress
-from fer_edge.engines.build.options import EngineOptions, EngineReport
+from fer_edge.engines.build.options import EngineOptions, EngineReport, estimate_memory_bytes
 from fer_edge.engines.build.plugin_model import choose_model
 from fer_edge.engines.flavours import FLAVOURS, require_module, worker_environment
 from fer_edge.engines.plugin import REPORT_PREFIX
@@ -146,8 +146,3 @@ def _require_memory(onnx_bytes: int) -> None:
     raise EngineError(
         f"the build needs about {needed / 1e9:.1f} GB of memory and {free.total_bytes / 1e9:.1f} GB are free{where}: end other programs, or {advice}"
     )
-
-
-def estimate_memory_bytes(onnx_bytes: int) -> int:
-    """Return what a build is likely to hold at most: above all that ``benchmarks/engines.py`` measured."""
-    return 4 * onnx_bytes + (512 << 20)

@@ -195,3 +195,8 @@ class EngineReport:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
         return json.loads(json.dumps(asdict(self), default=str))
+
+
+def estimate_memory_bytes(onnx_bytes: int) -> int:
+    """Return what a build is likely to hold at most: above all that ``benchmarks/engines.py`` measured."""
+    return 4 * onnx_bytes + (512 << 20)

@@ -17,8 +17,8 @@ from fer_edge.calibration.placement.families import placement_of
 from fer_edge.calibration.placement.placement import place
 from fer_edge.calibration.qdq.writer import quantise
 from fer_edge.calibration.ranges.collect import observe
-from fer_edge.engines.build.builder import build_engine, estimate_memory_bytes
-from fer_edge.engines.build.options import EngineOptions
+from fer_edge.engines.build.builder import build_engine
+from fer_edge.engines.build.options import EngineOptions, estimate_memory_bytes
 from fer_edge.export.checkpoints import random_network
 from fer_edge.export.networks import NETWORKS
 from fer_edge.export.onnx.export import export_onnx
