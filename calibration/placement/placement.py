@@ -8,6 +8,7 @@ rules of :mod:`fer_edge.calibration.placement.rules`, and layer by layer by a :c
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ import onnx
 
 from fer_edge.calibration.placement.graph import WEIGHTED, Graph, is_residual, without_weights
 from fer_edge.calibration.placement.rules import DEFAULT_RULES, FLOAT_RULES
+from fer_edge.errors import CalibrationError
 
 #: Operators that pass integers through, with one scale for inputs and output; see :func:`passes_integers`.
 _PASSING = frozenset({"MaxPool", "Concat", "DepthToSpace"})
@@ -85,8 +87,20 @@ class PlacedGraph:
 
 
 def place(model: onnx.ModelProto, placement: Placement = DEFAULT_PLACEMENT) -> PlacedGraph:
-    """Find the layers that ``placement`` leaves in floating point in an FP32 model."""
+    """Find the layers that ``placement`` leaves in floating point in an FP32 model.
+
+    Raises
+    ------
+    CalibrationError
+        If two nodes have one name, by which layers are known.
+    """
     graph = Graph(model)
+    name, count = Counter(node.name for node in graph.nodes).most_common(1)[0]
+    if count > 1:
+        raise CalibrationError(
+            f"expected a name of its own for every node, found {count} nodes named {name!r}. "
+            "Fix: export the model again with fer-edge export"
+        )
     by_rule = {name: tuple(node.name for node in FLOAT_RULES[name].find(graph)) for name in placement.rules}
     light = without_weights(model)
     return PlacedGraph(light, Graph(light), placement, by_rule)

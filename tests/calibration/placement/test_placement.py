@@ -17,6 +17,7 @@ from fer_edge.calibration.placement.rules import FLOAT_RULES
 from fer_edge.calibration.qdq.dialects import DIALECTS
 from fer_edge.calibration.qdq.writer import quantise
 from fer_edge.calibration.ranges.collect import observe
+from fer_edge.errors import CalibrationError
 
 FACES = random_faces(4)
 
@@ -36,6 +37,15 @@ def check_dialects(model: onnx.ModelProto, folder: Path, tolerance: float = 0.05
         found = run(quantised, FACES)
         for name, expected in run(model, FACES).items():
             assert np.abs(found[name] - expected).max() <= tolerance * np.abs(expected).max(), dialect
+
+
+def test_nodes_of_one_name_are_refused() -> None:
+    b = Builder()
+    b.gemm(b.add("Flatten", [b.conv("input", "first", 3, 1)], "flat"), "logits", 256, 5)
+    model = b.model("logits")
+    model.graph.node[1].name = "first"
+    with pytest.raises(CalibrationError, match="found 2 nodes named 'first'"):
+        place(model)
 
 
 def test_a_classifying_convolution_is_a_head(tmp_path: Path) -> None:
@@ -164,10 +174,10 @@ def test_resize_passes_integers_where_onnx_runtime_has_a_kernel(
     b = Builder()
     b.add("Relu", [b.conv("input", "conv1", 3, 8, 3)], "relu1")
     scales = b.constant("scales", np.array([1, 1, 2, 2], np.float32))
-    place = "asymmetric" if integer else "half_pixel"
+    coordinates = "asymmetric" if integer else "half_pixel"
     b.add(
         "Resize", ["relu1", "", scales], "large",
-        mode=mode, coordinate_transformation_mode=place, nearest_mode="floor",
+        mode=mode, coordinate_transformation_mode=coordinates, nearest_mode="floor",
     )  # fmt: skip
     b.add("Relu", [b.conv("large", "conv2", 8, 8, 3)], "relu2")
     b.gemm(b.add("Flatten", [b.add("GlobalAveragePool", ["relu2"], "mean")], "flat"), "logits", 8, 5)
