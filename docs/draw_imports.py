@@ -21,7 +21,7 @@ PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 #: Rooms side by side in one row of the picture, from top to bottom; together they are the layers.
 ROWS = {
     "Commands": ("cli", "commands"),
-    "Made once, with PyTorch": ("builder", "export", "calibration"),
+    "Made once": ("builder", "export", "calibration"),
     "Run on the device": ("doctor", "runtime", "explanation", "evaluation", "weights", "sinks", "sources", "datasets"),
     "Computed by": ("models", "detection", "backends", "synthetic", "engines", "cuda", "system"),
     "The words": (

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fer_edge.detection.base import DetectorOptions
     from fer_edge.errors import FerEdgeError
     from fer_edge.evaluation.evaluate import evaluate
+    from fer_edge.frames import Frame
     from fer_edge.results import Face, FrameResult, RuntimeState
     from fer_edge.runtime import Runtime, RuntimeOptions
     from fer_edge.sinks.annotate import annotate
@@ -37,6 +38,7 @@ _HOMES = {
     "DetectorOptions": "detection.base",
     "FerEdgeError": "errors",
     "Face": "results",
+    "Frame": "frames",
     "FrameResult": "results",
     "RuntimeState": "results",
     "Runtime": "runtime",
@@ -56,6 +58,7 @@ __all__ = [
     "DetectorOptions",
     "Face",
     "FerEdgeError",
+    "Frame",
     "FrameResult",
     "ModelSpec",
     "Runtime",

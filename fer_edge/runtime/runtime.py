@@ -146,7 +146,8 @@ class Runtime:
         """Like :meth:`stream`, with the frame beside each result."""
         opened = as_source(source)
         try:
-            for frame in opened:
+            for index, given in enumerate(opened):
+                frame = given if isinstance(given, Frame) else Frame(given, index, time.monotonic())
                 yield frame, self.process(frame)
         finally:
             opened.close()

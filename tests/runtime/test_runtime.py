@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import cv2
@@ -257,3 +257,20 @@ def test_public_names_are_those_documented() -> None:
 def test_what_is_no_array_is_refused_with_a_hint(frame: object, hint: str) -> None:
     with Runtime(backend="onnxruntime") as runtime, pytest.raises(DataError, match=hint):
         runtime(frame)
+
+
+def test_a_source_of_ones_own_may_yield_arrays(runtime: Runtime, astronaut: np.ndarray) -> None:
+    """As a ROS topic gives them; what knows the time of capture yields frames."""
+
+    class Topic:
+        is_live = True
+
+        def __iter__(self) -> Iterator[np.ndarray]:
+            return iter([astronaut, astronaut[:, ::-1]])
+
+        def close(self) -> None:
+            pass
+
+    results = list(runtime.stream(Topic()))
+    assert [result.index for result in results] == [0, 1]
+    assert all(len(result.faces) == 1 and result.frame_age_ms >= 0 for result in results)
