@@ -1,4 +1,4 @@
-"""Backends by name, and the choice of one."""
+"""Registry of the backends, and the choice of one."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def _by_name(*backends: Backend) -> dict[str, Backend]:
     return {backend.name: backend for backend in backends}
 
 
-#: In the order in which ``auto`` tries them; ONNX Runtime on the CPU always is, so those behind it are for who names them.
-#: Add your own: ``BACKENDS[backend.name] = backend``.
+#: Tried by ``auto`` in this order. CPU ONNX Runtime is always available, so later entries are used only when named.
+#: Register another: ``BACKENDS[backend.name] = backend``.
 BACKENDS: dict[str, Backend] = _by_name(
     TensorRtBackend("tensorrt"),
     TensorRtBackend("tensorrt-rtx"),
@@ -47,7 +47,7 @@ __all__ = [
 
 
 def available_backends(dialect: str | None = None) -> list[str]:
-    """Return the names of those that can be used here, of one Q/DQ dialect if asked for."""
+    """Return the names of the backends available on this machine, of one Q/DQ dialect if given."""
     wanted = (name for name, backend in BACKENDS.items() if dialect in (None, backend.dialect))
     return [name for name in wanted if BACKENDS[name].available().ok]
 
@@ -55,29 +55,29 @@ def available_backends(dialect: str | None = None) -> list[str]:
 def choose_backend(name: str = "auto", bundle: Bundle | None = None, precision: str | None = None) -> Backend:
     """Return backend ``name``; ``auto`` takes the first that is available.
 
-    With a bundle, ``auto`` takes the first that is available and whose model the bundle holds, at its own
-    precision unless another is asked for.
+    With a bundle, ``auto`` takes the first available backend whose model the bundle holds, at the bundle's default
+    precision unless ``precision`` is given.
 
     Raises
     ------
     UsageError
         If there is no such backend.
     BackendError
-        If it is not available here; the message names the command that fixes it.
+        If it is not available on this machine; the message names the command that fixes it.
     """
     if name == "auto":
         fitting = (b for b in BACKENDS.values() if b.available().ok and _fits(b, bundle, precision))
-        return next(fitting, BACKENDS["onnxruntime"])  # whose loading says what the bundle lacks
+        return next(fitting, BACKENDS["onnxruntime"])  # loading it reports the missing model
     backend = lookup(BACKENDS, name, "backend")
     state = backend.available()
     if not state.ok:
-        raise BackendError(f"backend {name} is not available: {state.reason}; run: {state.fix}")
+        raise BackendError(f"backend {name} is not available: {state.reason}. Fix: {state.fix}")
     return backend
 
 
 @dataclass(frozen=True)
 class TestedSession:
-    """A session, and the outcome of its self-test."""
+    """A session and the outcome of its self-test."""
 
     session: Session
     self_test: SelfTestReport
@@ -101,39 +101,40 @@ def load_tested_session(
     self_test: bool = True,
     only_ready: bool = False,
 ) -> TestedSession:
-    """Load a bundle on a backend, at the bundle's own precision unless another is asked for, and test it.
+    """Load a bundle on a backend, at the bundle's default precision unless ``precision`` is given, and self-test it.
 
     Parameters
     ----------
     self_test : bool
-        Compare the session with the bundle's reference outputs. Without it a backend that computes something else
-        answers as if nothing were wrong.
+        Compare the session with the reference outputs of the bundle. Without it, wrong outputs of a backend go
+        unnoticed.
     only_ready : bool
-        Refuse a model that the backend would have to compile for minutes.
+        Refuse a model whose compilation takes minutes.
 
     Raises
     ------
     UsageError
-        If a DLA is asked of a backend that has none.
+        If the options name a DLA and the backend supports none.
     SelfTestError
-        If the session computes something else than the references of the bundle.
+        If the outputs of the session differ from the references of the bundle.
     FerEdgeError
-        If the bundle lacks the model or disagrees with it, or see :meth:`fer_edge.backends.base.Backend.open`.
+        If the bundle lacks the model, the model does not fit the spec of the bundle, or
+        :meth:`fer_edge.backends.base.Backend.open` fails.
     """
     chosen = precision or bundle.manifest.precision
     settings = dataclasses.replace(options or SessionOptions(), precision=chosen)
     dla = settings.dla_core is not None or settings.gpu_fallback
     if dla and not backend.supports_dla:
         raise UsageError(
-            f"a DLA needs the backend tensorrt, found {backend.name}: choose that (--backend tensorrt), or leave "
-            "dla_core and gpu_fallback (--dla-core, --gpu-fallback) out"
+            f"a DLA needs the backend tensorrt, found {backend.name}. Fix: use --backend tensorrt, or drop "
+            "dla_core and gpu_fallback (--dla-core, --gpu-fallback)"
         )
     model = bundle.read_model(chosen, backend.dialect)
     check_contract(check_model(model.content, str(model)), bundle.spec, str(model))
     if only_ready and not backend.is_ready(model, settings):
         raise BackendError(
-            f"{backend.name} would have to compile {model} for minutes; to do so once, run: "
-            f"fer-edge tune {bundle.path} --backend {backend.name} --precision {chosen}, then fer-edge tune --again"
+            f"{backend.name} has no compiled engine of {model}, and compiling takes minutes. Fix: run fer-edge tune "
+            f"{bundle.path} --backend {backend.name} --precision {chosen}, then fer-edge tune --again"
         )
     session = backend.open(model, settings)
     if not self_test:

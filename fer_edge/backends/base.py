@@ -1,4 +1,4 @@
-"""The seam between the product and whatever runs a network."""
+"""Protocols of backends and sessions, and their options."""
 
 from __future__ import annotations
 
@@ -19,51 +19,51 @@ from fer_edge.system.availability import Availability
 if TYPE_CHECKING:
     from fer_edge.spec import ModelSpec
 
-#: Why a backend of a GPU is not available where none can be used.
-NO_GPU = "there is no NVIDIA GPU here, or its driver is not installed"
+#: Reason of a GPU backend that is not available because no GPU can be used.
+NO_GPU = "no NVIDIA GPU was found, or its driver is not installed"
 
 
 @dataclass(frozen=True)
 class Int8Config:
-    """One way in which a backend can compute INT8.
+    """One INT8 configuration of a backend.
 
     Attributes
     ----------
     entries : mapping
-        Entries of the backend's own session configuration; empty for its default.
+        Entries of the session configuration of the backend; empty for its default.
     note : str
-        Its cost, in words; empty for the default.
+        Description of its cost; empty for the default.
     """
 
     entries: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
 
 
-#: Of a backend that has one way.
+#: Configuration of a backend that has only one.
 DEFAULT_INT8 = Int8Config()
 
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """How a session may use the machine.
+    """Machine resources and compile options of a session.
 
     Attributes
     ----------
     threads : int or None
         CPU threads; ``None`` leaves the choice to the backend.
     precision : str or None
-        What the file is, for backends that compile it; ``None`` has them look.
+        Precision of the model, for backends that compile it; ``None`` reads it from the file.
     dla_core : int or None
-        Which deep-learning accelerator of a Jetson computes, with ``tensorrt``; ``None`` is the GPU.
+        Index of the deep-learning accelerator of a Jetson that runs the network, with ``tensorrt``; ``None`` is the GPU.
     gpu_fallback : bool
-        Let the GPU compute the layers that the accelerator cannot; else they are an error.
+        Run layers that the accelerator does not support on the GPU; otherwise they are an error.
     max_batch : int or None
-        Largest batch that will be run, for backends that compile for one and hold memory for it; ``None`` is their
-        own choice. Larger ones run too, in parts. OpenVINO compiles for single faces where it is 1; else
-        backends on a CPU take every batch as it comes.
+        Largest batch size, for backends that compile and allocate for it; ``None`` is the default of the backend.
+        Larger batches are split. OpenVINO compiles a static batch of 1 where it is 1; otherwise CPU backends run
+        every batch whole.
     int8_config : Int8Config or None
-        How the backend computes INT8, one of :attr:`Backend.int8_configs`; ``None`` takes the first that is exact on
-        this processor.
+        INT8 configuration, one of :attr:`Backend.int8_configs`; ``None`` takes the first that is exact on this
+        processor.
     """
 
     threads: int | None = None
@@ -82,89 +82,89 @@ class SessionOptions:
 
 
 class Session(Protocol):
-    """A network that is ready to run.
+    """A loaded network.
 
-    Any thread may call, several at the same time: the backend runs calls one by one or together, and each gets
-    the outputs of its own batch. After a fork of the process only its parent may: CUDA, and the threads behind a
-    network, do not live on in a forked process, where :meth:`run` raises :class:`BackendError`. New sessions can be
-    opened there, except on a GPU that the parent has used, and in OpenVINO where another thread of the parent used it
-    in that moment, which is an error too.
+    Thread-safe: the backend runs concurrent calls in parallel or one after the other, and each caller gets the outputs
+    of its own batch. Not fork-safe: CUDA and the threads of a backend do not survive a fork, so :meth:`run` raises
+    :class:`BackendError` in a forked process. New sessions can be opened there, except on a GPU that the parent has
+    used, and in OpenVINO if another thread of the parent was using it at the moment of the fork; both are errors.
 
     Attributes
     ----------
     largest_batch : int or None
-        The largest that it runs at once; ``None`` where every batch runs as it comes.
+        Largest batch size that runs at once; ``None`` if there is no limit.
     """
 
     largest_batch: int | None
 
     def run(self, batch: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Run ``[B, C, H, W]`` float32, B ≥ 1, and return every output by name."""
+        """Run ``[B, C, H, W]`` float32, B >= 1, and return every output by name."""
 
     def close(self) -> None:
-        """Wait for the calls that run, then free the session's memory; further ones raise :class:`BackendError`.
+        """Wait for running calls, then free the memory of the session; later calls raise :class:`BackendError`.
 
-        A second call, and one in a forked process, does nothing.
+        Does nothing when called again or in a forked process.
         """
 
 
 @runtime_checkable
 class CropSession(Session, Protocol):
-    """A session that also takes frames which lie on its device, and makes the crops there.
+    """A session that also takes frames in the memory of its device and crops them there.
 
-    A frame is ``[H, W, 3]`` uint8 BGR with ``__cuda_array_interface__`` or DLPack; its rows may lie apart.
+    A frame is ``[H, W, 3]`` uint8 BGR with ``__cuda_array_interface__`` or DLPack; its rows may be padded.
     """
 
     def copy_to_host(self, frame: Any) -> np.ndarray:
-        """Return a copy of a frame, for what works on the host.
+        """Return a copy of a frame in host memory.
 
         Raises
         ------
         DataError
-            If the frame is anything else.
+            If the frame has another shape or dtype.
         BackendError
-            If it is no array on the device, or :meth:`run_crops` cannot be used: that it cannot shows with the
-            first frame, and not with the first face.
+            If it is not a device array, or :meth:`run_crops` is not available: this is reported with the first
+            frame, not with the first face.
         """
 
     def run_crops(
         self, frame: Any, rectangles: Sequence[tuple[int, int, int, int]], spec: ModelSpec
     ) -> Mapping[str, np.ndarray]:
-        """Like :meth:`Session.run`, on the crops (left, top, right, bottom) of a frame, one or more.
+        """Run the network on one or more crops (left, top, right, bottom) of a frame, as :meth:`Session.run`.
 
         Raises
         ------
         UsageError
-            If the frame, the rectangles or the spec are not what the device can crop.
+            If the device cannot crop this frame, these rectangles or for this spec.
         BackendError
-            If the device cannot make crops, or fails.
+            If the device cannot crop, or fails.
         """
 
 
 class Backend(Protocol):
-    """What turns an ONNX file into a :class:`Session`. A class that derives from it states what differs.
+    """Factory of :class:`Session` objects for ONNX files. A derived class overrides only what differs.
 
     Attributes
     ----------
     name : str
-        Its key in :data:`fer_edge.backends.BACKENDS`.
+        Key in :data:`fer_edge.backends.BACKENDS`.
     dialect : {"cpu", "tensorrt"}
-        The Q/DQ form that it turns into integer kernels.
+        Q/DQ dialect that it compiles to integer kernels.
     fixed_shapes : bool
-        Whether all sizes of a model's input but the batch must be fixed.
+        Whether all input dimensions except the batch must be static.
     on_gpu : bool
-        Whether a GPU computes.
+        Whether it runs on a GPU.
     supports_dla : bool
-        Whether it can use the deep-learning accelerators of a Jetson.
+        Whether it supports the deep-learning accelerators of a Jetson.
     takes_device_frames : bool
         Whether its sessions are :class:`CropSession`.
     compiles_for_batch : bool
-        Whether :attr:`SessionOptions.max_batch` changes what it compiles.
+        Whether it compiles for :attr:`SessionOptions.max_batch`.
     int8_configs : sequence of Int8Config
-        The fastest first: the arithmetic probe takes the first that is exact (:mod:`fer_edge.backends.int8_probe`).
+        INT8 configurations, fastest first: the arithmetic probe takes the first exact one
+        (:mod:`fer_edge.backends.int8_probe`).
     int8_dialects : sequence of str
-        Dialects in which the probe is run. Empty where the hardware keeps all sums in 32 bits, as GPUs do: then only
-        the self-test judges.
+        Dialects in which the probe runs. Empty if the hardware accumulates in 32 bits, as GPUs do: then only the
+        self-test checks the arithmetic.
     """
 
     name: str
@@ -179,36 +179,39 @@ class Backend(Protocol):
 
     @property
     def computes_tf32(self) -> bool:
-        """Whether FP32 is computed with ten bits of each factor."""
+        """True if FP32 is computed in TF32 (10-bit mantissa)."""
         return False
 
     def available(self) -> Availability:
-        """Say whether this machine can run the backend."""
+        """Return whether this machine can run the backend."""
 
     def is_ready(self, model: Path | ModelFile, options: SessionOptions) -> bool:
-        """Return whether :meth:`open` compiles nothing that takes minutes."""
+        """Return whether :meth:`open` needs no compilation that takes minutes."""
 
     def open(self, model: Path | ModelFile, options: SessionOptions) -> Session:
-        """Load an ONNX file, or the bytes of one.
+        """Load an ONNX file or its bytes.
 
         Raises
         ------
         BackendError
-            If the backend is missing, refuses the file, or does not compute INT8 exactly on this processor.
+            If the backend is not installed, rejects the file, or does not compute INT8 exactly on this processor.
         """
 
 
 def check_batch(batch: np.ndarray, rank: int = 4) -> np.ndarray:
-    """Return ``batch`` contiguous, or say what is wrong with it."""
+    """Return ``batch`` as a contiguous array; raise :class:`BackendError` for another shape or dtype."""
     if batch.dtype != np.float32 or batch.ndim != rank or batch.shape[0] < 1:
-        raise BackendError(f"expected a float32 batch [B ≥ 1, C, H, W], found {batch.dtype} {batch.shape}")
+        raise BackendError(
+            f"expected a float32 batch [B >= 1, C, H, W], found {batch.dtype} {batch.shape}. "
+            "Fix: make the batch with fer_edge.preprocess.prepare_batch"
+        )
     return np.ascontiguousarray(batch)
 
 
 def run_in_parts(
     run: Callable[[np.ndarray], Mapping[str, np.ndarray]], rows: np.ndarray, size: int | None
 ) -> Mapping[str, np.ndarray]:
-    """Give ``rows`` to ``run``, at most ``size`` at a time, and put the outputs together."""
+    """Call ``run`` with at most ``size`` rows at a time and concatenate the outputs."""
     if size is None or len(rows) <= size:
         return run(rows)
     parts = [run(rows[first : first + size]) for first in range(0, len(rows), size)]

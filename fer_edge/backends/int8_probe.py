@@ -1,8 +1,8 @@
-"""Whether a backend computes INT8 exactly on this processor: small Q/DQ models whose results are known.
+"""Probe that checks whether a backend computes INT8 exactly on this processor, by Q/DQ models with known results.
 
 x86 processors with AVX2 and without VNNI multiply u8 by s8 with ``VPMADDUBSW``, which adds two products in 16 bits and
-saturates: 255·127 + 255·127 becomes 32767. ONNX Runtime does so unless a session entry asks for exact arithmetic. The
-probe computes instead of looking at the processor's name, since versions and builds differ as well.
+saturates: 255·127 + 255·127 becomes 32767. ONNX Runtime does so unless a session entry requests exact arithmetic. The
+probe runs models instead of matching processor names, because versions and builds of the backends differ too.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _LOCK = threading.RLock()
-#: Operator of the standard that every Q/DQ model holds.
+#: Standard ONNX operator that every Q/DQ model contains.
 _MARK = b"QuantizeLinear"
 _EXACT = "exact"
 _CHANNELS, _SIDE, _OUTPUTS = 32, 6, 8
 _MAX_WEIGHT = 127
-#: Value of every pixel in a dialect: the largest of its integers.
+#: Dialect → value of every pixel, the largest of its integer type.
 _PIXEL = {"cpu": 255, "tensorrt": 127}
-#: Level to which the exact result of each product is scaled; saturated arithmetic gives about half of it.
+#: Quantised level of each exact result; saturating arithmetic yields about half of it.
 _LEVEL = 71
 _OPSET = 17
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """How a backend's INT8 arithmetic was found to be.
+    """Outcome of the probe.
 
     Attributes
     ----------
     config : Int8Config
-        The first of the backend's with which it is exact.
+        First configuration of the backend that is exact.
     levels : mapping
-        Dialect and operator → the level that was found with the backend's default; exact is 71.
+        Dialect and operator → level with the default configuration of the backend; exact is 71.
     """
 
     config: Int8Config
@@ -58,7 +58,7 @@ _results: dict[str, ProbeResult | str] = {}
 
 
 def _forget() -> None:
-    """A forked process asks again: the lock may be held by a thread that does not live on there."""
+    """Reset in a forked process: a thread that does not exist there may hold the lock."""
     global _LOCK
     _LOCK = threading.RLock()
     _results.clear()
@@ -68,7 +68,7 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def holds_int8(model: Path | ModelFile) -> bool:
-    """Return whether a model holds Q/DQ operators."""
+    """Return whether a model contains Q/DQ operators."""
     if isinstance(model, ModelFile):
         return _MARK in model.content
     try:
@@ -79,12 +79,12 @@ def holds_int8(model: Path | ModelFile) -> bool:
                     return True
                 tail = block[-len(_MARK) :]
     except OSError:
-        pass  # opening the model reports the fault of the file
+        pass  # opening the model reports the error
     return False
 
 
 def with_exact_int8(backend: Backend, model: Path | ModelFile, options: SessionOptions) -> SessionOptions:
-    """Return ``options`` with the configuration that makes INT8 exact, where ``model`` is INT8.
+    """Return ``options`` with an exact INT8 configuration if ``model`` is INT8.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def with_exact_int8(backend: Backend, model: Path | ModelFile, options: SessionO
 
 
 def probe_int8(backend: Backend, options: SessionOptions) -> ProbeResult:
-    """Run the probe on ``backend``, once per process, in every dialect that it computes, and return the result.
+    """Run the probe on ``backend`` in each of its dialects, once per process, and return the result.
 
     Raises
     ------
@@ -114,12 +114,12 @@ def probe_int8(backend: Backend, options: SessionOptions) -> ProbeResult:
 
 
 def describe_int8(backend: Backend) -> str:
-    """Say how a backend computes INT8 on this processor: ``exact``, or the cost of making it so.
+    """Return ``exact``, or the cost of exact INT8 arithmetic of a backend on this processor.
 
     Raises
     ------
     BackendError
-        See :func:`probe_int8`.
+        As :func:`probe_int8`.
     """
     if not backend.int8_dialects:
         return _EXACT
@@ -136,13 +136,15 @@ def _probe(backend: Backend, options: SessionOptions) -> ProbeResult | str:
         except BackendError as error:
             if config is backend.int8_configs[0]:
                 raise
-            _LOG.info("%s has no entry %s here: %s", backend.name, dict(config.entries), error)
+            _LOG.info(
+                "%s does not accept the session entries %s: %s", backend.name, dict(config.entries), error
+            )
             continue
         first = first or levels
         if all(abs(level - _LEVEL) <= 1 for level in levels.values()):
             if config.entries:
                 _LOG.info(
-                    "%s saturates INT8 products on this processor (level %d became: %s); %s",
+                    "%s saturates INT8 products on this processor (expected level %d, found %s); %s",
                     backend.name,
                     _LEVEL,
                     _describe(first),
@@ -150,13 +152,13 @@ def _probe(backend: Backend, options: SessionOptions) -> ProbeResult | str:
                 )
             return ProbeResult(config, first)
     return (
-        f"{backend.name} computes INT8 wrongly on this processor: products of known sums must give level {_LEVEL}, "
-        f"found {_describe(first)}; choose another backend (--backend), or --precision fp32"
+        f"{backend.name} does not compute INT8 exactly on this processor: expected level {_LEVEL} from the probe, "
+        f"found {_describe(first)}. Fix: choose another backend (--backend), or --precision fp32"
     )
 
 
 def _run(backend: Backend, options: SessionOptions) -> dict[str, float]:
-    """Return the level of each operator, in each dialect, that is furthest from the exact one."""
+    """Return the level furthest from the exact one, for each dialect and operator."""
     levels: dict[str, float] = {}
     for dialect in backend.int8_dialects:
         model = ModelFile(Path(f"int8-probe.{dialect}.onnx"), probe_model(dialect))
@@ -181,10 +183,10 @@ def _describe(levels: Mapping[str, float]) -> str:
 
 @cache
 def probe_model(dialect: str) -> bytes:
-    """Return an ONNX model of one Q/DQ dialect whose outputs are 71 where sums of products are exact.
+    """Return an ONNX model of one Q/DQ dialect whose outputs are 71 if its sums of products are exact.
 
     Its input ``[B, 32, 6, 6]`` is 255 (``cpu``, uint8 activations) or 127 (``tensorrt``, int8 activations) everywhere.
-    Each output is one operator with weights of 127: a convolution of 3×3, of 1×1, a depthwise one, a dense layer.
+    Each output is one operator with weights of 127: 3×3, 1×1 and depthwise convolution, and a dense layer.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -206,7 +208,7 @@ def probe_model(dialect: str) -> bytes:
         weights = np.full(shape, _MAX_WEIGHT, np.int8)
         level = _PIXEL[dialect] * _MAX_WEIGHT * terms / _LEVEL
         constants.append(numpy_helper.from_array(weights, f"{name}.weight"))
-        # Of its own: ONNX Runtime's exact form rewrites the zero points of weights, and fails on a shared one.
+        # Not shared: ONNX Runtime's exact mode rewrites the zero points of weights, and fails on a shared one.
         constants.append(numpy_helper.from_array(np.int8(0), f"{name}.zero"))
         constants.append(numpy_helper.from_array(np.float32(level), f"{name}.scale"))
         weight = add("DequantizeLinear", [f"{name}.weight", "one", f"{name}.zero"], f"{name}.w")

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: usually the fastest where it is installed."""
+"""OpenVINO on the CPU: usually the fastest CPU backend."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ from fer_edge.errors import BackendError
 from fer_edge.system.availability import Availability
 from fer_edge.system.extras import install_command
 
-_IMPORT = threading.Lock()  # while the telemetry package is hidden
+_IMPORT = threading.Lock()  # held while the telemetry package is hidden
 _ACTIVITY = Activity()
 _cores: dict[int, Any] = {}
-#: Readers that gain by what is not rounded: activation functions, which become part of the convolution in front, and
-#: what else cannot take the rounding into itself. Others read a quarter of the memory where it is.
+#: Consumers that run faster on an output that is not quantised: activation functions, which OpenVINO fuses into the
+#: preceding convolution, and operators that cannot absorb Q/DQ. Others profit from int8 memory traffic.
 _GAIN_UNROUNDED = ({"PRelu"}, {"Sigmoid", "Multiply"}, {"Reshape"})
-#: On x86 with AVX2 and without VNNI its integer kernels add two products in 16 bits, which saturates, and it has none
-#: that are exact.
+#: On x86 with AVX2 and without VNNI its integer kernels add two products in 16 bits, which saturates, and it has no
+#: exact ones.
 FLOAT_INT8 = Int8Config(
     {"LP_TRANSFORMS_MODE": "NO"}, "INT8 values are multiplied in floating point, which is no faster than FP32"
 )
 
 
 class OpenVinoSession:
-    """One ONNX file compiled by OpenVINO."""
+    """One ONNX file, compiled by OpenVINO."""
 
     def __init__(self, model: Path | ModelFile, options: SessionOptions) -> None:
-        if _ACTIVITY.was_cut:  # to compile would hang
+        if _ACTIVITY.was_cut:  # compiling would hang
             raise BackendError(
-                "openvino cannot be used here: this process was forked while another thread used it; start processes "
+                "openvino cannot be used in a process that was forked while another thread used it. Fix: start processes "
                 "with multiprocessing.get_context('spawn'), or fork while no other thread runs a network"
             )
         # Without the precision hint OpenVINO computes FP32 models in bfloat16 on processors that have it.
@@ -62,38 +62,42 @@ class OpenVinoSession:
             core = _core()
             network = _read(core, model)
             _take_out_idle_rounding(network)
-            # Fixed sizes are up to 5 % faster, measured on two cores. Of all sizes only this one can be known.
+            # A static batch is up to 5 % faster, measured on two cores. Only a batch of 1 is known in advance.
             self.largest_batch = 1 if options.max_batch == 1 else None
             if self.largest_batch is not None:
                 _fix_batch(network, self.largest_batch)
-            # Of the compiled network an output may answer to names of inner values as well.
+            # Read before compilation: a compiled output may also have names of inner values.
             self._outputs = [output.any_name for output in network.outputs]
             compiled = core.compile_model(network, "CPU", settings)
-            if len(compiled.inputs) != 1:  # the others would be run as they lie in memory
+            if len(compiled.inputs) != 1:  # the others would be read from uninitialised memory
                 raise BackendError(
-                    f"openvino cannot load {model}: it has {len(compiled.inputs)} inputs, not one"
+                    f"openvino cannot load {model}: expected 1 input, found {len(compiled.inputs)}. "
+                    "Fix: build the bundle again with fer-edge build"
                 )
-            # One serves all threads: with the hint, OpenVINO computes one request at a time itself.
+            # One request serves all threads: with the hint LATENCY, OpenVINO runs one at a time anyway.
             request = compiled.create_infer_request()
         except RuntimeError as error:
-            raise BackendError(f"openvino cannot load {model}: {_last_line(error)}") from error
+            raise BackendError(
+                f"openvino cannot load {model}: {_last_line(error)}. Fix: build the bundle again with fer-edge build"
+            ) from error
         self._request = Guard(request, "session", BackendError, remedy="open another")
 
     def run(self, batch: np.ndarray) -> Mapping[str, np.ndarray]:
-        """See :class:`fer_edge.backends.base.Session`."""
         rows = check_batch(batch)
         with self._request as request, _ACTIVITY:
             try:
                 return run_in_parts(partial(self._run, request), rows, self.largest_batch)
             except RuntimeError as error:
-                raise BackendError(f"openvino failed on {batch.shape}: {_last_line(error)}") from error
+                raise BackendError(
+                    f"openvino failed on a batch {batch.shape}: {_last_line(error)}. "
+                    "Fix: give a batch of the model's input shape, or choose another backend (--backend)"
+                ) from error
 
     def _run(self, request: Any, rows: np.ndarray) -> Mapping[str, np.ndarray]:
         request.infer([rows], share_inputs=True)
         return {name: request.get_output_tensor(i).data.copy() for i, name in enumerate(self._outputs)}
 
     def close(self) -> None:
-        """See :class:`fer_edge.backends.base.Session`."""
         self._request.close()
 
 
@@ -107,21 +111,17 @@ class OpenVinoBackend(Backend):
     compiles_for_batch = True
 
     def available(self) -> Availability:
-        """See :class:`fer_edge.backends.base.Backend`."""
         if importlib.util.find_spec("openvino") is None:
             return Availability(False, reason="openvino is not installed", fix=install_command("openvino"))
         return Availability(True, importlib.metadata.version("openvino"))
 
     def is_ready(self, model: Path | ModelFile, options: SessionOptions) -> bool:
-        """See :class:`fer_edge.backends.base.Backend`."""
         return True
 
     def open(self, model: Path | ModelFile, options: SessionOptions) -> OpenVinoSession:
-        """See :class:`fer_edge.backends.base.Backend`."""
         options = with_exact_int8(self, model, options)
-        with (
-            _ACTIVITY
-        ):  # imports and locks included: in a process that is forked meanwhile they stay as they are
+        # Includes imports and locks: a process that is forked meanwhile inherits them half-done.
+        with _ACTIVITY:
             return OpenVinoSession(model, options)
 
 
@@ -130,16 +130,16 @@ def _import_openvino() -> Any:
         with _IMPORT, without_openvino_telemetry():
             import openvino
     except ImportError as error:
-        raise BackendError(f"openvino is not installed: {install_command('openvino')}") from error
+        raise BackendError(f"openvino is not installed. Fix: {install_command('openvino')}") from error
     return openvino
 
 
 def _core() -> Any:
-    """Return the one core of this process, which lives as long as the process.
+    """Return the only core of this process, which is never freed.
 
-    On processors with AMX, each core gives the thread that makes it a stack for signals and takes that of the core
-    before it back when it is freed, even where that stack is freed already: then the next Ctrl-C would crash. Of its
-    parent's core a forked process would miss the threads.
+    On processors with AMX, each core installs a signal stack for the thread that creates it, and restores that of the
+    previous core when it is freed, even if that stack is freed already: then the next Ctrl-C would crash. A forked
+    process needs its own core, because the threads of its parent's core do not exist there.
     """
     openvino = _import_openvino()
     with _IMPORT:
@@ -155,7 +155,7 @@ def _read(core: Any, model: Path | ModelFile) -> Any:
     except RuntimeError as error:
         if "No conversion rule" not in str(error):
             raise
-    # OpenVINO 2026.4 does not expand functions that a model carries, such as our attention: do it for it.
+    # OpenVINO 2026.4 does not expand functions of a model, such as our attention.
     import onnx
     import onnx.inliner
 
@@ -165,10 +165,10 @@ def _read(core: Any, model: Path | ModelFile) -> Any:
 
 
 def _take_out_idle_rounding(network: Any) -> None:
-    """Remove Q/DQ where the readers gain by that.
+    """Remove Q/DQ in front of consumers that run faster without.
 
-    ONNX Runtime has no integer convolution whose output is not rounded. OpenVINO has: without it, EfficientNet INT8
-    takes 3.8 ms and not 4.7, of batches of 8 24.6 and not 35.8, on two cores.
+    ONNX Runtime needs it, since it has no integer convolution with float output. OpenVINO has one: without this Q/DQ,
+    EfficientNet INT8 takes 3.8 ms instead of 4.7, and 24.6 ms instead of 35.8 for batches of 8, on two cores.
     """
     for node in network.get_ordered_ops():
         source, readers = _before_rounding(node.output(0)), node.output(0).get_target_inputs()
@@ -181,7 +181,7 @@ def _take_out_idle_rounding(network: Any) -> None:
 
 
 def _before_rounding(value: Any) -> Any:
-    """Return what Q/DQ makes ``value`` of, or ``None`` where it does not."""
+    """Return the input of the Q/DQ that yields ``value``, ``None`` if there is none."""
     for expected in ("Multiply", "Subtract", "Convert", "Convert", "FakeQuantize"):
         node = value.get_node()
         if node.get_type_name() != expected:

@@ -1,8 +1,8 @@
-"""Self-test: what an opened session computes is compared with the reference outputs of the same file.
+"""Self-test: compare the outputs of an opened session with the reference outputs of the same model.
 
-Engines, drivers, versions and processors differ; a session that computes something else must not answer. Errors are
-relative: the norm of the difference of the logits, each centred over the classes, by that of the reference.
-Legitimate differences were measured to stay below half of each tolerance.
+Engines, drivers, versions and processors differ; a session with wrong outputs must not be used. Errors are relative:
+the norm of the difference of the logits, each centred over the classes, divided by the norm of the reference.
+Measured legitimate differences stay below half of each tolerance.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from fer_edge.spec import ModelSpec
 from fer_edge.synthetic import GENERATORS
 from fer_edge.system.provenance import device_name, processor_features
 
-#: Largest relative error by arithmetic. A manifest may tighten these, never widen them.
+#: Largest relative error by arithmetic. A manifest may lower these, never raise them.
 TOLERANCES: Mapping[str, float] = {
     "fp32": 1e-3,
-    "tf32": 2e-2,  # FP32 whose factors have ten bits: ONNX Runtime's TensorRT provider
+    "tf32": 2e-2,  # FP32 with a 10-bit mantissa: ONNX Runtime's TensorRT provider
     "fp16": 1e-2,
     "int8": 5e-2,
     "dla": 0.15,
@@ -34,35 +34,35 @@ TOLERANCES: Mapping[str, float] = {
 }
 #: A slow network is tested on this many faces.
 _MIN_FACES = 2
-#: What a self-test may take where two faces take less.
+#: Time limit of a self-test, unless two faces take longer.
 _BUDGET_S = 0.05
 _DERIVED_FACES = 4
 _MIN_NORM = 1e-6
-#: Outputs other than logits → number of their dimensions, batch included; ``None``: any.
+#: Outputs other than logits → their rank, batch included; ``None`` for any.
 _RANKS: Mapping[str, int | None] = {"attention": 3, "landmarks": 3, "embedding": None}
 
 
 @dataclass(frozen=True)
 class SelfTestReport:
-    """Outcome of a self-test that passed, or was left out.
+    """Outcome of a self-test that passed or was skipped.
 
     Attributes
     ----------
     mode : str
-        ``passed``; ``insensitive``, where saturated arithmetic would hardly show in the outputs and the arithmetic
-        probe decides; ``derived``, against FP32 in ONNX Runtime, for bundles without references; ``contract``, where
-        shapes, names and finiteness alone could be compared; ``off``.
+        ``passed``; ``insensitive``, if saturated arithmetic hardly changes the outputs, so that the arithmetic probe
+        decides; ``derived``, compared with FP32 in ONNX Runtime, for bundles without references; ``contract``, if
+        only shapes, names and finiteness were checked; ``off``.
     faces : int
-        How many crops were run.
+        Number of crops.
     error, tolerance : float or None
-        Largest relative error that was found, and the largest allowed; ``None`` where nothing was compared.
+        Largest relative error found, and the largest allowed; ``None`` if nothing was compared.
     batches : tuple of int
-        Batch sizes that were run.
+        Batch sizes of the runs.
     seconds : float
-        Duration; the self-test also warms the session up.
+        Duration; the self-test also warms up the session.
     device_crops : bool
-        Whether crops that the device makes were compared with those of the host, which happens with the first frame
-        that lies on the device.
+        Whether crops made on the device were compared with those of the host, which happens with the first frame in
+        device memory.
     """
 
     mode: str
@@ -78,7 +78,7 @@ class SelfTestReport:
         return {**asdict(self), "batches": list(self.batches)}
 
 
-#: Of a session that was opened with ``self_test=False``.
+#: Report of a session that was opened with ``self_test=False``.
 OFF = SelfTestReport("off")
 
 
@@ -90,28 +90,28 @@ def run_self_test(
     options: SessionOptions,
     reference: Backend,
 ) -> SelfTestReport:
-    """Run a session on the faces of its bundle, in the batches in which it will run, and compare.
+    """Run a session on the self-test crops of its bundle and compare the outputs with the references.
 
     Parameters
     ----------
     bundle, backend, session, precision, options
-        The session, and how it was opened.
+        The session, and the arguments it was opened with.
     reference : Backend
-        ONNX Runtime, which computes the reference for bundles of format 1.
+        CPU ONNX Runtime, which computes the reference for bundles of format 1.
 
     Raises
     ------
     SelfTestError
-        If the outputs are not those of the reference.
+        If the outputs differ from the reference.
     BundleError
-        If the model disagrees with its spec, or the reference cannot be read.
+        If the outputs do not fit the spec, or the reference cannot be read.
     """
     started = time.perf_counter()
     spec, record = bundle.spec, bundle.manifest.self_test
     key = model_key(precision, backend.dialect)
     data = _crops_of(bundle)
     logits, batches = _run(session, data.crops, spec, bundle)
-    if bundle.manifest.timing_only:  # random weights leave no signal to compare
+    if bundle.manifest.timing_only:  # the outputs of random weights hold no signal to compare
         return SelfTestReport("contract", len(logits), None, None, batches, time.perf_counter() - started)
     mode, tolerance = "passed", _tolerance(backend, precision, options)
     expected = data.logits.get(key)
@@ -121,7 +121,9 @@ def run_self_test(
         mode, tolerance = "derived", TOLERANCES["derived"] if precision == "int8" else tolerance
         expected = _fp32_logits(bundle, reference, prepare_batch(list(data.crops[: len(logits)]), spec))
     elif expected is None:
-        raise BundleError(f"{bundle.path} has no self-test of its model {key}: build the bundle again")
+        raise BundleError(
+            f"{bundle.path} has no self-test of its model {key}. Fix: build the bundle again with fer-edge build"
+        )
     else:
         tolerance = min(tolerance, record.tolerances.get(key, tolerance))
         if key in record.insensitive:
@@ -138,18 +140,18 @@ def compare_device_crops(
     spec: ModelSpec,
     report: SelfTestReport,
 ) -> SelfTestReport:
-    """Compare crops that the device makes of a frame with those of the host, in the same session.
+    """Compare the outputs for crops made on the device with those for crops of the host, in the same session.
 
     Parameters
     ----------
     session : CropSession
         The session.
     frame, image : array
-        The frame on the device, and its copy ``[H, W, 3]`` uint8 BGR on the host.
+        The frame in device memory, and its copy ``[H, W, 3]`` uint8 BGR in host memory.
     rectangles : sequence of (left, top, right, bottom)
         Faces of the frame, one or more.
     report : SelfTestReport
-        Of the session; its tolerance holds here too.
+        Report of the session, whose tolerance is used.
 
     Raises
     ------
@@ -158,16 +160,16 @@ def compare_device_crops(
     """
     few = list(rectangles[:_MIN_FACES])
     expected = session.run(prepare_batch([cut_rectangle(image, r) for r in few], spec))["logits"]
-    if not np.isfinite(expected).all():  # which says nothing of the crops: the next frame is compared
+    if not np.isfinite(expected).all():  # inconclusive: the next frame is compared
         return report
     found = session.run_crops(frame, few, spec)["logits"]
     error = float(relative_errors(found, expected).max())
     tolerance = report.tolerance or TOLERANCES["int8"]
     if not error <= tolerance:  # NaN too
         raise SelfTestError(
-            f"crops that the device makes give other logits than those of the host: expected a difference within "
-            f"{tolerance:g}, found {error:.3g} on {len(few)} faces; give frames of the host, or compile the kernels "
-            "again: FER_EDGE_KERNELS=1 pip install --force-reinstall ."
+            f"logits for crops made on the device differ from those for crops of the host: expected a relative error of at "
+            f"most {tolerance:g}, found {error:.3g} on {len(few)} faces. Fix: use frames in host memory, or compile the "
+            "kernels again with FER_EDGE_KERNELS=1 pip install --force-reinstall ."
         )
     return replace(report, device_crops=True)
 
@@ -179,7 +181,7 @@ def relative_errors(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
 
 
 def changed_classes(found: np.ndarray, expected: np.ndarray, tolerance: float) -> np.ndarray:
-    """Return ``[N]`` bool: another class where the margin of the reference exceeds twice the tolerance."""
+    """Return ``[N]`` bool: True if the class differs and the margin of the reference exceeds twice the tolerance."""
     centred = expected.astype(np.float64) - expected.mean(axis=1, keepdims=True, dtype=np.float64)
     best = np.sort(centred, axis=1)
     margin = (best[:, -1] - best[:, -2]) / np.maximum(np.linalg.norm(centred, axis=1), _MIN_NORM)
@@ -201,9 +203,9 @@ def _tolerance(backend: Backend, precision: str, options: SessionOptions) -> flo
 def _run(
     session: Session, crops: np.ndarray, spec: ModelSpec, bundle: Bundle
 ) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Run two faces alone, then as many more as the budget allows together, and an engine at its largest batch.
+    """Run two faces one by one, then as many more as the budget allows in one batch, up to the session's largest.
 
-    The first run is slower than all others, so the second tells what a face costs.
+    The first run includes warm-up, so the budget is computed from the second.
     """
     begun = time.perf_counter()
     logits, batches = [], [1]
@@ -225,10 +227,12 @@ def _run(
 
 
 def _checked(outputs: Mapping[str, np.ndarray], rows: int, spec: ModelSpec, bundle: Bundle) -> np.ndarray:
-    """Return the logits, after comparing names, shapes, types and finiteness of all outputs with the spec."""
+    """Check names, shapes, types and finiteness of all outputs against the spec, and return the logits."""
     problem = _disagreement(outputs, rows, spec)
     if problem:
-        raise BundleError(f"the model of {bundle.path} disagrees with its spec: {problem}; build it again")
+        raise BundleError(
+            f"the model of {bundle.path} does not fit its spec: {problem}. Fix: build the bundle again with fer-edge build"
+        )
     return outputs["logits"]
 
 
@@ -240,9 +244,10 @@ def _disagreement(outputs: Mapping[str, np.ndarray], rows: int, spec: ModelSpec)
             return f"{name} must be float32, found {values.dtype}"
         rank = 2 if name == "logits" else _RANKS.get(name)
         if not values.shape or values.shape[0] != rows or (rank is not None and values.ndim != rank):
-            return f"{name} of {rows} faces has the shape {list(values.shape)}"
+            wanted = "" if rank is None else f" and rank {rank}"
+            return f"{name} must have {rows} rows{wanted}, found shape {list(values.shape)}"
         if not np.isfinite(values).all():
-            return f"{name} holds values that are not finite"
+            return f"{name} must be finite, found NaN or infinity"
     shape, classes = outputs["logits"].shape, len(spec.class_names)
     if shape != (rows, classes):
         return f"expected logits of {classes} classes ({', '.join(spec.class_names)}), found {shape[1]}"
@@ -265,15 +270,15 @@ def _compare(
     backend: Backend,
     key: str,
 ) -> float:
-    """Return the largest error; raise where it is too large, or a sure class becomes another."""
+    """Return the largest error; raise if it exceeds the tolerance or a class with a clear margin changes."""
     error = float(relative_errors(found, expected).max())
     changed = int(changed_classes(found, expected, tolerance).sum())
     if error <= tolerance and not changed:
         return error
     raise SelfTestError(
-        f"{key} of {bundle.path} computes something else here than where it was built: expected logits within "
-        f"{tolerance:g} of the reference, found {error:.3g} on {len(found)} faces, {changed} of them with another "
+        f"the outputs of {key} of {bundle.path} differ from its references: expected a relative error of at most "
+        f"{tolerance:g}, found {error:.3g} on {len(found)} faces, {changed} of them with another "
         f"class (backend {backend.name} {backend.available().version}, {device_name()} with "
-        f"{', '.join(processor_features()) or 'unknown features'}); choose another --backend or --precision, or build the bundle on this machine: "
+        f"{', '.join(processor_features()) or 'unknown features'}). Fix: choose another --backend or --precision, or build the bundle on this machine with "
         f"fer-edge build --model {bundle.spec.network} --{key.partition('.')[0]}"
     )

@@ -1,4 +1,4 @@
-"""TensorRT on an NVIDIA GPU: the ONNX file is compiled once for this device, kept, and run by one thread."""
+"""TensorRT on an NVIDIA GPU: the ONNX file is compiled once for this device, cached, and run by one thread."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from fer_edge.system.availability import Availability
 
 
 class TensorRtSession:
-    """One engine in TensorRT or TensorRT-RTX; any number of threads may use it.
+    """One engine in TensorRT or TensorRT-RTX. Thread-safe.
 
     Attributes
     ----------
     runner : EngineRunner
-        What runs it: its report, its timings by the device's clock.
+        Runner of the engine, with its report and its timings by the device clock.
     rebuilt_because : str or None
-        Why the engine that was kept could not be used; ``None`` where it could, or there was none.
+        Reason why a cached engine could not be used; ``None`` if it was used or there was none.
     """
 
     def __init__(self, runner: EngineRunner, rebuilt_because: str | None = None) -> None:
@@ -46,13 +46,12 @@ class TensorRtSession:
         self.largest_batch: int | None = runner.report.buckets[-1]
 
     def run(self, batch: Any) -> Mapping[str, np.ndarray]:
-        """See :class:`fer_edge.backends.base.Session`; also takes an array on the device, without a copy to the host."""
+        """Run a batch; a device array is not copied to the host."""
         if not is_device_array(batch):
             batch = check_batch(batch, rank=len(self.runner.input.row_shape) + 1)
         return _in_float32(self.runner.run(batch))
 
     def copy_to_host(self, frame: Any) -> np.ndarray:
-        """See :class:`fer_edge.backends.base.CropSession`."""
         _require_kernels()
         pixels = describe("frame", frame, self.runner.input_stream, contiguous=False)
         return self.runner.copy_to_host(check_device_frame(pixels))
@@ -64,14 +63,14 @@ class TensorRtSession:
         spec: ModelSpec,
         chroma: Any = None,
     ) -> Mapping[str, np.ndarray]:
-        """See :class:`fer_edge.backends.base.CropSession`; ``chroma`` as in :func:`fer_edge.cuda.kernels.crop_resize_normalize`.
+        """Crop a frame on the device and run the crops; ``chroma`` as in :func:`fer_edge.cuda.kernels.crop_resize_normalize`.
 
         Raises
         ------
         UsageError
-            If the frame, the rectangles or the spec are not what the kernel takes.
+            If the kernel does not support the frame, the rectangles or the spec.
         BackendError
-            If the kernels are not compiled, or see :meth:`run`.
+            If the kernels are not compiled, or the device fails.
         """
         _require_kernels()
         stream = self.runner.input_stream
@@ -85,7 +84,6 @@ class TensorRtSession:
         return _in_float32(self.runner.run_written(len(rectangles), write))
 
     def close(self) -> None:
-        """See :class:`fer_edge.backends.base.Session`."""
         self.runner.close()
 
 
@@ -109,12 +107,11 @@ class TensorRtBackend(Backend):
         self.name = name
 
     def available(self) -> Availability:
-        """See :class:`fer_edge.backends.base.Backend`."""
         flavour = FLAVOURS[self.name]
         try:
-            require_gpu()  # before TensorRT is touched: some of its bindings crash without one
+            require_gpu()  # before TensorRT is imported: some of its bindings crash without a GPU
         except EngineError:
-            return Availability(False, reason=NO_GPU, fix="nvidia-smi")
+            return Availability(False, reason=NO_GPU, fix="check the driver with nvidia-smi")
         if importlib.util.find_spec(flavour.module) is None:
             return Availability(False, reason=f"{self.name} is not installed", fix=flavour.fix)
         if importlib.util.find_spec("cuda") is None:
@@ -125,7 +122,7 @@ class TensorRtBackend(Backend):
             return Availability(False, reason=f"{self.name} cannot be imported: {error}", fix=flavour.fix)
 
     def is_ready(self, model: Path | ModelFile, options: SessionOptions) -> bool:
-        """See :class:`fer_edge.backends.base.Backend`: whether an engine is kept for the model."""
+        """Return whether the cache or the bundle holds an engine of the model."""
         state = self.available()
         try:
             return state.ok and self._request(model, options, state.version).find() is not None
@@ -133,10 +130,10 @@ class TensorRtBackend(Backend):
             return False
 
     def open(self, model: Path | ModelFile, options: SessionOptions) -> TensorRtSession:
-        """See :class:`fer_edge.backends.base.Backend`; compiles the model where no engine is kept for it."""
+        """Load a model; compile it if there is no engine of it yet."""
         state = self.available()
         if not state.ok:
-            raise BackendError(f"backend {self.name} is not available: {state.reason}; run: {state.fix}")
+            raise BackendError(f"backend {self.name} is not available: {state.reason}. Fix: {state.fix}")
         try:
             request = self._request(model, options, state.version)
             engine = request.find_or_build()
@@ -147,7 +144,7 @@ class TensorRtBackend(Backend):
                 dla_core=options.dla_core,
                 plugin_sha256=None if request.key.plugin is None else request.key.plugin.sha256,
             )
-            # Whether what a DLA does can be captured is unproved: then it is run without, and the report says so.
+            # Graph capture with a DLA is untested: if it fails, the engine runs without, which the report states.
             graphs = "required" if options.dla_core is None else "preferred"
             runner = EngineRunner(device, engine.path, RunnerOptions(cuda_graphs=graphs), engine.sha256)
         except (EngineError, OSError) as error:
@@ -156,7 +153,7 @@ class TensorRtBackend(Backend):
 
     def _request(self, model: Path | ModelFile, options: SessionOptions, version: str) -> EngineRequest:
         file = model if isinstance(model, ModelFile) else ModelFile(model, model.read_bytes())
-        # A DLA takes no other batch than the one that it was built for, and one face must not wait for a second.
+        # A DLA engine has a static batch, and a single face must not wait for a second one.
         largest = 1 if options.dla_core is not None else options.max_batch or EngineOptions.max_batch
         settings = EngineOptions(
             self.name,
@@ -172,11 +169,13 @@ class TensorRtBackend(Backend):
 def _require_kernels() -> None:
     kernels = availability()
     if not kernels.ok:
-        raise BackendError(f"crops on the device need the CUDA kernels: {kernels.reason}; run: {kernels.fix}")
+        raise BackendError(
+            f"cropping on the device needs the CUDA kernels: {kernels.reason}. Fix: {kernels.fix}"
+        )
 
 
 def _in_float32(outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Half precision is the engine's affair."""
+    """Return the outputs with float16 converted to float32."""
     return {
         name: values.astype(np.float32) if values.dtype == np.float16 else values
         for name, values in outputs.items()

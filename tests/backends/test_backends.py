@@ -1,4 +1,4 @@
-"""Backends: the same numbers everywhere, and errors that say what is wrong."""
+"""Backends: equal outputs of all backends, and error messages."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_models_without_exactly_one_input(tmp_path: Path, backend: Backend, inpu
     weights = {name: np.ones((1, 3, 4, 4), np.float32) for name in names[inputs:]}
     given = [value(name, shape) for name in names[:inputs]]
     path = save(tmp_path / "m.onnx", [node], given, [value("y", shape)], weights)
-    with pytest.raises(BackendError, match=f"it has {inputs} inputs, not one"):
+    with pytest.raises(BackendError, match=f"expected 1 input, found {inputs}"):
         backend.open(path, ONE_THREAD)
 
 
@@ -254,7 +254,7 @@ def test_a_backend_that_is_not_installed_names_the_command(monkeypatch: pytest.M
     hide = lambda name, *rest: None if name == "openvino" else real(name, *rest)  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", hide)
     with pytest.raises(
-        BackendError, match=r"openvino is not installed; run: python -m pip install 'openvino>=2024.6'"
+        BackendError, match=r"openvino is not installed. Fix: python -m pip install 'openvino>=2024.6'"
     ):
         choose_backend("openvino")
     assert choose_backend("auto").name == "onnxruntime"
@@ -314,7 +314,7 @@ READERS = {
     ],
 )
 def test_openvino_rounds_only_what_gains_by_it(tmp_path: Path, readers: str, rounds: bool) -> None:
-    """A convolution in integers; what it makes is rounded roughly, and read by ``readers``."""
+    """An integer convolution with coarse output quantisation, consumed by ``readers``."""
     pytest.importorskip("openvino", reason="needs OpenVINO: pip install 'fer-edge[openvino]'")
     # Drawn for itself: a value half-way between two integers may be rounded either way, and this draw has none.
     batch = np.random.default_rng(1).normal(0, 1, (2, 3, 8, 8)).astype(np.float32)

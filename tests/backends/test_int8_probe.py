@@ -1,4 +1,4 @@
-"""The arithmetic probe: exact backends pass, those that saturate are cured or refused, and every INT8 session is asked."""
+"""Arithmetic probe: exact backends pass, saturating ones are reconfigured or rejected, and every INT8 session is probed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CURE = Int8Config({"cure": "1"}, "slower")
 
 
 class Saturating:
-    """ONNX Runtime, whose sums of two products end at 32767 unless the entry ``cure`` is there."""
+    """ONNX Runtime whose sums of two products saturate at 32767 unless the entry ``cure`` is set."""
 
     name = "saturating"
     dialect = "cpu"
@@ -61,7 +61,7 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def exact_results(content: bytes) -> Mapping[str, np.ndarray]:
-    """Compute the probe in whole numbers, from the integers of its file alone."""
+    """Compute the probe in integer arithmetic from the constants of its file."""
     proto = onnx.load_model_from_string(content)
     tensors = {t.name: numpy_helper.to_array(t).astype(np.int64) for t in proto.graph.initializer}
     scales = {t.name: float(numpy_helper.to_array(t)) for t in proto.graph.initializer if not t.dims}
@@ -116,7 +116,8 @@ def test_a_backend_that_cannot_be_cured_refuses_int8_each_time() -> None:
     model = ModelFile(Path("any.onnx"), probe_model("cpu"))
     for _ in range(2):
         with pytest.raises(
-            BackendError, match=r"computes INT8 wrongly .* must give level 71, found cpu.conv3x3 36"
+            BackendError,
+            match=r"does not compute INT8 exactly .* expected level 71 from the probe, found cpu.conv3x3 36",
         ):
             backend.open(model, SessionOptions())
     assert backend.opened == [DEFAULT_INT8]  # the probe ran once

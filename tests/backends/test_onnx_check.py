@@ -1,4 +1,4 @@
-"""Hostile ONNX files are refused before a backend sees them, and ours are not."""
+"""Hostile ONNX files are rejected before a backend loads them, and those of FER-Edge are accepted."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def test_what_ships_is_taken(path: Path) -> None:
     ids=str,
 )
 def test_a_model_gives_what_its_spec_says(change: dict[str, Any]) -> None:
-    """Five class names for eight logits would give each the name of another."""
+    """Five class names for eight logits would mislabel classes."""
     bundle = open_bundle(SHIPPED[0].parent)
     shapes = check_model(SHIPPED[0].read_bytes(), WHERE)
     check_contract(shapes, bundle.spec, WHERE)
     if change:
         with pytest.raises(
-            BundleError, match="does not fit its model spec: expected .* found .*build the bundle again"
+            BundleError, match="does not fit its model spec: expected .* found .*Fix: build the bundle again"
         ):
             check_contract(shapes, dataclasses.replace(bundle.spec, **change), WHERE)
 
@@ -84,10 +84,10 @@ def test_networks_that_slide_over_an_image_are_taken_at_a_size_that_is_named() -
     contents = mtcnn_models()
     for name in ("rnet", "onet"):
         check_model(contents[name], WHERE)
-    with pytest.raises(BundleError, match="all sizes of its input but the batch must be fixed"):
+    with pytest.raises(BundleError, match="all dimensions of its input except the batch must be static"):
         check_model(contents["pnet"], WHERE)
     check_model(contents["pnet"], WHERE, free_side_px=2000)
-    with pytest.raises(BundleError, match="bytes for one face"):
+    with pytest.raises(BundleError, match="bytes per face"):
         check_model(contents["pnet"], WHERE, free_side_px=100_000)
 
 
@@ -96,13 +96,15 @@ def test_bombs_are_refused(name: str) -> None:
     make, message = BOMBS[name]
     with pytest.raises(BundleError, match=message) as caught:
         check_model(make(), WHERE)
-    assert str(caught.value).startswith(f"{WHERE} is not loaded: ")
-    assert str(caught.value).endswith("; do not use it, or build the bundle again")
+    assert str(caught.value).startswith(f"{WHERE} is rejected: ")
+    assert str(caught.value).endswith(
+        ". Fix: build the bundle again with fer-edge build, or get it from a trusted source"
+    )
     assert len(str(caught.value)) < 700
 
 
 def test_the_network_that_the_bombs_change_is_taken() -> None:
-    """What refuses them is the change."""
+    """The change alone causes the rejection."""
     own = [("", 18), ("fer_edge", 1)]
     call = node("F", ["x"], ["z"], domain="fer_edge")
     body = [node("Relu", ["a"], ["t"]), node("Neg", ["t"], ["b"])]
@@ -153,7 +155,7 @@ def test_the_light_copy_is_the_file_without_large_data(tmp_path: Path) -> None:
 
 
 def test_a_large_file_is_not_copied() -> None:
-    """All its weights lie in one constant of 64 MB; what the check holds at most is a fraction of them."""
+    """All weights are in one constant of 64 MB; the peak memory of the check is a fraction of that."""
     content = model(constants=[constant("c", np.zeros((4000, 4000)), np.float32)]).SerializeToString()
     check_model(content, WHERE)  # imports
     tracemalloc.start()
@@ -166,7 +168,7 @@ def test_a_large_file_is_not_copied() -> None:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("source", ["shipped", "bomb"])
 def test_damaged_files_are_refused_or_harmless(seed: int, source: str) -> None:
-    """Flipped bits and cut ends raise nothing else, and what is taken can be loaded."""
+    """Flipped bits and truncation raise no other error, and accepted files can be loaded."""
     draw = random.Random(f"{source}{seed}")
     if source == "shipped":
         light = lighten(SHIPPED[-1].read_bytes()).content  # damage is to hit the graph, not the weights
@@ -202,7 +204,7 @@ def test_damaged_files_are_refused_or_harmless(seed: int, source: str) -> None:
 
 
 def _load(content: bytes) -> None:
-    """Let ONNX Runtime load a file that was taken: it may refuse it, and must come back."""
+    """Load an accepted file in ONNX Runtime, which may reject it but must return."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     with suppress(Exception):  # its exception classes share no public base

@@ -1,4 +1,4 @@
-"""ONNX Runtime's providers for GPUs: they say what they cannot do, and never compute on the CPU instead."""
+"""GPU providers of ONNX Runtime: they report limitations and never fall back to the CPU."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def test_an_onnx_runtime_without_the_provider(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("fer_edge.backends.onnxruntime.require_gpu", lambda: None)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(
-        BackendError, match="this ONNX Runtime has no CUDAExecutionProvider; run: .*onnxruntime-gpu"
+        BackendError, match="this ONNX Runtime lacks CUDAExecutionProvider. Fix: .*onnxruntime-gpu"
     ):
         choose_backend("onnxruntime-cuda")
-    with pytest.raises(BackendError, match="has no TensorrtExecutionProvider"):
+    with pytest.raises(BackendError, match="lacks TensorrtExecutionProvider"):
         choose_backend("onnxruntime-tensorrt")
 
 
 class TestOnnxRuntimeNeverFallsBack:
-    """On the real ONNX Runtime, with providers that it lists here or does not."""
+    """With the real ONNX Runtime and providers that it lists or does not list."""
 
     def test_a_provider_that_does_not_start(self, model: Path) -> None:
-        """ONNX Runtime warns, and would go on with the CPU."""
+        """ONNX Runtime warns, and would fall back to the CPU."""
         if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
             pytest.skip("this ONNX Runtime has the provider")
         with (
@@ -136,7 +136,7 @@ class TestOptionsOfOnnxRuntimesProviders:
 
 
 class PlayedProviders(onnxruntime.InferenceSession):
-    """ONNX Runtime on the CPU that says it started the providers asked for; ``refuse`` is what they say instead."""
+    """CPU ONNX Runtime that reports the requested providers as started; ``refuse`` is the error of a failed start."""
 
     given: ClassVar[list[list[tuple[str, dict[str, str]]]]] = []
     refuse = ""
@@ -177,9 +177,9 @@ def test_the_tensorrt_provider_gets_a_profile_and_says_what_it_cannot_do(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     backend = BACKENDS["onnxruntime-tensorrt"]
-    compiling = "compiling net.onnx for this device, as at each start; it may take minutes"
-    tf32 = "FP32 in net.onnx is computed in TF32, of ten bits; with NVIDIA_TF32_OVERRIDE=0, or the backend tensorrt, it is not"
-    half = "what net.onnx keeps in FP32 may be computed in FP16; with the backend tensorrt it is not"
+    compiling = "compiling net.onnx for this device, which may take minutes and is repeated at each start"
+    tf32 = "FP32 in net.onnx is computed in TF32 (10-bit mantissa); set NVIDIA_TF32_OVERRIDE=0 or use the backend tensorrt for true FP32"
+    half = "layers of net.onnx in FP32 may be computed in FP16; the backend tensorrt keeps them in FP32"
     for precision, told in ((None, tf32), ("int8", tf32), ("fp16", half)):
         caplog.clear()
         backend.open(model, SessionOptions(precision=precision)).close()
@@ -196,7 +196,7 @@ def test_the_tensorrt_provider_gets_a_profile_and_says_what_it_cannot_do(
 
 
 def test_batches_beyond_the_profile_are_run_in_parts(played: type[PlayedProviders], model: Path) -> None:
-    """The file's batch is fixed, so ONNX Runtime itself refuses any other."""
+    """The file has a static batch, so ONNX Runtime itself rejects any other."""
     content = onnx.load(model)
     for value in (content.graph.input[0], content.graph.output[0]):
         value.type.tensor_type.shape.dim[0].dim_value = 4
@@ -204,7 +204,7 @@ def test_batches_beyond_the_profile_are_run_in_parts(played: type[PlayedProvider
     batch = np.random.default_rng(1).random((12, 3, 2, 2)).astype(np.float32)
     session = BACKENDS["onnxruntime-tensorrt"].open(model, SessionOptions())
     np.testing.assert_allclose(session.run(batch)["logits"], batch.reshape(12, -1) @ WEIGHT, rtol=1e-5)
-    with pytest.raises(BackendError, match=r"onnxruntime-tensorrt failed on \(3, 3, 2, 2\)"):
+    with pytest.raises(BackendError, match=r"onnxruntime-tensorrt failed on a batch \(3, 3, 2, 2\)"):
         session.run(batch[:3])
     session.close()
 
@@ -212,13 +212,13 @@ def test_batches_beyond_the_profile_are_run_in_parts(played: type[PlayedProvider
 def test_what_the_tensorrt_provider_refuses(
     played: type[PlayedProviders], model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The words are those of ONNX Runtime 1.31.1."""
+    """The messages are those of ONNX Runtime 1.31.1."""
     refusal = (
         "User needs to provide all the dynamic shape inputs with associated profiles if they want to explicitly "
         "set profiles through provider options.\nPlease note that main graph could be partitioned"
     )
-    for said, hint in ((refusal, "; TensorRT takes this network in parts only: use the backend onnxruntime-cuda"),
-                       ("TensorRT EP could not build engine", "")):  # fmt: skip
+    for said, hint in ((refusal, "; TensorRT supports only parts of this network. Fix: use --backend onnxruntime-cuda"),
+                       ("TensorRT EP could not build engine", ". Fix: build the bundle again with fer-edge build, or choose another backend (--backend)")):  # fmt: skip
         monkeypatch.setattr(played, "refuse", said)
         with pytest.raises(BackendError) as caught:
             BACKENDS["onnxruntime-tensorrt"].open(model, SessionOptions())

@@ -1,4 +1,4 @@
-"""The self-test: true sessions pass, those that compute something else are refused, and nothing is loaded untested."""
+"""Self-test: correct sessions pass, sessions with wrong outputs are rejected, and nothing is loaded untested."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def int8(int8_bundle: Path) -> Bundle:
 
 
 class Altered(OnnxRuntimeBackend):
-    """ONNX Runtime whose outputs ``alter`` changes; it remembers which sessions were closed."""
+    """ONNX Runtime with outputs changed by ``alter``; counts closed sessions."""
 
     def __init__(self, alter: Callable[[Path | ModelFile, np.ndarray, Outputs], Outputs]) -> None:
         self.alter = alter
@@ -126,7 +126,7 @@ def test_saturated_sums_are_refused(int8: Bundle) -> None:
 
     backend = Altered(saturate)
     with pytest.raises(
-        SelfTestError, match=r"int8.cpu of .* expected logits within 0.05 .* another\s+class"
+        SelfTestError, match=r"int8.cpu of .* error of at most 0.05, .* another\s+class"
     ) as found:
         load_tested_session(int8, backend, "int8", ONE_THREAD)
     for word in ("backend onnxruntime", "--backend", "fer-edge build --model conv-attention --int8"):
@@ -158,18 +158,18 @@ def test_errors_beyond_the_tolerance_are_refused(scale: float) -> None:
     [
         (lambda o: {"scores": o["logits"], "attention": o["attention"]}, "expected the outputs logits, attention"),
         (lambda o: {"logits": o["logits"]}, "expected the outputs logits, attention, found logits"),
-        (lambda o: {**o, "logits": np.repeat(o["logits"], 2, axis=0)}, "logits of 1 faces has the shape"),
+        (lambda o: {**o, "logits": np.repeat(o["logits"], 2, axis=0)}, "logits must have 1 rows and rank 2"),
         (lambda o: {**o, "logits": o["logits"][:, :5]}, r"expected logits of 8 classes \(neutral.* found 5"),
-        (lambda o: {**o, "logits": o["logits"][..., None]}, "logits of 1 faces has the shape"),
+        (lambda o: {**o, "logits": o["logits"][..., None]}, "logits must have 1 rows and rank 2"),
         (lambda o: {**o, "logits": o["logits"].astype(np.float64)}, "logits must be float32, found float64"),
-        (lambda o: {**o, "logits": o["logits"] * np.nan}, "logits holds values that are not finite"),
-        (lambda o: {**o, "attention": o["attention"] * np.inf}, "attention holds values that are not finite"),
-        (lambda o: {**o, "attention": o["attention"][0]}, "attention of 1 faces has the shape"),
+        (lambda o: {**o, "logits": o["logits"] * np.nan}, "logits must be finite"),
+        (lambda o: {**o, "attention": o["attention"] * np.inf}, "attention must be finite"),
+        (lambda o: {**o, "attention": o["attention"][0]}, "attention must have 1 rows and rank 3"),
     ],
 )  # fmt: skip
 def test_a_model_that_disagrees_with_its_spec(alter: Callable[[Outputs], Outputs], problem: str) -> None:
     backend = Altered(lambda model, batch, outputs: alter(outputs))
-    with pytest.raises(BundleError, match=f"disagrees with its spec: {problem}"):
+    with pytest.raises(BundleError, match=f"does not fit its spec: {problem}"):
         load_tested_session(open_bundle(shipped_bundle()), backend, None, ONE_THREAD)
     assert backend.closed == 1
 
@@ -177,7 +177,7 @@ def test_a_model_that_disagrees_with_its_spec(alter: Callable[[Outputs], Outputs
 def small_bundle(
     path: Path, classes: int, names: tuple[str, ...] = ("a", "b", "c"), output: str = "logits"
 ) -> Bundle:
-    """A real model, whose spec may say something else; of format 1, without references."""
+    """Real model with a spec that may differ; bundle of format 1, without references."""
     weights = np.random.default_rng(0).normal(size=(classes, 64)).astype(np.float32)
     nodes = [
         helper.make_node("Flatten", ["x"], ["rows"]),
@@ -236,7 +236,7 @@ def test_a_manifest_tightens_and_never_widens(int8: Bundle, tmp_path: Path) -> N
     assert report.tolerance == TOLERANCES["int8"]
     tight = copy_of(int8, tmp_path / "tight.fer", set_tolerance(1e-9))
     noisy = Altered(lambda model, batch, outputs: {**outputs, "logits": outputs["logits"] + batch.mean() * 1e-4 * np.arange(8, dtype=np.float32)})  # fmt: skip
-    with pytest.raises(SelfTestError, match="within 1e-09"):
+    with pytest.raises(SelfTestError, match="at most 1e-09"):
         load_tested_session(tight, noisy, "int8", ONE_THREAD)
 
 

@@ -1,4 +1,4 @@
-"""``self_test.npz``: round trip, and files that are damaged or claim the impossible."""
+"""``self_test.npz``: round trip, and damaged or invalid files."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ CROPS = array(DATA.crops)
     ids=range(28),
 )
 def test_files_that_claim_the_impossible(content: bytes) -> None:
-    with pytest.raises(BundleError, match="build it again"):
+    with pytest.raises(BundleError, match="Fix: build the bundle again"):
         read_self_test(content, SPEC)
 
 

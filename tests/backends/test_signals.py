@@ -1,6 +1,6 @@
-"""After sessions were opened and closed in any order, a signal reaches its handler and ends nothing.
+"""Signals reach their handler after sessions were opened and closed in any order.
 
-OpenVINO gives threads a stack for their signals on processors with AMX. Elsewhere these tests pass whatever it does.
+OpenVINO installs signal stacks on processors with AMX. On other processors these tests always pass.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Backends of a GPU where there is none: they say why, and are never chosen.
+"""GPU backends without a GPU: they report the reason and are never chosen.
 
-What TensorRT does once there is a GPU is played through on a fake one: cache, runner, session. Real ones: tests/gpu.
+Cache, runner and session are tested with a simulated GPU; tests/gpu use a real one.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PlayedGpu:
 @no_gpu
 @pytest.mark.parametrize("name", GPU_BACKENDS)
 def test_without_a_gpu_they_say_so(name: str, model: Path) -> None:
-    with pytest.raises(BackendError, match=f"backend {name} is not available: {NO_GPU}; run: nvidia-smi"):
+    with pytest.raises(BackendError, match=f"backend {name} is not available: {NO_GPU}. Fix: .*nvidia-smi"):
         choose_backend(name)
     with pytest.raises(BackendError):
         BACKENDS[name].open(model, SessionOptions())
-    with pytest.raises(BackendError, match=f"backend {name} is not available: {NO_GPU}; run: nvidia-smi"):
+    with pytest.raises(BackendError, match=f"backend {name} is not available: {NO_GPU}. Fix: .*nvidia-smi"):
         load_session(open_bundle(shipped_bundle()), BACKENDS[name], "fp32")
     assert name not in available_backends()
 
@@ -83,7 +83,7 @@ def test_the_order_of_auto() -> None:
         (
             "tensorrt",
             "tensorrt",
-            "on a Jetson it comes with JetPack .*--system-site-packages; never pip install",
+            "on a Jetson, .*--system-site-packages; never pip install",
         ),
         ("tensorrt-rtx", "tensorrt_rtx", "python -m pip install 'tensorrt-rtx-cu13"),
         ("tensorrt-rtx", "cuda", "pip install cuda-python"),
@@ -96,7 +96,7 @@ def test_what_is_missing_beside_a_gpu(
     present = object()
     found = lambda module, *rest: None if module == missing else present  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", found)
-    with pytest.raises(BackendError, match=f"{name} is not available: .* is not installed; run: {fix}"):
+    with pytest.raises(BackendError, match=f"{name} is not available: .* is not installed. Fix: {fix}"):
         choose_backend(name)
 
 
@@ -119,14 +119,14 @@ def test_a_dla_has_an_engine_of_its_own(
     ]
     assert machine.dla_cores == [None, 1, 1]
     told = [message for message in caplog.messages if "DLA" in message]
-    assert told == ["TensorRT gives 3 of 5 layers to the DLA"] * 2
+    assert told == ["TensorRT assigns 3 of 5 layers to the DLA"] * 2
 
 
 def test_a_dla_that_cannot_be(machine: PlayedGpu, model: Path, tmp_path: Path) -> None:
     for name, options, message in (
-        ("tensorrt", SessionOptions(precision="fp32", dla_core=0), "a DLA computes FP16 and INT8"),
-        ("tensorrt-rtx", SessionOptions(precision="fp16", dla_core=0), "tensorrt-rtx serves no DLA"),
-        ("tensorrt", SessionOptions(gpu_fallback=True), "gpu_fallback is for a DLA"),
+        ("tensorrt", SessionOptions(precision="fp32", dla_core=0), "a DLA computes only FP16 and INT8"),
+        ("tensorrt-rtx", SessionOptions(precision="fp16", dla_core=0), "tensorrt-rtx does not support DLAs"),
+        ("tensorrt", SessionOptions(gpu_fallback=True), "gpu_fallback needs a DLA"),
     ):
         with pytest.raises(UsageError, match=message):
             BACKENDS[name].open(model, options)
@@ -134,7 +134,7 @@ def test_a_dla_that_cannot_be(machine: PlayedGpu, model: Path, tmp_path: Path) -
     for name in ("onnxruntime", "openvino", "onnxruntime-tensorrt"):
         with pytest.raises(UsageError, match=f"a DLA needs the backend tensorrt, found {name}"):
             load_session(bundle, BACKENDS[name], "fp32", SessionOptions(dla_core=0))
-        with pytest.raises(UsageError, match=r"choose that \(--backend tensorrt\), or leave dla_core"):
+        with pytest.raises(UsageError, match=r"Fix: use --backend tensorrt, or drop dla_core"):
             load_session(bundle, BACKENDS[name], "fp32", SessionOptions(gpu_fallback=True))
     assert machine.built == []
 
@@ -168,8 +168,8 @@ def test_a_dla_asked_of_a_cpu(
 ) -> None:
     assert main(["run", "--source", str(astronaut_file), "--backend", "onnxruntime", *given]) == 2
     assert (
-        "a DLA needs the backend tensorrt, found onnxruntime: choose that (--backend tensorrt), or leave dla_core "
-        "and gpu_fallback (--dla-core, --gpu-fallback) out"
+        "a DLA needs the backend tensorrt, found onnxruntime. Fix: use --backend tensorrt, or drop dla_core "
+        "and gpu_fallback (--dla-core, --gpu-fallback)"
     ) in " ".join(capsys.readouterr().err.split())
 
 
@@ -206,7 +206,7 @@ def test_what_the_builder_refuses(machine: PlayedGpu, model: Path) -> None:
 def test_crops_on_the_device_need_the_kernels(
     machine: PlayedGpu, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where there are none the call says so, and the session lives on; the kernel itself: tests/gpu."""
+    """Without kernels the call raises and the session stays usable; tests/gpu test the kernel."""
     spec = ModelSpec("net", 2, 2, "rgb", 3, (0.0,) * 3, (1.0,) * 3, tuple("abcde"))
     session = BACKENDS["tensorrt"].open(model, SessionOptions())
     device = machine.devices[-1]
@@ -214,7 +214,7 @@ def test_crops_on_the_device_need_the_kernels(
     monkeypatch.setattr(
         tensorrt, "availability", lambda: tensorrt.Availability(False, reason="no kernels", fix="build")
     )
-    with pytest.raises(BackendError, match="need the CUDA kernels: no kernels; run: build"):
+    with pytest.raises(BackendError, match="needs the CUDA kernels: no kernels. Fix: build"):
         session.run_crops(frame, [(0, 0, 4, 4)], spec)
 
     seen: list[tuple[Any, ...]] = []

@@ -1,1 +1,1 @@
-"""Refuses ONNX files that would do harm when they are loaded."""
+"""Check of untrusted ONNX files before they are loaded."""

@@ -1,7 +1,7 @@
-"""An ONNX file without the numbers of its large constants: what a check looks at, in kilobytes.
+"""An ONNX file without the data of its large constants: kilobytes instead of megabytes for a check.
 
-The file is read as protobuf fields, and only the needed ones are copied: parsing the whole file would copy all of it, and
-a hostile one could make the parser hold many times its size.
+The file is read field by field, and only the needed protobuf fields are copied: parsing the whole file would copy all
+of it, and a hostile file could make the parser allocate many times its size.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-#: Larger constants are left out. Shapes, axes and sizes, whose values count, are far smaller.
+#: Larger constants are dropped. Shapes, axes and sizes, whose values are needed, are far smaller.
 _KEPT_BYTES = 1 << 12
 #: Limits of the copied fields. The ensemble of seven networks in FP32 needs 0.6 MB and 7,000 fields.
 _MAX_BYTES = 4 << 20
 _MAX_FIELDS = 100_000
-#: Of protobuf, for one message.
+#: Limit of protobuf for one message.
 _MAX_FILE_BYTES = 2**31 - 1
 
-# Numbers of fields, as onnx.proto gives them.
+# Field numbers of onnx.proto.
 _MODEL_GRAPH = 7
 _GRAPH_INITIALIZER = 5
 _TENSOR_RAW_DATA = 9
@@ -25,7 +25,7 @@ _VARINT, _EIGHT_BYTES, _DELIMITED, _FOUR_BYTES = 0, 1, 2, 5
 
 
 class Refusal(Exception):
-    """Why a file is not used, in words that follow its name."""
+    """Reason why a file is rejected, as the end of a sentence that begins with its name."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class LightModel:
     content : bytes
         A ``ModelProto``.
     raw_bytes : tuple of int or None
-        For each initializer in turn, the size of the raw data that was left out; ``None`` where none was.
+        Per initializer, the size of the raw data that was dropped; ``None`` if none was.
     """
 
     content: bytes
@@ -54,15 +54,15 @@ class _Field:
 
 
 def lighten(content: bytes) -> LightModel:
-    """Leave out the raw data of large initializers.
+    """Drop the raw data of large initializers.
 
     Raises
     ------
     Refusal
-        If it is no protobuf, has not one graph, or is too large without its constants.
+        If it is not protobuf, does not have exactly one graph, or is too large without its constants.
     """
     if len(content) > _MAX_FILE_BYTES:
-        raise Refusal(f"it has {len(content)} bytes, more than an ONNX file can")
+        raise Refusal(f"expected at most {_MAX_FILE_BYTES} bytes, found {len(content)}")
     reader = _Reader(memoryview(content))
     light = bytearray()
     raw_bytes: list[int | None] = []
@@ -75,12 +75,12 @@ def lighten(content: bytes) -> LightModel:
             light += reader.copy(part)
         _check_size(light)
     if graphs != 1:
-        raise Refusal(f"it has {graphs} graphs, not one")
+        raise Refusal(f"expected 1 graph, found {graphs}")
     return LightModel(bytes(light), tuple(raw_bytes))
 
 
 class _Reader:
-    """Protobuf fields of a file; their number is limited."""
+    """Reader of the protobuf fields of a file, whose number is limited."""
 
     def __init__(self, view: memoryview) -> None:
         self._view, self._left = view, _MAX_FIELDS
@@ -89,7 +89,7 @@ class _Reader:
         while position < end:
             self._left -= 1
             if self._left < 0:
-                raise Refusal(f"it has more than {_MAX_FIELDS} parts")
+                raise Refusal(f"it has more than {_MAX_FIELDS} protobuf fields")
             start = position
             tag, position = self._varint(position, end)
             number, wire_type, payload = tag >> 3, tag & 7, position
@@ -101,9 +101,9 @@ class _Reader:
             elif wire_type in (_EIGHT_BYTES, _FOUR_BYTES):
                 position += 8 if wire_type == _EIGHT_BYTES else 4
             else:
-                raise Refusal("it is no ONNX file, or is damaged")
+                raise Refusal("the file is damaged or not ONNX")
             if position > end or not number:
-                raise Refusal("it is no ONNX file, or is cut off")
+                raise Refusal("the file is truncated or not ONNX")
             yield _Field(number, wire_type, start, payload, position)
 
     def copy(self, part: _Field) -> memoryview:
@@ -129,7 +129,7 @@ class _Reader:
         for part in self.fields(whole.payload, whole.end):
             if (part.number, part.wire_type) == (_TENSOR_RAW_DATA, _DELIMITED):
                 if size is not None:
-                    raise Refusal("a constant has its data twice")
+                    raise Refusal("a constant has two fields of raw data")
                 size = part.end - part.payload
             else:
                 light += self.copy(part)
@@ -140,13 +140,13 @@ class _Reader:
         value = 0
         for shift in range(0, 70, 7):
             if position >= end:
-                raise Refusal("it is no ONNX file, or is cut off")
+                raise Refusal("the file is truncated or not ONNX")
             byte = self._view[position]
             position += 1
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return value, position
-        raise Refusal("it is no ONNX file, or is damaged")
+        raise Refusal("the file is damaged or not ONNX")
 
 
 def _append(light: bytearray, number: int, payload: bytearray) -> None:
@@ -160,6 +160,4 @@ def _append(light: bytearray, number: int, payload: bytearray) -> None:
 
 def _check_size(light: bytearray) -> None:
     if len(light) > _MAX_BYTES:
-        raise Refusal(
-            f"without its large constants it has more than {_MAX_BYTES >> 20} MiB, more than any network of FER-Edge"
-        )
+        raise Refusal(f"without its large constants it must have at most {_MAX_BYTES >> 20} MiB, found more")

@@ -1,4 +1,4 @@
-"""Single parts of an ONNX file: constants whose data fit their shapes, and nodes that hold nothing but numbers."""
+"""Checks of single parts of an ONNX file: data of constants, and names and attributes of nodes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _MAX_NAMES_PER_NODE = 256
 _MAX_ATTRIBUTES = 32
-#: Fields of an attribute that hold numbers and text.
+#: Fields of an attribute that hold numbers or text.
 _PLAIN = frozenset({"name", "type", "doc_string", "f", "i", "s", "floats", "ints"})
 _MAX_NUMBERS_PER_ATTRIBUTE = 64
 _MAX_NAME_CHARS = 512
@@ -21,19 +21,19 @@ _KEPT_ELEMENTS = 64
 
 
 def read_tensor(tensor: onnx.TensorProto, raw_bytes: int | None = None) -> Value:
-    """Return the value of a constant whose data has the size that its shape says.
+    """Return the value of a constant; reject data whose size does not fit its shape.
 
     Parameters
     ----------
     tensor : TensorProto
         The constant.
     raw_bytes : int or None
-        Size of its raw data, where that was left out.
+        Size of its raw data, if that was dropped.
     """
     from onnx import TensorProto
 
     if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-        raise Refusal(f"the constant {tensor.name!r:.80} lies in another file")
+        raise Refusal(f"the constant {tensor.name!r:.80} has external data")
     value = make_value(f"the constant {tensor.name!r:.80}", tensor.data_type, tensor.dims, constant=True)
     kept = tensor.HasField("raw_data")
     size, field = ELEMENTS[value.element]
@@ -47,18 +47,18 @@ def read_tensor(tensor: onnx.TensorProto, raw_bytes: int | None = None) -> Value
         expected, fits = {field: value.elements}, True
     if not fits or tensor.HasField("segment") or any(n != expected.get(name, 0) for name, n in typed.items()):
         raise Refusal(
-            f"the constant {tensor.name!r:.80} has other data than its shape {value.shape} of {size} bytes each"
+            f"the data of the constant {tensor.name!r:.80} do not fit its shape {value.shape} of {size} bytes per element"
         )
     small = raw_bytes is None and value.elements <= _KEPT_ELEMENTS
     return Value(value.element, value.shape, constant=True, data=tensor if small else None)
 
 
 def read_constant(node: onnx.NodeProto) -> dict[str, Value]:
-    """Return the output of a node ``Constant``."""
+    """Return the output of a ``Constant`` node."""
     from onnx import helper
 
     if len(node.attribute) != 1 or len(node.output) != 1 or node.input:
-        raise Refusal(f"the constant {node.output[:1]} has no value, or several")
+        raise Refusal(f"the constant {node.output[:1]} must have exactly one value")
     (attribute,) = node.attribute
     if attribute.name == "value":
         tensor = attribute.t
@@ -70,16 +70,16 @@ def read_constant(node: onnx.NodeProto) -> dict[str, Value]:
         numbers = attribute.ints if whole else attribute.floats
         tensor = helper.make_tensor("", 7 if whole else 1, [len(numbers)], numbers)
     else:
-        raise Refusal(f"the constant {node.output[0]!r:.80} is no number")
+        raise Refusal(f"the constant {node.output[0]!r:.80} must be numeric")
     return {node.output[0]: read_tensor(tensor)}
 
 
 def check_node(node: onnx.NodeProto) -> None:
-    """Refuse a node with long names or lists, or that holds anything but numbers and text, such as a graph."""
+    """Reject a node with long names or lists, or with attributes other than numbers and text, such as a graph."""
     check_names((node.name, node.op_type, *node.input, *node.output))
     if len(node.attribute) > _MAX_ATTRIBUTES:
         raise Refusal(
-            f"a node {node.op_type!r:.40} has {len(node.attribute)} attributes, more than {_MAX_ATTRIBUTES}"
+            f"expected at most {_MAX_ATTRIBUTES} attributes of a node {node.op_type!r:.40}, found {len(node.attribute)}"
         )
     allowed = _PLAIN | {"t"} if node.op_type == "Constant" else _PLAIN
     for attribute in node.attribute:
@@ -88,17 +88,17 @@ def check_node(node: onnx.NodeProto) -> None:
         if held:
             raise Refusal(f"{which} holds a graph, a tensor or a reference ({', '.join(sorted(held))})")
         if max(len(attribute.ints), len(attribute.floats)) > _MAX_NUMBERS_PER_ATTRIBUTE:
-            raise Refusal(f"{which} is a long list")
+            raise Refusal(f"{which} has more than {_MAX_NUMBERS_PER_ATTRIBUTE} elements")
         numbers = () if node.op_type == "Constant" else (attribute.i, *attribute.ints)
         if any(abs(number) > MAX_SIZE for number in numbers):
-            raise Refusal(f"{which} is a huge number")
+            raise Refusal(f"{which} exceeds {MAX_SIZE}")
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Refuse many names of one node, and long ones."""
+    """Reject a node with too many names, or with names that are too long."""
     listed = tuple(names)
     if len(listed) > _MAX_NAMES_PER_NODE:
         raise Refusal(f"a node has more than {_MAX_NAMES_PER_NODE} inputs and outputs")
     for name in listed:
         if len(name) > _MAX_NAME_CHARS:
-            raise Refusal(f"the name {name[:40]!r}… has {len(name)} letters, more than {_MAX_NAME_CHARS}")
+            raise Refusal(f"the name {name[:40]!r}… has {len(name)} characters, more than {_MAX_NAME_CHARS}")

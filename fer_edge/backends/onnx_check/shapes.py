@@ -1,7 +1,7 @@
-"""Shapes and work of the nodes of an ONNX graph, one node at a time, so that nothing grows before it is measured.
+"""Shapes and work of the nodes of an ONNX graph, one node at a time, so that sizes are checked before they grow.
 
-onnx's inference of a whole graph follows doubling shapes until memory ends; here each shape is looked at before the
-next node sees it.
+Shape inference of a whole graph by onnx follows doubling shapes until memory is exhausted; here each shape is checked
+before it is used by the next node.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import onnx
 
 _MAX_DIMENSIONS = 8
-#: Element type of ``TensorProto`` → bytes, and the field that holds its elements where they are not raw.
+#: Element type of ``TensorProto`` → bytes, and the field of its elements if they are not raw data.
 ELEMENTS: Mapping[int, tuple[int, str]] = {
     1: (4, "float_data"),  # float
     2: (1, "int32_data"),  # uint8
@@ -32,7 +32,7 @@ ELEMENTS: Mapping[int, tuple[int, str]] = {
 
 
 _INT64 = 7
-#: Larger sizes overflow where they are multiplied.
+#: Products of larger sizes may overflow.
 MAX_SIZE = 2**31
 
 
@@ -43,13 +43,13 @@ class Value:
     Attributes
     ----------
     element : int
-        Type, of :data:`ELEMENTS`.
+        Element type, a key of :data:`ELEMENTS`.
     shape : tuple of int
-        Its sizes.
+        Dimensions.
     constant : bool
-        Whether it is the same for every input.
+        Whether it does not depend on the input.
     data : TensorProto or None
-        Its elements, where it is a small constant of the file.
+        Elements of a small constant of the file.
     """
 
     element: int
@@ -59,40 +59,40 @@ class Value:
 
     @property
     def elements(self) -> int:
-        """Return how many there are."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def size_bytes(self) -> int:
-        """Return their size in memory."""
+        """Size in memory."""
         return self.elements * ELEMENTS[self.element][0]
 
 
 def make_value(name: str, element: int, sizes: Sequence[int], constant: bool) -> Value:
-    """Return a value, or refuse its type or sizes."""
+    """Return a value, or reject its type or shape."""
     if element not in ELEMENTS:
-        raise Refusal(f"{name} has elements of type {element}, which no network of FER-Edge has")
+        raise Refusal(f"{name} has elements of type {element}, which no network of FER-Edge uses")
     if len(sizes) > _MAX_DIMENSIONS:
         raise Refusal(f"{name} has {len(sizes)} dimensions, more than {_MAX_DIMENSIONS}")
     if any(size < 0 for size in sizes):
-        raise Refusal(f"{name} has a negative size")
+        raise Refusal(f"{name} has a negative dimension")
     return Value(element, tuple(sizes), constant)
 
 
 def infer(node: onnx.NodeProto, inputs: Mapping[str, Value], opset: int) -> dict[str, Value]:
-    """Return the outputs of a node of ONNX's own operators.
+    """Return the outputs of a node of a standard ONNX operator.
 
     Raises
     ------
     Refusal
-        If it cannot be computed, or its sizes follow from values that are not in the file.
+        If its shapes cannot be inferred, or depend on computed data.
     """
     import onnx
     from onnx.shape_inference import infer_node_outputs
 
     read = {name: inputs[name] for name in node.input if name}
     data = {name: value.data for name, value in read.items() if value.data is not None}
-    if node.op_type != "Slice":  # where the largest number stands for the end
+    if node.op_type != "Slice":  # whose largest integer means the end
         _check_numbers(node, data.values())
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, "")
@@ -103,23 +103,25 @@ def infer(node: onnx.NodeProto, inputs: Mapping[str, Value], opset: int) -> dict
             data,
             opset_imports=[onnx.helper.make_opsetid("", opset)],
         )
-    except Exception as error:  # C++ exceptions of several classes without a public base
-        raise Refusal(f"{_name(node)} cannot be computed: {' '.join(str(error).split())[:200]}") from error
+    except Exception as error:  # C++ exceptions without a common public base class
+        raise Refusal(
+            f"the shape of {_name(node)} cannot be inferred ({' '.join(str(error).split())[:200]})"
+        ) from error
     constant = all(value.constant for value in read.values())
     outputs = {}
     for name in filter(None, node.output):
         kind = found[name].tensor_type if name in found else None
         sizes = None if kind is None or not kind.HasField("shape") else kind.shape.dim
         if kind is None or sizes is None or not all(size.HasField("dim_value") for size in sizes):
-            raise Refusal(f"the size of what {_name(node)} gives follows from computed values")
+            raise Refusal(f"the output shape of {_name(node)} depends on computed data")
         outputs[name] = make_value(
-            f"what {_name(node)} gives", kind.elem_type, [size.dim_value for size in sizes], constant
+            f"the output of {_name(node)}", kind.elem_type, [size.dim_value for size in sizes], constant
         )
     return outputs
 
 
 def count_work(node: onnx.NodeProto, inputs: Mapping[str, Value], outputs: Mapping[str, Value]) -> int:
-    """Return the multiply-adds of a node, or the elements that it reads and writes, whichever are more."""
+    """Return the multiply-adds of a node, or the elements that it reads and writes, whichever is larger."""
     values = [*(inputs[name] for name in node.input if name), *outputs.values()]
     moved = sum(value.elements for value in values)
     result = max((value.elements for value in outputs.values()), default=0)
@@ -139,7 +141,7 @@ def count_work(node: onnx.NodeProto, inputs: Mapping[str, Value], outputs: Mappi
 
 
 def _check_numbers(node: onnx.NodeProto, operands: Iterable[onnx.TensorProto]) -> None:
-    """Refuse sizes that overflow where they are multiplied."""
+    """Reject sizes whose products may overflow."""
     from onnx import numpy_helper
 
     for tensor in operands:
@@ -147,7 +149,7 @@ def _check_numbers(node: onnx.NodeProto, operands: Iterable[onnx.TensorProto]) -
             tensor.data_type == _INT64
             and np.abs(numpy_helper.to_array(tensor), dtype=np.float64).max(initial=0) > MAX_SIZE
         ):
-            raise Refusal(f"{_name(node)} reads a huge number")
+            raise Refusal(f"{_name(node)} reads a number above {MAX_SIZE}")
 
 
 def _is_transposed(node: onnx.NodeProto) -> bool:
