@@ -1,1 +1,1 @@
-"""Engines: an ONNX file compiled by TensorRT or TensorRT-RTX, in a process of its own."""
+"""TensorRT and TensorRT-RTX engines: build, cache and runner."""

@@ -1,4 +1,4 @@
-"""The engine of a model for this device: compiled ahead of time, kept in the cache, or compiled now."""
+"""Find the engine of a model for this device, in the bundle or the cache, or build it."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from fer_edge.engines.cache.key import EngineKey, identify_gpu
 from fer_edge.engines.cache.store import CachedEngine, EngineCache, OnWait
 from fer_edge.engines.plugin import find_plugin
 
-# Warnings are shown without any set-up of logging: these explain why a caller waits for minutes.
+# Warnings, because they are shown without any logging set-up: they explain waits of minutes.
 _LOG = logging.getLogger(__name__)
 _LOG_INTERVAL_S = 60
 
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """A model for this device, how it is compiled, and where its engine is kept.
+    """A model, its build options, and the cache of its engine for this device.
 
     Attributes
     ----------
     model : ModelFile
         The ONNX file.
     options : EngineOptions
-        How it is compiled; whether with the plugin is decided.
+        Build options, with ``plugin`` resolved to ``none`` or ``required``.
     plugin : Path or None
-        The plugin library, where the engine needs it.
+        The plugin library, if the engine needs it.
     key : EngineKey
-        Names the engine.
+        Key of the engine.
     cache : EngineCache
-        Where it is built, behind the engines of the model's bundle.
+        Cache where it is built; engines in the bundle of the model come first.
     """
 
     model: ModelFile
@@ -45,26 +45,26 @@ class EngineRequest:
     cache: EngineCache
 
     def find(self) -> CachedEngine | None:
-        """Return an engine that need not be compiled."""
+        """Return an engine that exists already, else ``None``."""
         return self._find_ahead_of_time() or self.cache.find(self.key)
 
     def find_or_build(self) -> CachedEngine:
-        """Return an engine, compiled now where there is none; warnings say what takes long.
+        """Return an engine; build it if there is none, with warnings that explain the wait.
 
         Raises
         ------
         EngineError
-            If it cannot be compiled, or see :meth:`fer_edge.engines.cache.store.EngineCache.get_or_build`.
+            If the build fails, or as :meth:`fer_edge.engines.cache.store.EngineCache.get_or_build`.
         """
         engine = self._find_ahead_of_time() or self.cache.get_or_build(self.key, self._build, _wait_logger())
         if engine.rebuilt_because is not None:
-            _LOG.warning("the engine of %s was built again: %s", self.model.path.name, engine.rebuilt_because)
+            _LOG.warning("the engine of %s was rebuilt: %s", self.model.path.name, engine.rebuilt_because)
         return engine
 
     def _find_ahead_of_time(self) -> CachedEngine | None:
-        """Return an engine of the bundle that was compiled without a device, with the plugin or without.
+        """Return an engine of the bundle that was compiled ahead of time, with or without the plugin.
 
-        It was compiled for the usual batches, which hold smaller ones.
+        It has the default batch sizes, which include smaller ones.
         """
         key = self.key
         options = {name: value for name, value in key.options.items() if name != "workspace_share"}
@@ -83,36 +83,38 @@ class EngineRequest:
 
         name = self.model.path.name
         _LOG.warning(
-            "compiling %s for this device with %s, once; it may take minutes", name, self.options.flavour
+            "compiling %s for this device with %s, which may take minutes and is done once",
+            name,
+            self.options.flavour,
         )
-        with tempfile.TemporaryDirectory() as folder:  # the compiler reads the bytes that were hashed
+        with tempfile.TemporaryDirectory() as folder:  # compile exactly the bytes that were hashed
             copy = Path(folder) / name
             copy.write_bytes(self.model.content)
             report = build_engine(copy, path, self.options)
         if self.options.dla_core is not None:
-            _LOG.warning("TensorRT gives %d of %d layers to the DLA", report.dla_layers, report.layers)
+            _LOG.warning("TensorRT assigns %d of %d layers to the DLA", report.dla_layers, report.layers)
 
 
 def request_engine(model: ModelFile, options: EngineOptions, version: str) -> EngineRequest:
     """Return the request for an engine of ``model`` on this device.
 
-    The plugin is used where its library is installed and the model has its operator.
+    The plugin is used if its library is installed and the model has its operator.
 
     Parameters
     ----------
     model : ModelFile
         The ONNX file.
     options : EngineOptions
-        How it is compiled; the choice of the plugin counts for nothing.
+        Build options; ``plugin`` is ignored.
     version : str
-        Of the compiler.
+        Version of the compiler.
 
     Raises
     ------
     BackendError
         If there is no GPU.
     EngineError
-        If ``FER_EDGE_PLUGIN`` names no file.
+        If ``FER_EDGE_PLUGIN`` names a file that does not exist.
     """
     plugin = find_plugin()
     if plugin is not None:
@@ -126,13 +128,13 @@ def request_engine(model: ModelFile, options: EngineOptions, version: str) -> En
 
 
 def _wait_logger() -> OnWait:
-    """Return a callback that logs that, and for whom, a process waits: at once, then every minute."""
+    """Return a callback that logs the wait for another process, at once and then every minute."""
     next_s = 0
 
     def log(what: str, waited_s: int, limit_s: int) -> None:
         nonlocal next_s
         if waited_s >= next_s:
             next_s = waited_s + _LOG_INTERVAL_S
-            _LOG.warning("waiting, %d s so far and %d at most: %s", waited_s, limit_s, what)
+            _LOG.warning("waiting %d s so far, %d s at most: %s", waited_s, limit_s, what)
 
     return log

@@ -1,4 +1,4 @@
-"""The compilers that one builder serves, and what they ask of the machine."""
+"""Supported compilers and their requirements."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Flavour:
     name : str
         Key of :data:`FLAVOURS`.
     module : str
-        The Python module that holds its bindings.
+        Python module of its bindings.
     ahead_of_time : bool
-        Whether it compiles for a compute capability, on a machine without a GPU; else only for this device.
+        Whether it compiles for any compute capability without a GPU, instead of only for this device.
     timing_cache : bool
-        Whether it measures kernels, and keeps what it measured.
+        Whether it measures kernels and has a cache of these timings.
     dla : bool
-        Whether it compiles for the deep-learning accelerators of a Jetson.
+        Whether it supports the deep-learning accelerators of a Jetson.
     fix : str
-        What to do where ``module`` is missing.
+        Instructions to install ``module``.
     unversioned_libraries : mapping
-        File names that it opens and its package lacks → the package with the file of the versioned name.
+        File name that it opens but its package lacks → package with the versioned file.
     """
 
     name: str
@@ -51,8 +51,8 @@ FLAVOURS: Mapping[str, Flavour] = {
         ahead_of_time=False,
         timing_cache=True,
         dla=True,
-        fix="on a Jetson it comes with JetPack (sudo apt install python3-libnvinfer, and an environment made with "
-        "python3 -m venv --system-site-packages; never pip install tensorrt there); elsewhere "
+        fix="on a Jetson, use JetPack's (sudo apt install python3-libnvinfer, in an environment made with "
+        "python3 -m venv --system-site-packages; never pip install tensorrt there); elsewhere, "
         + install_command("tensorrt"),
         unversioned_libraries={},
     ),
@@ -61,16 +61,16 @@ FLAVOURS: Mapping[str, Flavour] = {
         module="tensorrt_rtx",
         ahead_of_time=True,
         timing_cache=False,
-        dla=False,  # its module has the names, and no RTX card has one
-        fix=f"{install_command('rtx')} (x86-64; a Jetson builds with the TensorRT of its JetPack, never pip "
-        "install tensorrt there)",
-        # Its ONNX parser opens this name when it meets a plugin, and aborts the process where it is missing.
+        dla=False,  # its module has the API, but no RTX card has a DLA
+        fix=f"{install_command('rtx')} (x86-64; on a Jetson, use JetPack's TensorRT, never pip "
+        "install tensorrt)",
+        # Its ONNX parser opens this name for a plugin, and aborts the process if it is missing.
         unversioned_libraries={"libtensorrt_rtx.so": "tensorrt_rtx_libs"},
     ),
 }
 
 
-#: What TensorRT-RTX refuses; TensorRT builds for these on the device itself.
+#: Not supported by TensorRT-RTX; TensorRT builds for these on the device itself.
 _BUILT_ON_DEVICE: Mapping[ComputeCapability, str] = {
     (8, 7): "Jetson Orin",
     (9, 0): "H100 and GH200",
@@ -82,7 +82,7 @@ _BUILT_ON_DEVICE: Mapping[ComputeCapability, str] = {
 
 
 def require_capability(wanted: ComputeCapability, accepted: Iterable[ComputeCapability]) -> None:
-    """Raise :class:`EngineError` unless ``wanted`` is in ``accepted``; the message says what to do instead."""
+    """Raise :class:`EngineError` unless ``wanted`` is in ``accepted``."""
     choices = sorted(accepted)
     if wanted in choices:
         return
@@ -90,29 +90,29 @@ def require_capability(wanted: ComputeCapability, accepted: Iterable[ComputeCapa
     device = _BUILT_ON_DEVICE.get(wanted)
     if device is not None:
         raise EngineError(
-            f"compute capability {dotted(wanted)} ({device}) cannot be compiled for elsewhere: build on the device itself with TensorRT; accepted here: {names}"
+            f"compute capability {dotted(wanted)} ({device}) is not supported by the ahead-of-time compiler, expected one of {names}. Fix: build on the device itself with TensorRT"
         )
-    raise EngineError(f"unknown compute capability {dotted(wanted)}: accepted are {names}")
+    raise EngineError(f"unknown compute capability {dotted(wanted)}. Fix: give one of {names}")
 
 
 def require_module(flavour: Flavour) -> None:
-    """Raise :class:`EngineError` with the fix where the compiler is not installed."""
+    """Raise :class:`EngineError` if the compiler is not installed."""
     if importlib.util.find_spec(flavour.module) is None:
-        raise EngineError(f"{flavour.name} is not installed: {flavour.fix}")
+        raise EngineError(f"{flavour.name} is not installed. Fix: {flavour.fix}")
 
 
 def worker_environment(flavour: Flavour, folder: Path) -> dict[str, str]:
     """Return the environment for a process that uses ``flavour``.
 
-    ``folder`` gets a link under each name that the compiler opens and its package lacks; the dynamic
-    loader, which reads its path once at the start of a process, finds the library that is loaded already.
+    In ``folder`` a link is made for each unversioned name that the compiler opens and its package lacks. The dynamic
+    loader reads its path once at process start and finds the library that is loaded already.
     """
     environment = dict(os.environ)
     for name, package in flavour.unversioned_libraries.items():
         spec = importlib.util.find_spec(package)
         places = spec.submodule_search_locations if spec is not None else None
         versioned = [path for place in places or [] for path in Path(place).glob(f"{name}.*")]
-        if versioned:  # a package that brings the plain name, or a system library, needs no link
+        if versioned:  # otherwise the package has the unversioned name, or it is a system library
             (folder / name).symlink_to(max(versioned))
             old = environment.get("LD_LIBRARY_PATH")
             environment["LD_LIBRARY_PATH"] = f"{folder}:{old}" if old else str(folder)

@@ -81,9 +81,9 @@ def test_an_interrupted_benchmark_goes_on(tmp_path: Path) -> None:
         assert result.returncode == 0, result.stderr
         assert f"conv-attention: {measured} measured" in result.stdout
         assert all(device in result.stdout for device in devices)
-        assert ("compute capability 7.5 takes FP16 networks only" in result.stdout) == ("7.5" in devices)
+        assert ("compute capability 7.5 supports only FP16 networks" in result.stdout) == ("7.5" in devices)
     rows = {r["compute_capability"]: r for r in json.loads(path.read_text())["rows"]}
-    assert "takes FP16 networks only" in rows["7.5"]["refused"]
+    assert "supports only FP16 networks" in rows["7.5"]["refused"]
     found = rows["8.6"]
     assert found["engine_bytes"] > found["weights_memory_bytes"] > 0
     assert found["layers"] > 40

@@ -1,7 +1,7 @@
 """Every name of TensorRT that the code uses exists in TensorRT: real bindings of four versions, and TensorRT-RTX.
 
-The bindings of PyPI import without TensorRT's libraries where empty ones lie in their place. Nothing of TensorRT
-runs here; that a name exists says nothing of what it does.
+The bindings of PyPI import with empty libraries instead of TensorRT's. TensorRT does not run here, so only the
+existence of names is tested.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ RTX = "tensorrt_rtx"
 
 
 class Bindings:
-    """One version of the bindings, in a process of its own."""
+    """One version of the bindings, in a subprocess."""
 
     def __init__(self, module: str, paths: dict[str, str]) -> None:
         self.module, self.paths = module, paths
@@ -72,7 +72,7 @@ class Bindings:
 
 
 def obtain(requirement: str, folder: Path) -> Path | str:
-    """Return the folder of the unpacked wheel, or why there is none."""
+    """Return the folder of the unpacked wheel, or the reason if there is none."""
     target = folder / requirement
     if (target / "tensorrt_bindings").is_dir():
         return target
@@ -89,7 +89,7 @@ def obtain(requirement: str, folder: Path) -> Path | str:
 
 
 def make_libraries(folder: Path, major: str) -> Path:
-    """Libraries that have the names that the bindings load, and nothing in them."""
+    """Make empty libraries with the names that the bindings load."""
     folder.mkdir(parents=True)
     source = folder / "empty.c"
     source.write_text("\n".join(f"int {name};" for name in SYMBOLS))
@@ -112,7 +112,7 @@ def make_libraries(folder: Path, major: str) -> Path:
 def bindings(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Bindings | str]:
-    """By requirement; a text says why there is none."""
+    """Requirement → bindings, or the reason if there are none."""
     found: dict[str, Bindings | str] = {}
     if importlib.util.find_spec(RTX) is None:
         found[RTX] = "needs TensorRT-RTX: pip install 'fer-edge[rtx]'"
@@ -136,7 +136,7 @@ def bindings(
 
 @pytest.fixture(scope="module")
 def answers(bindings: dict[str, Bindings | str]) -> dict[str, dict[str, Any]]:
-    """What each version that can be had says of our sources."""
+    """Version → result of checking our sources against it."""
     ready = {name: one for name, one in bindings.items() if isinstance(one, Bindings)}
     hints: dict[str, dict[str, list[str]]] = {}
     for one in ready.values():

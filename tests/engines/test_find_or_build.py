@@ -1,4 +1,4 @@
-"""Engines that are found ahead of time, in the cache, or compiled now, on a simulated GPU."""
+"""Engines found in the bundle or the cache, or compiled, on a simulated GPU."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ def test_an_engine_of_another_device_is_built_again_and_says_why(
     session = BACKENDS["tensorrt"].open(model, SessionOptions())
     assert session.rebuilt_because == reason
     assert caplog.messages == [
-        "compiling net.onnx for this device with tensorrt, once; it may take minutes",
-        "compiling net.onnx for this device with tensorrt, once; it may take minutes",
-        f"the engine of net.onnx was built again: {reason}",
+        "compiling net.onnx for this device with tensorrt, which may take minutes and is done once",
+        "compiling net.onnx for this device with tensorrt, which may take minutes and is done once",
+        f"the engine of net.onnx was rebuilt: {reason}",
     ]
     session.close()
     assert [o.precision for o in machine.built] == ["fp32", "fp32"]  # found by looking
@@ -116,7 +116,7 @@ def test_who_waits_for_another_build_is_told(
     told = [record for record in caplog.records if "waiting" in record.message]
     assert [record.levelname for record in told] == ["WARNING"]
     assert told[0].message == (
-        f"waiting, 0 s so far and 3600 at most: process {os.getpid()} builds this engine"
+        f"waiting 0 s so far, 3600 s at most: process {os.getpid()} is building this engine"
     )
     assert len(machine.built) == 1
 
@@ -125,12 +125,12 @@ def test_a_wait_is_told_of_every_minute(caplog: pytest.LogCaptureFixture) -> Non
     tell = find_or_build._wait_logger()
     for second in range(150):
         for _ in range(20):
-            tell("process 7 builds this engine", second, 3600)
+            tell("process 7 is building this engine", second, 3600)
     assert [int(message.split()[1]) for message in caplog.messages] == [0, 60, 120]
 
 
 def test_an_engine_that_was_compiled_elsewhere_is_taken(machine: PlayedGpu, model: Path) -> None:
-    """TensorRT-RTX compiles it here; it knows neither name nor driver nor free memory of the device."""
+    """TensorRT-RTX compiles it without name, driver and free memory of the device."""
     pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install 'fer-edge[rtx]'")
     (report,) = compile_ahead(model, model.parent / ENGINES, "fp32", [(8, 6)])
     machine.gpu = GpuKey(
@@ -172,7 +172,7 @@ def attention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Attention:
 def test_the_plugin_is_decided_once(
     machine: PlayedGpu, attention: Attention, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the nodes, for the key and for the build; a name elsewhere in the file is not an operator."""
+    """Decided by the nodes, for the key and the build; the name elsewhere in the file does not count."""
     for path, plugin in ((attention.operator, attention.plugin), (attention.constant, None)):
         model = ModelFile(path, path.read_bytes())
         request = request_engine(model, EngineOptions(), "10.3.0")
@@ -190,6 +190,6 @@ def test_the_plugin_is_decided_once(
 def test_a_library_that_was_named_and_is_missing(machine: PlayedGpu, attention: Attention) -> None:
     attention.plugin.unlink()
     with pytest.raises(
-        BackendError, match=r"tensorrt cannot load .*plugin\.so does not exist: set FER_EDGE_PLUGIN"
+        BackendError, match=r"tensorrt cannot load .*plugin\.so does not exist. Fix: set FER_EDGE_PLUGIN"
     ):
         BACKENDS["tensorrt"].open(attention.operator, SessionOptions())

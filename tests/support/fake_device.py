@@ -444,7 +444,7 @@ class FakeEngine:
     def create_context(self, batch: int, addresses: Mapping[str, int], scratch: int) -> FakeContext:
         self._device._call("create_context")
         if not self.min_batch <= batch <= self.max_batch:
-            raise BackendError(f"the engine refuses a batch of {batch}")
+            raise BackendError(f"the engine rejects a batch of {batch}")
         return FakeContext(self._device, self, batch, addresses, scratch)
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""ONNX file → engine, in a process of its own."""
+"""Build of an engine from an ONNX file, in a subprocess."""

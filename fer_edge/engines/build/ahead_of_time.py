@@ -1,4 +1,4 @@
-"""Engines for devices that are not here, kept in the bundle: compiled by TensorRT-RTX on a machine without a GPU."""
+"""Engines compiled ahead of time for other devices by TensorRT-RTX, without a GPU, and stored in the bundle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fer_edge.engines.cache.header import write_header
 from fer_edge.engines.cache.key import GpuKey
 from fer_edge.engines.flavours import FLAVOURS
 
-#: The compiler that needs no device.
+#: The only compiler that needs no GPU.
 FLAVOUR = "tensorrt-rtx"
 
 
@@ -27,27 +27,27 @@ def compile_ahead(
     plugin: str = "auto",
     on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> tuple[EngineReport, ...]:
-    """Compile ``model`` for every device of ``capabilities`` into ``folder``, each with its header beside it.
+    """Compile ``model`` for each of ``capabilities`` into ``folder``, and write the headers.
 
     Parameters
     ----------
     model : Path
         ONNX file, of ``precision``.
     folder : Path
-        ``engines`` of a bundle; made where it does not exist.
+        ``engines`` of a bundle; created if it does not exist.
     precision : {"fp32", "fp16", "int8"}
-        What ``model`` is.
+        Precision of ``model``.
     capabilities : sequence of (int, int)
         Such as (8, 6).
     plugin : {"auto", "required", "none"}
-        Whether self-attention is our plugin.
+        Use of the self-attention plugin.
     on_progress : callable
         Called with (stage, done, total).
 
     Raises
     ------
     EngineError
-        See :func:`fer_edge.engines.build.builder.build_engine`.
+        As :func:`fer_edge.engines.build.builder.build_engine`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     reports = []

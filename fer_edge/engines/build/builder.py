@@ -1,4 +1,4 @@
-"""ONNX → engine, in a process of its own: what aborts, runs out of memory or never ends there is an error here."""
+"""Compile ONNX to an engine in a subprocess, so that an abort, an OOM kill or a hang becomes an `EngineError`."""
 
 from __future__ import annotations
 
@@ -28,36 +28,38 @@ def build_engine(
     options: EngineOptions,
     on_progress: Progress = lambda stage, done, total: None,
 ) -> EngineReport:
-    """Compile ``model`` to ``output``, which appears whole or not at all.
+    """Compile ``model`` to ``output``, written atomically.
 
     Parameters
     ----------
     model : Path
-        One ONNX file: a batch that is free, all other sizes fixed.
+        ONNX file with a dynamic batch and otherwise static shapes.
     output : Path
         The engine.
     options : EngineOptions
-        For what, and how.
+        Target device and build settings.
     on_progress : callable
-        Called with (stage, done, total) for every phase of the compiler, where it tells.
+        Called with (stage, done, total) for every phase that the compiler reports.
 
     Raises
     ------
     PluginMissingError
-        If the plugin is required and its library is not there.
+        If the plugin is required and its library is missing.
     EngineError
-        If the compiler is missing, refuses the model or the device, ends unexpectedly, or there is too little
-        memory or time.
+        If the compiler is not installed, rejects the model or the device, or crashes, or memory or time do not
+        suffice.
     """
     flavour = FLAVOURS[options.flavour]
     require_module(flavour)
     if not model.is_file():
-        raise EngineError(f"{model} does not exist: give the ONNX file of a bundle")
+        raise EngineError(f"{model} does not exist. Fix: give the ONNX file of a bundle")
     if output.is_dir():
-        raise EngineError(f"{output} is a folder, expected the name of a file for the engine")
+        raise EngineError(
+            f"expected a file name for the engine, found the folder {output}. Fix: give the name of a file"
+        )
     if options.timing_cache is not None and options.timing_cache.is_dir():
         raise EngineError(
-            f"{options.timing_cache} is a folder, expected the name of a file for the timing cache"
+            f"expected a file name for the timing cache, found the folder {options.timing_cache}. Fix: give the name of a file"
         )
     _require_memory(model.stat().st_size)
     with tempfile.TemporaryDirectory() as folder, whole_file(output.resolve()) as part:
@@ -107,34 +109,36 @@ def build_engine(
 
 
 def _explain(error: WorkerError, options: EngineOptions, log: Path) -> str:
-    """Return why there is no engine."""
+    """Return the message of a failed build."""
     if error.message:
-        return "; ".join([error.message, *_plugin_reports(log)])
+        reason, separator, fix = error.message.partition(". Fix: ")
+        return "; ".join([reason, *_plugin_reports(log)]) + separator + fix
     tail = " | ".join(read_tail(log, _LINES_IN_MESSAGE)) or "nothing"
     if error.status is None:
-        return f"the build took more than {options.time_limit_s:g} s and was stopped: give a longer time_limit_s; its log ends: {tail}"
-    hint = ""
+        return f"the build took more than {options.time_limit_s:g} s and was stopped; its log ends with {tail!r}. Fix: give a longer time_limit_s"
+    fixes = {-signal.SIGKILL: "free memory or add swap"}
+    fix = fixes.get(error.status, "report this with the output of fer-edge doctor")
     if options.timing_cache is not None and options.timing_cache.exists():
-        hint = f"; if the timing cache {options.timing_cache.resolve()} is damaged, that may be why: delete it and build again"
-    return f"the compiler {_describe_end(error.status)}{hint}; its log ends: {tail}"
+        fix = f"delete the timing cache {options.timing_cache.resolve()}, which may be damaged, and build again; else {fix}"
+    return f"the compiler {_describe_end(error.status)}; its log ends with {tail!r}. Fix: {fix}"
 
 
 def _describe_end(status: int) -> str:
     if status == -signal.SIGKILL:
-        return "was killed, which Linux does where memory runs out: free memory or add swap"
+        return "was killed, probably because memory ran out"
     if status < 0:
         return f"crashed ({signal.Signals(-status).name})"
     return f"ended without a result (exit code {status})"
 
 
 def _plugin_reports(log: Path) -> list[str]:
-    """What the plugin has refused: TensorRT says only that it did."""
+    """Return the errors of the plugin in the log, which TensorRT itself does not report."""
     found = (line.partition(REPORT_PREFIX)[2].strip() for line in read_tail(log, _TAIL_LINES))
     return list(dict.fromkeys(REPORT_PREFIX + line for line in found if line))
 
 
 def _require_memory(onnx_bytes: int) -> None:
-    """Raise :class:`EngineError` where this process may take less memory than a build is likely to need."""
+    """Raise :class:`EngineError` if less memory is free than a build is likely to need."""
     needed, free = estimate_memory_bytes(onnx_bytes), measure_free_memory(LocalMachine())
     if free is None or free.total_bytes >= needed:
         return
@@ -144,5 +148,5 @@ def _require_memory(onnx_bytes: int) -> None:
     else:
         where, advice = "", f"add swap ({' && '.join(add_swap(lacking))})"
     raise EngineError(
-        f"the build needs about {needed / 1e9:.1f} GB of memory and {free.total_bytes / 1e9:.1f} GB are free{where}: end other programs, or {advice}"
+        f"the build needs about {needed / 1e9:.1f} GB of memory, found {free.total_bytes / 1e9:.1f} GB free{where}. Fix: end other programs, or {advice}"
     )

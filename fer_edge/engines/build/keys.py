@@ -1,4 +1,4 @@
-"""The key of an engine, from its model, its options and its device."""
+"""Cache key of an engine from its model, options and device."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def make_key(
     Parameters
     ----------
     onnx_sha256 : str
-        Of the ONNX file.
+        Hash of the ONNX file.
     options : EngineOptions
-        How it is compiled.
+        Build options.
     version : str
-        Of the compiler.
+        Version of the compiler.
     gpu : GpuKey
-        The device; without name and driver for an engine that is compiled without one.
+        The device; without name and driver for an engine that is compiled ahead of time.
     plugin : Path or None
-        The plugin library that the engine needs.
+        The plugin library, if the engine needs it.
     """
     return EngineKey(
         onnx_sha256=onnx_sha256,

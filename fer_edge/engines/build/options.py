@@ -1,4 +1,4 @@
-"""What can be asked of the build of an engine, and what is said of one."""
+"""Options and report of an engine build."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from fer_edge.engines.plugin import PLUGIN_CHOICES
 from fer_edge.errors import UsageError, lookup
 from fer_edge.manifest import PRECISIONS
 
-#: TensorRT takes a higher level as this one without a word.
+#: TensorRT silently clamps higher levels to this one.
 _MAX_BUILDER_LEVEL = 5
 MAX_BATCH = 1 << 16
-#: A Jetson has two at most.
+#: Generous: a Jetson has at most two.
 MAX_DLA_CORES = 16
 _MAX_BYTES = 1 << 50
 _MIN_SHARE = 1e-3
@@ -28,40 +28,40 @@ _MIN_LIMIT_S = 1e-3
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How to build an engine.
+    """Options of an engine build.
 
     Attributes
     ----------
     flavour : str
         A key of :data:`fer_edge.engines.flavours.FLAVOURS`.
     precision : {"fp32", "fp16", "int8"}
-        What the ONNX file is, for the record: the network is strongly typed, so the file decides. A file of
-        another precision is refused; one with Q/DQ is int8, whatever the rest computes in.
+        Expected precision of the ONNX file. The network is strongly typed, so the file determines the precision; a
+        file of another one is rejected. A file with Q/DQ is int8, whatever types its other layers have.
     min_batch, opt_batch, max_batch : int
-        Batch sizes that the engine accepts, and the one that it is fast at.
+        Batch sizes of the optimisation profile.
     compute_capability : (int, int) or None
-        The device to compile for, where the compiler can do so ahead of time; ``None`` is the GPU of this machine.
+        Target device, for compilers that compile ahead of time; ``None`` is the GPU of this machine.
     workspace_bytes : int or None
-        Scratch memory that the engine may use; ``None`` takes a share of what is free.
+        Limit of the scratch memory of the engine; ``None`` uses ``workspace_share``.
     workspace_share : float
-        That share, above 0 and up to 1, of the device's memory that is free when the build starts. For a device
-        that is not here nothing is known to be free: the compiler's own limit stays.
+        Limit of the scratch memory as a fraction, above 0 and up to 1, of the device memory that is free when the
+        build starts. For another device the default limit of the compiler applies.
     timing_cache : Path or None
-        Read where it exists, written after the build; for compilers that measure kernels.
+        Cache file, read if it exists and written after the build; for compilers that measure kernels.
     builder_level : int or None
-        How long the compiler searches, 0 to 5, where it has such a level.
+        Optimisation level of the compiler, 0 to 5, if it has one.
     dla_core : int or None
-        Which deep-learning accelerator computes the layers that it can; ``None`` is the GPU. It computes FP16 and
-        INT8, at one batch size. What TensorRT's versions accept: ``docs/versions.md``.
+        Index of the deep-learning accelerator that runs the layers it supports; ``None`` is the GPU. It computes
+        FP16 and INT8, at one batch size. Supported versions of TensorRT: ``docs/versions.md``.
     gpu_fallback : bool
-        Let the GPU compute the layers that the accelerator cannot; else they are an error.
+        Run layers that the accelerator does not support on the GPU; otherwise they are an error.
     plugin : {"auto", "required", "none"}
-        Whether self-attention is the project's kernel: where its library is installed, always or with an error,
-        or never; else it is computed with the standard operators of its function body. The report says which.
+        Use of the plugin for self-attention: if its library is installed, always (else an error), or never. Without
+        the plugin, self-attention is computed with standard operators. The report tells which was used.
     time_limit_s : float
-        After this long the build is stopped.
+        Time after which the build is stopped.
     log : Path or None
-        Where the log of the compiler is kept; ``None`` keeps its last lines only.
+        File for the log of the compiler; ``None`` keeps only its last lines.
     """
 
     flavour: str = "tensorrt"
@@ -88,21 +88,21 @@ class EngineOptions:
             require_whole(name, getattr(self, name), 1, MAX_BATCH)
         if not 1 <= self.min_batch <= self.opt_batch <= self.max_batch:
             raise UsageError(
-                f"expected batches 1 ≤ min ≤ opt ≤ max, found {self.min_batch}, {self.opt_batch}, {self.max_batch}"
+                f"expected batches 1 <= min <= opt <= max, found {self.min_batch}, {self.opt_batch}, {self.max_batch}. Fix: give ascending sizes"
             )
         if self.compute_capability is not None:
             if not (isinstance(self.compute_capability, tuple) and len(self.compute_capability) == 2):
                 raise UsageError(
-                    f"compute_capability must be two numbers such as (8, 6), found {self.compute_capability!r:.60}"
+                    f"compute_capability must be two numbers such as (8, 6), found {self.compute_capability!r:.60}. Fix: give (major, minor)"
                 )
             for part in self.compute_capability:
                 require_whole("a part of compute_capability", part, 0, 99)
         if self.compute_capability is not None and not flavour.ahead_of_time:
             raise UsageError(
-                f"{flavour.name} builds for the device that it runs on: build there, without a compute capability"
+                f"{flavour.name} builds only for the device that it runs on. Fix: build there, without a compute capability"
             )
         if self.timing_cache is not None and not flavour.timing_cache:
-            raise UsageError(f"{flavour.name} measures no kernels: leave timing_cache out")
+            raise UsageError(f"{flavour.name} does not measure kernels. Fix: drop timing_cache")
         require_whole("workspace_bytes", self.workspace_bytes, 0, _MAX_BYTES, optional=True)
         require_number("workspace_share", self.workspace_share, _MIN_SHARE, 1)
         require_whole("builder_level", self.builder_level, 0, _MAX_BUILDER_LEVEL, optional=True)
@@ -115,22 +115,26 @@ class EngineOptions:
     def _check_dla(self, flavour: Flavour) -> None:
         if self.dla_core is None:
             if self.gpu_fallback:
-                raise UsageError("gpu_fallback is for a DLA: give dla_core too, or leave it out")
+                raise UsageError("gpu_fallback needs a DLA. Fix: give dla_core too, or drop gpu_fallback")
             return
         if not flavour.dla:
-            raise UsageError(f"{flavour.name} serves no DLA: use tensorrt on a Jetson, or leave dla_core out")
+            raise UsageError(
+                f"{flavour.name} does not support DLAs. Fix: use tensorrt on a Jetson, or drop dla_core"
+            )
         require_whole("dla_core", self.dla_core, 0, MAX_DLA_CORES - 1)
         if self.precision == "fp32":
-            raise UsageError("a DLA computes FP16 and INT8: give a model of either, or leave dla_core out")
+            raise UsageError(
+                "a DLA computes only FP16 and INT8, found an fp32 model. Fix: give an FP16 or INT8 model, or drop dla_core"
+            )
         if not self.min_batch == self.opt_batch == self.max_batch:
             raise UsageError(
-                f"a DLA takes one batch size: give min, opt and max the same, found {self.min_batch}, {self.opt_batch}, {self.max_batch}"
+                f"a DLA supports one batch size, found min, opt and max {self.min_batch}, {self.opt_batch}, {self.max_batch}. Fix: set all three to the same size"
             )
 
     def of_the_engine(self) -> dict[str, int | float]:
-        """Return the options that change an engine and have no place of their own in its key, where they are set.
+        """Return the options that are set, change the engine and have no field of their own in its key.
 
-        The share of the free memory is one, and not the bytes that it came to: these differ from build to build.
+        Includes the share of the free memory, but not its size in bytes, which differs from build to build.
         """
         chosen: dict[str, int | float | None] = {
             "workspace_bytes": self.workspace_bytes,
@@ -146,36 +150,36 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class EngineReport:
-    """What was built.
+    """Report of an engine build.
 
     Attributes
     ----------
     path : Path
         The engine.
     options : EngineOptions
-        What was asked for.
+        Options of the build.
     size_bytes : int
-        Of the file.
+        Size of the file.
     weights_memory_bytes : int or None
-        What the compiler says that weights take on the device; ``None`` where it says nothing.
+        Device memory of the weights as reported by the compiler; ``None`` if it reports nothing.
     workspace_bytes : int
-        Most scratch memory that the engine was allowed.
+        Limit of the scratch memory of the engine.
     peak_memory_bytes : int
-        Most that the building process held in main memory.
+        Peak resident memory of the build process.
     seconds : float
         From the start of the compiler to the written file.
     layers : int
-        Of the network as parsed; the engine fuses them.
+        Layers of the parsed network, before fusion.
     dla_layers : int
-        How many of them TensorRT says that the DLA can compute; 0 without one.
+        Number of layers that the DLA supports according to TensorRT; 0 without a DLA.
     plugin : Path or None
-        The library that computes self-attention, which has to be loaded before the engine.
+        The plugin library, which must be loaded before the engine; ``None`` without the plugin.
     plugin_layers : int
-        How many layers it computes.
+        Number of layers that the plugin computes.
     log_tail : tuple of str
-        Last lines of the compiler's log.
+        Last lines of the log of the compiler.
     versions : mapping
-        Of the compiler and of the tools here.
+        Versions of the compiler and of other packages.
     """
 
     path: Path
@@ -198,5 +202,5 @@ class EngineReport:
 
 
 def estimate_memory_bytes(onnx_bytes: int) -> int:
-    """Return what a build is likely to hold at most: above all that ``benchmarks/engines.py`` measured."""
+    """Return an estimate of the peak memory of a build, above all values that ``benchmarks/engines.py`` measured."""
     return 4 * onnx_bytes + (512 << 20)

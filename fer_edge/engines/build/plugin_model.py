@@ -1,8 +1,8 @@
-"""ONNX for the plugin: the nodes name it, and the function body of standard operators goes.
+"""Rewrite an ONNX model to use the plugin: its nodes name the plugin, and the function body is removed.
 
-Of a file as it is, every version of TensorRT takes the function. A flag that prefers plugins came with
-10.15 and finds those without a namespace only; the attributes are understood by all versions, and without
-the function a plugin that is missing is an error instead of another network.
+For an unchanged file, every version of TensorRT uses the function body. A flag that prefers plugins exists since
+10.15 and finds only those without a namespace. All versions understand the attributes, and without the function body
+a missing plugin is an error instead of a different network.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from fer_edge.errors import EngineError
 
 
 def choose_model(path: Path, choice: str, folder: Path) -> tuple[Path, Path | None, int]:
-    """Return the file to parse, the plugin to load, and how many layers of the network it must compute.
+    """Return the file to parse, the plugin to load, and the number of layers that it must compute.
 
     Parameters
     ----------
     path : Path
-        The ONNX file of a bundle; returned as it is where the plugin is not used.
+        The ONNX file of a bundle; returned unchanged if the plugin is not used.
     choice : {"auto", "required", "none"}
-        See :data:`fer_edge.engines.plugin.PLUGIN_CHOICES`.
+        One of :data:`fer_edge.engines.plugin.PLUGIN_CHOICES`.
     folder : Path
-        Where a file that names the plugin is written.
+        Folder for the rewritten file.
 
     Raises
     ------
     PluginMissingError
-        If the plugin is required, or named by the environment, and is not there.
+        If the plugin is required, or named by the environment, and missing.
     EngineError
-        If it is required and the file has nothing that it computes.
+        If it is required and the file does not have its operator.
     """
     plugin = None
     if choice != "none":
@@ -42,19 +42,19 @@ def choose_model(path: Path, choice: str, folder: Path) -> tuple[Path, Path | No
     model = _load(path) if plugin else None
     count = name_plugin(model) if model else 0
     if model and count:
-        named = folder / "plugin" / path.name  # the name is what messages show
+        named = folder / "plugin" / path.name  # same name, which messages show
         named.parent.mkdir()
         onnx.save(model, named)
         return named, plugin, count
     if choice == "required":
         raise EngineError(
-            f"the plugin is required, and {path.name} has no operator that it computes: build without the plugin"
+            f"the plugin is required, but {path.name} does not have its operator. Fix: build without the plugin"
         )
     return path, None, 0
 
 
 def has_operator(content: bytes) -> bool:
-    """Return whether an ONNX file has a node that the plugin computes; one that is damaged has none."""
+    """Return whether an ONNX file has a node that the plugin computes; False for a damaged file."""
     try:
         return bool(_plugin_nodes(onnx.load_model_from_string(content)))
     except DecodeError:
@@ -65,7 +65,7 @@ def _load(path: Path) -> onnx.ModelProto | None:
     try:
         return onnx.load(path)
     except DecodeError:
-        return None  # the compiler says what is wrong with it
+        return None  # the compiler reports the error
 
 
 def _plugin_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -73,13 +73,13 @@ def _plugin_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def name_plugin(model: onnx.ModelProto) -> int:
-    """Let TensorRT's parser take the plugin for every node of the operator, in place; return how many there are."""
+    """Make TensorRT's parser use the plugin for every node of the operator, in place; return their number."""
     nodes = _plugin_nodes(model)
     for node in nodes:
         attributes = {
             "plugin_namespace": NAMESPACE,
             "plugin_version": VERSION,
-            "received": int(len(node.output) > 1),  # the plugin is made before its outputs are counted
+            "received": int(len(node.output) > 1),  # the parser creates the plugin before it counts outputs
         }
         del node.attribute[:]
         node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())

@@ -1,6 +1,6 @@
 """Worker that builds one engine.
 
-What the installed version can do is asked of its objects, never of its version.
+Features of the installed version are detected on its objects, never by version number.
 """
 
 from __future__ import annotations
@@ -98,14 +98,14 @@ def _make_log(trt: Any) -> Any:
 
 
 def _capabilities(trt: Any) -> dict[ComputeCapability, Any]:
-    """Members of the compiler's own enumeration, SM86 as (8, 6)."""
+    """Return the members of the compiler's enumeration, SM86 as (8, 6)."""
     members = trt.ComputeCapability.__members__
     names = {name: re.fullmatch(r"SM(\d+)(\d)", name) for name in members}
     return {(int(m[1]), int(m[2])): members[name] for name, m in names.items() if m is not None}
 
 
 def _network_flags(trt: Any) -> int:
-    """Strongly typed: the types of the ONNX file are what is computed. Where there is no flag, it is the only way."""
+    """Return the flag of strong typing, which keeps the types of the ONNX file; without a flag it is the only mode."""
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 
@@ -113,19 +113,19 @@ def _network_flags(trt: Any) -> int:
 def _parse(trt: Any, network: Any, log: Any, path: str) -> None:
     parser = trt.OnnxParser(network, log)
     parsed = parser.parse_from_file(path)
-    if parsed and network.num_outputs:  # an empty file parses as a network of nothing
+    if parsed and network.num_outputs:  # an empty file parses as an empty network
         return
     errors = [str(parser.get_error(i)) for i in range(parser.num_errors)] or log.errors
-    reason = " ".join(errors[0].split()) if errors else "it holds no network"
+    reason = " ".join(errors[0].split()) if errors else "it contains no network"
     text = f"{Path(path).name} cannot be parsed: {reason}"
     if parsed or "MODEL_DESERIALIZE_FAILED" in text:
-        text += ": the file is damaged or is no ONNX; write it again"
+        text += ". Fix: build the bundle again, the file is damaged or not ONNX"
     elif any(name in text for name in _QDQ):
-        text += ": expected signed symmetric Q/DQ with positive scales, as in model.int8.tensorrt.onnx of a bundle"
+        text += ". Fix: give signed symmetric Q/DQ with positive scales, as in model.int8.tensorrt.onnx of a bundle"
     elif "Plugin not found" in text:
-        text += (
-            ": the operator is unknown to this version; export with standard operators, or a function body"
-        )
+        text += ". Fix: export with standard operators or a function body, since this version does not know the operator"
+    else:
+        text += ". Fix: report this with the output of fer-edge doctor"
     raise EngineError(text)
 
 
@@ -134,7 +134,7 @@ def _require_plugin_layers(trt: Any, network: Any, expected: int) -> None:
     found = sum(layer.type == trt.LayerType.PLUGIN_V3 for layer in layers) if expected else 0
     if found != expected:
         raise EngineError(
-            f"the plugin shall compute {expected} layers, and {trt.__name__} took it for {found}: build without the plugin"
+            f"expected {expected} layers computed by the plugin, found {found} in {trt.__name__}. Fix: build without the plugin"
         )
 
 
@@ -145,7 +145,7 @@ def _require_precision(trt: Any, network: Any, precision: str) -> None:
     found = precision_name(quantised, half=trt.DataType.HALF in types)
     if found != precision:
         raise EngineError(
-            f"the model is {found}, and {precision} was asked for: give the model of {precision}"
+            f"expected a model of precision {precision}, found {found}. Fix: give the {precision} model, or the precision {found}"
         )
 
 
@@ -156,16 +156,16 @@ def _make_profile(builder: Any, network: Any, batches: tuple[int, int, int]) -> 
         batch, *rest = tuple(tensor.shape)
         if batch != -1 or -1 in rest:
             raise EngineError(
-                f"the input {tensor.name} has the shape {(batch, *rest)}, expected a batch that is free (-1) and all else fixed: export with a dynamic batch"
+                f"expected a dynamic batch (-1) and otherwise static dimensions for the input {tensor.name}, found {(batch, *rest)}. Fix: export with a dynamic batch"
             )
         profile.set_shape(tensor.name, *((size, *rest) for size in batches))
     return profile
 
 
 def _configure(trt: Any, config: Any, request: Mapping[str, Any]) -> None:
-    if hasattr(trt.BuilderFlag, "TF32"):  # on unless told, and then FP32 keeps ten bits of each factor
+    if hasattr(trt.BuilderFlag, "TF32"):  # on by default: FP32 with a 10-bit mantissa
         config.clear_flag(trt.BuilderFlag.TF32)
-    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # TensorRT-RTX captures no graph without
+    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # TensorRT-RTX needs it for graph capture
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     limit = request["workspace_bytes"]
     if limit is None and request["compute_capability"] is None:
@@ -174,18 +174,18 @@ def _configure(trt: Any, config: Any, request: Mapping[str, Any]) -> None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, limit)
     if request["builder_level"] is not None:
         if not hasattr(config, "builder_optimization_level"):
-            raise EngineError(f"this version of {trt.__name__} has no builder level: leave builder_level out")
+            raise EngineError(f"this version of {trt.__name__} has no builder level. Fix: drop builder_level")
         config.builder_optimization_level = request["builder_level"]
 
 
 def _use_dla(trt: Any, builder: Any, network: Any, config: Any, request: Mapping[str, Any]) -> int:
-    """Put all layers on a DLA, where one is asked for; return how many it can compute."""
+    """Put all layers on the requested DLA, if any; return how many it supports."""
     core = request["dla_core"]
     if core is None:
         return 0
     if core >= builder.num_DLA_cores:
         raise EngineError(
-            f"there is no DLA {core}: {trt.__name__} {trt.__version__} finds {builder.num_DLA_cores} here (Orin Nano and Thor have none, and not every version serves them); leave dla_core out to use the GPU"
+            f"DLA {core} does not exist, {trt.__name__} {trt.__version__} finds {builder.num_DLA_cores} here (Orin Nano and Thor have none, and not every version supports them). Fix: drop dla_core to use the GPU"
         )
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = core
@@ -224,16 +224,22 @@ def _load_timing_cache(config: Any, path: str | None) -> None:
         return
     stored = b""
     if Path(path).is_file():
-        require_private(Path(path), "delete it")  # native code reads it
+        require_private(Path(path), "delete it")  # native code parses it
         stored = Path(path).read_bytes()
     try:
         cache = config.create_timing_cache(stored)
-        # A cache of another device or version is refused, not silently ignored.
+        # A cache of another device or version must be an error, not silently ignored.
         taken = cache is not None and config.set_timing_cache(cache, False)
-    except (RuntimeError, TypeError, ValueError):  # what pybind11 makes of a null pointer, by its version
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ):  # raised by pybind11 for a null pointer, depending on its version
         taken = False
     if not taken:
-        raise EngineError(f"{path} is no timing cache of this device and version: delete it, or name another")
+        raise EngineError(
+            f"{path} is not a timing cache of this device and version. Fix: delete it, or name another file"
+        )
 
 
 def _save_timing_cache(config: Any, path: str | None) -> None:
@@ -246,13 +252,13 @@ def _save_timing_cache(config: Any, path: str | None) -> None:
 def _build_failure(errors: list[str], request: Mapping[str, Any]) -> str:
     reason = " ".join(errors[-1].split()) if errors else "no reason given"
     if request["compute_capability"] == [7, 5] and "is not supported" in reason:
-        return f"compute capability 7.5 takes FP16 networks only, FP32 and INT8 ones fail: build in FP16, or for another device ({reason})"
-    advice = ""
+        return f"compute capability 7.5 supports only FP16 networks ({reason}). Fix: build in FP16, or for another device"
+    fix = "report this with the output of fer-edge doctor"
     if request["dla_core"] is not None:
-        advice = ": leave dla_core out to use the GPU"
+        fix = "drop dla_core to use the GPU"
         if not request["gpu_fallback"]:
-            advice += ", or allow gpu_fallback for what the DLA cannot compute"
-    return f"the compiler refuses the network: {reason}{advice}"
+            fix += ", or set gpu_fallback for layers that the DLA does not support"
+    return f"the compiler rejects the network: {reason}. Fix: {fix}"
 
 
 if __name__ == "__main__":

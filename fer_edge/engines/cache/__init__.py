@@ -1,1 +1,1 @@
-"""Engines on disk: key, header, and the cache that is checked before anything is loaded."""
+"""Content-addressed engine cache: key, header and store."""

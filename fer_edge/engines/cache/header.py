@@ -1,4 +1,4 @@
-"""The header beside an engine: its key, its size and its sha256."""
+"""Header file of an engine: its key, size and sha256."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAX_HEADER_BYTES = 64 << 10
 
 @dataclass(frozen=True)
 class EngineHeader:
-    """The file beside an engine: its key, its size in bytes and its sha256."""
+    """Content of a header file; ``size`` in bytes."""
 
     key: EngineKey
     size: int
@@ -28,7 +28,7 @@ class EngineHeader:
 
 
 def write_header(path: Path, key: EngineKey, engine: Path, mode: int | None = None) -> EngineHeader:
-    """Write the header of a finished engine, whole or not at all, and return it."""
+    """Write the header of a finished engine atomically and return it."""
     with engine.open("rb") as file:
         size, digest = _measure(file)
     header = EngineHeader(key, size, digest)
@@ -37,7 +37,7 @@ def write_header(path: Path, key: EngineKey, engine: Path, mode: int | None = No
 
 
 def read_header(path: Path) -> EngineHeader | None:
-    """Return a header, or ``None`` for a file that is missing or is anything else, whatever it holds."""
+    """Return a header, ``None`` for a file that is missing or not a valid header."""
     try:
         with open_regular(path) as file:
             data = file.read(_MAX_HEADER_BYTES + 1)
@@ -53,12 +53,12 @@ def read_header(path: Path) -> EngineHeader | None:
 
 
 def find_damage(header: EngineHeader, engine: Path) -> str | None:
-    """Return what is wrong with an engine, ``None`` where it is the one that ``header`` describes."""
+    """Return the reason why an engine does not match ``header``, ``None`` if it does."""
     try:
         with open_regular(engine) as file:
             found = os.fstat(file.fileno()).st_size
             if found != header.size:
-                return f"the engine has {found} bytes, expected {header.size}"
+                return f"the engine must have {header.size} bytes, found {found}"
             if _measure(file) != (header.size, header.sha256):
                 return "the engine does not match its sha256"
     except OSError as error:
@@ -67,7 +67,7 @@ def find_damage(header: EngineHeader, engine: Path) -> str | None:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading; a link, pipe, device or folder raises :class:`OSError` and is not followed."""
+    """Open a file for reading; raise :class:`OSError` for a link, pipe, device or folder."""
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)

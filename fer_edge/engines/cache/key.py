@@ -1,4 +1,4 @@
-"""The key of an engine: everything that it was built from."""
+"""Cache key of an engine: everything that its content depends on."""
 
 from __future__ import annotations
 
@@ -14,31 +14,33 @@ from fer_edge.cuda.gpus import ComputeCapability
 from fer_edge.errors import UsageError
 from fer_edge.system.machine import LocalMachine, read_driver_version
 
-#: Changes with the meaning of a field and with what is asked of the compilers, and with it every digest.
+#: Incremented when the meaning of a field or the use of the compilers changes; it invalidates every digest.
 FORMAT_VERSION = 2
 _MAX_OPTIONS = 32
 _MAX_NUMBER = 1 << 53  # beyond it JSON numbers are not exact everywhere
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# Keys are read from disk and printed: no control characters, nothing endless.
+# Keys are read from disk and printed: no control characters, bounded length.
 _MAX_TEXT_CHARS = 80
 _CHARACTERS = r"\w.,:+/() -"
 _TEXT = re.compile(rf"[{_CHARACTERS}]{{1,{_MAX_TEXT_CHARS}}}", re.ASCII)
+
+_FIX = "Fix: report this with the output of fer-edge doctor"
 
 Option = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
 class GpuKey:
-    """The device that an engine is for.
+    """Target device of an engine.
 
     Attributes
     ----------
     compute_capability : (int, int)
         Such as (8, 7).
     name : str or None
-        Its name and size, such as ``Orin, 8 multiprocessors, 7 GiB``; ``None`` for any of the capability.
+        Name and size, such as ``Orin, 8 multiprocessors, 7 GiB``; ``None`` for any device of the capability.
     driver : str or None
-        Version of the driver and newest CUDA that it serves, such as ``540.4.0, CUDA 12.6``; ``None`` for any.
+        Version of the driver and the newest CUDA that it supports, such as ``540.4.0, CUDA 12.6``; ``None`` for any.
     """
 
     compute_capability: ComputeCapability
@@ -67,20 +69,20 @@ class EngineKey:
     Attributes
     ----------
     onnx_sha256 : str
-        Of the file that was compiled. The ranges of an INT8 network are in it, as the scales of Q/DQ.
+        Hash of the compiled file, which includes the activation ranges of an INT8 network as Q/DQ scales.
     precision : str
         "fp32", "fp16" or "int8".
     batches : (int, int, int)
-        Smallest, optimal and largest batch of the profile.
+        Minimum, optimum and maximum batch of the profile.
     flavour, flavour_version : str
         The compiler and its version, such as "tensorrt" and "10.3.0".
     compute_capability : (int, int)
-        Of the device that the engine is for.
+        Compute capability of the target device.
     gpu, driver : str or None
-        Its name, and its driver and CUDA version, as in :class:`GpuKey`: an engine holds what
-        was fastest on one of a capability's devices. ``None`` for an engine that was compiled without one.
+        Name, and driver and CUDA version of the target device, as in :class:`GpuKey`: the fastest kernels differ
+        between devices of one capability. ``None`` for an engine that was compiled ahead of time.
     plugin : PluginKey or None
-        The plugin library, where the network needs it.
+        The plugin library, if the network needs it.
     options : mapping
         Builder options that change the engine, such as the limit of scratch memory and the level.
     """
@@ -106,15 +108,19 @@ class EngineKey:
         for name, length in (("batches", 3), ("compute_capability", 2)):
             values = getattr(self, name)
             if not (isinstance(values, tuple) and len(values) == length and all(map(is_count, values))):
-                raise UsageError(f"{name} must be {length} counts, found {values!r:.80}")
+                raise UsageError(
+                    f"{name} must be {length} non-negative integers, found {values!r:.80}. {_FIX}"
+                )
         if not (isinstance(self.options, Mapping) and len(self.options) <= _MAX_OPTIONS):
-            raise UsageError(f"options must be a mapping of at most {_MAX_OPTIONS} names")
+            raise UsageError(
+                f"options must be a mapping of at most {_MAX_OPTIONS} names, found {self.options!r:.80}. {_FIX}"
+            )
         for name, value in self.options.items():
             _require_text("the name of an option", name)
             if isinstance(value, str):
                 _require_text(name, value)
             elif not (value is None or (isinstance(value, int | float) and abs(value) < _MAX_NUMBER)):
-                raise UsageError(f"option {name} must be text, a number or nothing, found {value!r:.80}")
+                raise UsageError(f"option {name} must be text, a number or None, found {value!r:.80}. {_FIX}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -122,32 +128,34 @@ class EngineKey:
 
     @classmethod
     def from_dict(cls, value: Any) -> EngineKey:
-        """Return the key that :meth:`to_dict` was called on.
+        """Return the key that :meth:`to_dict` wrote.
 
         Raises
         ------
         UsageError
-            If ``value`` is anything else.
+            If ``value`` is not such a key.
         """
         names = {f.name for f in fields(cls)}
         if not (isinstance(value, dict) and value.keys() == names):
-            raise UsageError(f"a key of an engine must be an object of {', '.join(sorted(names))}")
+            raise UsageError(
+                f"an engine key must have the fields {', '.join(sorted(names))}, found {value!r:.80}. {_FIX}"
+            )
         parts = dict(value)
         try:
             parts |= {name: tuple(value[name]) for name in ("batches", "compute_capability")}
             if value["plugin"] is not None:
                 parts["plugin"] = PluginKey(**value["plugin"])
         except TypeError as error:
-            raise UsageError("a key of an engine has parts of the wrong type") from error
+            raise UsageError(f"an engine key has fields of the wrong type ({error}). {_FIX}") from error
         return cls(**parts)
 
     def digest(self) -> str:
-        """Return 64 hex digits that are equal for equal keys only."""
+        """Return 64 hex digits that are equal only for equal keys."""
         text = json.dumps([FORMAT_VERSION, asdict(self)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def parts(self) -> dict[str, str]:
-        """Return every part in words; the first names compiler and device."""
+        """Return every part as text; the first names compiler and device."""
         major, minor = self.compute_capability
         parts = {
             "device": f"{self.flavour_version} sm{major}{minor}",
@@ -165,9 +173,9 @@ class EngineKey:
 
 
 def identify_gpu(index: int = 0) -> GpuKey:
-    """Return what an engine for this GPU depends on.
+    """Return the key of this GPU.
 
-    Every Jetson Orin calls itself ``Orin``: multiprocessors and memory tell a Nano from an AGX.
+    Every Jetson Orin has the name ``Orin``: multiprocessors and memory distinguish a Nano from an AGX.
 
     Raises
     ------
@@ -183,7 +191,7 @@ def identify_gpu(index: int = 0) -> GpuKey:
 
 
 def describe_difference(old: EngineKey, new: EngineKey) -> str:
-    """Return such as "built for 10.3.0 sm87, here 10.13.3 sm87": the device, and all else that differs."""
+    """Return text such as "built for 10.3.0 sm87, here 10.13.3 sm87": the device and all other differences."""
     before, after = old.parts(), new.parts()
     differing = [n for n in {**before, **after} if n == "device" or before.get(n) != after.get(n)]
     words = [" ".join(parts.get(n, f"{n} not set") for n in differing) for parts in (before, after)]
@@ -191,7 +199,7 @@ def describe_difference(old: EngineKey, new: EngineKey) -> str:
 
 
 def count_differences(old: EngineKey, new: EngineKey) -> int:
-    """Return how many parts differ."""
+    """Return the number of parts that differ."""
     before, after = old.parts(), new.parts()
     return sum(before.get(name) != after.get(name) for name in {**before, **after})
 
@@ -201,17 +209,17 @@ def is_count(value: Any) -> bool:
 
 
 def _key_text(text: str) -> str:
-    """Return ``text`` as a key takes it: other characters become ``-``, and the end is cut."""
+    """Return ``text`` as valid key text: invalid characters become ``-``, and it is truncated."""
     return re.sub(rf"[^{_CHARACTERS}]", "-", text, flags=re.ASCII)[:_MAX_TEXT_CHARS] or "-"
 
 
 def _require_text(name: str, value: Any) -> None:
     if not (isinstance(value, str) and _TEXT.fullmatch(value)):
         raise UsageError(
-            f"{name} must be up to {_MAX_TEXT_CHARS} letters, digits and .,:+/()-_, found {value!r:.100}"
+            f"{name} must be up to {_MAX_TEXT_CHARS} letters, digits and .,:+/()-_, found {value!r:.100}. {_FIX}"
         )
 
 
 def require_sha256(name: str, value: Any) -> None:
     if not (isinstance(value, str) and _SHA256.fullmatch(value)):
-        raise UsageError(f"the sha256 of {name} must be 64 hex digits, found {value!r:.100}")
+        raise UsageError(f"the sha256 of {name} must be 64 hex digits, found {value!r:.100}. {_FIX}")

@@ -1,9 +1,8 @@
-"""Engines by content: built once, found again, and never taken for whole when they are not.
+"""Content-addressed engine cache. An engine is loaded only if its header matches the key and its size and SHA-256.
 
-Beside each engine lies its header, written last. An engine is used only where the header is that of the wanted
-key and the file has the header's size and sha256; this is checked before anything deserialises it. A sha256 shows
-integrity, not authenticity: whoever can write to the folder can place engine and header there, and an engine is
-code. So it is loaded only from a folder that nobody but this user and root can change.
+The header is written after the engine and checked before the engine is deserialised. A sha256 shows integrity, not
+authenticity: any user who can write to the folder can place an engine and a header there, and an engine is code. So
+engines are loaded only from a folder that nobody but this user and root can change.
 """
 
 from __future__ import annotations
@@ -30,27 +29,27 @@ from fer_edge.engines.cache.key import EngineKey, count_differences, describe_di
 from fer_edge.errors import EngineError
 
 _ENTRY_NAME = re.compile(r"\.?([0-9a-f]{64})\..+")
-_GRACE_S = 600.0  # whoever was given a path opens the engine within this time
+_GRACE_S = 600.0  # callers open the returned path within this time
 _MAX_HEADERS = 256
 
-#: Called with (what is waited for, seconds waited, most seconds).
+#: Called with (reason of the wait, seconds waited, limit in seconds).
 OnWait = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class CachedEngine:
-    """An engine that is whole.
+    """A complete engine.
 
     Attributes
     ----------
     path : Path
-        The file. It may be evicted ten minutes after it was last asked for: open it soon.
+        The file. It may be evicted ten minutes after its last use, so open it soon.
     sha256 : str
-        Of the file, as it was checked; whoever reads it compares.
+        Hash of the file when it was checked; the reader compares it again.
     built : bool
-        Whether it was built now.
+        Whether it was built by this call.
     rebuilt_because : str or None
-        Why an engine that was there could not be used, in words.
+        Reason why an existing engine could not be used.
     """
 
     path: Path
@@ -65,15 +64,15 @@ class EngineCache:
     Parameters
     ----------
     folder : Path, optional
-        Where engines are built; ``engines`` in the cache folder unless given.
+        Folder for new engines; default ``engines`` in the cache folder.
     also : sequence of Path
-        Further folders that are only read, such as ``engines`` of a bundle; asked first.
+        Read-only folders, such as ``engines`` of a bundle; searched first.
     accepts : callable
-        Says of the path and the sha256 of an engine in those folders whether it may be used.
+        Called with the path and sha256 of an engine in those folders; returns whether it may be used.
     size_limit_bytes : int
-        Beyond it, engines that were not used for the longest time are deleted.
+        Least recently used engines are deleted above this size.
     wait_limit_s : float
-        How long to wait for another process that builds the same engine.
+        Time limit to wait for another process that builds the same engine.
     """
 
     def __init__(
@@ -84,19 +83,19 @@ class EngineCache:
         size_limit_bytes: int = 4 << 30,
         wait_limit_s: float = 3600.0,
     ) -> None:
-        # Without links: whoever can change one must not lead from a folder that was checked to another.
+        # Resolved, so that a changed link cannot redirect from a checked folder to another.
         self.folder = Path(os.path.realpath(cache_folder() / "engines" if folder is None else folder))
         self._places, self._accepts = (*also, self.folder), accepts
         self._size_limit_bytes = size_limit_bytes
         self._wait_limit_s = wait_limit_s
 
     def find(self, key: EngineKey) -> CachedEngine | None:
-        """Return the engine of ``key``, ``None`` where there is no whole one.
+        """Return the engine of ``key``, ``None`` if there is no complete one.
 
         Raises
         ------
         EngineError
-            If another user could have placed it there.
+            If another user could have written it.
         """
         return self._look(key)[0]
 
@@ -106,25 +105,25 @@ class EngineCache:
         build: Callable[[Path], None],
         on_wait: OnWait = lambda what, waited_s, limit_s: None,
     ) -> CachedEngine:
-        """Return the engine of ``key``, building it where there is no whole one.
+        """Return the engine of ``key``; build it if there is no complete one.
 
-        Of several processes that ask at once, one builds and the others wait. If it dies, the next one builds.
+        Of several concurrent processes, one builds and the others wait. If it dies, the next one builds.
 
         Parameters
         ----------
         key : EngineKey
-            What is wanted.
+            Key of the engine.
         build : callable
-            Called with the path of a file that it must write.
+            Called with the path of the file to write.
         on_wait : callable
             Called while another process builds.
 
         Raises
         ------
         EngineError
-            If the folder cannot be written, other users can write to it, the wait is over, or ``build`` wrote
-            nothing. What ``build``
-            raises is passed on, an :class:`OSError` as this one, and leaves nothing behind.
+            If the folder cannot be written, other users can write to it, the wait exceeds its limit, or ``build``
+            wrote nothing. Errors of ``build`` are passed on, an :class:`OSError` as :class:`EngineError`, and leave
+            no files behind.
         """
         found, _ = self._look(key)
         if found is not None:
@@ -139,17 +138,17 @@ class EngineCache:
                     return found
                 reason = damage or self._explain(key)
                 path, header = self._build(key, build)
-                with suppress(OSError):  # of other entries, which may be another user's: this engine is whole
+                with suppress(OSError):  # of other entries, which may belong to another user
                     self._evict(keep=digest)
         except OSError as error:
             raise EngineError(
-                f"cannot keep engines in {self.folder} ({error.strerror or error}): "
-                "set FER_EDGE_CACHE to a folder that can be written and has room"
+                f"engines cannot be written to {self.folder} ({error.strerror or error}). "
+                "Fix: set FER_EDGE_CACHE to a writable folder with free space"
             ) from error
         return CachedEngine(path, header.sha256, built=True, rebuilt_because=reason)
 
     def _look(self, key: EngineKey) -> tuple[CachedEngine | None, str | None]:
-        """Return the whole engine; else what is wrong with what lies in its place."""
+        """Return the engine if it is complete, else the reason why the existing one cannot be used."""
         digest = key.digest()
         damage = None
         for place in self._places:
@@ -159,13 +158,15 @@ class EngineCache:
             if place == self.folder:
                 require_private(header_path)
                 require_private(engine)
-            with suppress(OSError):  # a folder that is only read keeps no record of use
+            with suppress(OSError):  # a read-only folder keeps no time of use
                 os.utime(header_path, follow_symlinks=False)
             header = read_header(header_path)
             if header is None:
-                damage = "the engine has no readable header: its build was cut off, or the file was changed"
+                damage = "the engine has no valid header, because its build was interrupted or the file was changed"
             elif header.key.digest() != digest:
-                damage = f"the engine lies under a wrong name: {describe_difference(header.key, key)}"
+                damage = (
+                    f"the engine has the file name of another one: {describe_difference(header.key, key)}"
+                )
             else:
                 damage = find_damage(header, engine)
                 if damage is None and (place == self.folder or self._accepts(engine, header.sha256)):
@@ -173,7 +174,7 @@ class EngineCache:
         return None, damage
 
     def _explain(self, key: EngineKey) -> str | None:
-        """Return how the nearest engine of the same model differs, ``None`` where there is none."""
+        """Return the differences to the nearest engine of the same model, ``None`` if there is none."""
         paths = (path for place in self._places for path in place.glob("*.json"))
         headers = filter(None, map(read_header, islice(paths, _MAX_HEADERS)))
         keys = [header.key for header in headers if header.key.onnx_sha256 == key.onnx_sha256]
@@ -183,25 +184,27 @@ class EngineCache:
     def _build(self, key: EngineKey, build: Callable[[Path], None]) -> tuple[Path, EngineHeader]:
         digest = key.digest()
         engine, header_path = self.folder / f"{digest}.engine", self.folder / f"{digest}.json"
-        # The lock is held, so nobody alive writes these. The header goes first: it vouches for the engine.
+        # The lock is held, so no live process writes these. The header is deleted first, because it validates the engine.
         for path in (header_path, engine, *self.folder.glob(f".{digest}.*.part.*")):
             _delete(path)
         with whole_file(engine, PRIVATE_FILE) as part:
             build(part)
             if not part.is_file() or not part.stat().st_size:
-                raise EngineError(f"the builder returned without writing an engine to {part}")
+                raise EngineError(
+                    f"the builder returned without writing an engine to {part}. Fix: report this with the output of fer-edge doctor"
+                )
             with part.open("rb") as file:
-                os.fsync(file.fileno())  # else a power cut may keep the header and lose the engine
+                os.fsync(file.fileno())  # otherwise a power failure may keep the header and lose the engine
         return engine, write_header(header_path, key, engine, PRIVATE_FILE)
 
     @contextmanager
     def _locked(self, digest: str, on_wait: OnWait) -> Iterator[None]:
-        """Hold the lock of one engine; it ends with the process, whatever ends that."""
+        """Hold the lock of one engine, which the kernel releases if the process dies."""
         path, started_s = self._lock_path(digest), time.monotonic()
 
         def wait() -> bool:
             waited_s = int(time.monotonic() - started_s)
-            on_wait(f"{_holder(path)} builds this engine", waited_s, int(self._wait_limit_s))
+            on_wait(f"{_holder(path)} is building this engine", waited_s, int(self._wait_limit_s))
             return False
 
         lock = file_lock(path)
@@ -209,8 +212,8 @@ class EngineCache:
             lock.acquire(self._wait_limit_s, cancel_check=wait)
         except TimeoutError:
             raise EngineError(
-                f"{_holder(path)} has been building this engine for more than {self._wait_limit_s:g} s: "
-                "wait for it, or end it"
+                f"{_holder(path)} has been building this engine for more than {self._wait_limit_s:g} s. "
+                "Fix: wait for that process, or end it"
             ) from None
         try:
             path.write_text(str(os.getpid()))
@@ -219,7 +222,7 @@ class EngineCache:
             lock.release()
 
     def _evict(self, keep: str) -> None:
-        """Delete leftovers, then engines that were not used for the longest time, down to the size limit."""
+        """Delete leftovers, then the least recently used engines, down to the size limit."""
         entries = _entries(self.folder)
         total = sum(entry.size for entry in entries.values())
         for digest, entry in sorted(entries.items(), key=lambda item: (item[1].whole, item[1].used_s)):
@@ -229,12 +232,14 @@ class EngineCache:
                 total -= entry.size
 
     def _delete_unused(self, digest: str) -> bool:
-        """Delete one entry, unless it is being built or was used lately."""
+        """Delete one entry, unless it is being built or was used recently."""
         with suppress(TimeoutError), file_lock(self._lock_path(digest)).acquire(0):
             entry = _entries(self.folder)[digest]
             if time.time() - entry.used_s < _GRACE_S:
                 return False
-            for path in sorted(entry.files, key=lambda path: path.suffix == ".lock"):  # the lock goes last
+            for path in sorted(
+                entry.files, key=lambda path: path.suffix == ".lock"
+            ):  # the lock is deleted last
                 _delete(path)
             return True
         return False
@@ -244,7 +249,7 @@ class EngineCache:
 
 
 def _holder(lock: Path) -> str:
-    """Return the process that holds a lock, in words."""
+    """Return a description of the process that holds a lock."""
     pid = b""
     with suppress(OSError), lock.open("rb") as file:
         pid = file.read(16)
@@ -257,12 +262,12 @@ class _Entry:
 
     files: tuple[Path, ...]
     size: int
-    used_s: float  # 0 where there is nothing but a lock
+    used_s: float  # 0 if there is only a lock
     whole: bool
 
 
 def _entries(folder: Path) -> dict[str, _Entry]:
-    """Return what lies in ``folder`` under our names; all else is left alone."""
+    """Return the files of the cache in ``folder``; others are ignored."""
     found: dict[str, list[Path]] = {}
     for path in folder.iterdir():
         if name := _ENTRY_NAME.fullmatch(path.name):

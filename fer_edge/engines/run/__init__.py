@@ -1,1 +1,1 @@
-"""Runs an engine: one thread owns the device and serves any caller."""
+"""Runner of an engine: one thread owns the device and serves all callers."""

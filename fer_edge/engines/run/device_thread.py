@@ -1,4 +1,4 @@
-"""The thread that owns a device and serves any other thread."""
+"""Thread that owns a device and serves all other threads."""
 
 from __future__ import annotations
 
@@ -25,37 +25,39 @@ from fer_edge.errors import BackendError, FerEdgeError
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A device whose streams may have work, and an event for the end of it on each."""
+    """A device, its streams, and one event per stream that marks the end of its work."""
 
     device: EngineDevice
     streams: Streams
     ends: tuple[int, ...]
 
     def drain(self, limit_s: float) -> bool:
-        """Return whether all that the streams were given was done within the limit."""
+        """Return whether all enqueued work completed within the limit."""
         for event, stream in zip(self.ends, self.streams, strict=True):
             self.device.record(event, stream)
         return wait_until(lambda: all(map(self.device.is_done, self.ends)), limit_s)
 
 
 class DeviceThread(ProcessBound):
-    """Holds no reference to its runner, so that a runner which was never closed can be collected.
+    """Thread that owns the device and runs the engine.
+
+    Holds no reference to its `EngineRunner`, so that a runner that was never closed can be garbage-collected.
 
     Parameters
     ----------
     open_device : callable
-        Called by the thread.
+        Opens the device; called by the thread.
     file : EngineFile
         The engine.
     options : RunnerOptions
-        See there.
+        Options of the runner.
 
     Attributes
     ----------
     pipeline : Pipeline
-        What runs the engine, from :meth:`begin` on.
+        Pipeline of the engine, available after :meth:`begin`.
     state : RunnerState
-        Whether requests are taken.
+        State of the runner.
     """
 
     pipeline: Pipeline
@@ -68,7 +70,7 @@ class DeviceThread(ProcessBound):
         self.state = RunnerState.READY
         self._failure: FerEdgeError | None = None
         self._not_freed = ""
-        self._lock = threading.Lock()  # of the state: nothing is put in the queue after it has changed
+        self._lock = threading.Lock()  # of the state: nothing is queued after it has changed
         self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._alive_s = time.monotonic()
         self._ready = threading.Event()
@@ -77,17 +79,17 @@ class DeviceThread(ProcessBound):
     # Called by other threads.
 
     def begin(self) -> None:
-        """Start, and raise what went wrong."""
+        """Start the thread and wait until it is ready; raise its error."""
         self._thread.start()
         self._ready.wait()
         if self._failure is not None:
             self._thread.join()
             raise self._failure
-        # CUDA is gone before the objects of a process that ends are, and TensorRT's crash without it.
+        # CUDA is unloaded before the objects of an exiting process, and TensorRT's destructors crash without it.
         atexit.register(self.stop)
 
     def run(self, request: Request) -> None:
-        """Wait until a request is done, and raise what went wrong."""
+        """Queue a request and wait for it; raise its error."""
         self.require_process()
         with self._lock:
             self._require_ready()
@@ -96,16 +98,16 @@ class DeviceThread(ProcessBound):
         while not request.wait(limit_s):
             if time.monotonic() - self._alive_s > limit_s:
                 self._fail(
-                    BackendError(f"a call of CUDA or TensorRT did not return within {limit_s:g} s: {RESET}")
+                    BackendError(f"a call of CUDA or TensorRT did not return within {limit_s:g} s, {RESET}")
                 )
                 break
         if request.error is not None:
             raise request.error
-        if self._failure is not None:  # one error object must not be raised in two threads
+        if self._failure is not None:  # not the same error object in two threads
             raise BackendError(str(self._failure)) from self._failure
 
     def stop(self) -> None:
-        """Finish the queue, free everything and end; in a forked process nothing is done."""
+        """Finish the queue, free everything and end the thread; do nothing in a forked process."""
         atexit.unregister(self.stop)
         if self.is_inherited:
             return
@@ -116,19 +118,19 @@ class DeviceThread(ProcessBound):
         limit_s = self._options.watchdog_s
         while self._thread.is_alive():
             self._thread.join(limit_s)
-            if time.monotonic() - self._alive_s > 2 * limit_s:  # it cannot be ended
-                self._not_freed = "a call of CUDA or TensorRT does not return"
+            if time.monotonic() - self._alive_s > 2 * limit_s:  # it hangs
+                self._not_freed = "a call of CUDA or TensorRT does not return. Fix: end this process"
                 break
         if self._not_freed:
-            text = f"the memory of {self._file.path.name} is freed by the end of this process only: {self._not_freed}"
+            text = f"the memory of {self._file.path.name} is not freed before this process ends: {self._not_freed}"
             self._not_freed = ""
             warnings.warn(text, ResourceWarning, stacklevel=3)
 
     def _require_ready(self) -> None:
         if self.state is RunnerState.CLOSED:
-            raise BackendError("this session is closed: open another")
+            raise BackendError("this session is closed. Fix: open another")
         if self._failure is not None:
-            raise BackendError(f"this session has failed, open another: {self._failure}")
+            raise BackendError(f"this session has failed and must be opened again: {self._failure}")
 
     def _fail(self, error: FerEdgeError) -> None:
         with self._lock:
@@ -165,9 +167,9 @@ class DeviceThread(ProcessBound):
         return _Prepared(device, streams, tuple(create_event(device, resources) for _ in STAGES))
 
     def _serve(self, pipeline: Pipeline) -> None:
-        batch: Batch | None = None  # partly given to the device
+        batch: Batch | None = None  # partly enqueued
         stopping = False
-        while self._failure is None:  # a caller may have seen this thread hang
+        while self._failure is None:  # a caller may have reported a hang
             self._alive_s = time.monotonic()
             if batch is None and pipeline.has_room and not stopping:
                 batch, stopping = self._take(pipeline, 0.0 if pipeline.is_busy else None)
@@ -184,7 +186,7 @@ class DeviceThread(ProcessBound):
                 return
 
     def _take(self, pipeline: Pipeline, wait_s: float | None) -> tuple[Batch | None, bool]:
-        """Return the next batch, and whether it is time to stop."""
+        """Return the next batch, and whether the thread was told to stop."""
         try:
             request = self._queue.get(wait_s != 0, wait_s)
         except queue.Empty:
@@ -195,20 +197,22 @@ class DeviceThread(ProcessBound):
         return pipeline.accept(request), False
 
     def _release(self, prepared: _Prepared | None, resources: ExitStack) -> None:
-        """Free everything, unless the device may still use it."""
+        """Free everything, unless the device may still be using it."""
         try:
             if prepared is not None and not prepared.drain(self._options.watchdog_s):
-                self._not_freed = "the GPU still works on a batch"
+                self._not_freed = "the GPU is still running a batch. Fix: end this process"
                 return
             resources.close()
         except Exception as error:
-            # A broken device refuses to free as well; what failed first is told to the callers.
+            # A failed device fails to free memory too; the callers get the first error.
             self._not_freed = str(error)
             with contextlib.suppress(Exception):
                 resources.close()
 
 
 def _wrap(error: Exception) -> BackendError:
-    wrapped = BackendError(f"the engine cannot be run ({type(error).__name__}): {error}")
+    wrapped = BackendError(
+        f"the engine cannot be run ({type(error).__name__}): {error}. Fix: report this with the output of fer-edge doctor"
+    )
     wrapped.__cause__ = error
     return wrapped

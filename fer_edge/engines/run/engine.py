@@ -1,4 +1,4 @@
-"""The protocol of an engine on a device, and the file that it is read from."""
+"""Protocols of an engine and its device, and the engine file."""
 
 from __future__ import annotations
 
@@ -18,37 +18,39 @@ from fer_edge.errors import BackendError, EngineError
 
 @dataclass(frozen=True)
 class EngineFile:
-    """Where an engine lies, and its content.
+    """An engine file.
 
     Attributes
     ----------
     path : Path
         The file.
     sha256 : str or None
-        Of the content that was checked; ``None`` takes the file as it is, for a caller who vouches for it.
+        Hash of the content that was checked; ``None`` skips the comparison, for a trusted file.
     """
 
     path: Path
     sha256: str | None = None
 
     def read(self) -> bytes:
-        """Return the content.
+        """Return the content, after comparing its hash.
 
         Raises
         ------
         BackendError
             If the file cannot be read.
         EngineError
-            If it was changed after it was checked.
+            If the file was changed after it was checked.
         """
         try:
             content = self.path.read_bytes()
         except OSError as error:
-            raise BackendError(f"{self.path} cannot be read: {error.strerror}") from error
+            raise BackendError(
+                f"{self.path} cannot be read ({error.strerror}). Fix: check that the file exists and is readable"
+            ) from error
         if self.sha256 is not None and (found := hashlib.sha256(content).hexdigest()) != self.sha256:
             raise EngineError(
-                f"{self.path} was changed after it was checked: expected sha256 {self.sha256[:12]}…, found {found[:12]}…; "
-                "see who writes to that folder, and open the model again"
+                f"{self.path} was changed after it was checked, expected sha256 {self.sha256[:12]}…, found {found[:12]}…. "
+                "Fix: find the process that writes to that folder, and open the model again"
             )
         return content
 
@@ -60,11 +62,11 @@ class TensorInfo:
     Attributes
     ----------
     name : str
-        As in the ONNX file.
+        Name in the ONNX file.
     dtype : numpy.dtype
-        Of its elements on the device.
+        Element type on the device.
     row_shape : tuple of int
-        Its shape without the first axis, which is the batch.
+        Shape without the batch axis.
     """
 
     name: str
@@ -73,35 +75,35 @@ class TensorInfo:
 
     @cached_property
     def row_bytes(self) -> int:
-        """Bytes of one sample."""
+        """Size of one sample in bytes."""
         return math.prod(self.row_shape) * self.dtype.itemsize
 
 
 class Context(Protocol):
-    """An engine made ready for one batch size and one set of addresses, which never change."""
+    """Execution context for one batch size and fixed addresses."""
 
     def enqueue(self, stream: int) -> None:
-        """Give one run of the network to a stream."""
+        """Enqueue one run of the network on a stream."""
 
     def close(self) -> None:
-        """Free it."""
+        """Free the context."""
 
 
 class Engine(Protocol):
-    """A network that was loaded onto a device: one input, a batch that is free within bounds."""
+    """A network on a device, with one input and a dynamic batch within bounds."""
 
     input: TensorInfo
     outputs: tuple[TensorInfo, ...]
     min_batch: int
     max_batch: int
-    #: Working memory of a context. Contexts that never run at the same time may share it.
+    #: Scratch memory of a context. Contexts that never run concurrently may share it.
     scratch_bytes: int
 
     def create_context(self, batch: int, addresses: Mapping[str, int], scratch: int) -> Context:
-        """Return a context for ``batch`` samples, with the address of every input and output by name."""
+        """Return a context for ``batch`` samples; ``addresses`` holds those of the input and the outputs by name."""
 
     def close(self) -> None:
-        """Free it; all its contexts must be closed."""
+        """Free the engine, whose contexts must all be closed."""
 
 
 class EngineDevice(Device, Protocol):

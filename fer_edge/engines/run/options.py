@@ -1,4 +1,4 @@
-"""How a runner works, and what it says of itself."""
+"""Options, state and report of an engine runner."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from fer_edge._utils.checks import require_flag, require_number, require_whole
 from fer_edge.engines.build.options import MAX_BATCH
 from fer_edge.errors import UsageError, lookup
 
-#: Batch sizes that an engine is run at, as far as its profile goes.
+#: Default batch sizes, restricted to the profile of the engine.
 DEFAULT_BUCKETS = (1, 2, 4, 8, 16)
-#: ``required``: an error where a graph cannot be captured; ``preferred``: run without, and say so in the report.
+#: ``required``: a failed graph capture is an error; ``preferred``: run without graphs and state that in the report.
 CUDA_GRAPHS = ("required", "preferred", "off")
 _MIN_WATCHDOG_S = 1e-3
 
 
 class RunnerState(str, Enum):
-    """Whether a runner takes batches."""
+    """State of a runner; only ``READY`` accepts batches."""
 
     READY = "ready"
     FAILED = "failed"
@@ -27,19 +27,19 @@ class RunnerState(str, Enum):
 
 @dataclass(frozen=True)
 class RunnerOptions:
-    """How a runner works.
+    """Options of a runner.
 
     Attributes
     ----------
     buckets : tuple of int or None
-        Batch sizes to run at, ascending; a batch is padded to the next and split beyond the largest. ``None``
-        takes :data:`DEFAULT_BUCKETS` as far as the engine goes, and its largest batch.
+        Batch sizes, ascending; a batch is padded to the next size and split above the largest. ``None`` takes the
+        :data:`DEFAULT_BUCKETS` that the engine supports, and its largest batch.
     cuda_graphs : {"required", "preferred", "off"}
-        Whether each bucket is replayed as one CUDA graph.
+        Use of one CUDA graph per bucket, see :data:`CUDA_GRAPHS`.
     check_finite : bool
-        Raise where an output is not finite.
+        Raise if an output is not finite.
     watchdog_s : float
-        A batch that takes longer has hung.
+        Time limit of a batch, after which the GPU counts as hung.
     """
 
     buckets: tuple[int, ...] | None = None
@@ -51,29 +51,33 @@ class RunnerOptions:
         lookup(dict.fromkeys(CUDA_GRAPHS), self.cuda_graphs, "choice of cuda_graphs")
         if self.buckets is not None:
             if not isinstance(self.buckets, tuple) or not self.buckets:
-                raise UsageError(f"buckets must be a tuple of batch sizes, found {self.buckets!r:.60}")
+                raise UsageError(
+                    f"buckets must be a tuple of batch sizes, found {self.buckets!r:.60}. Fix: give such as (1, 8)"
+                )
             for size in self.buckets:
                 require_whole("a size of buckets", size, 1, MAX_BATCH)
             if list(self.buckets) != sorted(set(self.buckets)):
-                raise UsageError(f"buckets must be batch sizes from 1 on, ascending, found {self.buckets}")
+                raise UsageError(
+                    f"buckets must be batch sizes in ascending order, found {self.buckets}. Fix: sort them, each once"
+                )
         require_flag("check_finite", self.check_finite)
         require_number("watchdog_s", self.watchdog_s, _MIN_WATCHDOG_S, threading.TIMEOUT_MAX)
 
 
 @dataclass(frozen=True)
 class RunnerReport:
-    """What a runner made ready.
+    """Report of a runner after warm-up.
 
     Attributes
     ----------
     buckets : tuple of int
-        Batch sizes that it runs at.
+        Batch sizes of the runner.
     graphs : bool
-        Whether they are CUDA graphs.
+        Whether CUDA graphs are used.
     no_graphs_because : str
-        Why not; empty where they are.
+        Reason why not; empty if they are used.
     device_bytes, pinned_bytes : int
-        What it allocated on the device, without the engine's weights, and on the host.
+        Memory allocated on the device, without the weights of the engine, and on the host.
     """
 
     buckets: tuple[int, ...]

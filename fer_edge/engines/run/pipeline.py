@@ -1,4 +1,4 @@
-"""The batches that a device works on: given to two slots in turn, in parts, and completed in the same order."""
+"""Pipeline of batches on a device: split into parts, enqueued in two alternating slots, completed in order."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from fer_edge.engines.run.slot import STAGES, Part, Slot, Streams
 from fer_edge.engines.run.warm_up import RESET, hang_error, prepare, wait_until
 from fer_edge.errors import BackendError, UsageError
 
-#: Timings kept for percentiles; older ones are forgotten.
+#: Number of timings kept for percentiles.
 HISTORY = 1000
 
 
 @dataclass
 class _UnderWay:
-    """A part that the device works on."""
+    """A part that is running on the device."""
 
     slot: Slot
     request: Batch
@@ -33,27 +33,27 @@ class _UnderWay:
 
 
 class Pipeline:
-    """An engine that is ready to run, and what was asked of it. All calls are made by one thread.
+    """A loaded engine and its pending requests. Used by one thread only.
 
     Parameters
     ----------
     device, streams : EngineDevice, Streams
-        Where it runs.
+        Device and its streams.
     file : EngineFile
         The engine.
     options : RunnerOptions
-        Batch sizes, checks and the limit of the watchdog.
+        Options of the runner.
     resources : ExitStack
-        Gets a callback for whatever must be freed.
+        Frees all allocations.
 
     Attributes
     ----------
     engine, streams, report : Engine, Streams, RunnerReport
-        What was made ready.
+        Engine, streams and report.
     timings_ms : numpy.ndarray
-        ``[HISTORY, 3]`` by :data:`fer_edge.engines.run.slot.STAGES`, one row for each of the last parts.
+        ``[HISTORY, 3]`` by :data:`fer_edge.engines.run.slot.STAGES`, one row per recent part.
     parts : int
-        How many were completed.
+        Number of completed parts.
     """
 
     def __init__(
@@ -74,16 +74,16 @@ class Pipeline:
 
     @property
     def has_room(self) -> bool:
-        """Whether a part can be started."""
+        """True if a part can be started."""
         return bool(self._free)
 
     @property
     def is_busy(self) -> bool:
-        """Whether the device works on a part."""
+        """True if a part is running on the device."""
         return bool(self._under_way)
 
     def accept(self, request: Request) -> Batch | None:
-        """Take on a request; return a batch, which has to be started."""
+        """Accept a request; return it if it is a batch, which the caller must start."""
         self._open.add(request)
         if isinstance(request, Download):
             self._download(request)
@@ -92,7 +92,7 @@ class Pipeline:
         return request
 
     def start(self, request: Batch) -> Batch | None:
-        """Give the next part of a batch to the device; return the batch while more is left."""
+        """Enqueue the next part of a batch; return the batch if parts are left."""
         buckets = self.report.buckets
         part = request.part(buckets[-1])
         bucket = next(size for size in buckets if size >= part.rows)
@@ -100,7 +100,9 @@ class Pipeline:
         to_host = self._options.check_finite or any(isinstance(t, np.ndarray) for t in part.targets.values())
         try:
             slot.start(part, bucket, to_host)
-        except UsageError as error:  # of a writer: the device is well, and only the slot's input was touched
+        except (
+            UsageError
+        ) as error:  # raised by a writer: the device is intact, only the input of the slot was written
             self._free.append(slot)
             request.error = request.error or error
             request.started = request.rows
@@ -113,12 +115,12 @@ class Pipeline:
         return request if request.started < request.rows else None
 
     def complete_oldest(self) -> bool:
-        """Take the outputs of the oldest part; return whether it was done.
+        """Read the outputs of the oldest part if it is done; return whether it was.
 
         Raises
         ------
         BackendError
-            If it takes longer than the limit of the watchdog.
+            If it exceeds the watchdog limit.
         """
         oldest = self._under_way[0]
         if not oldest.slot.is_done():
@@ -137,14 +139,14 @@ class Pipeline:
                     request.error = request.error or _not_finite(name, values, part.first)
         self._under_way.popleft()
         self._free.append(slot)
-        if self._under_way:  # it could not begin to compute before
+        if self._under_way:  # its compute could not start earlier
             self._under_way[0].deadline_s = time.monotonic() + self._options.watchdog_s
         request.under_way -= 1
         self._finish_if_done(request)
         return True
 
     def abandon(self) -> None:
-        """Let all callers go on, whatever became of their requests, and forget the slots."""
+        """Release all callers, even of incomplete requests, and drop the slots."""
         for request in self._open:
             request.finish()
         self._open.clear()
@@ -152,11 +154,11 @@ class Pipeline:
         self._under_way.clear()
 
     def _download(self, request: Download) -> None:
-        """Copy an array to the host, while nothing else is begun: it takes less than a batch."""
+        """Copy an array to the host synchronously, which takes less time than a batch."""
         self._host_copy.start(request.array)
         if not wait_until(self._host_copy.is_done, self._options.watchdog_s):
             raise BackendError(
-                f"a copy to the host did not finish within {self._options.watchdog_s:g} s: {RESET}"
+                f"a copy to the host did not finish within {self._options.watchdog_s:g} s, {RESET}"
             )
         request.result = self._host_copy.result(request.array)
         self._finish(request)
@@ -174,6 +176,6 @@ def _not_finite(name: str, values: np.ndarray, first: int) -> BackendError:
     finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
     rows = ", ".join(str(first + int(row)) for row in np.flatnonzero(~finite)[:8])
     return BackendError(
-        f"the output {name} is not finite for sample {rows} of the batch: "
-        "where FP16 overflows, build with --fp32 or keep more layers in FP32"
+        f"the output {name} is not finite for sample {rows} of the batch, probably because FP16 overflows. "
+        "Fix: build with --fp32, or keep more layers in FP32"
     )

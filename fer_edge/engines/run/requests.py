@@ -1,4 +1,4 @@
-"""What callers ask of the thread that owns a device."""
+"""Requests to the thread that owns a device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fer_edge.errors import FerEdgeError
 
 
 class Request:
-    """Something that a caller waits for."""
+    """A request that a caller waits for."""
 
     __slots__ = ("_done", "error")
 
@@ -23,11 +23,11 @@ class Request:
         self._done.acquire()
 
     def finish(self) -> None:
-        """Let the caller go on."""
+        """Release the caller."""
         self._done.release()
 
     def wait(self, limit_s: float) -> bool:
-        """Return whether it is finished."""
+        """Return whether it finished within the limit."""
         return self._done.acquire(timeout=limit_s)
 
 
@@ -39,8 +39,8 @@ class Batch(Request):
     def __init__(self, source: Source, rows: int, targets: Mapping[str, Target]) -> None:
         super().__init__()
         self.source, self.rows, self.targets = source, rows, targets
-        self.started = 0  # samples given to the device
-        self.under_way = 0  # parts
+        self.started = 0  # enqueued samples
+        self.under_way = 0  # parts on the device
 
     def part(self, most: int) -> Part:
         """Return the next samples."""

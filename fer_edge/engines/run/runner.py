@@ -1,4 +1,4 @@
-"""Runs an engine: one thread owns the device, two batches are under way, nothing is allocated per batch."""
+"""Runner of an engine: one thread owns the device, two batches overlap, and no memory is allocated per batch."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from fer_edge.results import LatencySummary, summarise
 
 
 class EngineRunner:
-    """An engine that is ready to run. Any number of threads may call it; their batches are run in turn.
+    """A loaded engine. Thread-safe: batches of concurrent callers run one after the other.
 
     Parameters
     ----------
     open_device : callable
-        Opens the device; called by the thread that will own it.
+        Opens the device; called by the thread that owns it.
     engine : Path
         The engine file.
     options : RunnerOptions, optional
-        Defaults suit most engines.
+        Options of the runner.
     sha256 : str, optional
-        Of the engine, such as :attr:`fer_edge.engines.cache.store.CachedEngine.sha256`: another content is refused.
+        Expected hash of the engine, such as :attr:`fer_edge.engines.cache.store.CachedEngine.sha256`.
 
     Raises
     ------
     FerEdgeError
-        If the device, the engine or a graph cannot be made ready. Everything is freed.
+        If the device cannot be opened, the engine cannot be loaded, or a graph cannot be captured. Everything is freed.
 
     Examples
     --------
@@ -65,12 +65,12 @@ class EngineRunner:
 
     @property
     def state(self) -> RunnerState:
-        """Whether it takes batches."""
+        """State of the runner."""
         return self._thread.state
 
     @property
     def input_stream(self) -> int:
-        """Handle of the stream that fills the input; for :func:`fer_edge.cuda.arrays.describe`."""
+        """Handle of the stream that fills the input, for :func:`fer_edge.cuda.arrays.describe`."""
         return self._thread.pipeline.streams.copy_in
 
     def run(self, batch: Any, out: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -79,18 +79,18 @@ class EngineRunner:
         Parameters
         ----------
         batch : array
-            ``[B, …]``, B ≥ 1, as :attr:`input` says: NumPy, or an array on the device with
-            ``__cuda_array_interface__`` or DLPack, which is not copied to the host. NumPy float32 is rounded
-            for an engine that takes float16.
+            ``[B, …]``, B >= 1, with shape and dtype of :attr:`input`: NumPy, or a device array with
+            ``__cuda_array_interface__`` or DLPack, which is not copied to the host. NumPy float32 is converted
+            for a float16 input.
         out : mapping, optional
-            Output name → array ``[B, …]`` to write to, NumPy or on the device; outputs that are not named are
-            not returned. Without it, every output is a new NumPy array.
+            Output name → array ``[B, …]`` to write to, NumPy or device array; other outputs are not returned. By
+            default, every output is a new NumPy array.
 
         Raises
         ------
         BackendError
-            If the arrays do not fit, the device fails, the batch hangs, or a value is not finite and
-            ``check_finite`` is set. After a failure of the device the runner is ``FAILED``.
+            If shape or dtype of the arrays differ, the device fails, the batch hangs, or ``check_finite`` is set and a
+            value is not finite. After a failure of the device the runner is ``FAILED``.
         """
         source: Source
         if is_device_array(batch):
@@ -103,53 +103,52 @@ class EngineRunner:
             )
         else:
             raise BackendError(
-                f"expected a batch as NumPy array or array on the device, found {type(batch).__name__}"
+                f"expected a batch as NumPy array or device array, found {type(batch).__name__}. Fix: convert it with numpy.asarray"
             )
         if not fits or source.shape[1:] != self.input.row_shape or not source.shape or source.shape[0] < 1:
             raise BackendError(
-                f"expected a {self.input.dtype} batch {_words(self.input)}, found {source.dtype} {source.shape}"
+                f"expected a {self.input.dtype} batch {_describe(self.input)}, found {source.dtype} {source.shape}. Fix: convert the batch"
             )
         return self._run(source, source.shape[0], out)
 
     def run_written(
         self, rows: int, write: BatchWriter, out: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Like :meth:`run`, for a batch of ``rows`` samples that ``write`` makes on the device, part by part.
+        """Run a batch of ``rows`` samples that ``write`` writes on the device, part by part; otherwise as :meth:`run`.
 
-        ``write`` is called by the thread that owns the device, must only enqueue, and what it reads must live
-        until this returns. A :class:`UsageError` that it raises ends this call; any other error is one of
-        the device.
+        ``write`` is called by the thread that owns the device and must only enqueue work; its inputs must live until
+        this call returns. A :class:`UsageError` of ``write`` ends this call; any other error fails the runner.
         """
         if rows < 1:
-            raise BackendError(f"expected at least one sample, found {rows}")
+            raise BackendError(f"expected at least one sample, found {rows}. Fix: skip empty batches")
         return self._run(write, rows, out)
 
     def copy_to_host(self, array: Any) -> np.ndarray:
-        """Return an array that lies on the device as a new NumPy array.
+        """Return a device array as a new NumPy array.
 
         Raises
         ------
         BackendError
-            If it is no array on a device, is empty or has negative strides, or the device fails.
+            If it is not a device array, is empty or has negative strides, or the device fails.
         """
         found = describe("array", array, self.input_stream, contiguous=False)
         if 0 in found.shape or min(found.strides or (0,)) < 0:
             raise BackendError(
                 f"expected an array of one or more elements without negative strides, "
-                f"found {found.shape} with strides {found.strides}: copy it on the device first"
+                f"found {found.shape} with strides {found.strides}. Fix: make a contiguous copy on the device first"
             )
         request = Download(found)
         self._thread.run(request)
         return request.result
 
     def latency(self) -> dict[str, LatencySummary]:
-        """Return n, p50, p90 and p99 of copy_in, compute and copy_out over the last parts, by the device's clock."""
+        """Return n, p50, p90 and p99 of copy_in, compute and copy_out over the last parts, by the device clock."""
         pipeline = self._thread.pipeline
         kept = pipeline.timings_ms[: min(pipeline.parts, HISTORY)].copy()
         return {stage: summarise(kept[:, i]) for i, stage in enumerate(STAGES)}
 
     def close(self) -> None:
-        """Finish what was asked for, then free everything; further calls of :meth:`run` raise."""
+        """Finish pending requests, then free everything; later calls of :meth:`run` raise."""
         self._thread.stop()
 
     def __enter__(self) -> EngineRunner:
@@ -163,7 +162,9 @@ class EngineRunner:
     def __del__(self) -> None:
         thread = getattr(self, "_thread", None)
         if thread is not None and thread.state is RunnerState.READY and not thread.is_inherited:
-            warnings.warn(f"{self!r} was not closed: use it in a with block", ResourceWarning, stacklevel=2)
+            warnings.warn(
+                f"{self!r} was not closed. Fix: use it in a with block", ResourceWarning, stacklevel=2
+            )
 
     def _run(self, source: Source, rows: int, out: Mapping[str, Any] | None) -> dict[str, Any]:
         results: dict[str, Any]
@@ -187,16 +188,16 @@ class EngineRunner:
             target, read_only = array, not array.flags.writeable
         else:
             raise BackendError(
-                f"{name}: expected a NumPy array or an array on the device to write to, found {type(array).__name__}"
+                f"out[{name!r}] must be a NumPy array or a device array, found {type(array).__name__}. Fix: allocate it with numpy.empty"
             )
         if target.shape != (rows, *output.row_shape) or target.dtype != output.dtype:
             raise BackendError(
-                f"{name}: expected {output.dtype} {(rows, *output.row_shape)} to write to, found {target.dtype} {target.shape}"
+                f"out[{name!r}] must be {output.dtype} {(rows, *output.row_shape)}, found {target.dtype} {target.shape}. Fix: allocate it so"
             )
         if read_only:
-            raise BackendError(f"{name}: is read-only, and would be written")
+            raise BackendError(f"out[{name!r}] must be writable, found a read-only array. Fix: give a copy")
         return target
 
 
-def _words(tensor: TensorInfo) -> str:
-    return f"[B ≥ 1, {', '.join(map(str, tensor.row_shape))}]"
+def _describe(tensor: TensorInfo) -> str:
+    return f"[B >= 1, {', '.join(map(str, tensor.row_shape))}]"

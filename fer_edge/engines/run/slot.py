@@ -1,7 +1,7 @@
-"""One batch under way on a device: its buffers, its events, and the engine made ready for every batch size.
+"""Slot of one batch on a device: its buffers, its events, and one execution context per batch size.
 
-Two slots take turns. While one computes, the input of the other is copied; computing itself happens on one
-stream, so both share the engine's working memory.
+Two slots alternate: while one computes, the input of the other is copied. Both compute on the same stream, so they
+share the scratch memory of the engine.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from fer_edge.cuda.resources import allocate, allocate_pinned, create_event, cre
 from fer_edge.engines.run.engine import Context, Engine, TensorInfo
 
 _ALIGNMENT = 256
-#: The stages of a batch; each has an event at its begin and one at its end.
+#: Stages of a batch, each with a start and an end event.
 STAGES = ("copy_in", "compute", "copy_out")
 
 
 class BatchWriter(Protocol):
-    """Writes samples of a batch on the device, such as crops of a frame that lies there."""
+    """Callback that writes samples of a batch on the device, such as crops of a frame."""
 
     def __call__(self, out: DeviceArray, first: int, stream: int) -> None:
-        """Give ``stream`` the work that fills ``out`` with the samples from ``first`` on."""
+        """Enqueue work on ``stream`` that fills ``out`` with the samples from index ``first``."""
 
 
 Source = np.ndarray | DeviceArray | BatchWriter
@@ -36,7 +36,7 @@ Target = np.ndarray | DeviceArray
 
 @dataclass(frozen=True)
 class Part:
-    """Samples ``first`` to ``first + rows`` of a batch: what one run of the engine takes."""
+    """Samples ``first`` to ``first + rows`` of a batch, run at once."""
 
     source: Source
     targets: Mapping[str, Target]
@@ -53,13 +53,13 @@ class Streams(NamedTuple):
 
     @classmethod
     def create(cls, device: Device, resources: ExitStack) -> Streams:
-        """Return new ones, freed by ``resources``."""
+        """Create the streams, freed by ``resources``."""
         return cls(*(create_stream(device, resources) for _ in STAGES))
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """The engine for one batch size, its outputs packed into the slot's buffer."""
+    """Execution context of one batch size, and the layout of its outputs in the buffer of the slot."""
 
     context: Context
     offsets: Mapping[str, int]
@@ -68,20 +68,20 @@ class _Prepared:
 
 
 class Slot:
-    """See the module. Everything that it creates is freed by ``resources``.
+    """Buffers, events and contexts of one batch at a time. Everything is freed by ``resources``.
 
     Parameters
     ----------
     device, engine : Device, Engine
-        Where, and what.
+        Device and engine.
     batches : tuple of int
-        Batch sizes that it is made ready for, ascending.
+        Batch sizes, ascending.
     streams : Streams
         Shared by all slots.
     scratch : int
-        Address of the engine's working memory, shared by all slots.
+        Address of the scratch memory of the engine, shared by all slots.
     resources : ExitStack
-        Gets a callback for whatever must be freed.
+        Frees all allocations.
     """
 
     def __init__(
@@ -119,25 +119,25 @@ class Slot:
             self._prepared[batch] = _Prepared(context, offsets, views, size)
 
     def capture(self, batch: int, resources: ExitStack) -> None:
-        """Make a graph of the run for one batch size, which must have run once before."""
+        """Capture a graph for one batch size, which must have run once before."""
         context, stream = self._prepared[batch].context, self._streams.compute
         graph = self._device.capture(stream, lambda: context.enqueue(stream))
         resources.callback(self._device.destroy_graph, graph)
         self._graphs[batch] = graph
 
     def forget_graphs(self) -> None:
-        """Run without graphs from now on."""
+        """Stop using graphs."""
         self._graphs.clear()
 
     def start(self, part: Part, batch: int, to_host: bool) -> None:
-        """Give the streams all the work of a part; returns at once.
+        """Enqueue all work of a part, without waiting.
 
         Parameters
         ----------
         part : Part
             At most ``batch`` samples.
         batch : int
-            One of the sizes that the slot is ready for.
+            One of the batch sizes of the slot.
         to_host : bool
             Whether the outputs are copied to pinned memory.
         """
@@ -165,7 +165,7 @@ class Slot:
         device.record(self._end["copy_out"], streams.copy_out)
 
     def is_done(self) -> bool:
-        """Return whether the outputs of the last part are there."""
+        """Return whether the last part is complete."""
         return self._device.is_done(self._end["copy_out"])
 
     def output(self, name: str, batch: int, rows: int) -> np.ndarray:
@@ -173,7 +173,7 @@ class Slot:
         return self._prepared[batch].views[name][:rows]
 
     def measure(self, into_ms: np.ndarray) -> None:
-        """Write how long the last part took, ``[3]`` milliseconds by :data:`STAGES`."""
+        """Write the times of the last part, ``[3]`` milliseconds by :data:`STAGES`."""
         for i, stage in enumerate(STAGES):
             into_ms[i] = self._device.elapsed_ms(self._begin[stage], self._end[stage])
 
@@ -201,7 +201,7 @@ class Slot:
 
 
 def _layout(outputs: tuple[TensorInfo, ...], batch: int) -> tuple[dict[str, int], int]:
-    """Return the offset of every output, one after the other, and the bytes of all."""
+    """Return the aligned offsets of the outputs and their total size in bytes."""
     offsets, size = {}, 0
     for output in outputs:
         offsets[output.name] = size

@@ -1,6 +1,6 @@
-"""An engine in the runtime of TensorRT or TensorRT-RTX: one code for both, and for versions 10.3 to 11.
+"""Engine in TensorRT or TensorRT-RTX: one implementation for both, and for versions 10.3 to 11.
 
-What an installed version can do is asked of its objects, never of its version.
+Features of the installed version are detected on its objects, never by version number.
 """
 
 from __future__ import annotations
@@ -20,60 +20,61 @@ from fer_edge.errors import BackendError, EngineError, lookup
 
 _WARNING = 2  # severities: internal error 0, error 1, warning 2, info 3, verbose 4
 _KEPT_MESSAGES = 5
+_REPORT = "Fix: report this with the output of fer-edge doctor"
+_REBUILD = "Fix: build the bundle again with fer-edge build"
 
 
 class TensorRtContext:
-    """See :class:`fer_edge.engines.run.engine.Context`."""
+    """Execution context of TensorRT."""
 
     def __init__(self, context: Any, messages: list[str]) -> None:
         self._context, self._messages = context, messages
 
     def enqueue(self, stream: int) -> None:
-        """See :class:`fer_edge.engines.run.engine.Context`."""
         if not self._context.execute_async_v3(stream):
-            raise BackendError(f"TensorRT cannot run the engine: {_last(self._messages)}")
+            raise BackendError(f"TensorRT cannot run the engine: {_last(self._messages)}. {_REPORT}")
 
     def close(self) -> None:
-        """See :class:`fer_edge.engines.run.engine.Context`."""
         self._context = None
 
 
 class TensorRtEngine:
-    """See :class:`fer_edge.engines.run.engine.Engine`.
+    """Deserialised engine of TensorRT or TensorRT-RTX.
 
     Parameters
     ----------
     trt : module
-        ``tensorrt`` or ``tensorrt_rtx``. A device must be current: some bindings crash without one.
+        ``tensorrt`` or ``tensorrt_rtx``. A CUDA device must be current: some bindings crash without one.
     file : EngineFile
         The engine.
     dla_core : int or None
-        Which deep-learning accelerator runs an engine that was built for one.
+        Index of the deep-learning accelerator, for an engine that was built for one.
 
     Raises
     ------
     EngineError
         If the file was changed after it was checked.
     BackendError
-        If there is no such accelerator, TensorRT refuses the file, or the engine has not one input and a free batch.
+        If there is no such accelerator, TensorRT rejects the file, or the engine does not have exactly one input and a
+        dynamic batch.
     """
 
     def __init__(self, trt: Any, file: EngineFile, dla_core: int | None = None) -> None:
         self._trt = trt
         self._messages: list[str] = []
-        self._compiled: Any = None  # TensorRT-RTX's cache of kernels; contexts need it as long as they live
+        self._compiled: Any = None  # kernel cache of TensorRT-RTX, which must outlive the contexts
         self._runtime = trt.Runtime(_make_log(trt, self._messages))
         if dla_core is not None:
             if dla_core >= self._runtime.num_DLA_cores:
                 raise BackendError(
-                    f"there is no DLA {dla_core}: {trt.__name__} finds {self._runtime.num_DLA_cores} here; leave dla_core out"
+                    f"DLA {dla_core} does not exist, {trt.__name__} finds {self._runtime.num_DLA_cores} here. Fix: drop dla_core"
                 )
-            self._runtime.DLA_core = dla_core  # counts when an engine is read, and not later
+            self._runtime.DLA_core = dla_core  # must be set before the engine is deserialised
         self._engine = self._runtime.deserialize_cuda_engine(file.read())
         if self._engine is None:
             raise BackendError(
-                f"{file.path} is no engine of this {trt.__name__} {trt.__version__} and device: "
-                f"{_last(self._messages)}; delete it, it is built again"
+                f"{file.path} is not an engine of this {trt.__name__} {trt.__version__} and device: "
+                f"{_last(self._messages)}. Fix: delete it, so that it is built again"
             )
         self.scratch_bytes = int(self._engine.device_memory_size_v2)
         self._read_tensors(file.path)
@@ -83,7 +84,9 @@ class TensorRtEngine:
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         if len(inputs) != 1:
-            raise BackendError(f"tensorrt cannot load {path}: it has {len(inputs)} inputs, not one")
+            raise BackendError(
+                f"tensorrt cannot load {path}: expected 1 input, found {len(inputs)}. {_REBUILD}"
+            )
         self.input = self._tensor(inputs[0])
         self.outputs = tuple(self._tensor(name) for name in names if name not in inputs)
         least, _, most = engine.get_tensor_profile_shape(inputs[0], 0)
@@ -102,34 +105,39 @@ class TensorRtEngine:
         }
         found = self._engine.get_tensor_dtype(name)
         if found not in known:
-            raise BackendError(f"the tensor {name} of the engine is {found}, which NumPy does not have")
+            raise BackendError(
+                f"the tensor {name} of the engine has the type {found}, which NumPy lacks. {_REBUILD}"
+            )
         batch, *rest = tuple(self._engine.get_tensor_shape(name))
         if batch != -1 or -1 in rest:
             raise BackendError(
-                f"the tensor {name} of the engine has the shape {(batch, *rest)}, expected a batch that is free (-1) and all else fixed"
+                f"expected a dynamic batch (-1) and otherwise static dimensions for the tensor {name}, found {(batch, *rest)}. {_REBUILD}"
             )
         return TensorInfo(name, np.dtype(known[found]), tuple(int(side) for side in rest))
 
     def create_context(self, batch: int, addresses: Mapping[str, int], scratch: int) -> TensorRtContext:
-        """See :class:`fer_edge.engines.run.engine.Engine`."""
         context = self._new_context()
         if context is None:
-            raise BackendError(f"TensorRT makes no context for the engine: {_last(self._messages)}")
+            raise BackendError(
+                f"TensorRT cannot create a context for the engine: {_last(self._messages)}. {_REPORT}"
+            )
         if self.scratch_bytes:
             context.set_device_memory(scratch, self.scratch_bytes)
         if not context.set_input_shape(self.input.name, (batch, *self.input.row_shape)):
-            raise BackendError(f"the engine refuses a batch of {batch}: {_last(self._messages)}")
+            raise BackendError(f"the engine rejects a batch of {batch}: {_last(self._messages)}. {_REPORT}")
         if missing := context.infer_shapes():
-            raise BackendError(f"the engine wants more inputs: {', '.join(missing)}")
+            raise BackendError(f"the engine needs more inputs: {', '.join(missing)}. {_REPORT}")
         for output in self.outputs:
             found = tuple(context.get_tensor_shape(output.name))
             if found != (batch, *output.row_shape):
                 raise BackendError(
-                    f"the output {output.name} has the shape {found}, expected {(batch, *output.row_shape)}"
+                    f"the output {output.name} must have the shape {(batch, *output.row_shape)}, found {found}. {_REPORT}"
                 )
         for name, address in addresses.items():
             if not context.set_tensor_address(name, address):
-                raise BackendError(f"the engine refuses the address of {name}: {_last(self._messages)}")
+                raise BackendError(
+                    f"the engine rejects the address of {name}: {_last(self._messages)}. {_REPORT}"
+                )
         return TensorRtContext(context, self._messages)
 
     def _new_context(self) -> Any:
@@ -139,33 +147,32 @@ class TensorRtEngine:
         config = self._engine.create_runtime_config()
         if self._compiled is None:
             self._compiled = config.create_runtime_cache()
-        config.set_runtime_cache(self._compiled)  # contexts share their kernels, which are compiled here
-        # The kernels for the shape may come later than the first runs; a graph would keep those that stood in.
+        config.set_runtime_cache(self._compiled)  # contexts share their compiled kernels
+        # Kernels for the shape may otherwise be compiled after the first runs, and a graph would keep the generic ones.
         config.set_execution_context_allocation_strategy(managed)
         eager = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
         config.dynamic_shapes_kernel_specialization_strategy = eager
         return self._engine.create_execution_context(config)
 
     def close(self) -> None:
-        """See :class:`fer_edge.engines.run.engine.Engine`."""
         self._engine = self._compiled = self._runtime = None
 
 
 class TensorRtDevice(CudaDevice):
-    """A GPU that loads the engines of one compiler.
+    """GPU that loads the engines of one compiler.
 
     Parameters
     ----------
     flavour : str
-        Key of :data:`fer_edge.engines.flavours.FLAVOURS`: whose engines it loads.
+        Compiler of the engines, a key of :data:`fer_edge.engines.flavours.FLAVOURS`.
     index : int
-        Which GPU, as CUDA counts them.
+        CUDA index of the GPU.
     plugin : Path or None
         The plugin library, for engines that need it.
     plugin_sha256 : str or None
-        Of that library, where an engine was built with it.
+        Expected hash of that library, if an engine was built with it.
     dla_core : int or None
-        Which deep-learning accelerator, for engines that were built for one.
+        Index of the deep-learning accelerator, for engines that were built for one.
 
     Raises
     ------
@@ -186,12 +193,11 @@ class TensorRtDevice(CudaDevice):
         super().__init__(index)
 
     def load_engine(self, file: EngineFile) -> TensorRtEngine:
-        """See :class:`fer_edge.engines.run.engine.EngineDevice`."""
         try:
             trt = importlib.import_module(self._flavour.module)
         except ImportError as error:
             raise EngineError(
-                f"{self._flavour.name} cannot be imported ({error}): {self._flavour.fix}"
+                f"{self._flavour.name} cannot be imported ({error}). Fix: {self._flavour.fix}"
             ) from error
         if self._plugin is not None:
             load_plugin(trt, self._plugin, self._plugin_sha256)
@@ -200,7 +206,7 @@ class TensorRtDevice(CudaDevice):
 
 def _make_log(trt: Any, messages: list[str]) -> Any:
     class Log(trt.ILogger):  # type: ignore[misc]
-        """Keeps the last warnings and errors."""
+        """Logger that keeps the last warnings and errors."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -214,4 +220,4 @@ def _make_log(trt: Any, messages: list[str]) -> Any:
 
 
 def _last(messages: list[str]) -> str:
-    return messages[-1] if messages else "it gives no reason"
+    return messages[-1] if messages else "it reports no reason"

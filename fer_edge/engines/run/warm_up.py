@@ -1,4 +1,4 @@
-"""Makes an engine ready to run: buffers, contexts, a first run of every batch size, and its CUDA graph."""
+"""Warm-up of an engine: buffers, contexts, a first run of every batch size, and its CUDA graph."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from fer_edge.engines.run.options import DEFAULT_BUCKETS, RunnerOptions, RunnerR
 from fer_edge.engines.run.slot import Part, Slot, Streams
 from fer_edge.errors import BackendError, UsageError
 
-#: Between two looks at a batch under way. Waiting inside CUDA would spin, or miss the next batch and the watchdog.
+#: Poll interval of a running batch. Waiting inside CUDA would spin, or miss the next batch and the watchdog.
 POLL_S = 20e-6
-#: What to do about a GPU that does not answer.
-RESET = "the GPU hangs; end this process, and see dmesg and nvidia-smi for its state"
+#: End of the message for a hung GPU.
+RESET = "so the GPU hangs. Fix: end this process, then check the GPU with nvidia-smi and dmesg"
 _SLOTS = 2
 
 
 def prepare(
     device: EngineDevice, streams: Streams, file: EngineFile, options: RunnerOptions, resources: ExitStack
 ) -> tuple[Engine, tuple[Slot, ...], RunnerReport]:
-    """Load an engine and return it with slots that can run it at once.
+    """Load an engine and return it with slots that are ready to run.
 
     Parameters
     ----------
     device, streams : EngineDevice, Streams
-        Where it runs.
+        Device and its streams.
     file : EngineFile
         The engine.
     options : RunnerOptions
-        Batch sizes, and whether to capture graphs.
+        Options of the runner.
     resources : ExitStack
-        Gets a callback for whatever must be freed.
+        Frees all allocations.
     """
     engine = device.load_engine(file)
     resources.callback(engine.close)
     buckets = _choose_buckets(options.buckets, engine)
     scratch = allocate(device, engine.scratch_bytes, resources)
     slots = tuple(Slot(device, engine, buckets, streams, scratch, resources) for _ in range(_SLOTS))
-    # What TensorRT does at first cannot be captured; and from now on padding is zeros, or an earlier sample.
+    # TensorRT's first run cannot be captured. From now on padding is zeros or an earlier sample.
     _run_all(slots, buckets, engine, options.watchdog_s)
     reason = _capture(slots, buckets, options, resources)
     if not reason:
@@ -68,8 +68,8 @@ def wait_until(done: Callable[[], bool], limit_s: float) -> bool:
 
 
 def hang_error(rows: int, bucket: int, limit_s: float) -> BackendError:
-    """Return the error of a batch that does not end."""
-    return BackendError(f"a batch of {rows} (run as {bucket}) did not finish within {limit_s:g} s: {RESET}")
+    """Return the error of a batch that exceeds the time limit."""
+    return BackendError(f"a batch of {rows} (run as {bucket}) did not finish within {limit_s:g} s, {RESET}")
 
 
 def _choose_buckets(wanted: tuple[int, ...] | None, engine: Engine) -> tuple[int, ...]:
@@ -77,13 +77,13 @@ def _choose_buckets(wanted: tuple[int, ...] | None, engine: Engine) -> tuple[int
     chosen = tuple(sorted(size for size in sizes if engine.min_batch <= size <= engine.max_batch))
     if wanted is not None and chosen != wanted:
         raise UsageError(
-            f"the engine takes batches of {engine.min_batch} to {engine.max_batch}, and buckets {wanted} were asked for: give others, or build for them"
+            f"expected buckets from {engine.min_batch} to {engine.max_batch}, as the engine was built, found {wanted}. Fix: give others, or build an engine for these"
         )
     return chosen
 
 
 def _run_all(slots: tuple[Slot, ...], buckets: tuple[int, ...], engine: Engine, limit_s: float) -> None:
-    """Run every batch size of every slot once, on zeros."""
+    """Run every batch size of every slot once, with zeros."""
     for slot in slots:
         for bucket in buckets:
             zeros = np.zeros((bucket, *engine.input.row_shape), engine.input.dtype)
@@ -95,7 +95,7 @@ def _run_all(slots: tuple[Slot, ...], buckets: tuple[int, ...], engine: Engine, 
 def _capture(
     slots: tuple[Slot, ...], buckets: tuple[int, ...], options: RunnerOptions, resources: ExitStack
 ) -> str:
-    """Make a graph of every batch size; return why there are none."""
+    """Capture a graph of every batch size; return the reason if there are none."""
     if options.cuda_graphs == "off":
         return "cuda_graphs is off"
     try:
@@ -105,9 +105,14 @@ def _capture(
     except BackendError as error:
         if options.cuda_graphs == "required":
             raise BackendError(
-                f"the engine cannot be captured as a CUDA graph: {error}; cuda_graphs='preferred' runs it without"
+                f"the engine cannot be captured as a CUDA graph ({_reason(error)}). Fix: set cuda_graphs='preferred'"
             ) from error
         for slot in slots:
             slot.forget_graphs()
-        return str(error)
+        return _reason(error)
     return ""
+
+
+def _reason(error: BackendError) -> str:
+    """Return the message of an error without its fix."""
+    return str(error).partition(". Fix: ")[0]

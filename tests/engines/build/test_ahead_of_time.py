@@ -1,4 +1,4 @@
-"""Engines of a bundle for devices that are not here, by the command that makes them."""
+"""Engines of a bundle compiled ahead of time, by the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every registered network becomes an engine in FP16 and in INT8, with weights stored so, on a machine without a GPU."""
+"""Every registered network compiles to an engine in FP16 and INT8, with weights in that type, without a GPU."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_engines_of_half_and_of_integers(name: str, tmp_path: Path) -> None:
 
 
 def integer_weights(path: Path) -> int:
-    """How many weights of a Q/DQ file are int8."""
+    """Return the number of int8 weights of a Q/DQ file."""
     tensors = onnx.load(path).graph.initializer
     return sum(int(np.prod(t.dims)) for t in tensors if t.data_type == onnx.TensorProto.INT8)
 

@@ -1,7 +1,7 @@
-"""Engines with the TensorRT plugin, built by TensorRT-RTX without a GPU: what is asked of the plugin, and its faults.
+"""Engines with the TensorRT plugin, built by TensorRT-RTX without a GPU: calls of the plugin, and its failures.
 
-The plugin is compiled by g++ on emulated kernels, and writes down every call (plugin_recorder.cpp); one engine is
-built with what nvcc makes.
+The plugin is compiled by g++ on emulated kernels, and records every call (plugin_recorder.cpp); one engine is
+built with the plugin of nvcc.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def recorder(tensorrt_headers: Path, tmp_path_factory: pytest.TempPathFactory) -
         "-isystem",
         str(ROOT / "tests" / "kernels" / "emulated_cuda"),
     ]
-    command += ["-I", str(ROOT / "kernels"), "-o", str(output)]
+    command += ["-I", str(ROOT / "kernels"), "-I", str(ROOT / "tests" / "kernels"), "-o", str(output)]
     source = Path(__file__).with_name("plugin_recorder.cpp")
     result = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -71,7 +71,7 @@ def recorder(tensorrt_headers: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 class Builder:
-    """Builds engines in a folder, and reads what the plugin wrote down."""
+    """Builds engines in a folder, and reads the recorded calls of the plugin."""
 
     def __init__(self, folder: Path) -> None:
         self.calls_file, self.engine = folder / "calls", folder / "out" / "net.engine"
@@ -119,7 +119,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 def in_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Everything in FP16: enough for the types of an engine."""
+    """The network in FP16."""
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
             tensor.CopyFrom(
@@ -255,7 +255,7 @@ def test_auto_uses_the_plugin_where_it_is(
 def test_the_flag_alone_would_take_the_function(
     shipped: Callable[[str], Path], recorder: Path, tmp_path: Path
 ) -> None:
-    """Why the nodes are rewritten: a plugin with a namespace is passed over without a word."""
+    """The reason to rewrite the nodes: TensorRT silently ignores a plugin with a namespace."""
     code = """
         import sys
         import tensorrt_rtx as trt
@@ -283,7 +283,7 @@ def test_a_plugin_that_refuses_all_formats(
 ) -> None:
     monkeypatch.setenv("FER_EDGE_TEST_FAULT", "formats")
     message = builder.refused(shipped("fp32"))
-    assert "the compiler refuses the network" in message
+    assert "the compiler rejects the network" in message
     assert "Failed to find any supported plugin" in message
 
 
@@ -291,7 +291,7 @@ def test_a_plugin_that_wants_more_memory_than_there_is(
     shipped: Callable[[str], Path], builder: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FER_EDGE_TEST_FAULT", "workspace")
-    assert "the compiler refuses the network" in builder.refused(shipped("fp32"))
+    assert "the compiler rejects the network" in builder.refused(shipped("fp32"))
 
 
 def test_a_plugin_of_another_version(
@@ -299,7 +299,10 @@ def test_a_plugin_of_another_version(
 ) -> None:
     monkeypatch.setenv("FER_EDGE_TEST_FAULT", "version")
     message = builder.refused(shipped("fp32"))
-    assert f"{recorder} does not give tensorrt_rtx the plugin fer_edge::SelfAttention, version 1" in message
+    assert (
+        f"{recorder} does not register the plugin fer_edge::SelfAttention, version 1, with tensorrt_rtx"
+        in message
+    )
     assert "FER_EDGE_KERNELS=1 pip install ." in message
 
 
@@ -324,7 +327,7 @@ def test_files_that_are_no_plugin(
     subprocess.run(["g++", "-shared", "-fPIC", "-xc++", "/dev/null", "-o", empty], check=True)
     for path, expected in (
         (text, "the plugin cannot be loaded"),
-        (empty, "is no TensorRT plugin (it has no getCreators)"),
+        (empty, "is not a TensorRT plugin (it lacks getCreators)"),
     ):
         monkeypatch.setenv("FER_EDGE_PLUGIN", str(path))
         message = builder.refused(shipped("fp32"), plugin="auto")
@@ -364,7 +367,7 @@ def test_required_of_a_network_without_attention(builder: Builder, tmp_path: Pat
     )
     model = tmp_path / "relu.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), model)
-    assert "relu.onnx has no operator that it computes" in builder.refused(model)
+    assert "relu.onnx does not have its operator" in builder.refused(model)
     assert builder(model, plugin="auto").plugin is None
 
 

@@ -1,4 +1,4 @@
-"""Finding the plugin's library, and ONNX that names the plugin."""
+"""Search for the plugin library, and ONNX models that name the plugin."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from fer_edge.models.catalogue import shipped_bundle
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package in a folder of its own: ``source/fer_edge``, with nothing beside it yet."""
+    """A package in its own folder ``source/fer_edge``, without a library."""
     package = tmp_path / "source" / "fer_edge"
     package.mkdir(parents=True)
     monkeypatch.delenv("FER_EDGE_PLUGIN", raising=False)
@@ -75,7 +75,7 @@ def test_where_the_library_is_looked_for(
     ],
 )
 def test_a_library_is_code(tmp_path: Path, mode: int, sha256: str | None, message: str) -> None:
-    """Neither one that others could change nor another than the engine's is given to the system's loader."""
+    """A library that others can change, or that differs from that of the engine, is not loaded."""
     library = tmp_path / LIBRARY
     library.write_bytes(b"a library")
     library.chmod(mode)
@@ -91,7 +91,7 @@ def test_a_missing_library_names_every_path_and_the_command(installed: Path) -> 
     message = str(caught.value)
     assert isinstance(caught.value, EngineError)
     assert (
-        f"tried {installed / LIBRARY}, {installed.parent / 'build' / LIBRARY}; run FER_EDGE_KERNELS=1 pip install ."
+        f"tried {installed / LIBRARY}, {installed.parent / 'build' / LIBRARY}. Fix: run FER_EDGE_KERNELS=1 pip install ."
         in message
     )
     assert "or set FER_EDGE_PLUGIN to the file, or build without the plugin" in message
@@ -104,7 +104,7 @@ def test_a_library_that_was_named_is_not_replaced_by_another(
     monkeypatch.setenv("FER_EDGE_PLUGIN", str(tmp_path / "none.so"))
     for find in (find_plugin, require_plugin):
         with pytest.raises(
-            PluginMissingError, match=r"none\.so does not exist: set FER_EDGE_PLUGIN to the file"
+            PluginMissingError, match=r"none\.so does not exist. Fix: set FER_EDGE_PLUGIN to the file"
         ):
             find()
 
@@ -142,7 +142,7 @@ def test_other_functions_stay() -> None:
 
 
 def test_the_file_of_the_bundle_stays_as_it_is(shipped: Path, installed: Path, tmp_path: Path) -> None:
-    """What TensorRT parses is a copy under the same name; other backends go on with the function body."""
+    """TensorRT parses a copy with the same name; other backends still use the function body."""
     (installed / LIBRARY).touch()
     content = shipped.read_bytes()
     assert choose_model(shipped, "none", tmp_path) == (shipped, None, 0)
@@ -175,7 +175,7 @@ def test_models_without_the_operator(name: str, installed: Path, tmp_path: Path)
     (installed / LIBRARY).touch()
     assert choose_model(model, "auto", tmp_path) == (model, None, 0)
     with pytest.raises(
-        EngineError, match=r"model\.onnx has no operator that it computes: build without the plugin"
+        EngineError, match=r"model\.onnx does not have its operator. Fix: build without the plugin"
     ):
         choose_model(model, "required", tmp_path)
 

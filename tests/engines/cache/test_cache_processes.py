@@ -1,4 +1,4 @@
-"""The cache under real processes: many at once, and killed at any moment."""
+"""Engine cache with real processes: concurrent ones, and ones killed at any time."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ def test_a_waiting_process_says_for_whom_and_gives_up(tmp_path: Path) -> None:
                 key, Builder(key, tmp_path / "log"), lambda *what: seen.append(what)
             )
         assert str(caught.value) == (
-            f"process {holder.pid} has been building this engine for more than 0.3 s: wait for it, or end it"
+            f"process {holder.pid} has been building this engine for more than 0.3 s. Fix: wait for that process, or end it"
         )
-        assert seen[0] == (f"process {holder.pid} builds this engine", 0, 0)
+        assert seen[0] == (f"process {holder.pid} is building this engine", 0, 0)
         # Another engine is not kept waiting, and the lock ends with its process.
         other = make_key(1)
         assert (

@@ -1,4 +1,4 @@
-"""Keys, headers and the cache, with everything in its folder that must not be trusted."""
+"""Keys, headers and the cache, with untrusted content in its folder."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def empty(path: Path) -> None:
 
 
 def link(path: Path) -> None:
-    """To a file elsewhere with the very same bytes."""
+    """Replace a file by a link to an identical one elsewhere."""
     elsewhere = path.parent.parent / path.name
     path.rename(elsewhere)
     path.symlink_to(elsewhere)
@@ -320,7 +320,7 @@ def test_hostile_headers_are_as_good_as_none(name: str, cache: EngineCache) -> N
     # Neither as the wanted engine nor as the nearest one.
     assert fill(cache, dataclasses.replace(ORIN, flavour_version="11.0")).rebuilt_because is None
     assert fill(cache).rebuilt_because == (
-        "the engine has no readable header: its build was cut off, or the file was changed"
+        "the engine has no valid header, because its build was interrupted or the file was changed"
     )
 
 
@@ -330,7 +330,7 @@ def test_an_engine_under_a_wrong_name_is_not_used(cache: EngineCache) -> None:
     for suffix in ("engine", "json"):
         (cache.folder / f"{other.digest()}.{suffix}").rename(cache.folder / f"{ORIN.digest()}.{suffix}")
     assert fill(cache).rebuilt_because == (
-        "the engine lies under a wrong name: built for 10.3 sm86, here 10.3 sm87"
+        "the engine has the file name of another one: built for 10.3 sm86, here 10.3 sm87"
     )
 
 
@@ -370,7 +370,7 @@ def test_a_failed_build_leaves_nothing_and_can_be_repeated(
 
 @pytest.mark.parametrize("build", [lambda part: None, Path.touch, Path.mkdir])
 def test_a_builder_that_writes_nothing(build: Callable[[Path], None], cache: EngineCache) -> None:
-    with pytest.raises(EngineError, match="without writing an engine|cannot keep engines"):
+    with pytest.raises(EngineError, match="without writing an engine|engines cannot be written"):
         cache.get_or_build(ORIN, build)
     assert cache.find(ORIN) is None
 
@@ -422,7 +422,7 @@ def test_leftovers_of_killed_builds_are_deleted(tmp_path: Path) -> None:
 
 @pytest.fixture
 def without_privileges() -> Iterator[Path]:
-    """A folder that may only be read, by a process that is not above permissions."""
+    """A read-only folder, for a process without root privileges."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     user = os.geteuid()
@@ -449,8 +449,8 @@ def test_a_folder_that_can_only_be_read(without_privileges: Path) -> None:
         with pytest.raises(EngineError) as caught:
             fill(target, dataclasses.replace(ORIN, precision="fp16"))
         assert str(caught.value) == (
-            f"cannot keep engines in {target.folder} (Permission denied): "
-            "set FER_EDGE_CACHE to a folder that can be written and has room"
+            f"engines cannot be written to {target.folder} (Permission denied). "
+            "Fix: set FER_EDGE_CACHE to a writable folder with free space"
         )
 
 
@@ -459,7 +459,7 @@ def test_a_folder_that_cannot_be(place: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     folder = Path(place.format(file=tmp_path / "file", loop=tmp_path / "loop"))
-    with pytest.raises(EngineError, match="set FER_EDGE_CACHE to a folder that can be written"):
+    with pytest.raises(EngineError, match="Fix: set FER_EDGE_CACHE to a writable folder"):
         fill(EngineCache(folder))
 
 
@@ -467,7 +467,7 @@ def test_a_folder_that_cannot_be(place: str, tmp_path: Path) -> None:
 def test_an_engine_that_others_could_place_is_neither_used_nor_replaced(
     cache: EngineCache, where: str
 ) -> None:
-    """It is code. Who mends the mode says that it is his."""
+    """An engine is code: only the user may restore the mode."""
     fill(cache)
     path = cache.folder if where == "folder" else header_of(cache).with_suffix(f".{where}")
     assert stat.S_IMODE(path.stat().st_mode) == (0o700 if where == "folder" else 0o600)
@@ -507,7 +507,7 @@ def test_what_is_new_is_its_users_alone_under_any_umask(tmp_path: Path, umask: i
 
 
 def test_a_folder_behind_a_link(tmp_path: Path) -> None:
-    """The link is followed once: what it leads to later is another folder, which was not checked."""
+    """The link is resolved once: its later target is another, unchecked folder."""
     (tmp_path / "real").mkdir()
     (tmp_path / "other").mkdir()
     link = tmp_path / "link"
@@ -521,7 +521,7 @@ def test_a_folder_behind_a_link(tmp_path: Path) -> None:
 
 
 def test_what_is_loaded_is_what_was_checked(cache: EngineCache) -> None:
-    """A file that is exchanged between the look into the cache and the load is not deserialised."""
+    """A file that is replaced between the check and the load is not deserialised."""
     fill(cache)
     engine = cache.find(ORIN)
     assert engine is not None
@@ -529,7 +529,7 @@ def test_what_is_loaded_is_what_was_checked(cache: EngineCache) -> None:
     assert file.read() == ENGINE
     flip(engine.path)
     with pytest.raises(
-        EngineError, match=r"was changed after it was checked: expected sha256 \w{12}…, found"
+        EngineError, match=r"was changed after it was checked, expected sha256 \w{12}…, found"
     ):
         file.read()
     assert EngineFile(engine.path).read() != ENGINE
@@ -544,13 +544,13 @@ def test_a_full_disk(cache: EngineCache) -> None:
 def test_a_lock_that_is_a_link_is_not_followed(cache: EngineCache, tmp_path: Path) -> None:
     cache.folder.mkdir()
     (cache.folder / f".{ORIN.digest()}.lock").symlink_to(tmp_path / "victim")
-    with pytest.raises(EngineError, match="cannot keep engines"):
+    with pytest.raises(EngineError, match="engines cannot be written to"):
         fill(cache)
     assert not (tmp_path / "victim").exists()
 
 
 def test_a_lock_that_was_deleted_meanwhile_is_none(tmp_path: Path) -> None:
-    """Eviction deletes locks: whoever waited for a deleted one must queue for the one that has the name now."""
+    """Eviction deletes locks: a process that waited for a deleted one must wait for its successor."""
     cache = EngineCache(tmp_path, wait_limit_s=0.5)
     lock = tmp_path / f".{ORIN.digest()}.lock"
     first, second, build, seen = lock.open("w"), None, Builder(), []

@@ -1,4 +1,4 @@
-"""Frames on the device in the runtime, on a fake GPU: the kernels are real and emulated, the network is the real one.
+"""Device frames in the runtime on a simulated GPU, with emulated kernels and the real network.
 
 The reference is the same frame on the host: crops of the CPU, in the same session and in ONNX Runtime.
 """
@@ -38,7 +38,7 @@ FLOAT32 = np.dtype(np.float32)
 
 
 class Gpu:
-    """A fake device behind the backend ``tensorrt``, whose kernels are emulated."""
+    """Simulated device of the backend ``tensorrt``, with emulated kernels."""
 
     def __init__(self, emulation: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
         self.emulation, self.devices = emulation, list[FakeDevice]()
@@ -74,7 +74,7 @@ class Gpu:
         return self.change(dict(self._session.run(batch)))
 
     def _crop(self, frame: DeviceArray, rectangles: Any, spec: Any, out: DeviceArray, **how: Any) -> None:
-        """The real binding and kernel, as work of a stream that reads the frame and writes the batch."""
+        """Call the real binding and kernel as stream work that reads the frame and writes the batch."""
         self.emulation.place_address(frame.address)
         self.emulation.place_address(out.address)
         height, width, _ = frame.shape
@@ -89,7 +89,7 @@ class Gpu:
 
 @pytest.fixture
 def gpu(emulation: Emulation, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
-    """Every device that a test opens must be left clean."""
+    """Simulated GPU; every device that a test opens must be freed completely."""
     opened = Gpu(emulation, monkeypatch)
     yield opened
     for device in opened.devices:
@@ -159,7 +159,7 @@ def test_frames_of_every_kind(gpu: Gpu, astronaut: np.ndarray, kind: str) -> Non
 
 
 def test_pixels_of_crops_stay_on_the_device(gpu: Gpu, astronaut: np.ndarray) -> None:
-    """What crosses is the frame, once, and the outputs of each part."""
+    """Only the frame, once, and the outputs of each part are copied."""
     with Runtime(backend="tensorrt") as runtime:
         runtime._detector = FixedDetector(*[FACE] * 20)
         frame = gpu.put(astronaut)
@@ -180,7 +180,7 @@ def test_pixels_of_crops_stay_on_the_device(gpu: Gpu, astronaut: np.ndarray) -> 
 
 
 def test_a_frame_that_is_still_being_filled(gpu: Gpu, astronaut: np.ndarray) -> None:
-    """The device is slow, and the stream of the frame's library slower."""
+    """The device is slow, and the stream of the producing library is slower."""
     gpu.delay = random_delays(3)
     with Runtime(backend="tensorrt") as runtime:
         runtime._detector = FixedDetector(FACE, (10, 10, 16, 16), FACE)
@@ -283,9 +283,9 @@ def test_frames_of_another_form_are_refused_as_on_the_host(
         ),
         ({"strides": (-1536, 3, 1)}, DataError, "pixels lie row by row"),
         ({"shape": (0, 512, 3)}, DataError, r"found uint8 \[0, 512, 3\]"),
-        ({"stream": 0}, BackendError, "stream 0 is not allowed"),
-        ({"data": (0, False)}, BackendError, "frame: is a null pointer"),
-        ({"shape": None}, BackendError, "not what its specification says"),
+        ({"stream": 0}, BackendError, "has stream 0"),
+        ({"data": (0, False)}, BackendError, "frame must have an address, found a null pointer"),
+        ({"shape": None}, BackendError, "must have a valid __cuda_array_interface__"),
     ],
     ids=str,
 )
@@ -303,7 +303,7 @@ def test_memory_that_is_no_frame(
 def test_a_tensor_of_the_host(gpu: Gpu, astronaut: np.ndarray) -> None:
     with (
         Runtime(backend="tensorrt") as runtime,
-        pytest.raises(BackendError, match=r"\(the CPU\): give it as a NumPy array"),
+        pytest.raises(BackendError, match=r"\(the CPU\). Fix: give it as a NumPy array"),
     ):
         runtime(torch.from_numpy(astronaut))
 
@@ -312,13 +312,13 @@ def test_a_tensor_of_the_host(gpu: Gpu, astronaut: np.ndarray) -> None:
 def test_a_backend_of_the_cpu_says_what_to_do(backend: str, astronaut: np.ndarray) -> None:
     interface = dict(astronaut.__array_interface__, version=3, stream=None)
     on_device = type("Array", (), {"__cuda_array_interface__": interface})()
-    message = f"backend {backend} takes frames as NumPy arrays, found %s: copy it to the host, with "
+    message = f"backend {backend} accepts only NumPy frames, found %s. Fix: copy it to the host with "
     with Runtime(backend=backend) as runtime:
         assert not isinstance(runtime._host.session, CropSession)
         for frame in (on_device, torch.from_numpy(astronaut)):
             with pytest.raises(UsageError, match=message % type(frame).__name__) as error:
                 runtime(frame)
-            assert ".get() (CuPy, pycuda) or .cpu().numpy() (PyTorch), or choose backend tensorrt" in str(
+            assert ".get() (CuPy, pycuda) or .cpu().numpy() (PyTorch), or use --backend tensorrt" in str(
                 error.value
             )
         assert runtime(astronaut).faces[0].label == "happiness"
@@ -327,11 +327,11 @@ def test_a_backend_of_the_cpu_says_what_to_do(backend: str, astronaut: np.ndarra
 def test_without_the_kernels_the_first_frame_says_so(
     gpu: Gpu, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also a frame without faces; frames of the host need none."""
+    """Also for a frame without faces; frames in host memory need no kernels."""
     monkeypatch.setitem(sys.modules, "fer_edge._kernels", None)
     with Runtime(backend="tensorrt") as runtime:
         runtime._detector = FixedDetector()
-        with pytest.raises(BackendError, match="need the CUDA kernels: .*FER_EDGE_KERNELS=1 pip install"):
+        with pytest.raises(BackendError, match="needs the CUDA kernels: .*FER_EDGE_KERNELS=1 pip install"):
             runtime(gpu.put(astronaut))
         runtime._detector = FixedDetector(FACE)
         assert runtime(astronaut).faces[0].label == "happiness"
@@ -359,7 +359,7 @@ def test_crops_of_the_device_that_are_others_are_refused(
 
     monkeypatch.setattr(tensorrt, "crop_resize_normalize", shifted)
     with Runtime(gpu.bundle, backend="tensorrt") as runtime:
-        with pytest.raises(SelfTestError, match="crops that the device makes give other logits"):
+        with pytest.raises(SelfTestError, match="logits for crops made on the device differ"):
             runtime(gpu.put(astronaut))
         assert runtime(astronaut).faces[0].label == "happiness"
     with Runtime(gpu.bundle, backend="tensorrt", self_test=False) as runtime:
@@ -370,6 +370,8 @@ def test_interpolation_that_the_kernel_has_not(gpu: Gpu, astronaut: np.ndarray) 
     spec = dataclasses.replace(gpu.bundle.spec, interpolation="area")
     bundle = Bundle(gpu.bundle.path, dataclasses.replace(gpu.bundle.manifest, spec=spec))
     with Runtime(bundle, backend="tensorrt", self_test=False) as runtime:  # its references are bilinear
-        with pytest.raises(UsageError, match="wants area interpolation.*on a frame of the host"):
+        with pytest.raises(
+            UsageError, match="only bilinear interpolation, found area.*Fix: use frames in host memory"
+        ):
             runtime(gpu.put(astronaut))
         assert runtime(astronaut).faces[0].label == "happiness"

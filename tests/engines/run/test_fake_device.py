@@ -1,4 +1,4 @@
-"""The fake device catches what a runner could do wrong: without this, the tests of the runner prove nothing."""
+"""The simulated device detects errors of a runner, which the tests of the runner rely on."""
 
 from __future__ import annotations
 

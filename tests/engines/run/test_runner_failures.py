@@ -1,4 +1,4 @@
-"""Whatever fails, whenever: callers get an error, the runner ends in a defined state, and everything is freed."""
+"""Failures at any call: callers get an error, the runner ends in a defined state, and everything is freed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OPTIONS = RunnerOptions(buckets=(1, 2, 4), check_finite=True)
 
 
 def live(device: FakeDevice, errors: list[BackendError]) -> EngineRunner | None:
-    """Open a runner, use it in every way, close it; collect the errors."""
+    """Open a runner, call all its methods and close it; collect the errors."""
     try:
         runner = EngineRunner(lambda: device, ENGINE, OPTIONS)
     except BackendError as error:
@@ -47,7 +47,9 @@ def live(device: FakeDevice, errors: list[BackendError]) -> EngineRunner | None:
                 np.testing.assert_array_equal(runner.copy_to_host(device.put(draw(rows), stream)), draw(rows))
         except BackendError as error:
             errors.append(error)
-            with pytest.raises(BackendError, match="this session has failed, open another: .*injected"):
+            with pytest.raises(
+                BackendError, match="this session has failed and must be opened again: .*injected"
+            ):
                 runner.run(draw(1))
             assert runner.state is RunnerState.FAILED
         runner.close()
@@ -87,7 +89,7 @@ def test_a_failure_of_each_call(first: int) -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_failure_while_the_device_is_busy(seed: int) -> None:
-    """Work that was given before the failure is waited for: nothing is freed under it."""
+    """Work enqueued before the failure completes before memory is freed."""
     random = np.random.default_rng(seed)
     device = FakeDevice(network(), random_delays(seed, 0.001))
     runner = EngineRunner(lambda: device, ENGINE)
@@ -114,7 +116,7 @@ def test_a_failure_while_the_device_is_busy(seed: int) -> None:
 
 
 def test_a_kernel_that_fails() -> None:
-    """CUDA tells it at a later call, and at every call from then on."""
+    """CUDA reports it at a later call and at every following one."""
 
     def crash(batch: np.ndarray) -> Any:
         if batch[0, 0, 0, 0] == 7:
@@ -126,11 +128,9 @@ def test_a_kernel_that_fails() -> None:
     with pytest.raises(BackendError, match="an illegal memory access was encountered"):
         runner.run(np.full((30, 2, 4, 6), 7, np.float32))
     assert runner.state is RunnerState.FAILED
-    with pytest.raises(BackendError, match="failed, open another: .*illegal memory access"):
+    with pytest.raises(BackendError, match="failed and must be opened again: .*illegal memory access"):
         runner.run(draw(1))
-    with pytest.warns(
-        ResourceWarning, match="freed by the end of this process only: .*illegal memory access"
-    ):
+    with pytest.warns(ResourceWarning, match="not freed before this process ends: .*illegal memory access"):
         runner.close()
     assert device.left() == {}
     assert device.hazards == []
@@ -158,7 +158,7 @@ def test_a_device_that_cannot_be_opened() -> None:
 
 
 class Gate:
-    """A network that computes until it is told to hang."""
+    """A network that hangs on demand."""
 
     def __init__(self) -> None:
         self.open = threading.Event()
@@ -180,7 +180,7 @@ def test_a_batch_that_hangs_is_named_and_the_runner_refuses_more() -> None:
             with pytest.raises(BackendError, match=r"a batch of 5 \(run as 8\) did not finish within 0.4 s"):
                 job.result(30)
     assert runner.state is RunnerState.FAILED
-    with pytest.raises(BackendError, match="this session has failed, open another: a batch of 5"):
+    with pytest.raises(BackendError, match="this session has failed and must be opened again: a batch of 5"):
         runner.run(draw(1))
     assert device.left()  # the device may still write to it
     gate.open.set()
@@ -226,7 +226,7 @@ def test_a_batch_that_never_ends_keeps_its_memory_and_says_so() -> None:
     gate.open.clear()
     with pytest.raises(BackendError, match="did not finish"):
         runner.run(draw(1))
-    with pytest.warns(ResourceWarning, match="freed by the end of this process only: the GPU still works"):
+    with pytest.warns(ResourceWarning, match="not freed before this process ends: the GPU is still running"):
         runner.close()
     assert device.left()
     assert device.hazards == []

@@ -1,4 +1,4 @@
-"""A runtime on a fake GPU under many threads: each gets the answer to its own picture, bit for bit."""
+"""A runtime on a simulated GPU with many threads: each gets the bit-exact result of its own image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FLOAT32 = np.dtype(np.float32)
 
 @pytest.fixture
 def devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakeDevice]]:
-    """The fake devices behind the backend ``tensorrt``, which must be left clean; ONNX Runtime computes."""
+    """Simulated devices of the backend ``tensorrt``, which must be freed completely; ONNX Runtime computes."""
     bundle, opened = open_bundle(shipped_bundle()), list[FakeDevice]()
     session = BACKENDS["onnxruntime"].open(bundle.path / "model.onnx", SessionOptions(threads=1))
     shape = bundle.spec.input_shape

@@ -1,4 +1,4 @@
-"""TensorRT's runtime: the real one refuses without a GPU; a stand-in gives it engines that we do not take."""
+"""TensorRT engine: the real runtime fails without a GPU; a stub provides unsupported engines."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def test_an_unknown_flavour() -> None:
 
 
 def test_a_real_engine_without_a_gpu_is_an_error(tmp_path: Path) -> None:
-    """TensorRT-RTX is run: its deserialiser says no, and so do we, with its reason."""
+    """The real TensorRT-RTX rejects the engine, and the error holds its reason."""
     runtime_without_gpu()
     trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")
     path = tmp_path / "n.engine"
     path.write_bytes(b"ptrt" * 1000)
     with pytest.raises(
-        BackendError, match=r"n\.engine is no engine of this tensorrt_rtx .* it is built again"
+        BackendError, match=r"n\.engine is not an engine of this tensorrt_rtx .*Fix: delete it"
     ):
         TensorRtEngine(trt, EngineFile(path))
     with pytest.raises(BackendError, match=r"missing\.engine cannot be read"):
@@ -37,7 +37,7 @@ def test_a_real_engine_without_a_gpu_is_an_error(tmp_path: Path) -> None:
 
 
 class StandIn:
-    """As much of TensorRT as an engine with these tensors shows: name → (is input, type, shape)."""
+    """Stub of TensorRT with one engine with these tensors: name → (is input, type, shape)."""
 
     __name__, __version__ = "tensorrt", "10.3.0"
 
@@ -139,14 +139,14 @@ def test_what_an_engine_says_of_itself(engine_file: Path) -> None:
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ([Y], "it has 0 inputs, not one"),
-        ([X, ("z", X[1]), Y], "it has 2 inputs, not one"),
+        ([Y], "expected 1 input, found 0"),
+        ([X, ("z", X[1]), Y], "expected 1 input, found 2"),
         (
             [("x", (True, "FLOAT", (1, 3))), Y],
-            r"x of the engine has the shape \(1, 3\), expected a batch that is free",
+            r"expected a dynamic batch .* for the tensor x, found \(1, 3\)",
         ),
-        ([X, ("y", (False, "FLOAT", (-1, -1)))], r"y of the engine has the shape \(-1, -1\)"),
-        ([("x", (True, "FP8", (-1, 3))), Y], "x of the engine is FP8, which NumPy does not have"),
+        ([X, ("y", (False, "FLOAT", (-1, -1)))], r"static dimensions for the tensor y, found \(-1, -1\)"),
+        ([("x", (True, "FP8", (-1, 3))), Y], "x of the engine has the type FP8, which NumPy lacks"),
     ],
 )
 def test_engines_that_are_not_taken(engine_file: Path, tensors: list[Any], message: str) -> None:
@@ -157,16 +157,16 @@ def test_engines_that_are_not_taken(engine_file: Path, tensors: list[Any], messa
 @pytest.mark.parametrize(
     ("refused", "message"),
     [
-        ("create_execution_context", "makes no context for the engine: the version is another"),
-        ("set_input_shape", "refuses a batch of 4: the version is another"),
-        ("infer_shapes", "wants more inputs: more"),
-        ("get_tensor_shape", r"the output y has the shape \(-1, 5, 2\), expected \(4, 5, 2\)"),
-        ("set_tensor_address", "refuses the address of x: the version is another"),
+        ("create_execution_context", "cannot create a context for the engine: the version is another"),
+        ("set_input_shape", "rejects a batch of 4: the version is another"),
+        ("infer_shapes", "needs more inputs: more"),
+        ("get_tensor_shape", r"the output y must have the shape \(4, 5, 2\), found \(-1, 5, 2\)"),
+        ("set_tensor_address", "rejects the address of x: the version is another"),
         ("execute_async_v3", "cannot run the engine: the version is another"),
     ],
 )
 def test_what_tensorrt_refuses_is_an_error(engine_file: Path, refused: str, message: str) -> None:
-    """It raises nothing of its own."""
+    """TensorRT itself raises no exception."""
     trt = StandIn(dict([X, Y]))
     engine = TensorRtEngine(trt, EngineFile(engine_file))
     trt.refused.add(refused)
@@ -175,7 +175,7 @@ def test_what_tensorrt_refuses_is_an_error(engine_file: Path, refused: str, mess
 
 
 def test_an_engine_of_a_dla(engine_file: Path) -> None:
-    """The core is set before the engine is read: later it counts for nothing."""
+    """The core must be set before the engine is deserialised."""
 
     class TwoCores(StandIn):
         num_DLA_cores, DLA_core = 2, -1
@@ -188,14 +188,14 @@ def test_an_engine_of_a_dla(engine_file: Path) -> None:
         trt = TwoCores(dict([X, Y]))
         TensorRtEngine(trt, EngineFile(engine_file), core)
         assert trt.said == [("read with", expected)]
-    with pytest.raises(BackendError, match="there is no DLA 2: tensorrt finds 2 here; leave dla_core out"):
+    with pytest.raises(BackendError, match="DLA 2 does not exist, tensorrt finds 2 here. Fix: drop dla_core"):
         TensorRtEngine(TwoCores(dict([X, Y])), EngineFile(engine_file), 2)
 
 
 def test_a_file_of_another_version(engine_file: Path) -> None:
     engine_file.write_bytes(b"old")
     with pytest.raises(
-        BackendError, match=r"is no engine of this tensorrt 10\.3\.0 and device: the version is another"
+        BackendError, match=r"is not an engine of this tensorrt 10\.3\.0 and device: the version is another"
     ):
         TensorRtEngine(StandIn(dict([X, Y])), EngineFile(engine_file))
 
