@@ -1,1 +1,1 @@
-"""GPUs: which there are, arrays on them, the protocol of a device, and our kernels."""
+"""GPUs: discovery, device arrays, the device protocol, and the CUDA kernels."""

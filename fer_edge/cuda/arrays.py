@@ -1,4 +1,4 @@
-"""Arrays that lie on a GPU, whichever library made them: CuPy, PyTorch, pycuda, or plain memory."""
+"""Device arrays of any library: CuPy, PyTorch, pycuda, or plain memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from fer_edge.errors import BackendError
 
-# https://dmlc.github.io/dlpack: devices whose memory a CUDA device reads at the address given.
+# https://dmlc.github.io/dlpack: devices whose addresses are valid on a CUDA device.
 _CUDA_HOST = 3
 _DLPACK_DEVICES = {2: "CUDA", _CUDA_HOST: "CUDA host", 13: "CUDA managed"}
 _DLPACK_KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}
@@ -19,24 +19,24 @@ _LEGACY_STREAM, _PER_THREAD_STREAM = 1, 2  # in both protocols
 
 @dataclass(frozen=True)
 class DeviceArray:
-    """An array in device memory that somebody else owns.
+    """Array in device memory, without ownership.
 
     Attributes
     ----------
     address : int
-        Of the first element.
+        Address of the first element.
     shape : tuple of int
-        Sides.
+        Dimensions.
     dtype : numpy.dtype
-        Of the elements.
+        Element type.
     producer : int or None
-        Stream whose work must be done before the array is used; ``None`` where it is ready.
+        Stream whose work must complete before the array is used; ``None`` if it is ready.
     read_only : bool
-        Whether it must not be written.
+        Whether it is read-only.
     strides : tuple of int or None
-        Bytes from one element to the next; ``None``: C-contiguous.
+        Strides in bytes; ``None`` for C-contiguous.
     owner : object
-        Whatever keeps the memory alive.
+        Object that keeps the memory alive.
     """
 
     address: int
@@ -60,23 +60,23 @@ class DeviceArray:
 
 
 def is_device_array(value: object) -> bool:
-    """Return whether ``value`` offers its memory as an array on a device."""
+    """Return whether ``value`` is a device array."""
     if isinstance(value, np.ndarray):
         return False
     return _interface(value) is not None or hasattr(value, "__dlpack_device__")
 
 
 def describe(name: str, value: Any, stream: int, contiguous: bool = True) -> DeviceArray:
-    """Return the memory of a device array; nothing is copied.
+    """Return the memory of a device array, without a copy.
 
-    Must be called by the thread that made the array: a library's current stream belongs to a thread.
+    Must be called by the thread that made the array, because the current stream of a library is per thread.
 
     Parameters
     ----------
     name : str
-        For messages.
+        Name of the array, for messages.
     value : object
-        With DLPack or ``__cuda_array_interface__``; DLPack is taken where both are offered.
+        Object with DLPack or ``__cuda_array_interface__``; DLPack is preferred.
     stream : int
         Handle of the stream that will use the array.
     contiguous : bool
@@ -85,33 +85,39 @@ def describe(name: str, value: Any, stream: int, contiguous: bool = True) -> Dev
     Raises
     ------
     BackendError
-        If it is no array on a device, not contiguous, or of a type that has no NumPy equal.
+        If it is not a device array, not contiguous, or of a type that NumPy lacks.
     """
     interface = _interface(value)
     array = None if interface is None else _from_interface(name, value, interface)
-    # DLPack first, as in kernels/device_array.hpp: its producer lets our stream wait for whatever fills the array.
-    # The interface need not name that stream, and PyTorch's does not; but it alone says what is read-only.
+    # DLPack first, as in kernels/device_array.hpp: its producer makes our stream wait for pending writes. The
+    # interface need not name that stream, and PyTorch's does not; but only the interface tells what is read-only.
     if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
         array = replace(_from_dlpack(name, value, stream), read_only=array is not None and array.read_only)
     elif array is None:
         raise BackendError(
-            f"{name}: expected an array with __cuda_array_interface__ or DLPack, found {type(value).__name__}"
+            f"{name} must be an array with __cuda_array_interface__ or DLPack, found {type(value).__name__}. Fix: give a CuPy or PyTorch array"
         )
     else:
         _require_producer(name, array.producer)
     if contiguous and not _is_contiguous(array):
-        raise BackendError(f"{name}: must be C-contiguous, found strides {array.strides}: copy it first")
+        raise BackendError(
+            f"{name} must be C-contiguous, found strides {array.strides}. Fix: make a contiguous copy first"
+        )
     if 0 not in array.shape and not array.address:
-        raise BackendError(f"{name}: is a null pointer")
+        raise BackendError(
+            f"{name} must have an address, found a null pointer. Fix: give an array that is allocated"
+        )
     return array
 
 
 def _interface(value: object) -> dict[str, Any] | None:
-    # PyTorch raises AttributeError for tensors on the CPU, and RuntimeError for those that carry gradients.
+    # PyTorch raises AttributeError for CPU tensors, and RuntimeError for tensors that require gradients.
     try:
         interface = getattr(value, "__cuda_array_interface__", None)
     except RuntimeError as error:
-        raise BackendError(f"{type(value).__name__} gives no device memory: {error}") from error
+        raise BackendError(
+            f"{type(value).__name__} does not export its device memory: {error}. Fix: detach it or copy it to the device"
+        ) from error
     return interface if isinstance(interface, dict) else None
 
 
@@ -124,28 +130,34 @@ def _from_interface(name: str, value: object, interface: dict[str, Any]) -> Devi
         producer = interface.get("stream")
         masked = interface.get("mask") is not None
         if min(shape, default=0) < 0 or (strides and len(strides) != len(shape)):
-            raise ValueError("sides and strides")
+            raise ValueError("shape and strides do not fit")
         array = DeviceArray(int(address or 0), shape, dtype, producer, bool(read_only), strides, value)
     except (KeyError, TypeError, ValueError) as error:
-        raise BackendError(f"{name}: __cuda_array_interface__ is not what its specification says") from error
+        raise BackendError(
+            f"{name} must have a valid __cuda_array_interface__, found {error!r:.80}. Fix: give an array of CuPy or PyTorch"
+        ) from error
     if masked:
-        raise BackendError(f"{name}: masked arrays cannot be used")
+        raise BackendError(
+            f"{name} must be an array without mask, found a masked one. Fix: fill the masked elements"
+        )
     return array
 
 
 def _require_producer(name: str, producer: int | None) -> None:
-    """Refuse a stream of the interface that the thread which owns the device cannot wait for."""
+    """Reject a stream of the interface that the thread that owns the device cannot wait for."""
     if producer == 0:
-        raise BackendError(f"{name}: stream 0 is not allowed in __cuda_array_interface__")
+        raise BackendError(
+            f"{name} has stream 0, which __cuda_array_interface__ does not allow. Fix: give stream 1 for the default stream"
+        )
     if producer == _PER_THREAD_STREAM:
         raise BackendError(
-            f"{name}: it is made on the per-thread default stream, which no other thread can wait for: "
-            "use a stream of its own, or synchronise and give stream None"
+            f"{name} is produced on the per-thread default stream, for which no other thread can wait. "
+            "Fix: use another stream, or synchronise and give stream None"
         )
 
 
 class _DlTensor(ctypes.Structure):
-    """How a capsule "dltensor" begins."""
+    """First fields of a DLPack capsule "dltensor"."""
 
     _fields_ = (
         ("data", ctypes.c_void_p),
@@ -171,21 +183,25 @@ def _from_dlpack(name: str, value: Any, stream: int) -> DeviceArray:
     if device not in _DLPACK_DEVICES:
         where = " (the CPU)" if device == 1 else ""
         raise BackendError(
-            f"{name}: expected an array on a CUDA device, found one on DLPack device {device}{where}: "
-            "give it as a NumPy array, or copy it to the device first"
+            f"{name} must be on a CUDA device, found DLPack device {device}{where}. "
+            "Fix: give it as a NumPy array, or copy it to the device first"
         )
     try:
-        # The library lets this stream wait; pinned memory of the host belongs to no stream.
+        # The library makes this stream wait; pinned host memory has no stream.
         capsule = value.__dlpack__(stream=None if device == _CUDA_HOST else stream or _LEGACY_STREAM)
         tensor = _DlTensor.from_address(_capsule_pointer(capsule, b"dltensor"))
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise BackendError(f"{name}: {type(value).__name__} does not give its memory: {error}") from error
+        raise BackendError(
+            f"{name} cannot be read, since {type(value).__name__} does not export its memory: {error}. Fix: copy it on the device first"
+        ) from error
     if tensor.lanes != 1 or tensor.bits % 8 or tensor.code not in _DLPACK_KINDS:
-        raise BackendError(f"{name}: its element type has no NumPy equal (DLPack code {tensor.code})")
+        raise BackendError(
+            f"{name} must have an element type of NumPy, found DLPack code {tensor.code} with {tensor.bits} bits. Fix: convert it"
+        )
     dtype = np.dtype(f"{_DLPACK_KINDS[tensor.code]}{tensor.bits // 8}")
     shape = tuple(tensor.shape[: tensor.ndim])
     strides = tuple(s * dtype.itemsize for s in tensor.strides[: tensor.ndim]) if tensor.strides else None
-    # The capsule is not consumed: it gives the memory back when it goes.
+    # The capsule is not consumed: its destructor releases the memory.
     address = (tensor.data or 0) + tensor.byte_offset
     return DeviceArray(address, shape, dtype, strides=strides, owner=(capsule, value))
 

@@ -1,4 +1,4 @@
-"""One NVIDIA GPU, through cuda-python on the primary context, which other libraries in the process share."""
+"""One NVIDIA GPU by cuda-python, on the primary context, which is shared with other libraries of the process."""
 
 from __future__ import annotations
 
@@ -16,87 +16,73 @@ INSTALL_CUDA_PYTHON = "pip install cuda-python"
 
 
 class CudaDevice:
-    """See :class:`fer_edge.cuda.device.Device`.
+    """NVIDIA GPU, implemented with the CUDA runtime of cuda-python.
 
     Parameters
     ----------
     index : int
-        Which GPU, as CUDA counts them.
+        CUDA index of the GPU.
 
     Raises
     ------
     BackendError
-        If cuda-python is not installed, or CUDA finds no such GPU; the message names what to do.
+        If cuda-python is not installed, or CUDA finds no such GPU.
     """
 
     def __init__(self, index: int = 0) -> None:
         self._cuda = import_runtime(index)
         self._check(self._cuda.cudaSetDevice(index))
-        self._check(self._cuda.cudaFree(0))  # makes the primary context, so that its errors are told here
+        self._check(self._cuda.cudaFree(0))  # creates the primary context, so that its errors appear here
 
     def allocate(self, size_bytes: int) -> int:
-        """See :class:`fer_edge.cuda.device.Device`."""
         return int(self._check(self._cuda.cudaMalloc(size_bytes)))
 
     def free(self, address: int) -> None:
-        """See :class:`fer_edge.cuda.device.Device`."""
         self._check(self._cuda.cudaFree(address))
 
     def allocate_pinned(self, size_bytes: int) -> np.ndarray:
-        """See :class:`fer_edge.cuda.device.Device`."""
         address = int(self._check(self._cuda.cudaHostAlloc(size_bytes, self._cuda.cudaHostAllocDefault)))
         return np.ctypeslib.as_array((ctypes.c_uint8 * size_bytes).from_address(address))
 
     def free_pinned(self, memory: np.ndarray) -> None:
-        """See :class:`fer_edge.cuda.device.Device`."""
         self._check(self._cuda.cudaFreeHost(memory.ctypes.data))
 
     def create_stream(self) -> int:
-        """See :class:`fer_edge.cuda.device.Device`."""
         return int(self._check(self._cuda.cudaStreamCreateWithFlags(self._cuda.cudaStreamNonBlocking)))
 
     def destroy_stream(self, stream: int) -> None:
-        """See :class:`fer_edge.cuda.device.Device`."""
         self._check(self._cuda.cudaStreamDestroy(stream))
 
     def create_event(self) -> int:
-        """See :class:`fer_edge.cuda.device.Device`."""
         return int(self._check(self._cuda.cudaEventCreateWithFlags(self._cuda.cudaEventDefault)))
 
     def destroy_event(self, event: int) -> None:
-        """See :class:`fer_edge.cuda.device.Device`."""
         self._check(self._cuda.cudaEventDestroy(event))
 
     def copy(self, target: int, source: int, size_bytes: int, stream: int) -> None:
-        """See :class:`fer_edge.cuda.device.Device`."""
-        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDefault  # the addresses say where they lie
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDefault  # the direction follows from the addresses
         self._check(self._cuda.cudaMemcpyAsync(target, source, size_bytes, kind, stream))
 
     def record(self, event: int, stream: int) -> None:
-        """See :class:`fer_edge.cuda.device.Device`."""
         self._check(self._cuda.cudaEventRecord(event, stream))
 
     def wait(self, stream: int, event: int) -> None:
-        """See :class:`fer_edge.cuda.device.Device`."""
         self._check(self._cuda.cudaStreamWaitEvent(stream, event, 0))
 
     def is_done(self, event: int) -> bool:
-        """See :class:`fer_edge.cuda.device.Device`."""
         (status,) = self._cuda.cudaEventQuery(event)
         if status == self._cuda.cudaError_t.cudaErrorNotReady:
-            # Kept as the last error otherwise, where a launch by another library would find it.
+            # Otherwise it stays the last error, and a launch by another library would report it.
             self._cuda.cudaGetLastError()
             return False
         self._check((status,))
         return True
 
     def elapsed_ms(self, begin: int, end: int) -> float:
-        """See :class:`fer_edge.cuda.device.Device`."""
         return float(self._check(self._cuda.cudaEventElapsedTime(begin, end)))
 
     def capture(self, stream: int, enqueue: Callable[[], None]) -> int:
-        """See :class:`fer_edge.cuda.device.Device`."""
-        # Of this thread only: what others do on the device meanwhile is allowed, and not in the graph.
+        # Of this thread only: concurrent work of other threads is allowed and not captured.
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._check(self._cuda.cudaStreamBeginCapture(stream, mode))
         try:
@@ -105,7 +91,7 @@ class CudaDevice:
             status, graph = self._cuda.cudaStreamEndCapture(stream)
             if not status:
                 self._cuda.cudaGraphDestroy(graph)
-            self._cuda.cudaGetLastError()  # of the capture; the stream is as it was
+            self._cuda.cudaGetLastError()  # clears the error of the capture
             raise
         try:
             graph = self._check(self._cuda.cudaStreamEndCapture(stream))
@@ -118,22 +104,20 @@ class CudaDevice:
             self._cuda.cudaGraphDestroy(graph)
 
     def launch(self, graph: int, stream: int) -> None:
-        """See :class:`fer_edge.cuda.device.Device`."""
         self._check(self._cuda.cudaGraphLaunch(graph, stream))
 
     def destroy_graph(self, graph: int) -> None:
-        """See :class:`fer_edge.cuda.device.Device`."""
         self._check(self._cuda.cudaGraphExecDestroy(graph))
 
     def close(self) -> None:
-        """See :class:`fer_edge.cuda.device.Device`; the primary context stays, since others may use it."""
+        """Do nothing: other libraries may use the primary context."""
 
     def _check(self, answer: tuple[Any, ...]) -> Any:
         return checked(self._cuda, answer)
 
 
 def free_device_bytes(index: int = 0) -> int:
-    """Return the memory that is free on a GPU; on a board it is main memory, without what the kernel could give back.
+    """Return the free memory of a GPU; on a Jetson this is main memory, without reclaimable caches.
 
     Raises
     ------
@@ -146,32 +130,36 @@ def free_device_bytes(index: int = 0) -> int:
 
 
 def import_runtime(index: int) -> Any:
-    """Return cuda-python's runtime, or raise :class:`BackendError` where it finds no GPU ``index``."""
+    """Return cuda-python's runtime; raise :class:`BackendError` if it finds no GPU ``index``."""
     try:
         cuda = importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
-        raise BackendError(f"cuda-python is not installed ({error}); run: {INSTALL_CUDA_PYTHON}") from error
+        raise BackendError(f"cuda-python is not installed ({error}). Fix: {INSTALL_CUDA_PYTHON}") from error
     status, count = cuda.cudaGetDeviceCount()
     if status or not count:
         raise BackendError(
-            f"CUDA finds no GPU ({_describe(cuda, status)}): install NVIDIA's driver, then run: nvidia-smi"
+            f"CUDA finds no GPU ({_describe(cuda, status)}). Fix: install NVIDIA's driver, then check it with nvidia-smi"
         )
     if not 0 <= index < count:
-        raise BackendError(f"there is no GPU {index}: CUDA finds {count}, counted from 0; run: nvidia-smi")
+        raise BackendError(
+            f"GPU {index} does not exist, CUDA finds {count} GPUs, counted from 0. Fix: list them with nvidia-smi"
+        )
     return cuda
 
 
 def checked(cuda: Any, answer: tuple[Any, ...]) -> Any:
-    """Return what lies beside a status that is success."""
+    """Return the value that follows the status of a CUDA call; raise :class:`BackendError` if it failed."""
     if answer[0]:
-        raise BackendError(f"CUDA failed: {_describe(cuda, answer[0])}")
+        raise BackendError(
+            f"CUDA failed with {_describe(cuda, answer[0])}. Fix: check the GPU with nvidia-smi and dmesg"
+        )
     return answer[1] if len(answer) > 1 else None
 
 
 def _describe(cuda: Any, status: Any) -> str:
-    """Name and meaning of an error, such as ``cudaErrorNoDevice: no CUDA-capable device is detected``."""
+    """Return name and meaning of an error, such as ``cudaErrorNoDevice: no CUDA-capable device is detected``."""
     if not status:
-        return "it counts none"
+        return "no device"
     _, name = cuda.cudaGetErrorName(status)
     _, text = cuda.cudaGetErrorString(status)
     return f"{name.decode()}: {text.decode()}"

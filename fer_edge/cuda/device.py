@@ -1,8 +1,8 @@
-"""The protocol of a GPU: memory, streams, events and graphs.
+"""Protocol of a GPU: memory, streams, events and graphs.
 
-Addresses and handles are integers. Work that is given to a stream returns at once and is done in order;
-what it reads and writes must stay untouched until an event after it is reached. All calls of one device are
-made by the thread that opened it.
+Addresses and handles are integers. Work enqueued on a stream is asynchronous and runs in order; its inputs and
+outputs must stay untouched until a later event completes. All calls of one device must come from the thread that
+opened it.
 """
 
 from __future__ import annotations
@@ -16,57 +16,57 @@ import numpy as np
 class Device(Protocol):
     """One GPU.
 
-    Every method raises :class:`fer_edge.errors.BackendError` where the device reports an error, also one of
-    earlier work.
+    Every method raises :class:`fer_edge.errors.BackendError` if the device reports an error, including errors of
+    earlier asynchronous work.
     """
 
     def allocate(self, size_bytes: int) -> int:
         """Return the address of new device memory, aligned to 256 bytes."""
 
     def free(self, address: int) -> None:
-        """Free device memory that nothing uses any more."""
+        """Free device memory that is no longer used."""
 
     def allocate_pinned(self, size_bytes: int) -> np.ndarray:
-        """Return new host memory as ``[size_bytes]`` uint8 that the device copies from and to by itself."""
+        """Return new pinned host memory as ``[size_bytes]`` uint8."""
 
     def free_pinned(self, memory: np.ndarray) -> None:
-        """Free it."""
+        """Free pinned memory."""
 
     def create_stream(self) -> int:
-        """Return a stream that waits for no other, not even the default stream."""
+        """Return a new stream that does not synchronise with the default stream."""
 
     def destroy_stream(self, stream: int) -> None:
-        """Free it."""
+        """Free a stream."""
 
     def create_event(self) -> int:
-        """Return an event that takes the time."""
+        """Return a new event with timing."""
 
     def destroy_event(self, event: int) -> None:
-        """Free it."""
+        """Free an event."""
 
     def copy(self, target: int, source: int, size_bytes: int, stream: int) -> None:
-        """Copy between pinned or device memory, in any direction."""
+        """Enqueue a copy between pinned or device memory, in any direction."""
 
     def record(self, event: int, stream: int) -> None:
-        """Let the event be reached once the stream has done all that it was given so far."""
+        """Record an event on a stream, after the work enqueued so far."""
 
     def wait(self, stream: int, event: int) -> None:
-        """Let the stream wait until the event, as it was recorded last, is reached."""
+        """Make a stream wait for the last recording of an event."""
 
     def is_done(self, event: int) -> bool:
-        """Return whether the event, as it was recorded last, is reached."""
+        """Return whether the last recording of an event has completed."""
 
     def elapsed_ms(self, begin: int, end: int) -> float:
-        """Return the time between two events that are reached."""
+        """Return the time between two completed events."""
 
     def capture(self, stream: int, enqueue: Callable[[], None]) -> int:
-        """Return a graph of what ``enqueue`` gives to the stream; nothing of it runs now."""
+        """Return a graph of the work that ``enqueue`` adds to the stream, without running it."""
 
     def launch(self, graph: int, stream: int) -> None:
-        """Give the work of a graph to a stream."""
+        """Launch a graph on a stream."""
 
     def destroy_graph(self, graph: int) -> None:
-        """Free it."""
+        """Free a graph."""
 
     def close(self) -> None:
-        """Leave the device; all that was created on it must be freed."""
+        """Close the device, whose resources must all be freed."""

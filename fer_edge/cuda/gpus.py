@@ -1,4 +1,4 @@
-"""The GPUs of this machine, as the CUDA driver names them, and compute capabilities."""
+"""GPUs of this machine as reported by the CUDA driver, and compute capabilities."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Driver:
-    """The answer of the CUDA driver.
+    """State of the CUDA driver.
 
     Attributes
     ----------
     status : int
-        CUresult of ``cuInit`` and of counting the devices; 0 is success.
+        CUresult of ``cuInit`` or ``cuDeviceGetCount``; 0 is success.
     version : int
-        Newest CUDA that it serves, such as 12060 for 12.6.
+        Newest CUDA version that it supports, such as 12060 for 12.6.
     devices : tuple of Gpu
-        The first of those that can be used.
+        Usable devices, at most 16.
     """
 
     status: int
@@ -53,12 +53,12 @@ def parse_capability(text: str) -> ComputeCapability:
     """Return (8, 6) for ``8.6``."""
     found = re.fullmatch(r"(\d{1,2})\.(\d)", text, re.ASCII)
     if found is None:
-        raise UsageError(f"expected a compute capability such as 8.6, found {text!r}")
+        raise UsageError(f"expected a compute capability such as 8.6, found {text!r}. Fix: give MAJOR.MINOR")
     return int(found[1]), int(found[2])
 
 
 def query_driver() -> Driver:
-    """Ask the driver's own library; a driver that is broken may hang or crash the process.
+    """Query the driver library; a broken driver may hang or crash the process.
 
     Raises
     ------
@@ -86,18 +86,18 @@ def _describe(cuda: ctypes.CDLL, index: int) -> Gpu:
 
 
 def require_gpu() -> None:
-    """Raise :class:`EngineError` where no GPU can be used.
+    """Raise :class:`EngineError` if no GPU can be used.
 
-    Asked of the driver, before TensorRT is: some of its bindings return an object from a failed start
-    and crash at its first use.
+    Queries the driver instead of TensorRT: some bindings return an object after failed initialisation and crash at
+    its first use.
     """
     try:
         driver = query_driver()
     except OSError:
         raise EngineError(
-            "building for this device needs an NVIDIA GPU, and its driver (libcuda.so.1) is not installed: build on the device, or give a compute capability to tensorrt-rtx"
+            "building for this device needs an NVIDIA GPU, but its driver (libcuda.so.1) is not installed. Fix: build on the device, or give a compute capability to tensorrt-rtx"
         ) from None
     if driver.status or not driver.devices:
         raise EngineError(
-            f"building for this device needs an NVIDIA GPU, and the driver finds none (status {driver.status}, {len(driver.devices)} devices): run nvidia-smi"
+            f"building for this device needs an NVIDIA GPU, but the driver finds none (status {driver.status}, {len(driver.devices)} devices). Fix: check it with nvidia-smi"
         )

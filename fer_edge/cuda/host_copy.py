@@ -1,4 +1,4 @@
-"""Copies arrays from a device to the host, through pinned memory that is kept from one copy to the next."""
+"""Copies of device arrays to the host, through a reused buffer of pinned memory."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from fer_edge.cuda.resources import create_event
 
 
 class HostCopy:
-    """One copy at a time. Memory is taken at the first, and grows with the arrays.
+    """Copies one array at a time. The buffer is allocated by the first copy and grows as needed.
 
     Parameters
     ----------
     device : Device
-        Where the arrays lie.
+        Device of the arrays.
     stream : int
-        That copies.
+        Stream of the copies.
     resources : ExitStack
-        Gets a callback for whatever must be freed.
+        Frees all allocations.
     """
 
     def __init__(self, device: Device, stream: int, resources: ExitStack) -> None:
@@ -32,7 +32,7 @@ class HostCopy:
         resources.callback(self._free)
 
     def start(self, array: DeviceArray) -> None:
-        """Give the stream the copy of ``array``, whose strides must not be negative; returns at once."""
+        """Enqueue the copy of ``array``, whose strides must not be negative, without waiting."""
         device, size_bytes = self._device, _span_bytes(array)
         if self._pinned is None or self._pinned.nbytes < size_bytes:
             self._free()
@@ -44,11 +44,11 @@ class HostCopy:
         device.record(self._done, self._stream)
 
     def is_done(self) -> bool:
-        """Return whether the last copy is there."""
+        """Return whether the last copy is complete."""
         return self._device.is_done(self._done)
 
     def result(self, array: DeviceArray) -> np.ndarray:
-        """Return what ``array`` held, as a new contiguous array."""
+        """Return the content of ``array`` as a new contiguous array."""
         assert self._pinned is not None
         return np.ndarray(array.shape, array.dtype, self._pinned, 0, array.strides).copy()
 
@@ -59,7 +59,7 @@ class HostCopy:
 
 
 def _span_bytes(array: DeviceArray) -> int:
-    """Return the bytes from the first to the last element, with what lies between rows."""
+    """Return the bytes from the first to the last element, row padding included."""
     if array.strides is None:
         return int(np.prod(array.shape, dtype=np.int64)) * array.dtype.itemsize
     steps = zip(array.shape, array.strides, strict=True)

@@ -1,12 +1,12 @@
-"""The CUDA kernels: device arrays in, work on the caller's stream, nothing copied or allocated.
+"""CUDA kernels on device arrays: enqueued on the stream of the caller, without copies or allocations.
 
 An array is any object with DLPack or ``__cuda_array_interface__`` on a CUDA device (CuPy, PyTorch, pycuda). A
 stream is the integer handle of a CUDA stream, such as ``cupy_stream.ptr`` or ``torch_stream.cuda_stream``; 0 is
-the default stream. Calls return once the work is enqueued; arrays must live until the stream has done it. Work
-that fills an array comes first: with DLPack, which is taken where both are offered, the library that made the array
-sees to it; else the array must name the stream of that work, or be ready.
+the default stream. Calls are asynchronous; arrays must live until the stream has completed the work. Pending writes
+to an array complete first: with DLPack, which is preferred, the library that made the array synchronises the streams;
+otherwise the array must name its stream or be ready.
 
-The kernels are compiled where ``FER_EDGE_KERNELS=1`` is set while the package is installed from source.
+The kernels are compiled if ``FER_EDGE_KERNELS=1`` is set while the package is installed from source.
 """
 
 from __future__ import annotations
@@ -25,17 +25,21 @@ _INSTALL_COMPILER = "install the CUDA toolkit (nvcc), then " + _BUILD
 
 
 def availability() -> Availability:
-    """Say whether the kernels can run here; ``version`` names what they were compiled for."""
+    """Return whether the kernels can run here; ``version`` holds CUDA version and architectures of the build."""
     try:
         module = _compiled()
     except BackendError as error:
         return Availability(
-            False, reason=str(error), fix=_BUILD if shutil.which("nvcc") else _INSTALL_COMPILER
+            False,
+            reason=str(error).partition(". Fix: ")[0],
+            fix=_BUILD if shutil.which("nvcc") else _INSTALL_COMPILER,
         )
     version = f"CUDA {module.cuda_version}, {module.architectures}"
     count, reason = module.device_state()
     if count == 0:
-        return Availability(False, version, f"CUDA finds no device: {reason}", "nvidia-smi")
+        return Availability(
+            False, version, f"CUDA finds no device ({reason})", "check the driver with nvidia-smi"
+        )
     return Availability(True, version)
 
 
@@ -48,36 +52,36 @@ def crop_resize_normalize(
     stream: int,
     chroma: Any = None,
 ) -> None:
-    """Turn crops of a frame into one input batch, as :func:`fer_edge.preprocess.prepare_batch` does on the CPU.
+    """Convert crops of a frame to one input batch, as :func:`fer_edge.preprocess.prepare_batch` does on the CPU.
 
-    Pixels are those of OpenCV to the last bit; so is the float32 batch.
+    The float32 batch is bit-identical to that of OpenCV.
 
     Parameters
     ----------
     frame : device array
         ``[H, W, 3]`` uint8 BGR, or with ``chroma`` the luma ``[H, W]`` of NV12 (BT.601, limited range).
-        Rows may be any number of bytes apart.
+        Rows may be padded.
     rectangles : sequence of (left, top, right, bottom)
         From :func:`fer_edge.preprocess.crop_rectangle`; may be empty.
     spec : ModelSpec
-        What the network expects.
+        Input of the network.
     out : device array
         ``[len(rectangles), C, H, W]`` float32 or float16, contiguous; written.
     stream : int
-        Handle of a CUDA stream of the arrays' device.
+        Handle of a CUDA stream on the device of the arrays.
     chroma : device array, optional
         ``[H/2, W/2, 2]`` or ``[H/2, W]`` uint8, U before V.
 
     Raises
     ------
     UsageError
-        If the arrays, the rectangles or the spec are not what the kernel takes.
+        If the kernel does not support the arrays, the rectangles or the spec.
     BackendError
         If the kernels are not compiled, or CUDA fails.
     """
     if spec.interpolation != "bilinear":
         raise UsageError(
-            f"{spec.network} wants {spec.interpolation} interpolation, and the CUDA kernel resizes bilinearly: use fer_edge.preprocess, on a frame of the host"
+            f"the CUDA kernel supports only bilinear interpolation, found {spec.interpolation} for {spec.network}. Fix: use frames in host memory"
         )
     gain, offset = spec.gain_and_offset()
     _compiled().crop_resize_normalize(
@@ -110,7 +114,7 @@ def self_attention(
     Parameters
     ----------
     query, key : device array
-        ``[B, C/8, N]`` float32 or float16, like all the others; C a multiple of 8 up to 512.
+        ``[B, C/8, N]`` float32 or float16, like all other arrays; C a multiple of 8 up to 512.
     value, residual : device array
         ``[B, C, N]``.
     gamma : device array
@@ -118,16 +122,16 @@ def self_attention(
     out : device array
         ``[B, C, N]``; written.
     stream : int
-        Handle of a CUDA stream of the arrays' device.
+        Handle of a CUDA stream on the device of the arrays.
     received : device array, optional
-        ``[B, N]``; written: the mean attention that each position receives.
+        ``[B, N]``; written: mean attention received by each position.
     row_statistics : device array, optional
-        ``[B, 2, N]`` float32; working memory that ``received`` needs.
+        ``[B, 2, N]`` float32; scratch memory that ``received`` needs.
 
     Raises
     ------
     UsageError
-        If the arrays are not what the kernel takes.
+        If the kernel does not support the arrays.
     BackendError
         If the kernels are not compiled, or CUDA fails.
     """
@@ -150,9 +154,9 @@ def _compiled() -> Any:
         return importlib.import_module("fer_edge._kernels")
     except ModuleNotFoundError:
         raise BackendError(
-            f"this installation has no CUDA kernels: run {_BUILD}, with nvcc on PATH"
+            f"this installation has no CUDA kernels. Fix: {_BUILD}, with nvcc on PATH"
         ) from None
     except ImportError as error:
         raise BackendError(
-            f"the CUDA kernels cannot be loaded ({error}): compile them again, {_BUILD}"
+            f"the CUDA kernels cannot be loaded ({error}). Fix: compile them again, {_BUILD}"
         ) from error

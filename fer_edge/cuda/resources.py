@@ -1,4 +1,4 @@
-"""Device memory, streams and events, freed by an :class:`contextlib.ExitStack` in reverse order."""
+"""Device memory, streams and events, freed by an :class:`contextlib.ExitStack`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def create_event(device: Device, resources: ExitStack) -> int:
 
 
 def allocate(device: Device, size_bytes: int, resources: ExitStack) -> int:
-    """Return the address of new device memory; 0 for nothing."""
+    """Return the address of new device memory, 0 for a size of 0."""
     if not size_bytes:
         return 0
     address = device.allocate(size_bytes)
@@ -33,7 +33,7 @@ def allocate(device: Device, size_bytes: int, resources: ExitStack) -> int:
 
 
 def allocate_pinned(device: Device, size_bytes: int, resources: ExitStack) -> np.ndarray:
-    """Return new host memory as ``[size_bytes]`` uint8 that the device copies from and to by itself."""
+    """Return new pinned host memory as ``[size_bytes]`` uint8."""
     memory = device.allocate_pinned(size_bytes)
     resources.callback(device.free_pinned, memory)
     return memory

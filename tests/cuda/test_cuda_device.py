@@ -1,4 +1,4 @@
-"""cuda-python and TensorRT as far as they go without a GPU: what they say there, and what is made of it."""
+"""cuda-python and TensorRT without a GPU: their errors and the resulting messages."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_machine_without_a_gpu_says_what_to_do(cuda: Any, ask: Callable[[], ob
 
 def test_cuda_python_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
-    with pytest.raises(BackendError, match="cuda-python is not installed .*; run: pip install cuda-python"):
+    with pytest.raises(BackendError, match="cuda-python is not installed .*Fix: pip install cuda-python"):
         CudaDevice()
 
 
@@ -74,15 +74,15 @@ def test_every_method_is_called_below() -> None:
 
 @pytest.mark.parametrize("method", CALLS)
 def test_the_status_of_every_call_is_checked(cuda: Any, method: str) -> None:
-    """Without a driver each function of CUDA returns an error, so none may pass unseen."""
+    """Without a driver each CUDA function returns an error, which must be raised."""
     device = object.__new__(CudaDevice)
     device._cuda = cuda
-    with pytest.raises(BackendError, match=r"CUDA failed: cudaError\w+: "):
+    with pytest.raises(BackendError, match=r"CUDA failed with cudaError\w+: "):
         CALLS[method](device)
 
 
 def test_every_name_of_cuda_exists() -> None:
-    """In the cuda-python that is installed; the names are read from the source."""
+    """Names are read from the source and looked up in the installed cuda-python."""
     runtime = pytest.importorskip("cuda.bindings.runtime", reason="needs cuda-python")
     tree = ast.parse(inspect.getsource(cuda_device))
     names = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr.startswith("cuda")}
@@ -105,7 +105,7 @@ def recorded(**statuses: int) -> tuple[CudaDevice, Recorder]:
 
 
 def test_an_event_that_is_not_reached_leaves_no_error_behind() -> None:
-    """CUDA keeps "not ready" as its last error, which a launch of another library would take for its own."""
+    """CUDA keeps "not ready" as its last error, which a launch of another library would report."""
     device, cuda = recorded(cudaEventQuery=600)
     assert device.is_done(1) is False
     assert cuda.called == ["cudaEventQuery", "cudaGetLastError"]
@@ -156,7 +156,7 @@ def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Recorder, "cudaGetDeviceCount", lambda self: (0, 2), raising=False)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", Recorder())
     for index in (2, -1):
-        with pytest.raises(BackendError, match=f"there is no GPU {index}: CUDA finds 2"):
+        with pytest.raises(BackendError, match=f"GPU {index} does not exist, CUDA finds 2"):
             CudaDevice(index=index)
     monkeypatch.setattr(Recorder, "cudaGetDeviceCount", lambda self: (0, 0))
     with pytest.raises(BackendError, match="CUDA finds no GPU"):

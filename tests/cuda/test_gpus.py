@@ -1,4 +1,4 @@
-"""Compute capabilities as text, and the messages for those that cannot be compiled for."""
+"""Compute capabilities as text, and the messages for unsupported ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_other_text_is_refused(text: str) -> None:
 
 
 class Library:
-    """The driver's library, of a machine with GPUs called ``GPU 0`` and so on."""
+    """Stub of the driver library, for a machine with GPUs named ``GPU 0`` and so on."""
 
     def __init__(self, status: int, gpus: int) -> None:
         self.status, self.gpus = status, gpus
@@ -60,7 +60,7 @@ class Library:
 def test_a_driver_without_a_gpu(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Library(status, 0))
     assert query_driver() == Driver(status, 12060, ())
-    with pytest.raises(EngineError, match=f"finds none \\(status {status}, 0 devices\\): run nvidia-smi"):
+    with pytest.raises(EngineError, match=f"finds none \\(status {status}, 0 devices\\). Fix: .*nvidia-smi"):
         require_gpu()
 
 

@@ -29,7 +29,7 @@ def backend(request: pytest.FixtureRequest) -> TensorRtBackend:
     chosen = BACKENDS[request.param]
     state = chosen.available()
     if not state.ok:
-        pytest.skip(f"{state.reason}; run: {state.fix}")
+        pytest.skip(f"{state.reason}. Fix: {state.fix}")
     assert isinstance(chosen, TensorRtBackend)
     return chosen
 

@@ -1,4 +1,4 @@
-"""What the tests on a GPU share: a small network, and NumPy arrays to device memory and back."""
+"""Helpers of the GPU tests: a small network, and copies of NumPy arrays to device memory and back."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def runtime(gpu: Gpu, backend: TensorRtBackend) -> Iterator[Runtime]:
     """The bundle that ships, with crops on the device."""
     state = availability()
     if not state.ok:
-        pytest.skip(f"{state.reason}; run: {state.fix}")
+        pytest.skip(f"{state.reason}. Fix: {state.fix}")
     with Runtime(backend=backend.name, precision="fp32", attention=True) as opened:
         yield opened
 

@@ -26,17 +26,17 @@ def half_model(small_model: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cores() -> int:
-    """How many this board has, by TensorRT."""
+    """Number of DLAs of this board, by TensorRT."""
     state = BACKENDS["tensorrt"].available()
     if not state.ok:
-        pytest.skip(f"{state.reason}; run: {state.fix}")
+        pytest.skip(f"{state.reason}. Fix: {state.fix}")
     trt = importlib.import_module("tensorrt")
     return int(trt.Builder(trt.Logger(trt.Logger.ERROR)).num_DLA_cores)
 
 
 def test_a_board_without_one_says_so(cores: int, half_model: Path) -> None:
     options = SessionOptions(precision="fp16", dla_core=cores, gpu_fallback=True)
-    with pytest.raises(BackendError, match=f"there is no DLA {cores}: .* finds {cores} here"):
+    with pytest.raises(BackendError, match=f"DLA {cores} does not exist, .* finds {cores} here"):
         BACKENDS["tensorrt"].open(half_model, options)
 
 

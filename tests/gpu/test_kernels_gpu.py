@@ -33,7 +33,7 @@ COLORS = [
 def kernels(gpu: Gpu) -> None:
     state = availability()
     if not state.ok:
-        pytest.skip(f"{state.reason}; run: {state.fix}")
+        pytest.skip(f"{state.reason}. Fix: {state.fix}")
 
 
 def spec_of(

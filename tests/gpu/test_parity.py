@@ -39,7 +39,7 @@ def network(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module", params=PRECISIONS)
 def precision(request: pytest.FixtureRequest) -> str:
-    """What it is built for."""
+    """Precision of the bundle."""
     return request.param
 
 
@@ -61,7 +61,7 @@ def bundle(network: str, precision: str, tmp_path_factory: pytest.TempPathFactor
 
 
 def run_on_cpu(bundle: Bundle, precision: str, dialect: str, batch: np.ndarray) -> Mapping[str, np.ndarray]:
-    """What ONNX Runtime computes: of the FP32 file, or of the same Q/DQ."""
+    """Return the outputs of ONNX Runtime for the FP32 file, or for the same Q/DQ."""
     path = bundle.model_path("int8" if precision == "int8" else "fp32", dialect)
     session = BACKENDS["onnxruntime"].open(path, SessionOptions())
     try:
@@ -110,7 +110,7 @@ def test_onnx_runtime_on_the_gpu_agrees_with_itself_on_the_cpu(
 ) -> None:
     backend = BACKENDS[name]
     if not backend.available().ok:
-        pytest.skip(f"{backend.available().reason}; run: {backend.available().fix}")
+        pytest.skip(f"{backend.available().reason}. Fix: {backend.available().fix}")
     batch = prepare_batch(list(generate_faces(5, seed=4)), bundle.spec)
     expected = run_on_cpu(bundle, precision, backend.dialect, batch)
     tolerance = TOLERANCE_WITH_TF32 if name == "onnxruntime-tensorrt" else TOLERANCE

@@ -220,7 +220,7 @@ def test_files_that_are_no_engine(
 ) -> None:
     path = tmp_path / "bad.engine"
     path.write_bytes(engine.read_bytes()[:-100] if content is None else content)
-    with pytest.raises(BackendError, match=r"bad\.engine is no engine"), opened(backend, path):
+    with pytest.raises(BackendError, match=r"bad\.engine is not an engine"), opened(backend, path):
         pass
 
 

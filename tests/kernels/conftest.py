@@ -67,5 +67,5 @@ def build_driver(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 @pytest.fixture(scope="session")
 def processors() -> int:
-    """How many OS threads a driver may use."""
+    """Number of OS threads of a driver."""
     return len(os.sched_getaffinity(0))

@@ -201,7 +201,7 @@ def test_the_host_side_has_no_warnings(folder: Path, source: str) -> None:
 
 @needs_nvcc
 def test_a_spill_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the limits rest on: with too few registers the compilation fails, and says where."""
+    """With too few registers the compilation fails and names the function."""
     greedy = folder / "greedy.cu"
     greedy.write_text("""
 __global__ void __launch_bounds__(1024) greedy_kernel(const float* in, float* out) {
