@@ -1,1 +1,1 @@
-"""This machine: processor, memory, installed packages, and the origin of what ran on it."""
+"""This machine: processors, memory, installed packages, and the record of a measurement."""

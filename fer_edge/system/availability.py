@@ -1,4 +1,4 @@
-"""Whether something can be used on this machine."""
+"""Availability of optional software on this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether it can be used here; if not, why, and the command that fixes it."""
+    """Availability on this machine; if ``ok`` is False, the reason and the command that fixes it."""
 
     ok: bool
     version: str = ""

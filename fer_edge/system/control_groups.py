@@ -1,4 +1,4 @@
-"""Control groups of Linux, by which containers and services limit memory and processors."""
+"""Linux control groups, which limit memory and processors of containers and services."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _MAX_GROUPS = 32
 
 
 def find_control_groups(machine: Machine, controller: str) -> Iterator[tuple[str, int]]:
-    """Yield the folder and the version, 1 or 2, of each group of this process that a controller limits.
+    """Yield the folder and the version, 1 or 2, of each group of this process with a controller.
 
-    The innermost comes first. In a container the root is its own, whatever the path says.
+    The innermost comes first. Paths relative to the root of a container are resolved within it.
     """
     text = machine.read("/proc/self/cgroup") or ""
     for place, pattern, version in (

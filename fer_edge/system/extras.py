@@ -1,4 +1,4 @@
-"""The optional packages: which are missing here, and the command that installs exactly those."""
+"""Optional packages: those that are missing here, and the command that installs them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from fer_edge.errors import MissingExtraError
 
-#: Extra → module that is imported → distribution that brings it. The versions stand in the package's metadata.
-#: Modules are looked for, not distributions: on a Jetson PyTorch and TensorRT come from NVIDIA.
+#: Extra → imported module → its distribution. The versions are in the metadata of the package.
+#: Modules are searched, not distributions: on a Jetson PyTorch and TensorRT come from NVIDIA.
 EXTRAS: Mapping[str, Mapping[str, str]] = {
     "plots": {"matplotlib": "matplotlib"},
     "export": {
@@ -37,21 +37,21 @@ def missing_modules(extra: str) -> tuple[str, ...]:
 
 
 def install_command(extra: str) -> str:
-    """Return the command that installs what is missing of an extra, all of it where nothing is."""
+    """Return the command that installs the missing packages of an extra, or all of them if none is missing."""
     versions = _versions()
     names = [EXTRAS[extra][module] for module in missing_modules(extra) or EXTRAS[extra]]
     return shlex.join(["python", "-m", "pip", "install", *(name + versions.get(name, "") for name in names)])
 
 
 def require_extra(extra: str, purpose: str) -> None:
-    """Refuse work whose packages are not installed, before it begins.
+    """Raise an error if packages of an extra are not installed.
 
     Parameters
     ----------
     extra : str
         A key of :data:`EXTRAS`.
     purpose : str
-        What needs it, as the subject of a sentence, such as ``exporting weights``.
+        Subject of the message, such as ``exporting weights``.
 
     Raises
     ------
@@ -60,35 +60,35 @@ def require_extra(extra: str, purpose: str) -> None:
     """
     if missing := missing_modules(extra):
         raise MissingExtraError(
-            f"{purpose} needs {', '.join(EXTRAS[extra][module] for module in missing)}, not installed here "
-            f"(extra {extra}): run {install_command(extra)}"
+            f"{purpose} needs {', '.join(EXTRAS[extra][module] for module in missing)} (extra {extra}), "
+            f"which must be installed. Fix: {install_command(extra)}"
         )
 
 
 def explain_missing_module(error: ModuleNotFoundError) -> MissingExtraError | None:
-    """Return the error with the command that installs a module which was not found; ``None`` for one of ours.
+    """Return the error with the command that installs a missing module; ``None`` for modules of FER-Edge.
 
-    A module may be missing although :func:`require_extra` found all: a broken installation, or a dependency of one
-    of ours that its package does not bring.
+    A module may be missing although :func:`require_extra` passed: in a broken installation, or if a package does not
+    declare a dependency.
     """
     name = error.name or ""
     extra = next((e for e, modules in EXTRAS.items() if name in modules), None)
     if extra is not None:
-        return MissingExtraError(f"{name} is not installed (extra {extra}): run {install_command(extra)}")
+        return MissingExtraError(f"{name} is not installed (extra {extra}). Fix: {install_command(extra)}")
     if name.partition(".")[0] == "fer_edge" or not name:
         return None
-    return MissingExtraError(f"{name} is not installed: run python -m pip install {name.partition('.')[0]}")
+    return MissingExtraError(f"{name} is not installed. Fix: python -m pip install {name.partition('.')[0]}")
 
 
 def _is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except (ModuleNotFoundError, ValueError):  # no parent package; or a stand-in without a spec
+    except (ModuleNotFoundError, ValueError):  # no parent package, or a stub module without a spec
         return False
 
 
 def _versions() -> dict[str, str]:
-    """Distribution → the versions that this package accepts; empty where it runs without being installed."""
+    """Return distribution → version specifier of FER-Edge; empty if FER-Edge is not installed."""
     try:
         requirements = importlib.metadata.requires("fer-edge") or []
     except importlib.metadata.PackageNotFoundError:

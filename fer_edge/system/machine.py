@@ -1,4 +1,4 @@
-"""How ``fer-edge doctor`` looks at a machine: files, commands and questions, each bounded in size and time."""
+"""Access to a machine for ``fer-edge doctor``: files, commands and library probes, bounded in size and time."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _MAX_PATHS = 64
 
 
 class Machine(Protocol):
-    """Files, commands and libraries of a machine. Nothing here raises: what is missing is ``None``."""
+    """Files, commands and libraries of a machine. No method raises: missing ones return ``None``."""
 
     @property
     def architecture(self) -> str:
-        """Such as ``x86_64`` or ``aarch64``."""
+        """Architecture, such as ``x86_64`` or ``aarch64``."""
 
     def read(self, path: str) -> str | None:
-        """Return the beginning of a file."""
+        """Return the first 64 KiB of a file."""
 
     def find(self, pattern: str) -> list[str]:
         """Return the paths that match a shell pattern, sorted."""
 
     def run(self, *command: str) -> str | None:
-        """Return what a command prints, whatever its exit code."""
+        """Return the output of a command, whatever its exit code."""
 
     def ask(self, question: str) -> dict[str, Any] | None:
-        """Return the answer of :mod:`fer_edge.doctor.inventory`, ``None`` where its process hung or crashed."""
+        """Return the answer of :mod:`fer_edge.doctor.inventory`, ``None`` if its process hung or crashed."""
 
 
 class LocalMachine:
@@ -44,9 +44,9 @@ class LocalMachine:
     Parameters
     ----------
     limit_s : float
-        Most that one command may take.
+        Time limit of one command.
     total_s : float
-        Most that all of them may take; later ones are not started.
+        Time limit of all commands; later ones are not started.
     """
 
     architecture = platform.machine()
@@ -56,7 +56,6 @@ class LocalMachine:
         self._end_s = time.monotonic() + total_s
 
     def read(self, path: str) -> str | None:
-        """See :class:`Machine`."""
         try:
             handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except (OSError, ValueError):
@@ -64,18 +63,16 @@ class LocalMachine:
         try:
             if stat.S_ISREG(os.fstat(handle).st_mode):
                 return os.read(handle, _MAX_BYTES).decode(errors="replace")
-        except OSError:  # a file of the kernel may open and not be read
+        except OSError:  # a file of the kernel may open but not be readable
             pass
         finally:
             os.close(handle)
         return None
 
     def find(self, pattern: str) -> list[str]:
-        """See :class:`Machine`."""
         return sorted(map(str, islice(Path("/").glob(pattern.lstrip("/")), _MAX_PATHS)))
 
     def run(self, *command: str) -> str | None:
-        """See :class:`Machine`."""
         text, environment = b"", {**os.environ, "LC_ALL": "C"}
         try:
             with BoundedProcess(
@@ -96,7 +93,6 @@ class LocalMachine:
         return text.decode(errors="replace")
 
     def ask(self, question: str) -> dict[str, Any] | None:
-        """See :class:`Machine`."""
         try:
             return run_worker("fer_edge.doctor.inventory", question, self._remaining_s())
         except (OSError, TimeLimitError, WorkerError):
@@ -109,7 +105,7 @@ class LocalMachine:
 
 
 def read_number(machine: Machine, path: str) -> int | None:
-    """Return the whole number that a file of the kernel holds, ``None`` for anything else."""
+    """Return the integer in a file of the kernel, ``None`` if there is none."""
     text = (machine.read(path) or "").strip()
     return int(text) if re.fullmatch(r"\d{1,18}", text, re.ASCII) else None
 

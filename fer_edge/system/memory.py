@@ -1,4 +1,4 @@
-"""Memory that this process may still take, within the limits of its container, and what adds some."""
+"""Memory available to this process, within the limits of its container, and commands that add swap."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from fer_edge.system.control_groups import find_control_groups
 from fer_edge.system.machine import LocalMachine, Machine, read_number
 
-#: Where version 1 and 2 of control groups keep the limit, what is used, and the row of ``memory.stat`` that the
-#: kernel gives back before it kills: file pages that nobody has used lately.
+#: Files of control groups of version 1 and 2 with the limit and the usage, and the row of ``memory.stat`` that the
+#: kernel reclaims before it kills: inactive file pages.
 _V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _V2 = ("memory.max", "memory.current", "inactive_file")
 _V2_SWAP = ("memory.swap.max", "memory.swap.current")
@@ -17,14 +17,14 @@ _V2_SWAP = ("memory.swap.max", "memory.swap.current")
 
 @dataclass(frozen=True)
 class FreeMemory:
-    """What is free.
+    """Free memory of this process.
 
     Attributes
     ----------
     memory_bytes, swap_bytes : int
-        Main memory and swap.
+        Free main memory and free swap.
     limited : bool
-        Whether a control group, such as a container's, allows less than the machine has free.
+        Whether a control group, such as that of a container, allows less than the machine has free.
     """
 
     memory_bytes: int
@@ -33,12 +33,12 @@ class FreeMemory:
 
     @property
     def total_bytes(self) -> int:
-        """Both."""
+        """Main memory and swap together."""
         return self.memory_bytes + self.swap_bytes
 
 
 def measure_free_memory(machine: Machine) -> FreeMemory | None:
-    """Return what is free for this process, ``None`` where the kernel does not say."""
+    """Return the free memory of this process, ``None`` if the kernel does not report it."""
     text = machine.read("/proc/meminfo") or ""
     rows = re.findall(r"^(MemAvailable|SwapFree):\s+(\d{1,15}) kB$", text, re.MULTILINE | re.ASCII)
     sizes = {name: int(kib) << 10 for name, kib in rows}
@@ -56,16 +56,16 @@ def measure_free_memory(machine: Machine) -> FreeMemory | None:
 
 
 def own_peak_bytes() -> int | None:
-    """Return the largest resident memory of this process, ``None`` where the system has no ``/proc`` of Linux.
+    """Return the peak resident memory of this process, ``None`` without the ``/proc`` of Linux.
 
-    ``getrusage`` would count what its parent held.
+    ``getrusage`` would include that of the parent process.
     """
     found = re.search(r"^VmHWM:\s+(\d+) kB$", LocalMachine().read("/proc/self/status") or "", re.MULTILINE)
     return int(found[1]) << 10 if found else None
 
 
 def add_swap(lacking_bytes: int) -> tuple[str, ...]:
-    """Return the commands that add so much swap and some more, until the next start."""
+    """Return the commands that add at least this much swap until the next reboot."""
     return (
         f"sudo fallocate -l {lacking_bytes // 1_000_000_000 + 2}G /swapfile",
         "sudo chmod 600 /swapfile",
@@ -75,7 +75,7 @@ def add_swap(lacking_bytes: int) -> tuple[str, ...]:
 
 
 def _room(machine: Machine, folder: str, limit: str, used: str, cache: str | None = None) -> int | None:
-    """What a group may still take, ``None`` where it has no limit."""
+    """Return the memory that a group may still use, ``None`` if it has no limit."""
     most = read_number(machine, f"{folder}/{limit}")
     if most is None:
         return None

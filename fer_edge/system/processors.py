@@ -1,4 +1,4 @@
-"""Processors that this process may use, within its affinity and the limits of its container."""
+"""Processors available to this process, within its affinity and the limits of its container."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from fer_edge.system.machine import Machine, read_number
 
 @dataclass(frozen=True)
 class Processors:
-    """What this process may compute on.
+    """Processors of the machine and those available to this process.
 
     Attributes
     ----------
     machine : int
         Logical processors of the machine.
     logical : int
-        Those that the affinity allows.
+        Logical processors in the affinity mask.
     cores : int
-        Physical cores of these.
+        Physical cores of these processors.
     quota : int or None
-        Processors whose time a control group allows, rounded up; ``None`` without a limit.
+        CPU quota of the control group in processors, rounded up; ``None`` without a limit.
     """
 
     machine: int
@@ -35,24 +35,24 @@ class Processors:
 
     @property
     def usable(self) -> int:
-        """Most threads that run at the same time."""
+        """Number of threads that can run concurrently."""
         return min(self.logical, self.quota or self.logical)
 
     @property
     def limited(self) -> bool:
-        """Whether this process may use less than the machine has, which libraries do not always see."""
+        """True if this process may use fewer processors than the machine has, which libraries may overlook."""
         return self.usable < self.machine
 
 
 def count_processors(machine: Machine, usable: Collection[int] | None = None) -> Processors:
-    """Return what the kernel says.
+    """Return the processors as reported by the kernel.
 
     Parameters
     ----------
     machine : Machine
-        Where it is read.
+        Machine to read from.
     usable : collection of int, optional
-        Numbers of the processors that may be used; the affinity of this process if left out.
+        Indices of the usable processors; default: the affinity of this process.
     """
     numbers = os.sched_getaffinity(0) if usable is None else set(usable)
     cores = {_core(machine, number) for number in numbers}
@@ -62,7 +62,7 @@ def count_processors(machine: Machine, usable: Collection[int] | None = None) ->
 
 
 def _core(machine: Machine, number: int) -> tuple[int, int]:
-    """Return package and core of a logical processor; one that the kernel does not describe is its own core."""
+    """Return package and core of a logical processor; without a description it counts as its own core."""
     folder = f"/sys/devices/system/cpu/cpu{number}/topology"
     package, core = (read_number(machine, f"{folder}/{name}") for name in ("physical_package_id", "core_id"))
     return (-1, number) if core is None else (package or 0, core)
@@ -72,6 +72,6 @@ def _quota(machine: Machine, folder: str, version: int) -> int | None:
     if version == 2:
         found = re.fullmatch(r"(\d{1,15}) (\d{1,15})", (machine.read(f"{folder}/cpu.max") or "").strip())
         quota, period = (int(found[1]), int(found[2])) if found else (None, None)
-    else:  # -1, which is no number here, is no limit
+    else:  # -1 means no limit and is not a number for read_number
         quota, period = (read_number(machine, f"{folder}/cpu.cfs_{name}_us") for name in ("quota", "period"))
     return max(1, math.ceil(quota / period)) if quota and period else None

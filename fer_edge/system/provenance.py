@@ -1,4 +1,4 @@
-"""Percentiles of latencies, and the record that every published figure carries."""
+"""Device, versions, commit and date of a measurement."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PACKAGES = (
     "tensorrt-rtx-cu13",
     "nncf",
 )
-#: As the kernel names them: what decides how integers are multiplied, and how fast.
+#: Kernel names of the features that determine arithmetic and speed of integer products.
 _PROCESSOR_FEATURES = (
     "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8",
     "asimd", "asimddp", "i8mm", "sve", "sve2",
@@ -31,7 +31,7 @@ _PROCESSOR_FEATURES = (
 
 
 def tool_versions() -> dict[str, str]:
-    """Return the versions of what computes here, for those packages that are installed."""
+    """Return the versions of Python and of the installed packages that compute."""
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -42,7 +42,7 @@ def tool_versions() -> dict[str, str]:
 
 
 def measurement_record() -> dict[str, Any]:
-    """Return device, versions, commit and date: what a figure needs beside it to mean something."""
+    """Return device, versions, commit and date, without which a measurement cannot be interpreted."""
     return {
         "device": device_name(),
         "processor_features": list(processor_features()),
@@ -55,7 +55,7 @@ def measurement_record() -> dict[str, Any]:
 
 
 def device_name() -> str:
-    """Return the board's or the processor's name."""
+    """Return the name of the board or of the processor."""
     board = Path("/proc/device-tree/model")
     if board.is_file():
         return board.read_text(errors="replace").strip("\0\n ")
@@ -67,17 +67,17 @@ def device_name() -> str:
 
 
 def processor_features(cpuinfo: str | None = None) -> tuple[str, ...]:
-    """Return the extensions of this processor that integer networks compute with, such as ``avx512_vnni``.
+    """Return the processor features that matter for integer networks, such as ``avx512_vnni``.
 
     Parameters
     ----------
     cpuinfo : str, optional
-        Text of ``/proc/cpuinfo``; that of this machine if left out.
+        Text of ``/proc/cpuinfo``; default: that of this machine.
 
     Returns
     -------
     tuple of str
-        Names as the Linux kernel gives them, in a fixed order; empty where it gives none.
+        Names of the Linux kernel, in a fixed order; empty if it reports none.
     """
     if cpuinfo is None:
         try:

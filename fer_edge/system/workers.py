@@ -1,8 +1,8 @@
-"""Work in a process of its own: what hangs, crashes or runs out of memory there is an error here.
+"""Work in a subprocess, so that a hang, a crash or an OOM kill becomes an error.
 
-A worker is a module that calls :func:`serve` when it is run with ``python -m``. Standard input holds the question as
-JSON; standard output gets JSON lines: ``progress`` events, then one ``done`` or ``error``. All that libraries print
-goes to standard error.
+A worker is a module that calls :func:`serve` when it is run with ``python -m``. Standard input holds the request as
+JSON; standard output gets JSON lines: ``progress`` events, then one ``done`` or ``error``. The output of libraries is
+redirected to standard error.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ _PR_SET_PDEATHSIG = 1
 
 
 class TimeLimitError(Exception):
-    """A process took longer than it may."""
+    """A process exceeded its time limit."""
 
 
 class WorkerError(Exception):
-    """A worker gave no answer.
+    """A worker ended without an answer.
 
     Attributes
     ----------
     message : str
-        Of the :class:`FerEdgeError` in it; empty where it ended or was stopped without one.
+        Message of its :class:`FerEdgeError`; empty if it ended without one.
     status : int or None
-        Its exit code, or minus the number of the signal that ended it; ``None`` where it was stopped after the limit.
+        Exit code, or minus the number of the signal that ended it; ``None`` if it was stopped at the time limit.
     """
 
     def __init__(self, message: str, status: int | None) -> None:
@@ -54,18 +54,18 @@ class WorkerError(Exception):
 
 
 class BoundedProcess:
-    """A process in a session of its own; leaving the ``with`` block kills it, with all that it started.
+    """A process in its own session; leaving the ``with`` block kills it and its children.
 
-    One that hangs in a driver cannot be killed, and is left behind.
+    A process that hangs in a driver cannot be killed and is left behind.
 
     Parameters
     ----------
     command : sequence of str
-        What is run.
+        Command and arguments.
     limit_s : float
-        After this long every method raises :class:`TimeLimitError`.
+        Time after which every method raises :class:`TimeLimitError`.
     **settings
-        Of :class:`subprocess.Popen`.
+        Arguments of :class:`subprocess.Popen`.
     """
 
     def __init__(self, command: Sequence[str], limit_s: float, **settings: Any) -> None:
@@ -75,8 +75,8 @@ class BoundedProcess:
         self._output = self._process.stdout
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield what it prints, until it closes its standard output."""
-        poll = select.poll()  # unlike select, it takes any number of a file
+        """Yield its output until it closes its standard output."""
+        poll = select.poll()  # unlike select, poll accepts any file descriptor
         poll.register(self._output, select.POLLIN)
         while True:
             rest_s = self._end_s - time.monotonic()
@@ -89,7 +89,7 @@ class BoundedProcess:
                 raise TimeLimitError
 
     def lines(self) -> Iterator[bytes]:
-        """Yield every line that it prints, without its end; what is too long for a line comes in pieces."""
+        """Yield every line of its output, without its end; very long lines are split."""
         rest = b""
         for block in self.blocks():
             *lines, rest = (rest + block).split(b"\n")
@@ -101,7 +101,7 @@ class BoundedProcess:
             yield rest
 
     def wait(self) -> int:
-        """Return its exit code, or minus the number of the signal that ended it."""
+        """Return the exit code, or minus the number of the signal that ended it."""
         try:
             return self._process.wait(max(0.1, self._end_s - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -113,7 +113,7 @@ class BoundedProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process.returncode is None:  # not yet waited for: the number is still its own
+        if self._process.returncode is None:  # not yet waited for, so the pid is not reused
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -135,24 +135,24 @@ def run_worker(
     Parameters
     ----------
     module : str
-        Its name.
+        Name of the worker module.
     question : object
-        Plain JSON types.
+        Request, of plain JSON types.
     limit_s : float
-        After this long it is stopped.
+        Time after which the worker is stopped.
     on_progress : callable
         Called with (stage, done, total).
     log : Path, optional
-        Gets its standard error.
+        File for its standard error.
     folder : Path
-        Its working directory. Python imports from there first: nothing of the user's may lie in it.
+        Its working directory. Python imports from there first, so it must not hold files of the user.
     environment : mapping, optional
-        Its environment; that of this process if left out.
+        Its environment; default: that of this process.
 
     Raises
     ------
     WorkerError
-        If there is none.
+        If the worker ends without an answer.
     """
     event: dict[str, Any] = {}
     status = None
@@ -177,14 +177,14 @@ def run_worker(
 
 
 def read_tail(log: Path, lines: int) -> tuple[str, ...]:
-    """Return the last lines of a log that are not empty, each of bounded length."""
+    """Return the last non-empty lines of a log, each truncated."""
     text = log.read_text(encoding="utf-8", errors="replace")
     kept = [line.strip()[:_MAX_LOG_LINE_CHARS] for line in text.splitlines() if line.strip()]
     return tuple(kept[-lines:])
 
 
 def _parse(line: bytes) -> dict[str, Any]:
-    """Return an event, an empty one for anything else, such as a line that was cut off."""
+    """Return an event, an empty one for an invalid line."""
     try:
         event = json.loads(line)
     except (ValueError, RecursionError):
@@ -193,11 +193,11 @@ def _parse(line: bytes) -> dict[str, Any]:
 
 
 def serve(answer: Callable[[Any, Progress], dict[str, Any]]) -> None:
-    """Answer one question as a worker, and end with an exit code of 1 where a :class:`FerEdgeError` is the answer."""
-    # Native code prints to standard output as well: it gets standard error, the events a channel of their own.
+    """Answer one request as a worker; exit with code 1 after a :class:`FerEdgeError`."""
+    # Native code may print to standard output: redirect it to standard error, and keep the original for events.
     events = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # nobody listens any more: end
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end when the parent no longer reads
 
     def send(event: str, **fields: Any) -> None:
         events.write(json.dumps({"event": event, **fields}) + "\n")
@@ -215,7 +215,7 @@ def serve(answer: Callable[[Any, Progress], dict[str, Any]]) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, however that ends: nobody else would."""
+    """Have the kernel kill this process when its parent ends for any reason."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before it was asked
-        sys.exit("the process that asked has ended")
+    if os.getppid() != parent:  # it ended before the call of prctl
+        sys.exit("the parent process has ended")

@@ -1,4 +1,4 @@
-"""Optional packages: what is missing is named, and the command installs exactly that."""
+"""Optional packages: the error names the missing ones, and the command installs exactly these."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def test_what_is_missing_is_named_with_its_version(missing: set[str]) -> None:
     assert install_command("export") == command
     with pytest.raises(MissingExtraError, match="exporting weights needs onnxscript, safetensors") as raised:
         require_extra("export", "exporting weights")
-    assert str(raised.value).endswith(f"run {command}")
+    assert str(raised.value).endswith(f"Fix: {command}")
 
 
 def test_pytorch_is_not_named_where_it_is_there(missing: set[str]) -> None:
-    """On a Jetson it comes from NVIDIA, and pip would put another in its place."""
+    """On a Jetson it comes from NVIDIA, and pip would replace it."""
     missing.add("tensorboard")
     assert "torch" not in install_command("export")
 

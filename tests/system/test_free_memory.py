@@ -1,4 +1,4 @@
-"""Free memory where control groups of either version limit it, of this machine, and of files that lie."""
+"""Free memory within control groups of both versions, of this machine, and with invalid files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNLIMITED_V1 = "9223372036854771712\n"
 
 
 class Files:
-    """A machine that is nothing but files."""
+    """A machine that has only files."""
 
     architecture = "aarch64"
 

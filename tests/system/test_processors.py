@@ -1,4 +1,4 @@
-"""How many processors may be used: topology, affinity and quotas of version 1 and 2 of control groups."""
+"""Count of usable processors: topology, affinity and quotas of version 1 and 2 of control groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers that answer, fail, crash, hang, and print what nobody asked for."""
+"""Workers that answer, fail, crash, hang, or print unexpected output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Run = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run a worker with this body of its answer; its log is ``log``."""
+    """Run a worker with this body of its answer function; its log is ``log``."""
 
     def run(body: str, question: Any = None, **settings: Any) -> dict[str, Any]:
         lines = textwrap.indent(textwrap.dedent(body), "    ")
@@ -63,7 +63,7 @@ def test_what_libraries_print_is_no_answer(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_caller_with_many_open_files(run: Run) -> None:
-    """``select`` takes none beyond the first 1024."""
+    """``select`` supports only the first 1024 file descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
     files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
@@ -100,7 +100,7 @@ def test_a_worker_that_ends_without_an_answer(run: Run, tmp_path: Path, body: st
     ["", "Segmentation fault", "[]", "null", "[" * 50000, '{"event": "done", "answ', "x" * (3 << 20)],
 )
 def test_events_that_are_none(run: Run, written: str) -> None:
-    """Written to the channel of the events, which is the first that is free."""
+    """Invalid lines written to the event channel, the first free file descriptor."""
     assert run("""os.write(3, b'{"event": "done", "answer": {"a": 1}}'); os._exit(0)""") == {"a": 1}
     body = f"os.write(3, {written.encode()!r}); os._exit(0)"
     if len(written) > 1 << 16:
