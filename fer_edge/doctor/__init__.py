@@ -1,4 +1,4 @@
-"""Tells what this machine can run, and the command for what is missing."""
+"""Checks of this machine, with commands that install what is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One check of a machine: its state, and what to do."""
+"""Result of one check of a machine."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ OK, WARN, MISSING = "ok", "warn", "missing"
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes
     ----------
     name : str
-        What it is.
+        Name of the checked component.
     state : {"ok", "warn", "missing"}
-        Whether it serves.
+        State of the component.
     found : str
-        What is there.
+        What was found.
     advice : str
-        What to do, in words.
+        Recommended action.
     commands : tuple of str
-        What to type for it, in this order.
+        Shell commands of that action, in order.
     """
 
     name: str
@@ -40,5 +40,5 @@ class Check:
 
 
 def answer_line(value: object) -> str:
-    """Return the answer of a library in one line that is not empty."""
-    return printable_line(value) or "it does not say"
+    """Return the answer of a library as one non-empty line."""
+    return printable_line(value) or "unknown"

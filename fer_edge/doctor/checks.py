@@ -1,4 +1,4 @@
-"""What this machine can run, what is missing, and the command for it."""
+"""Checks of board, power mode, memory and CPU backends, and the list of all checks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FASTEST_MODES = ("MAXN_SUPER", "MAXN")
 
 
 def diagnose(machine: Machine | None = None) -> tuple[Check, ...]:
-    """Look at a machine, this one unless another is given, in a minute at most."""
+    """Check a machine, by default this one, within one minute."""
     facts = Facts(LocalMachine() if machine is None else machine)
     return tuple(check for look in _LOOKS for check in look(facts))
 
@@ -36,11 +36,11 @@ def _look_at_board(facts: Facts) -> Iterable[Check]:
 def _look_at_jetpack(facts: Facts) -> Iterable[Check]:
     if not facts.jetson:
         return
-    flash = "flash the board with JetPack 6 or later: it brings TensorRT 10.3 or later"
+    flash = "flash the board with JetPack 6 or later, which includes TensorRT 10.3 or later"
     if facts.l4t is None:
-        found = "this is a Jetson, and /etc/nv_tegra_release does not say its release"
+        found = "this is a Jetson, but /etc/nv_tegra_release does not name its release"
         yield Check(
-            "JetPack", WARN, found, "mount that file into the container" if facts.container else flash
+            "JetPack", WARN, found, "mount this file into the container" if facts.container else flash
         )
         return
     major, release = facts.l4t
@@ -61,9 +61,9 @@ def _look_at_power(facts: Facts) -> Iterable[Check]:
     mode = facts.power_mode(modes)
     best = next((m for name in _FASTEST_MODES for m in modes if m[1] == name), None)
     if mode is None:
-        yield Check("power mode", WARN, "unknown", "ask for it", ("sudo nvpmodel -q",))
+        yield Check("power mode", WARN, "unknown", "query it", ("sudo nvpmodel -q",))
     elif best is not None and mode != best[1]:
-        advice = f"{best[1]} is the fastest, where supply and cooling allow it"
+        advice = f"{best[1]} is the fastest, if power supply and cooling allow it"
         yield Check("power mode", WARN, mode, advice, (f"sudo nvpmodel -m {best[0]}",))
     else:
         yield Check("power mode", OK, mode)
@@ -71,14 +71,14 @@ def _look_at_power(facts: Facts) -> Iterable[Check]:
     if clock is not None and clock[0] == clock[1]:
         yield Check("clocks", OK, f"GPU fixed at {clock[1] / 1e6:.0f} MHz")
     elif clock is not None:
-        found = f"GPU moves between {clock[0] / 1e6:.0f} and {clock[1] / 1e6:.0f} MHz"
-        yield Check("clocks", OK, found, "fix them before measuring", ("sudo jetson_clocks",))
+        found = f"GPU varies between {clock[0] / 1e6:.0f} and {clock[1] / 1e6:.0f} MHz"
+        yield Check("clocks", OK, found, "fix the clocks before measuring", ("sudo jetson_clocks",))
 
 
 def _look_at_memory(facts: Facts) -> Iterable[Check]:
     free = measure_free_memory(facts.machine)
     if free is None:
-        yield Check("memory", WARN, "unknown", "see what is free", ("free -h",))
+        yield Check("memory", WARN, "unknown", "check the free memory", ("free -h",))
         return
     needed = estimate_memory_bytes(4 * CATALOGUE[_MAX_MODEL].parameters)
     found = f"{free.memory_bytes / 1e9:.1f} GB free, swap {free.swap_bytes / 1e9:.1f} GB free"
@@ -86,8 +86,8 @@ def _look_at_memory(facts: Facts) -> Iterable[Check]:
     if lacking <= 0:
         yield Check("memory", OK, found)
     else:
-        advice = f"to build {_MAX_MODEL} in FP32 may need {needed / 1e9:.1f} GB: end programs, or add swap"
-        inside = facts.container or free.limited  # swap is added outside
+        advice = f"building {_MAX_MODEL} in FP32 may need {needed / 1e9:.1f} GB: end programs, or add swap"
+        inside = facts.container or free.limited  # swap must be added on the host
         yield Check("memory", WARN, found, advice, () if inside else add_swap(lacking))
 
 
@@ -96,7 +96,7 @@ def _look_at_cpu_backends(facts: Facts) -> Iterable[Check]:
         ("ONNX Runtime", "onnxruntime", "python -m pip install onnxruntime"),
         ("OpenVINO", "openvino", install_command("openvino")),
     ):
-        answer = facts.machine.ask(question) or {"error": "it crashes or hangs when it is imported"}
+        answer = facts.machine.ask(question) or {"error": "crashes or hangs on import"}
         if "version" in answer:
             providers = [str(p).removesuffix("ExecutionProvider") for p in items(answer.get("providers"))]
             yield Check(name, OK, answer_line(f"{answer['version']} {', '.join(providers)}"))

@@ -1,4 +1,4 @@
-"""What ``fer-edge doctor`` reads off a machine. Everything read may be missing, damaged or hostile."""
+"""Facts that ``fer-edge doctor`` reads from a machine. All input may be missing, damaged or hostile."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _PACKAGES = ("nvidia-jetpack", "libnvinfer[0-9]*", "python3-libnvinfer")
 
 
 class Facts:
-    """What several checks need to know.
+    """Facts that several checks need.
 
     Attributes
     ----------
     machine : Machine
-        Where it comes from.
+        Source of the facts.
     board : str
-        Model of an embedded board; empty elsewhere.
+        Model of an embedded board; empty on other machines.
     l4t : (int, str) or None
-        Major part and whole of the L4T release, such as (36, "36.4.3").
+        Major version and full L4T release, such as (36, "36.4.3").
     jetson, container : bool
-        Whether this is a Jetson, and whether it is a container.
+        Whether this is a Jetson, and whether this is a container.
     packages : mapping
-        Debian package of TensorRT and JetPack → version.
+        Installed Debian packages of TensorRT and JetPack → version.
     cuda : mapping or None
-        Answer of the driver; ``None`` where it hung or crashed.
+        Answer of the driver; ``None`` if it hung or crashed.
     gpus : list of Gpu
-        What can be used.
+        Usable GPUs.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -50,7 +50,7 @@ class Facts:
         self.gpus = _parse_gpus(self.cuda)
 
     def has_nvidia_card(self) -> bool:
-        """Whether there is an NVIDIA GPU on the PCI bus, with a driver or without."""
+        """Return whether there is an NVIDIA GPU on the PCI bus, with or without a driver."""
         for path in self.machine.find("/sys/bus/pci/devices/*/vendor"):
             vendor, kind = (self.machine.read(p) or "" for p in (path, path.replace("/vendor", "/class")))
             if vendor.strip() == _NVIDIA_VENDOR and kind.startswith(_DISPLAY_CLASS):
@@ -58,13 +58,13 @@ class Facts:
         return False
 
     def processor(self) -> str:
-        """Name of the processor; empty where it has none."""
+        """Return the name of the processor; empty if unknown."""
         text = self.machine.read("/proc/cpuinfo") or ""
         found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
         return printable_line(found[1]) if found else ""
 
     def tensorrt_library(self) -> str:
-        """Version of libnvinfer, by its package or by its file; empty where there is none."""
+        """Return the version of libnvinfer from its package or file name; empty if not installed."""
         for name, version in self.packages.items():
             if re.fullmatch(r"libnvinfer\d+", name):
                 return version.partition("-")[0]
@@ -72,12 +72,12 @@ class Facts:
         return printable_line(max((path.rpartition(".so.")[2] for path in files), key=len, default=""))
 
     def tensorrt_pythons(self) -> list[str]:
-        """Versions of Python for which the system has TensorRT's module, such as "3.10"."""
+        """Return the Python versions for which the system has the TensorRT module, such as "3.10"."""
         paths = self.machine.find("/usr/lib/python3*/dist-packages/tensorrt")
         return [found[1] for path in paths if (found := re.search(r"/python(3\.\d+)/", path))]
 
     def toolkit_version(self) -> str:
-        """Version of the CUDA toolkit; empty where there is none."""
+        """Return the version of the CUDA toolkit; empty if not installed."""
         try:
             return printable_line(
                 json.loads(self.machine.read("/usr/local/cuda/version.json") or "")["cuda"]["version"]
@@ -86,21 +86,21 @@ class Facts:
             return ""
 
     def power_modes(self) -> list[tuple[int, str]]:
-        """Number and name of the power modes of a Jetson."""
+        """Return number and name of the power modes of a Jetson."""
         text = self.machine.read("/etc/nvpmodel.conf") or ""
         found = re.findall(r"^\s*<\s*POWER_MODEL\s+ID=(\d{1,3})\s+NAME=([\w.-]{1,40})", text, re.MULTILINE)
         return [(int(number), name) for number, name in found]
 
     def power_mode(self, modes: Sequence[tuple[int, str]]) -> str | None:
-        """Name of the current power mode."""
-        if said := re.search(r"NV Power Mode: *([\w.-]{1,40})", self.machine.run("nvpmodel", "-q") or ""):
-            return said[1]
+        """Return the name of the current power mode."""
+        if current := re.search(r"NV Power Mode: *([\w.-]{1,40})", self.machine.run("nvpmodel", "-q") or ""):
+            return current[1]
         stored = re.search(r"pmode:(\d{1,4})\b", self.machine.read("/var/lib/nvpmodel/status") or "")
         return dict(modes).get(int(stored[1])) if stored else None
 
     def gpu_clock_hz(self) -> tuple[int, int] | None:
-        """Lowest and highest clock that the GPU of a Jetson may have now."""
-        # Thor's GPU has two clocks: gpu-gpc-0 computes, gpu-nvd-0 does video.
+        """Return the current lower and upper clock limit of the GPU of a Jetson."""
+        # Thor's GPU has two clocks: gpu-gpc-0 for compute, gpu-nvd-0 for video.
         for place in self.machine.find("/sys/class/devfreq/*gpu*"):
             low, high = (read_number(self.machine, f"{place}/{name}_freq") for name in ("min", "max"))
             if "nvd" not in place and low is not None and high is not None:
@@ -109,13 +109,13 @@ class Facts:
 
 
 def printable_line(value: Any) -> str:
-    """Return one printable line of bounded length."""
+    """Return a value as one printable line of bounded length."""
     text = str("" if value is None else value).replace("\0", " ")
     return printable(" ".join(text.split()), _MAX_LINE_CHARS)
 
 
 def count(value: Any) -> int:
-    """Return a whole number of 64 bits, 0 for anything else."""
+    """Return an integer of 64 bits, 0 for anything else."""
     return value if type(value) is int and abs(value) < 1 << 63 else 0
 
 
@@ -130,7 +130,7 @@ def _parse_l4t(text: str | None) -> tuple[int, str] | None:
 
 
 def _parse_packages(text: str | None) -> dict[str, str]:
-    """Return those that are installed."""
+    """Return installed package → version."""
     rows = (line.split("\t") for line in (text or "").splitlines())
     return {
         printable_line(row[0]): printable_line(row[1])

@@ -1,4 +1,4 @@
-"""Checks of what NVIDIA's GPUs need: driver, CUDA, TensorRT, and our kernels and plugin."""
+"""Checks of NVIDIA software: driver, CUDA, TensorRT, and the kernels and the plugin of FER-Edge."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NEW_ENVIRONMENT = (
     "~/fer-edge/bin/python -m pip install fer-edge",
 )
 _INSTALL_MODULE = ("sudo apt update", "sudo apt install python3-libnvinfer")
-#: CUresult → what it means for whoever asks.
+#: CUresult → its meaning.
 _STATUS_MEANINGS = {
     34: "libcuda.so.1 is the stub of the toolkit, not the driver",
     100: "no device",
@@ -30,8 +30,8 @@ def look_at_driver(facts: Facts) -> Iterable[Check]:
     module, cuda = read_driver_version(facts.machine), facts.cuda
     found = f"driver {module}" if module else "no kernel module"
     if cuda is None:
-        found += "; the driver does not answer"
-        yield Check("driver", WARN, found, "look for its errors, then restart", ("sudo dmesg | tail -n 50",))
+        found += "; the driver does not respond"
+        yield Check("driver", WARN, found, "check its errors, then reboot", ("sudo dmesg | tail -n 50",))
     elif "error" in cuda:
         yield _explain_missing_driver(facts, f"{found}, no libcuda.so.1")
     elif status := count(cuda.get("status")):
@@ -39,7 +39,7 @@ def look_at_driver(facts: Facts) -> Iterable[Check]:
         if facts.container:
             yield Check("driver", WARN, found, *_gpu_in_container(facts))
         else:
-            yield Check("driver", WARN, found, "restart, so that driver and library match", ("sudo reboot",))
+            yield Check("driver", WARN, found, "reboot, so that driver and library match", ("sudo reboot",))
     else:
         number = count(cuda.get("version"))
         yield Check("driver", OK, f"{found}, CUDA {number // 1000}.{number % 1000 // 10}")
@@ -47,13 +47,13 @@ def look_at_driver(facts: Facts) -> Iterable[Check]:
 
 def _explain_missing_driver(facts: Facts, found: str) -> Check:
     if not (read_driver_version(facts.machine) or facts.jetson or facts.has_nvidia_card()):
-        return Check("driver", MISSING, "no NVIDIA GPU; the CPU backends need none")
+        return Check("driver", MISSING, "no NVIDIA GPU, which the CPU backends do not need")
     if facts.container:
         return Check("driver", MISSING, found, *_gpu_in_container(facts))
     if facts.jetson:
-        advice = "the packages of L4T should all be installed: see which is not"
+        advice = "check that all packages of L4T are installed"
         return Check("driver", MISSING, found, advice, ("dpkg -l 'nvidia-l4t-*'",))
-    advice = "install the driver of the GPU (the command is Ubuntu's), then restart"
+    advice = "install the GPU driver (the command is for Ubuntu), then reboot"
     return Check("driver", MISSING, found, advice, ("sudo ubuntu-drivers install",))
 
 
@@ -77,14 +77,14 @@ def look_at_cuda(facts: Facts) -> Iterable[Check]:
     else:
         major = count((facts.cuda or {}).get("version")) // 1000
         commands = (f"python -m pip install 'cuda-python<{major + 1}'",)
-        yield Check("CUDA", MISSING, f"no cuda-python, {installed}", "TensorRT is run through it", commands)
+        yield Check("CUDA", MISSING, f"no cuda-python, {installed}", "needed to run TensorRT", commands)
 
 
 def look_at_tensorrt(facts: Facts) -> Iterable[Check]:
     answer = facts.machine.ask("tensorrt")
     if answer is None:
-        found = "it crashes or hangs when it is imported"
-        yield Check("TensorRT", WARN, found, "see why", ("python -c 'import tensorrt'",))
+        found = "crashes or hangs on import"
+        yield Check("TensorRT", WARN, found, "find the reason", ("python -c 'import tensorrt'",))
     elif "version" in answer:
         yield _judge_tensorrt(facts, answer_line(answer["version"]), str(answer.get("file")))
     elif answer.get("absent"):
@@ -99,9 +99,9 @@ def look_at_tensorrt(facts: Facts) -> Iterable[Check]:
 
 def _judge_tensorrt(facts: Facts, version: str, file: str) -> Check:
     if facts.jetson and not facts.container and not file.startswith("/usr/lib/python3"):
-        found = f"{version}, installed by pip: it is not the one that JetPack made for this board"
+        found = f"{version} from pip, expected the TensorRT of JetPack"
         commands = ("python -m pip uninstall tensorrt", *_NEW_ENVIRONMENT)
-        return Check("TensorRT", WARN, found, "remove it, and use the one of JetPack", commands)
+        return Check("TensorRT", WARN, found, "remove it and use that of JetPack", commands)
     if tuple(map(int, re.findall(r"\d{1,9}", version)[:2])) < _MIN_TENSORRT:
         advice = "flash JetPack 6 or later" if facts.jetson else "install 10.3 or later"
         return Check("TensorRT", WARN, f"{version}, expected 10.3 or later", advice)
@@ -112,7 +112,7 @@ def _explain_missing_tensorrt(facts: Facts) -> Check:
     library = facts.tensorrt_library()
     if not facts.jetson:
         if not facts.gpus:
-            return Check("TensorRT", MISSING, "not installed; of no use without an NVIDIA GPU")
+            return Check("TensorRT", MISSING, "not installed, not needed without an NVIDIA GPU")
         found = f"libnvinfer {library}, no module for this Python" if library else "not installed"
         return Check("TensorRT", MISSING, found, "install it", _install_tensorrt(facts))
     if not library:
@@ -125,22 +125,22 @@ def _explain_missing_tensorrt(facts: Facts) -> Check:
         return Check("TensorRT", MISSING, f"libnvinfer {library}, no Python module", "install it", commands)
     if python.get("version") not in pythons:
         here = printable_line(python.get("version")) or "another"
-        found = f"libnvinfer {library}; its module is for Python {', '.join(pythons)}, this is {here}"
+        found = f"libnvinfer {library} with a module for Python {', '.join(pythons)}, this is {here}"
     else:
-        found = f"libnvinfer {library}; this environment does not see the packages of the system"
-    return Check("TensorRT", MISSING, found, "make an environment that sees them", _NEW_ENVIRONMENT)
+        found = f"libnvinfer {library}, but this environment excludes system packages"
+    return Check("TensorRT", MISSING, found, "make an environment with system packages", _NEW_ENVIRONMENT)
 
 
 def look_at_rtx(facts: Facts) -> Iterable[Check]:
     if facts.machine.architecture != "x86_64":
         return
-    answer = facts.machine.ask("tensorrt-rtx") or {"error": "it crashes or hangs when it is imported"}
+    answer = facts.machine.ask("tensorrt-rtx") or {"error": "crashes or hangs on import"}
     if "version" in answer:
         yield Check(
             "TensorRT-RTX", OK, f"{answer_line(answer['version'])}, compiles for RTX cards without a GPU"
         )
     elif answer.get("absent"):
-        advice = "to compile for RTX cards, with or without a GPU here"
+        advice = "install it to compile for RTX cards, with or without a GPU here"
         yield Check("TensorRT-RTX", MISSING, "not installed", advice, (install_command("rtx"),))
     else:
         commands = ("python -m pip install --force-reinstall tensorrt-rtx-cu13",)
@@ -156,18 +156,19 @@ def look_at_own_parts(facts: Facts) -> Iterable[Check]:
         answer = facts.machine.ask(question)
         advice = f"compile it in the source folder, with {needs}"
         if not facts.gpus:
-            yield Check(name, MISSING, "of no use without an NVIDIA GPU")
+            yield Check(name, MISSING, "not needed without an NVIDIA GPU")
         elif answer is None:
-            yield Check(name, WARN, "it crashes or hangs when it is loaded", advice, commands)
+            yield Check(name, WARN, "crashes or hangs when loaded", advice, commands)
         elif answer.get("ok") or answer.get("path"):
             yield Check(name, OK, answer_line(answer.get("path") or answer.get("version")))
         else:
-            reason = answer_line(answer.get("reason") or answer.get("error")).partition(":")[0]
+            reason = answer_line(answer.get("reason") or answer.get("error"))
+            reason = reason.partition(". Fix")[0].partition(":")[0]
             yield Check(name, MISSING, reason, advice, commands)
 
 
 def _install_tensorrt(facts: Facts) -> tuple[str, ...]:
-    """By pip on x86-64 only: a Jetson's TensorRT belongs to its JetPack."""
+    """Return the commands that install TensorRT: by pip only on x86-64, because a Jetson has that of its JetPack."""
     if facts.jetson:
         return ("sudo apt update", "sudo apt install nvidia-jetpack", *_NEW_ENVIRONMENT)
     if facts.machine.architecture == "x86_64":
@@ -176,7 +177,7 @@ def _install_tensorrt(facts: Facts) -> tuple[str, ...]:
 
 
 def _gpu_in_container(facts: Facts) -> tuple[str, tuple[str, ...]]:
-    """Advice and command for a container."""
+    """Return advice and command for a container without access to the GPU."""
     if facts.machine.architecture == "aarch64":
         advice = "give the container the GPU, and start from an image of JetPack or TensorRT"
         return advice, ("docker run --runtime nvidia IMAGE fer-edge doctor",)

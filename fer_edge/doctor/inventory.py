@@ -1,4 +1,4 @@
-"""Worker that asks one library for its version and what it can do: a driver may hang, and bindings may crash."""
+"""Worker that probes one library, since a driver may hang and bindings may crash."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fer_edge.system.workers import serve
 
 
 def ask_python() -> dict[str, Any]:
-    """Version, and whether this is a virtual environment that sees the packages of the system."""
+    """Return the version of Python and the kind of environment."""
     settings = Path(sys.prefix) / "pyvenv.cfg"
     text = settings.read_text(encoding="utf-8").lower() if settings.is_file() else ""
     return {
@@ -26,7 +26,7 @@ def ask_python() -> dict[str, Any]:
 
 
 def ask_cuda() -> dict[str, Any]:
-    """Status, version and devices of the driver."""
+    """Return status, version and devices of the driver."""
     try:
         return dataclasses.asdict(query_driver())
     except OSError as error:
@@ -34,17 +34,17 @@ def ask_cuda() -> dict[str, Any]:
 
 
 def ask_module(name: str) -> dict[str, Any]:
-    """Version and place of a module, by importing it."""
+    """Import a module and return its version and file."""
     try:
         module = importlib.import_module(name)
-    except Exception as error:  # bindings raise what they like where a library is missing
+    except Exception as error:  # bindings raise any exception if a library is missing
         absent = isinstance(error, ModuleNotFoundError) and error.name == name
         return {"absent": absent, "error": str(error)}
     return {"version": str(module.__version__), "file": str(module.__file__)}
 
 
 def ask_cuda_python() -> dict[str, Any]:
-    """Version of cuda-python."""
+    """Return the version of cuda-python."""
     try:
         return {"version": importlib.metadata.version("cuda-bindings")}
     except importlib.metadata.PackageNotFoundError as error:
@@ -52,7 +52,7 @@ def ask_cuda_python() -> dict[str, Any]:
 
 
 def ask_onnxruntime() -> dict[str, Any]:
-    """Version and execution providers."""
+    """Return version and execution providers of ONNX Runtime."""
     answer = ask_module("onnxruntime")
     if "version" in answer:
         answer["providers"] = importlib.import_module("onnxruntime").get_available_providers()
@@ -60,14 +60,14 @@ def ask_onnxruntime() -> dict[str, Any]:
 
 
 def ask_kernels() -> dict[str, Any]:
-    """Whether the CUDA kernels can run."""
+    """Return the availability of the CUDA kernels."""
     from fer_edge.cuda.kernels import availability
 
     return dataclasses.asdict(availability())
 
 
 def ask_plugin() -> dict[str, Any]:
-    """Path of the TensorRT plugin."""
+    """Return the path of the TensorRT plugin."""
     from fer_edge.engines.plugin import require_plugin
     from fer_edge.errors import FerEdgeError
 

@@ -1,4 +1,4 @@
-"""Doctor on recorded machines, on damaged ones, and on this one."""
+"""Doctor on recorded machines, with damaged records, and on this machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COMPILE = ("FER_EDGE_KERNELS=1 python -m pip install .",)
 
 
 class RecordedMachine:
-    """A folder of :data:`RECORDED`."""
+    """Machine recorded in a folder of :data:`RECORDED`."""
 
     def __init__(self, name: str) -> None:
         folder = RECORDED / name
@@ -78,14 +78,14 @@ def test_orin_nano_with_jetpack_6_in_a_closed_environment() -> None:
         "CUDA",
         "missing",
         "no cuda-python, toolkit 12.6.11",
-        "TensorRT is run through it",
+        "needed to run TensorRT",
         ("python -m pip install 'cuda-python<13'",),
     )
     assert checks["TensorRT"] == Check(
         "TensorRT",
         "missing",
-        "libnvinfer 10.3.0.30; this environment does not see the packages of the system",
-        "make an environment that sees them",
+        "libnvinfer 10.3.0.30, but this environment excludes system packages",
+        "make an environment with system packages",
         ENVIRONMENT,
     )
     assert "TensorRT-RTX" not in checks
@@ -94,17 +94,17 @@ def test_orin_nano_with_jetpack_6_in_a_closed_environment() -> None:
         "power mode",
         "warn",
         "15W",
-        "MAXN_SUPER is the fastest, where supply and cooling allow it",
+        "MAXN_SUPER is the fastest, if power supply and cooling allow it",
         ("sudo nvpmodel -m 2",),
     )
-    assert checks["clocks"].found == "GPU moves between 306 and 612 MHz"
+    assert checks["clocks"].found == "GPU varies between 306 and 612 MHz"
     assert checks["clocks"].commands == ("sudo jetson_clocks",)
     # 1893212 kB are 1.94 GB; FP32 weights are 137,796,423 × 4 bytes, of which a build may need 4 times and 512 MiB.
     assert checks["memory"] == Check(
         "memory",
         "warn",
         "1.9 GB free, swap 0.0 GB free",
-        "to build resmasking in FP32 may need 2.7 GB: end programs, or add swap",
+        "building resmasking in FP32 may need 2.7 GB: end programs, or add swap",
         (
             "sudo fallocate -l 2G /swapfile",
             "sudo chmod 600 /swapfile",
@@ -136,12 +136,12 @@ def test_thor_with_a_tensorrt_from_pip() -> None:
     assert checks["TensorRT"] == Check(
         "TensorRT",
         "warn",
-        "10.13.3.9, installed by pip: it is not the one that JetPack made for this board",
-        "remove it, and use the one of JetPack",
+        "10.13.3.9 from pip, expected the TensorRT of JetPack",
+        "remove it and use that of JetPack",
         ("python -m pip uninstall tensorrt", *ENVIRONMENT),
     )
     assert checks["power mode"].commands == ("sudo nvpmodel -m 0",)
-    assert checks["clocks"].found == "GPU moves between 315 and 1575 MHz"
+    assert checks["clocks"].found == "GPU varies between 315 and 1575 MHz"
 
 
 def test_a_container_on_orin_without_the_gpu() -> None:
@@ -169,9 +169,9 @@ def test_x86_with_an_rtx_card() -> None:
 
 def test_x86_without_a_gpu() -> None:
     checks = checks_of(RecordedMachine("x86-without-gpu"))
-    assert checks["driver"] == Check("driver", "missing", "no NVIDIA GPU; the CPU backends need none")
+    assert checks["driver"] == Check("driver", "missing", "no NVIDIA GPU, which the CPU backends do not need")
     assert checks["TensorRT"] == Check(
-        "TensorRT", "missing", "not installed; of no use without an NVIDIA GPU"
+        "TensorRT", "missing", "not installed, not needed without an NVIDIA GPU"
     )
     assert checks["TensorRT-RTX"].commands == (install_command("rtx"),)
     assert checks["memory"].commands[0] == "sudo fallocate -l 3G /swapfile"
@@ -191,7 +191,7 @@ def without_library(machine: RecordedMachine) -> None:
 
 
 def without_dpkg(machine: RecordedMachine) -> None:
-    """The library is found by its file."""
+    """Without dpkg, the library is found by its file."""
     machine.commands.pop("dpkg-query")
     machine.paths += [
         "/usr/lib/aarch64-linux-gnu/libnvinfer.so.10",
@@ -228,7 +228,7 @@ def old(machine: RecordedMachine) -> None:
         ),
         (
             without_dpkg,
-            "libnvinfer 10.3.0; this environment does not see the packages of the system",
+            "libnvinfer 10.3.0, but this environment excludes system packages",
             ENVIRONMENT,
         ),
         (
@@ -236,8 +236,8 @@ def old(machine: RecordedMachine) -> None:
             "libnvinfer 10.3.0.30, no Python module",
             ("sudo apt update", "sudo apt install python3-libnvinfer", *ENVIRONMENT),
         ),
-        (other_python, "libnvinfer 10.3.0.30; its module is for Python 3.10, this is 3.11", ENVIRONMENT),
-        (crashing, "it crashes or hangs when it is imported", ("python -c 'import tensorrt'",)),
+        (other_python, "libnvinfer 10.3.0.30 with a module for Python 3.10, this is 3.11", ENVIRONMENT),
+        (crashing, "crashes or hangs on import", ("python -c 'import tensorrt'",)),
         (old, "8.5.2.2, expected 10.3 or later", ()),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -271,11 +271,11 @@ def test_tensorrt_is_never_installed_by_pip_on_arm(name: str) -> None:
         ("# R44 (release), REVISION: 1.0, GCID: 1\n", "ok", "JetPack of an unknown version (L4T R44.1.0)"),
         ("# R35 (release), REVISION: 4.1, GCID: 1\n", "missing", "JetPack 5 (L4T R35.4.1)"),
         ("# R32 (release), REVISION: 7.1, GCID: 1\n", "missing", "JetPack 4 (L4T R32.7.1)"),
-        ("", "warn", "this is a Jetson, and /etc/nv_tegra_release does not say its release"),
+        ("", "warn", "this is a Jetson, but /etc/nv_tegra_release does not name its release"),
         (
             "# R99999 (release)",
             "warn",
-            "this is a Jetson, and /etc/nv_tegra_release does not say its release",
+            "this is a Jetson, but /etc/nv_tegra_release does not name its release",
         ),
     ],
 )
@@ -290,7 +290,7 @@ def test_releases(text: str, state: str, found: str) -> None:
 @pytest.mark.parametrize(
     ("answer", "found", "commands"),
     [
-        (None, "driver 580.95.05; the driver does not answer", ("sudo dmesg | tail -n 50",)),
+        (None, "driver 580.95.05; the driver does not respond", ("sudo dmesg | tail -n 50",)),
         (
             {"status": 803, "version": 13000, "devices": []},
             "driver 580.95.05; CUDA error 803: libcuda.so.1 and the kernel module are of different versions",
@@ -351,7 +351,7 @@ VALUES = [
 
 
 def damage(machine: RecordedMachine, chance: random.Random) -> None:
-    """Garble, cut, empty or blow up what the machine shows."""
+    """Corrupt, truncate, empty or inflate the records of a machine."""
     for path in machine.files:
         data, kind = machine.files[path], chance.randrange(6)
         if kind == 0:
