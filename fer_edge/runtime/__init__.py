@@ -1,4 +1,4 @@
-"""Frames in, faces with their apparent expression out."""
+"""Runtime that detects faces in frames and classifies their apparent expression."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backend, precision, threads and batch of a runtime: what may be chosen, and what was."""
+"""Candidates of backend, precision, threads and batch of a runtime, and the choice."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from fer_edge.system.processors import Processors
 
 #: Faces per batch without a measurement.
 PLAIN_BATCH = 64
-#: Environment variable that turns the measurement off for all runtimes of a process.
+#: Environment variable that disables the measurement for all runtimes of a process.
 SWITCH = "FER_EDGE_TUNE"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to run a network.
+    """One configuration to run a network.
 
     Attributes
     ----------
     backend : str
         A key of :data:`fer_edge.backends.BACKENDS`.
     precision : str
-        Of the model.
+        Precision of the model.
     threads : int or None
         CPU threads; ``None`` leaves the choice to the backend.
     max_batch : int
@@ -47,8 +47,8 @@ class Candidate:
         return self.backend, self.precision
 
     def session_options(self, asked: SessionOptions | None = None) -> SessionOptions:
-        """Return the options that open its session, from those that were asked for."""
-        # An engine for 64 faces would hold memory for all of them: only a single face is compiled for.
+        """Return the options of its session, based on the requested ones."""
+        # An engine for 64 faces would allocate memory for all of them, so only a batch of 1 is compiled.
         compiled_batch = 1 if self.max_batch == 1 else None
         return replace(asked or SessionOptions(), threads=self.threads, max_batch=compiled_batch)
 
@@ -60,17 +60,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice(Candidate):
-    """What a runtime computes with, and why.
+    """Configuration of a runtime and the reason for it.
 
     Attributes
     ----------
     by : {"asked", "plain", "measured"}
-        The options left nothing open; nothing was measured; it was measured.
+        ``asked`` if the options fix everything, ``plain`` if nothing was measured, else ``measured``.
     because : str
-        The reason, in words.
+        Reason for the choice.
     face_ms, plain_face_ms : float or None
-        Time per face as it was measured, of this and of the plain choice; ``None`` where it was not.
-        See :mod:`fer_edge.runtime.timing`.
+        Measured time per face of this and of the plain choice (:mod:`fer_edge.runtime.timing`); ``None`` if not
+        measured.
     """
 
     by: str = "plain"
@@ -80,7 +80,7 @@ class Choice(Candidate):
 
     @property
     def candidate(self) -> Candidate:
-        """The choice without its reasons."""
+        """The configuration without its reason."""
         return Candidate(self.backend, self.precision, self.threads, self.max_batch)
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,14 +89,14 @@ class Choice(Candidate):
 
 
 def choose_plain(bundle: Bundle, options: RuntimeOptions) -> Candidate:
-    """Return what runs without a measurement: the first backend that is available, at the bundle's own precision.
+    """Return the choice without a measurement: the first available backend, at the default precision of the bundle.
 
     Raises
     ------
     BundleError
         If the bundle holds no model of the precision.
     FerEdgeError
-        See :func:`fer_edge.backends.choose_backend`.
+        As :func:`fer_edge.backends.choose_backend`.
     """
     backend = choose_backend(options.backend, bundle, options.session.precision)
     precision = options.session.precision or bundle.manifest.precision
@@ -107,16 +107,16 @@ def choose_plain(bundle: Bundle, options: RuntimeOptions) -> Candidate:
 
 
 def list_candidates(bundle: Bundle, options: RuntimeOptions, processors: Processors) -> tuple[Candidate, ...]:
-    """Return what may be chosen, the plain choice first, then the first of each backend and precision.
+    """Return the candidates: the plain choice, then the first of each backend and precision, then all others.
 
-    What the options give is not varied. A bundle offers FP32 and the precision that it was built and tested for; an
-    FP32 bundle never runs in INT8. FP16 is computed as FP32 on processors, and only offered on GPUs. Where the plain
-    choice takes frames that lie on the GPU, all others do. On a DLA nothing is varied.
+    Given options are not varied. A bundle offers FP32 and the precision that it was built and tested for; an FP32
+    bundle never runs in INT8. FP16 is offered only on GPUs, because CPUs compute it as FP32. If the plain choice
+    accepts frames in GPU memory, so do all candidates. On a DLA nothing is varied.
 
     Raises
     ------
     FerEdgeError
-        See :func:`choose_plain`.
+        As :func:`choose_plain`.
     """
     plain = choose_plain(bundle, options)
     if options.session.dla_core is not None or options.session.gpu_fallback:
@@ -132,23 +132,23 @@ def list_candidates(bundle: Bundle, options: RuntimeOptions, processors: Process
 
 
 def switched_off() -> bool:
-    """Return whether the environment asks for the plain choice.
+    """Return whether the environment disables the measurement.
 
     Raises
     ------
     UsageError
-        If it asks for something unknown.
+        If the value of the variable is neither 0 nor 1.
     """
     value = os.environ.get(SWITCH, "1")
     if value not in ("0", "1"):
-        raise UsageError(f"{SWITCH} must be 0 or 1, found {value!r:.40}: unset it, or set it to 0")
+        raise UsageError(f"{SWITCH} must be 0 or 1, found {value!r:.40}. Fix: unset it, or set it to 0")
     return value == "0"
 
 
 def _list_backends(plain: Candidate, options: RuntimeOptions) -> list[Backend]:
     if options.backend != "auto":
         return [BACKENDS[plain.backend]]
-    on_device = BACKENDS[plain.backend].takes_device_frames  # the others would refuse such frames
+    on_device = BACKENDS[plain.backend].takes_device_frames  # the others reject such frames
     return [
         backend
         for backend in BACKENDS.values()
@@ -176,7 +176,7 @@ def _list_precisions(
 def _vary(
     backend: Backend, precision: str, options: RuntimeOptions, processors: Processors
 ) -> Iterator[Candidate]:
-    """Yield the candidates of a backend and a precision; the first tells whether the others are worth a trial."""
+    """Yield the candidates of a backend and a precision; the first decides whether the others are tried."""
     threads: list[int | None] = [None]
     if options.session.threads is not None:
         threads = [options.session.threads]
@@ -190,10 +190,10 @@ def _vary(
 
 
 def _count_threads(processors: Processors) -> list[int | None]:
-    """Return numbers of threads, the most promising first.
+    """Return thread counts, the most promising first.
 
-    Backends take one thread for each physical core of the machine, and may start too many where this process may
-    use fewer. Small networks lose more by the work of many threads than they gain.
+    By default backends start one thread per physical core of the machine, which is too many if this process may use
+    fewer. For small networks the overhead of many threads exceeds the gain.
     """
     counts = {1, max(1, processors.cores // 2), processors.cores, processors.usable}
     counts = {count for count in counts if count <= processors.usable}

@@ -1,7 +1,7 @@
-"""Choices that were measured, kept by content in the cache folder.
+"""Content-addressed cache of measured choices.
 
-A file holds figures, not code. Yet it decides what computes, so it is read only where nobody but this user and root
-can write, and what it names must be one of the candidates of the moment.
+A file holds measurements, not code. Yet it determines the backend, so it is read only if nobody but this user and root
+can write it, and its choice must be one of the current candidates.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ _LONGEST = 2000
 _MAX_CALLS = 10**6
 _MAX_MS = 1e9
 _LOCK = ".lock"
-#: Where nothing can be written.
+#: A path that cannot be written.
 _NOWHERE = Path(os.devnull) / "tune"
 _STATES = ("measured", "dropped", "left out")
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """A measurement and the choice that it led to.
+    """A measurement and the resulting choice.
 
     Attributes
     ----------
     choice : Choice
-        What runs.
+        Resulting choice.
     timings : tuple of Timing
-        Of all candidates, the plain choice first.
+        Timings of all candidates, the plain choice first.
     date : str
-        When it was measured, as ISO 8601 in UTC.
+        Time of the measurement, as ISO 8601 in UTC.
     path : Path or None
-        The file that keeps it; ``None`` where it could not be kept.
+        Cache file; ``None`` if it could not be written.
     measured_now : bool
         Whether it was measured by this call.
     """
@@ -64,18 +64,18 @@ class Tuning:
 
 
 class ChoiceCache:
-    """A folder of measurements that processes share.
+    """A folder of measurements, shared by processes.
 
     Parameters
     ----------
     folder : Path, optional
-        ``tune`` in the cache folder unless given.
+        Default: ``tune`` in the cache folder.
     wait_limit_s : float
-        How long to wait for another process that measures.
+        Time limit to wait for another process that measures.
     """
 
     def __init__(self, folder: Path | None = None, wait_limit_s: float = 120.0) -> None:
-        # Without links: whoever can change one must not lead from a folder that was checked to another.
+        # Resolved, so that a changed link cannot redirect from a checked folder to another.
         self.folder = Path(os.path.realpath(_own_folder() if folder is None else folder))
         self._wait_limit_s = wait_limit_s
 
@@ -87,27 +87,27 @@ class ChoiceCache:
     def read(
         self, key: Mapping[str, Any], candidates: Collection[Candidate], level: int = logging.WARNING
     ) -> Tuning | None:
-        """Return what is kept for ``key``; ``None``, and a message of ``level``, where it cannot be used."""
+        """Return the measurement of ``key``; ``None``, with a log message of ``level``, if it cannot be used."""
         path = self.path_of(key)
         try:
             if not os.path.lexists(path):
                 return None
             require_private(path)
-            if not path.is_file():  # opening a pipe would wait for ever
-                raise OSError(f"{path} is no file")
+            if not path.is_file():  # opening a pipe would block
+                raise OSError("expected a regular file")
             with path.open("rb") as file:
                 content = file.read(_LIMIT_BYTES + 1)
             if len(content) > _LIMIT_BYTES:
-                raise ValueError(f"it is larger than {_LIMIT_BYTES} bytes")
+                raise ValueError(f"expected at most {_LIMIT_BYTES} bytes")
             return _parse(json.loads(content), path, candidates)
         except (OSError, EngineError) as error:
-            _LOG.log(level, "the measurement in %s cannot be read and is made again: %s", path, error)
+            _LOG.log(level, "the measurement in %s cannot be read and is repeated: %s", path, error)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            _LOG.log(level, "the measurement in %s is damaged and is made again: %s", path, str(error)[:200])
+            _LOG.log(level, "the measurement in %s is damaged and is repeated: %s", path, str(error)[:200])
         return None
 
     def write(self, key: Mapping[str, Any], tuning: Tuning) -> Path | None:
-        """Keep a measurement and return its file; ``None``, and a warning, where that is impossible."""
+        """Write a measurement and return its file; ``None``, with a warning, if that fails."""
         path = self.path_of(key)
         try:
             make_private_folder(self.folder)
@@ -122,20 +122,19 @@ class ChoiceCache:
             write_json(path, value, PRIVATE_FILE)
             self._evict()
         except (OSError, EngineError) as error:
-            _LOG.warning("the measurement cannot be kept and is made at each start: %s", error)
+            _LOG.warning("the measurement cannot be saved and is repeated at each start: %s", error)
             return None
         return path
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Measure while no other process of this user does, as far as the folder can be written.
+        """Hold the lock of measurements, if the folder is writable.
 
-        Whoever has waited for too long measures all the same.
+        After the time limit the measurement proceeds without the lock.
         """
         lock = file_lock(self.folder / _LOCK)
-        with contextlib.suppress(
-            OSError
-        ):  # too late, or a folder without locks: writing the measurement tells of it
+        # OSError: time limit, or a folder without locks, which writing the measurement reports.
+        with contextlib.suppress(OSError):
             make_private_folder(self.folder)
             lock.acquire(self._wait_limit_s)
         try:
@@ -144,7 +143,7 @@ class ChoiceCache:
             lock.release()
 
     def _evict(self) -> None:
-        """Delete the oldest measurements beyond a number: versions and bundles change."""
+        """Delete the oldest measurements above a maximum number, because versions and bundles change."""
         files = []
         for path in self.folder.glob("*.json"):
             with contextlib.suppress(OSError):
@@ -156,20 +155,20 @@ class ChoiceCache:
 def _own_folder() -> Path:
     try:
         return cache_folder() / "tune"
-    except RuntimeError:  # this user has no home, as in some containers
+    except RuntimeError:  # the user has no home folder, as in some containers
         return _NOWHERE
 
 
 def _parse(value: Any, path: Path, candidates: Collection[Candidate]) -> Tuning:
-    """Return what a file holds; :class:`ValueError` and its like name the fault."""
+    """Return the content of a file; raise :class:`ValueError` or a similar error for an invalid one."""
     if not isinstance(value, dict) or value.get("schema") != _SCHEMA:
-        raise ValueError(f"it has another schema than {_SCHEMA}")
+        raise ValueError(f"expected schema {_SCHEMA}")
     choice = Choice(**value["choice"])
     numbers = (choice.max_batch, *(() if choice.threads is None else (choice.threads,)))
-    if not all(type(n) is int for n in numbers):  # 64.0 and True equal numbers that are right
+    if not all(type(n) is int for n in numbers):  # 64.0 and True compare equal to valid integers
         raise ValueError("threads and max_batch must be whole numbers")
     if choice.candidate not in candidates or choice.by != "measured":
-        raise ValueError("it names a choice that is none here")
+        raise ValueError("its choice is not a candidate here")
     if not is_text(choice.because, _LONGEST) or not is_text(value["date"], _LONGEST):
         raise ValueError("because and date must be text")
     if not all(map(_is_time, (choice.face_ms, choice.plain_face_ms))):
@@ -178,7 +177,7 @@ def _parse(value: Any, path: Path, candidates: Collection[Candidate]) -> Tuning:
         raise ValueError(f"timings must be a list of at most {_MAX_TIMINGS}")
     timings = tuple(map(_parse_timing, value["timings"]))
     if {timing.candidate for timing in timings} != set(candidates):
-        raise ValueError("its candidates are others than those here")
+        raise ValueError("its candidates differ from those here")
     return Tuning(choice, timings, value["date"], path)
 
 

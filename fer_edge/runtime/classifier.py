@@ -1,4 +1,4 @@
-"""Detections of a frame → the outputs of the network for each, on the host or where the frame lies."""
+"""Classification of the detected faces of a frame, on the host or in device memory."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from fer_edge.spec import ModelSpec
 
 @dataclass(frozen=True)
 class Answer:
-    """The outputs of the network for one face.
+    """Outputs of the network for one face.
 
     Attributes
     ----------
     rectangle : tuple of int or None
-        The crop (left, top, right, bottom) in pixels of the frame; ``None`` where the face is too small for one.
+        Crop (left, top, right, bottom) in pixels of the frame; ``None`` if the face is too small.
     probabilities : array or None
-        ``[K]``, NaN where the logits are not finite; ``None`` without a crop.
+        ``[K]``, NaN if the logits are not finite; ``None`` without a crop.
     attention : array or None
-        ``[h, w]`` in [0, 1] over the crop, where it is asked for and finite.
+        ``[h, w]`` in [0, 1] over the crop, if requested and finite.
     is_finite : bool
         Whether all outputs for this face are finite.
     """
@@ -43,7 +43,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class ClassifierOptions:
-    """How faces are cropped and outputs are read: the same wherever a frame lies.
+    """Options of crops and outputs, for frames on the host and on the device.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class ClassifierOptions:
     attention : bool
         Read the output ``attention``.
     max_batch : int
-        Faces per batch; more are run in parts.
+        Faces per batch; more are split.
     """
 
     spec: ModelSpec
@@ -64,14 +64,14 @@ class ClassifierOptions:
 
 
 class Classifier(ABC):
-    """Classifies the faces of frames that lie at one place, all faces of a frame in one batch.
+    """Classifier of the faces of frames in one kind of memory, all faces of a frame in one batch.
 
     Attributes
     ----------
     session : Session
         The network.
     self_test : SelfTestReport
-        Its outcome, and whether crops of the device were compared.
+        Outcome of the self-test, and whether crops of the device were compared.
     """
 
     def __init__(self, tested: TestedSession, options: ClassifierOptions) -> None:
@@ -81,14 +81,14 @@ class Classifier(ABC):
 
     @abstractmethod
     def host_image(self, frame: Any) -> np.ndarray:
-        """Return the frame ``[H, W, 3]`` uint8 BGR for what works on the host.
+        """Return the frame ``[H, W, 3]`` uint8 BGR in host memory.
 
         Raises
         ------
         DataError
-            If the frame has not the right form.
+            If the frame has another shape or dtype.
         BackendError
-            If the device cannot make crops of it.
+            If the device cannot crop it.
         """
 
     def classify(
@@ -107,7 +107,7 @@ class Classifier(ABC):
         detections : sequence of Detection
             Its faces.
         on_prepared : callable
-            Called when the input of the network is ready.
+            Called when the input batch of the network is ready.
 
         Raises
         ------
@@ -147,10 +147,9 @@ class Classifier(ABC):
 
 
 class HostClassifier(Classifier):
-    """Crops by OpenCV."""
+    """Classifier of frames in host memory, cropped by OpenCV."""
 
     def host_image(self, frame: Any) -> np.ndarray:
-        """See :class:`Classifier`."""
         return check_frame(frame)
 
     def _prepare(
@@ -161,14 +160,13 @@ class HostClassifier(Classifier):
 
 
 class DeviceClassifier(Classifier):
-    """Crops by our CUDA kernel, of a frame that stays on the device.
+    """Classifier of frames in device memory, cropped by a CUDA kernel.
 
-    The first frame with faces is compared with crops of the host, unless the self-test is off. The backend must take
-    device frames (:attr:`fer_edge.backends.Backend.takes_device_frames`).
+    For the first frame with faces the crops are compared with those of the host, unless the self-test is off. The
+    backend must accept device frames (:attr:`fer_edge.backends.Backend.takes_device_frames`).
     """
 
     def host_image(self, frame: Any) -> np.ndarray:
-        """See :class:`Classifier`."""
         return self._crop_session.copy_to_host(frame)
 
     def _prepare(

@@ -1,4 +1,4 @@
-"""Timing of candidates in turn, with the slow ones dropped early."""
+"""Interleaved timing of candidates, with early elimination of slow ones."""
 
 from __future__ import annotations
 
@@ -19,30 +19,31 @@ from fer_edge.runtime.choice import Candidate
 from fer_edge.runtime.timing import SEVERAL, Timing, time_per_face
 
 _LOG = logging.getLogger(__name__)
-#: A first run that takes so many times that of the best drops a candidate.
+#: Ratio of the first run to the best one above which a candidate is dropped.
 _DROPPED_ABOVE = 2.0
-#: The same for threads and batches of a backend and a precision, by the first candidate of these.
+#: The same ratio for all threads and batches of a backend and precision, by the first candidate of these.
 _FAMILY_DROPPED_ABOVE = 1.5
 _MAX_FIRST_RUNS, _SHORT_MS = 4, 100.0
-#: After so many rounds, what is slower than the best by so much drops out.
+#: Number of rounds → ratio to the best above which a candidate is eliminated.
 _ELIMINATION = {1: 2.0, 3: 1.3, 6: 1.15, 12: 1.08}
-_MIN_CALLS = 3  # a candidate, even beyond the budget
+_MIN_CALLS = 3  # per candidate, even beyond the budget
 _MAX_ROUNDS = 100
 _REASON_LETTERS = 300
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a measurement takes.
+    """Limits of a measurement.
 
     Attributes
     ----------
     budget_s : float
-        For all runs together; three inferences a candidate may take longer.
+        Time of all runs together; three inferences per candidate are always made.
     opening_s : float
-        Opening and self-test of all candidates beside the plain choice: none is opened later. Not part of the budget.
+        Time for opening and self-test of all candidates except the plain choice; none is opened later. Not part of
+        ``budget_s``.
     most_open : int
-        Sessions that are open at the same time. With 1 the candidates are timed one after the other.
+        Maximum number of open sessions. With 1 the candidates are timed one after the other.
     """
 
     budget_s: float = 2.0
@@ -52,12 +53,12 @@ class Limits:
 
 @dataclass
 class _Entry:
-    """A candidate whose session is open."""
+    """A candidate with an open session."""
 
     candidate: Candidate
     session: Session
     first_ms: float
-    keep: bool  # the plain choice, with which the others are compared
+    keep: bool  # True for the plain choice, the baseline
     one: list[float] = field(default_factory=list)
     several: list[float] = field(default_factory=list)
 
@@ -66,24 +67,24 @@ class _Entry:
         return time_per_face(median(self.one), median(self.several))
 
     def is_behind(self, best: _Entry, ratio: float) -> bool:
-        """Whether it is slower by the medians and by the fastest calls, which other processes disturb the least."""
+        """Return whether medians and fastest calls are slower; other processes disturb the fastest calls least."""
         fastest, least = (time_per_face(min(entry.one), min(entry.several)) for entry in (self, best))
         return self.face_ms > ratio * best.face_ms and fastest > ratio * least
 
 
 class Measurement:
-    """One measurement of all candidates.
+    """Measurement of all candidates.
 
     Parameters
     ----------
     candidates : sequence of Candidate
         The plain choice first, then the first of each family.
     open_session : callable
-        Opens and tests the session of a candidate; an error leaves it out.
+        Opens and self-tests the session of a candidate; a candidate that fails is skipped.
     faces : array
         ``[4, C, H, W]`` float32.
     limits : Limits
-        See there.
+        Limits of time and sessions.
     clock : callable
         Seconds, as :func:`time.perf_counter`.
     on_candidate : callable
@@ -109,9 +110,9 @@ class Measurement:
         self._shuffle = random.Random(0).shuffle
 
     def run(self) -> tuple[Timing, ...]:
-        """Measure and return what was found, in the order of the candidates."""
+        """Measure and return the timings, in the order of the candidates."""
         held: list[_Entry] = []
-        with ExitStack() as closing:  # whatever ends it
+        with ExitStack() as closing:  # also on an error
             closing.callback(_close, held)
             for i, candidate in enumerate(self._candidates):
                 self._on_candidate(i, len(self._candidates))
@@ -130,7 +131,7 @@ class Measurement:
         return tuple(self._found[candidate] for candidate in self._candidates)
 
     def _try(self, candidate: Candidate) -> _Entry | None:
-        """Open a candidate and time its first run; ``None`` where it is left out or dropped."""
+        """Open a candidate and time its first run; ``None`` if it is skipped or dropped."""
         keep = candidate == self._candidates[0]
         reason = "" if keep else self._find_obstacle(candidate)
         if reason:
@@ -139,7 +140,7 @@ class Measurement:
         started = self._clock()
         try:
             session = self._open(candidate)
-        except Exception as error:  # of whatever kind: the others still run
+        except Exception as error:  # of any kind: the other candidates are still measured
             self._leave_out(candidate, error)
             return None
         finally:
@@ -161,19 +162,21 @@ class Measurement:
         return entry
 
     def _find_obstacle(self, candidate: Candidate) -> str:
-        """Return why a candidate is not worth a trial, or empty text."""
+        """Return the reason to skip a candidate, or an empty string."""
         if self._opening_s > self._limits.opening_s:
-            return f"opening those before it took {self._opening_s:.0f} s: fer-edge tune has more time"
+            return (
+                f"opening earlier candidates took {self._opening_s:.0f} s, and only fer-edge tune allows more"
+            )
         first = min(self._first.get(candidate.family, ()), default=None)
         name = f"{candidate.precision} on {candidate.backend}"
         if first is None:
-            return f"{name} could not be run" if candidate.family in self._failed else ""
+            return f"{name} failed" if candidate.family in self._failed else ""
         if first > _FAMILY_DROPPED_ABOVE * self._best_first_ms():
             return f"{name} took {first:.3g} ms, the best {self._best_first_ms():.3g} ms"
         return ""
 
     def _time_first(self, entry: _Entry) -> float:
-        """Return the first run of a candidate; a short one that looks slow is repeated, as another process may be why."""
+        """Return the time of the first run in ms; a short but slow one is repeated, since another process may delay it."""
         taken = [self._time(entry, 1)]
         best = self._best_first_ms()
         while len(taken) < _MAX_FIRST_RUNS and _FAMILY_DROPPED_ABOVE * best < min(taken) < _SHORT_MS:
@@ -187,7 +190,7 @@ class Measurement:
         return not entry.keep and entry.first_ms > _DROPPED_ABOVE * self._best_first_ms()
 
     def _drop(self, entry: _Entry) -> None:
-        """Close a candidate by its first run."""
+        """Close a candidate that is slow by its first run."""
         entry.session.close()
         self._found[entry.candidate] = Timing(
             entry.candidate,
@@ -204,16 +207,16 @@ class Measurement:
         self._found[candidate] = Timing(candidate, "left out", reason[:_REASON_LETTERS])
 
     def _take_turns(self, held: list[_Entry], budget_s: float) -> None:
-        """Time what is held in turn, at least once, until the budget is spent, and close it."""
+        """Time the open candidates interleaved, at least once, until the budget is spent, and close them."""
         until_s = self._spent_s + budget_s
         if held and max(entry.first_ms for entry in held) * SEVERAL * len(held) < 1e3 * budget_s / 4:
-            for entry in list(held):  # the first call of each size may prepare something
+            for entry in list(held):  # the first call of each size may include warm-up
                 self._turn(held, entry, record=False)
         else:
             for entry in held:
                 entry.one.append(entry.first_ms)
         for number in range(_MAX_ROUNDS):
-            # What dropped out leaves its inferences to the others.
+            # The inferences of eliminated candidates go to the others.
             allowed = self._calls + 2 * len(held) <= _MIN_CALLS * (len(self._found) + len(held))
             if not held or (number and self._spent_s >= until_s and not allowed):
                 break
@@ -247,7 +250,7 @@ class Measurement:
         )
 
     def _time(self, entry: _Entry, faces: int) -> float:
-        """Return the milliseconds of one call."""
+        """Return the time of one call in ms."""
         rows = self._faces[:faces]
         started = self._clock()
         run_in_parts(entry.session.run, rows, entry.candidate.max_batch)

@@ -1,4 +1,4 @@
-"""How a runtime works."""
+"""Options of a runtime."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """How a runtime works.
+    """Options of a runtime.
 
     Attributes
     ----------
     backend : str
         ``auto`` or a key of :data:`fer_edge.backends.BACKENDS`.
     session : SessionOptions
-        How the network uses the machine. Its ``precision``, where it is given, is what runs, or an error; ``None`` is
-        what the bundle was built for, or FP32 where that was measured to be faster. A frame with more than ``max_batch``
-        faces takes several batches; with 1, as for a driver's camera, the network is compiled for single faces: up to
-        5 % faster in OpenVINO. ``None`` is 64, or what was measured to be faster. The measurement also chooses
-        ``threads`` where they are left open. Detectors are not given to a DLA.
+        Machine resources of the network. A given ``precision`` is used or an error; ``None`` is the precision that
+        the bundle was built for, or FP32 if measured to be faster. A frame with more than ``max_batch`` faces takes
+        several batches; with 1, as for a driver camera, the network has a static batch of 1: up to 5 % faster in
+        OpenVINO. ``None`` is 64, or 1 if measured to be faster. The measurement also chooses ``threads`` if not
+        given. Detectors never run on a DLA.
     detector : str
         A key of :data:`fer_edge.detection.DETECTORS`.
     detector_options : DetectorOptions
         Minimum face size, score, weights file.
     min_probability : float
-        From 0 to 1. Below, the label is ``None`` with reason ``uncertain``.
+        From 0 to 1. Below it, the label is ``None`` with reason ``uncertain``.
     prior : str, mapping or None
-        How frequent the classes are where the runtime is used: ``training``, ``balanced``, ``uniform``, or class name →
-        probability; ``None`` is the default of the bundle. See :func:`fer_edge.probabilities.make_rule`.
+        Class frequencies in the deployment, see :func:`fer_edge.probabilities.make_rule`: ``training``, ``balanced``,
+        ``uniform``, or class name → probability; ``None`` is the default of the bundle.
     allow_random : bool
         Accept a bundle whose weights are random.
     attention : bool
-        Give :attr:`Face.attention`; the bundle must have been built with ``--attention``.
+        Return :attr:`Face.attention`; the bundle must have been built with ``--attention``.
     self_test : bool
-        Compare the network with the reference outputs of its bundle before the first frame. Without it, a backend
-        that computes something else here answers as if nothing were wrong; :attr:`Runtime.info` records that.
+        Compare the network with the reference outputs of its bundle before the first frame. Without it, wrong
+        outputs of a backend go unnoticed; :attr:`Runtime.info` records that.
     tune : bool
-        Measure which backend, precision, threads and max_batch, as far as they are left open here, are the fastest:
-        once for a bundle and machine, see :mod:`fer_edge.runtime.tune`. Without it, or with ``FER_EDGE_TUNE=0``
-        in the environment, the first backend that is available runs the bundle's own precision.
+        Measure the fastest backend, precision, threads and max_batch, as far as they are not given, once per bundle
+        and machine, see :mod:`fer_edge.runtime.tune`. Without it, or with ``FER_EDGE_TUNE=0`` in the environment,
+        the first available backend runs the default precision of the bundle.
     """
 
     backend: str = "auto"
@@ -69,7 +69,7 @@ class RuntimeOptions:
 
 
 class RuntimeChanges(TypedDict, total=False):
-    """Fields of :class:`RuntimeOptions` and of its session as keyword arguments, so that type checkers know their names."""
+    """Fields of :class:`RuntimeOptions` and of its session as keyword arguments, for type checkers."""
 
     backend: str
     session: SessionOptions
@@ -90,12 +90,12 @@ class RuntimeChanges(TypedDict, total=False):
 
 
 def make_options(options: RuntimeOptions | None = None, **changes: Unpack[RuntimeChanges]) -> RuntimeOptions:
-    """Return ``options``, or the defaults, with ``changes`` of them and of their session.
+    """Return ``options``, or the defaults, with ``changes`` applied to them and to their session.
 
     Raises
     ------
     TypeError
-        If a change names no field; the message gives the nearest one.
+        If a change names no field; the message suggests the nearest one.
     """
     for name in changes:
         if name not in RuntimeChanges.__annotations__:

@@ -1,4 +1,4 @@
-"""The runtime: frames in, faces with their apparent expression out."""
+"""Runtime that detects faces in frames and classifies their apparent expression."""
 
 from __future__ import annotations
 
@@ -45,25 +45,25 @@ if TYPE_CHECKING:
 
 
 class Runtime:
-    """Finds faces in frames and classifies them, all faces of a frame in one batch.
+    """Face detector and expression classifier; all faces of a frame are classified in one batch.
 
     A frame is ``[H, W, 3]`` uint8 BGR: NumPy, or with the backends ``tensorrt`` and ``tensorrt-rtx`` and the CUDA
-    kernels also an array on the device, with ``__cuda_array_interface__`` or DLPack (CuPy, PyTorch, pycuda). Such a
-    frame is copied to the host once, for the detector; its crops are made on the device and stay there. Its copy
-    counts as ``detect``, its crops as ``classify``.
+    kernels also a device array with ``__cuda_array_interface__`` or DLPack (CuPy, PyTorch, pycuda). Such a frame is
+    copied to the host once, for the detector; it is cropped on the device and the crops stay there. The copy counts as
+    ``detect``, the crops as ``classify``.
 
-    Backend, precision, threads and max_batch are measured at the first start with a bundle on a machine, as far as the
-    options leave them open, which takes some seconds: see :mod:`fer_edge.runtime.tune`. ``choice`` says what was chosen.
+    Backend, precision, threads and max_batch that the options do not give are measured at the first start with a
+    bundle on a machine, which takes some seconds: see :mod:`fer_edge.runtime.tune`. ``choice`` holds the result.
 
-    Any thread may call, several at the same time; each gets the answer to its own frame. After a fork of the process
-    only its parent may: elsewhere :class:`BackendError` is raised. Create a runtime in each process.
+    Thread-safe: concurrent callers get the results of their own frames. Not fork-safe: in a forked process
+    :class:`BackendError` is raised. Create a runtime in each process.
 
     Parameters
     ----------
     bundle : path, Bundle or None
-        ``None`` loads the bundle that ships with the package.
+        ``None`` loads the bundle that is shipped with the package.
     options : RuntimeOptions, optional
-        Defaults suit most machines.
+        Options; the defaults suit most machines.
     **changes
         Fields of :class:`RuntimeOptions` and of its session that differ from ``options``, such as ``attention=True``
         or ``threads=2``.
@@ -71,8 +71,8 @@ class Runtime:
     Raises
     ------
     FerEdgeError
-        If the bundle, the backend or the detector cannot be loaded, the prior cannot be applied, or the bundle gives
-        no attention and it is asked for.
+        If the bundle, the backend or the detector cannot be loaded, the prior cannot be applied, or attention is
+        requested from a bundle without it.
 
     Examples
     --------
@@ -95,8 +95,8 @@ class Runtime:
         self.probability_rule = make_rule(self.bundle.manifest, self.options.prior)
         if self.bundle.manifest.timing_only and not self.options.allow_random:
             raise BundleError(
-                f"{self.bundle.path} has random weights and is good for timing only: "
-                "build it with trained weights, or allow random weights (--allow-random)"
+                f"{self.bundle.path} has random weights, which are for timing only. "
+                "Fix: build it with trained weights, or allow random weights (--allow-random)"
             )
         if self.options.attention:
             require_attention(self.bundle)
@@ -104,7 +104,7 @@ class Runtime:
         self.choice = choose(self.bundle, self.options)
         self.backend, self.precision = BACKENDS[self.choice.backend], self.choice.precision
         session_options = self.choice.session_options(self.options.session)
-        with ExitStack() as opened:  # an error closes the sessions that are open
+        with ExitStack() as opened:  # closes open sessions on an error
             tested = load_tested_session(
                 self.bundle, self.backend, self.precision, session_options, self.options.self_test
             )
@@ -114,20 +114,22 @@ class Runtime:
             self._opened = Guard(
                 opened.pop_all(), "runtime", BackendError, free=ExitStack.close, parallel=True
             )
-        how = ClassifierOptions(
+        classifier_options = ClassifierOptions(
             self.spec, self.probability_rule, self.options.attention, self.choice.max_batch
         )
-        self._host = HostClassifier(tested, how)
-        self._device = DeviceClassifier(tested, how) if self.backend.takes_device_frames else None
+        self._host = HostClassifier(tested, classifier_options)
+        self._device = (
+            DeviceClassifier(tested, classifier_options) if self.backend.takes_device_frames else None
+        )
         self._history = StageHistory()
         self._counting = threading.Lock()  # of the fields below
         self._calls = 0
-        self.non_finite = 0  # network outputs that were dropped
+        self.non_finite = 0  # faces whose network outputs were dropped
 
     def __call__(self, frame_bgr: Any) -> FrameResult:
-        """Process one frame now; its index counts these calls.
+        """Process one frame; its index counts these calls.
 
-        Beside arrays it may be the path or the bytes of a picture file, or a PIL image (:func:`fer_edge.frames.as_frame`).
+        Also accepts the path or the bytes of an image file, or a PIL image (:func:`fer_edge.frames.as_frame`).
         """
         self._opened.require_process()
         with self._counting:
@@ -143,7 +145,7 @@ class Runtime:
     def stream_frames(
         self, source: str | int | os.PathLike[str] | Source
     ) -> Iterator[tuple[Frame, FrameResult]]:
-        """Like :meth:`stream`, with the frame beside each result."""
+        """Yield each frame with its result; otherwise as :meth:`stream`."""
         opened = as_source(source)
         try:
             for index, given in enumerate(opened):
@@ -153,17 +155,17 @@ class Runtime:
             opened.close()
 
     def process(self, frame: Frame) -> FrameResult:
-        """Detect, crop, classify one frame.
+        """Detect, crop and classify the faces of one frame.
 
         Raises
         ------
         DataError
-            If the frame has not the right form.
+            If the frame has another shape or dtype.
         UsageError
-            If it lies on a device, and the backend takes frames of the host only.
+            If it is in device memory and the backend accepts only frames in host memory.
         BackendError
-            If it lies on a device and the CUDA kernels are not compiled, or the backend fails; or the runtime is
-            closed, or was made before a fork of the process.
+            If it is in device memory and the CUDA kernels are not compiled, the backend fails, the runtime is
+            closed, or it was created before a fork of the process.
         """
         with self._opened:
             return self._process(frame)
@@ -179,12 +181,12 @@ class Runtime:
 
     @property
     def self_test(self) -> SelfTestReport:
-        """The outcome of the self-test, and whether crops of the device were compared."""
+        """Outcome of the self-test, and whether crops of the device were compared."""
         return (self._device or self._host).self_test
 
     @property
     def info(self) -> dict[str, Any]:
-        """What computes here, and how it was tested, as plain JSON types: the header of recorded results."""
+        """Configuration and self-test as plain JSON types, the header of recorded results."""
         manifest = self.bundle.manifest
         return {
             "fer_edge": __version__,
@@ -212,7 +214,7 @@ class Runtime:
         return self._history.summaries()
 
     def close(self) -> None:
-        """Wait for the frames that run, then free the network and the detector; a second call does nothing."""
+        """Wait for frames in progress, then free the network and the detector; a second call does nothing."""
         self._opened.close()
 
     def __enter__(self) -> Runtime:
@@ -228,8 +230,8 @@ class Runtime:
             return self._host
         if self._device is None:
             raise UsageError(
-                f"backend {self.backend.name} takes frames as NumPy arrays, found {type(image).__name__}: copy it to "
-                "the host, with .get() (CuPy, pycuda) or .cpu().numpy() (PyTorch), or choose backend tensorrt"
+                f"backend {self.backend.name} accepts only NumPy frames, found {type(image).__name__}. Fix: copy it to "
+                "the host with .get() (CuPy, pycuda) or .cpu().numpy() (PyTorch), or use --backend tensorrt"
             )
         return self._device
 

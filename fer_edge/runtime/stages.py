@@ -1,4 +1,4 @@
-"""How long the stages of a frame take."""
+"""Times of the stages of a frame."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from fer_edge.results import LatencySummary, summarise
 
 STAGES = ("detect", "prepare", "classify", "total")
-#: Timings kept for percentiles; older ones are forgotten.
+#: Number of timings kept for percentiles.
 _HISTORY = 1000
 
 
 class StageClock:
-    """Times one frame: :meth:`mark` ends a stage and begins the next."""
+    """Clock of one frame: :meth:`mark` ends a stage and starts the next."""
 
     def __init__(self) -> None:
         self._marks = [time.perf_counter()]
@@ -33,14 +33,14 @@ class StageClock:
 
 
 class StageHistory:
-    """The timings of the last frames, from any thread."""
+    """Timings of the last frames. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._kept: Mapping[str, deque[float]] = {stage: deque(maxlen=_HISTORY) for stage in STAGES}
 
     def add(self, timings_ms: Mapping[str, float]) -> None:
-        """Add those of one frame."""
+        """Add the timings of one frame."""
         with self._lock:
             for stage, value in timings_ms.items():
                 self._kept[stage].append(value)

@@ -1,7 +1,7 @@
-"""The measurement of one candidate, and the figure that compares candidates.
+"""Timing of one candidate, and the time per face that ranks candidates.
 
-The figure is the time per face: the mean of the median for one face, and a quarter of the median for four faces in
-one call. Both count alike, so that what is fast for single faces only does not win at the cost of frames with several.
+The time per face is the mean of the median for one face and a quarter of the median for four faces in one call. Equal
+weights keep a candidate that is fast only for single faces from winning.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from typing import Any
 
 from fer_edge.runtime.choice import Candidate
 
-#: Faces of the larger call.
+#: Faces per larger call.
 SEVERAL = 4
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What was found of one candidate.
+    """Timing of one candidate.
 
     Attributes
     ----------
     candidate : Candidate
-        See there.
+        The timed configuration.
     state : str
-        ``measured``; ``dropped`` by its first run; ``left out`` for ``reason``.
+        ``measured``, ``dropped`` after its first run, or ``left out``.
     reason : str
-        Why it was left out or dropped.
+        Reason why it was left out or dropped.
     one_face_ms, four_faces_ms : float or None
-        Medians of calls with one and with four faces; of a dropped one its first run.
+        Medians of calls with one and with four faces; the first run of a dropped candidate.
     n : int
-        Calls of each.
+        Number of calls of each size.
     """
 
     candidate: Candidate
@@ -42,7 +42,7 @@ class Timing:
 
     @property
     def face_ms(self) -> float | None:
-        """The figure by which candidates are compared; ``None`` where it was not measured."""
+        """Time per face; ``None`` if not measured."""
         if self.one_face_ms is None or self.four_faces_ms is None:
             return None
         return time_per_face(self.one_face_ms, self.four_faces_ms)
@@ -53,5 +53,5 @@ class Timing:
 
 
 def time_per_face(one_face_ms: float, four_faces_ms: float) -> float:
-    """Return the figure of a candidate from its two medians."""
+    """Return the time per face of a candidate from its two medians."""
     return (one_face_ms + four_faces_ms / SEVERAL) / 2

@@ -1,9 +1,9 @@
-"""Backend, precision, threads and batch of a runtime, chosen by measurement.
+"""Choice of backend, precision, threads and batch of a runtime by measurement.
 
-Measured once for a bundle, a machine and what the options leave open, in two seconds or three inferences a candidate,
-opening not counted; kept in the cache folder by content. The plain choice, which is made without a measurement, is
-left only for a gain above 5 %. Each candidate passes the self-test of the bundle before it is timed. A candidate that
-would have to be compiled for minutes is left out, except the plain choice, which runs in any case.
+Measured once per bundle, machine and options, in two seconds or three inferences per candidate plus the time to open
+them, and cached by content. The plain choice, which needs no measurement, is replaced only for a gain above 5 %. Each
+candidate passes the self-test of the bundle before it is timed. A candidate whose compilation takes minutes is skipped,
+except the plain choice, which is always measured.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ from fer_edge.system.processors import Processors, count_processors
 from fer_edge.system.provenance import device_name, processor_features
 
 _LOG = logging.getLogger(__name__)
-#: Share of the time by which a choice must beat the plain one.
+#: Minimum relative gain over the plain choice.
 MIN_GAIN = 0.05
-#: From this size of a model on, one session is open at a time.
+#: Minimum model size at which only one session is open at a time.
 _LARGE_MODEL_BYTES = 64 << 20
-#: Rough memory of an open session: its weights, copied and rearranged, and what a backend needs besides.
+#: Rough memory of an open session: copies of its weights, and a constant for the backend.
 _COPIES, _SESSION_BYTES = 4, 32 << 20
 
-#: Takes the candidates, and is called with (done, total); returns what was found of each.
+#: Measures candidates and calls a progress callback with (done, total); returns one timing per candidate.
 Measure = Callable[[Bundle, Sequence[Candidate], Callable[[int, int], None]], Sequence[Timing]]
 
 _lock = threading.RLock()
@@ -59,7 +59,7 @@ _known: dict[Path, Tuning] = {}
 
 
 def _forget() -> None:
-    """A forked process asks again: the lock may be held by a thread that does not live on there."""
+    """Reset in a forked process: a thread that does not exist there may hold the lock."""
     global _lock
     _lock = threading.RLock()
     _known.clear()
@@ -69,25 +69,25 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def choose(bundle: Bundle, options: RuntimeOptions) -> Choice:
-    """Return what a runtime computes with: as it was measured, or the plain choice where nothing is to be measured.
+    """Return the configuration of a runtime: the measured one, or the plain choice if there is nothing to measure.
 
     Raises
     ------
     FerEdgeError
-        If what the options ask for is unknown or not available.
+        If a backend or precision in the options is unknown or not available.
     """
     plain = choose_plain(bundle, options)
     if options.session.dla_core is not None or options.session.gpu_fallback:
-        return _without_measurement(plain, "asked", "a DLA was asked for")
+        return _without_measurement(plain, "asked", "the options name a DLA")
     given = (options.session.threads, options.session.max_batch, options.session.precision)
     if options.backend != "auto" and None not in given:
-        return _without_measurement(plain, "asked", "the options leave nothing open")
+        return _without_measurement(plain, "asked", "the options fix everything")
     if not options.tune:
         return _without_measurement(plain, "plain", "tune=False")
     if switched_off():
         return _without_measurement(plain, "plain", f"{SWITCH}=0")
     if len(list_candidates(bundle, options, count_processors(LocalMachine()))) == 1:
-        return _without_measurement(plain, "plain", "there is one candidate")
+        return _without_measurement(plain, "plain", "there is only one candidate")
     return tune(bundle, options).choice
 
 
@@ -99,25 +99,25 @@ def tune(
     measure: Measure | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tuning:
-    """Return what is kept for a bundle and what the options leave open here; measure it where nothing is.
+    """Return the cached measurement for a bundle and options on this machine; measure if there is none.
 
     Parameters
     ----------
     bundle : Bundle
-        What is run.
+        Bundle to measure.
     options : RuntimeOptions, optional
-        Its backend and its session's precision, threads and max_batch are not varied where they are given.
+        Backend, precision, threads and max_batch that they give are not varied.
     again : bool
-        Measure now, whatever is kept.
+        Ignore a cached measurement.
     measure : callable, optional
-        What measures; :func:`measure_candidates` if left out.
+        Measurement function; default :func:`measure_candidates`.
     on_progress : callable
-        Called with (candidates done, total) while it is measured.
+        Called with (candidates done, total) during the measurement.
 
     Raises
     ------
     FerEdgeError
-        If what the options ask for is unknown or not available.
+        If a backend or precision in the options is unknown or not available.
     """
     asked = options or RuntimeOptions()
     processors = count_processors(LocalMachine())
@@ -128,7 +128,7 @@ def tune(
         found = None if again else _known.get(path) or cache.read(key, candidates)
         if found is None:
             with cache.locked():
-                if not again:  # another process may have measured it; what is wrong was told before
+                if not again:  # another process may have measured it; errors were logged before
                     found = cache.read(key, candidates, logging.DEBUG)
                 if found is None:
                     found = _measure(bundle, candidates, measure or measure_candidates, on_progress)
@@ -143,7 +143,7 @@ def measure_candidates(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     opening_s: float = Limits.opening_s,
 ) -> Sequence[Timing]:
-    """Open, test and time the candidates of a bundle on this machine; ``opening_s`` as in :class:`Limits`."""
+    """Open, self-test and time the candidates of a bundle on this machine; ``opening_s`` as in :class:`Limits`."""
 
     def open_candidate(candidate: Candidate) -> Session:
         return load_tested_session(
@@ -160,18 +160,18 @@ def measure_candidates(
 
 
 def make_choice(timings: Sequence[Timing]) -> Choice:
-    """Return the fastest candidate where it beats the plain one, the first, by more than 5 %; else the plain one."""
+    """Return the fastest candidate if it beats the plain choice, the first, by more than 5 %; else the plain choice."""
     plain = timings[0]
     timed = [timing for timing in timings if timing.face_ms is not None]
     if not timed:
-        reason = f"no candidate could be timed; of the plain choice: {plain.reason}"
+        reason = f"no candidate could be timed; the plain choice failed: {plain.reason}"
         return _without_measurement(plain.candidate, "measured", reason)
     best = min(timed, key=lambda timing: timing.face_ms or 0.0)
     if plain.face_ms is None:
         reason = f"the plain choice, {plain.candidate}, could not be run: {plain.reason}"
     elif best.face_ms is not None and best.face_ms < (1 - MIN_GAIN) * plain.face_ms:
         gain = 1 - best.face_ms / plain.face_ms
-        reason = f"a face takes {100 * gain:.0f} % less time than with the plain choice, {plain.candidate}"
+        reason = f"{100 * gain:.0f} % less time per face than the plain choice, {plain.candidate}"
     else:
         best, reason = (
             plain,
@@ -182,12 +182,12 @@ def make_choice(timings: Sequence[Timing]) -> Choice:
 
 
 def make_key(bundle: Bundle, options: RuntimeOptions, processors: Processors) -> dict[str, Any]:
-    """Return all that a measurement depends on, as plain JSON types."""
+    """Return everything that a measurement depends on, as plain JSON types."""
     states = {name: backend.available() for name, backend in BACKENDS.items()}
     manifest = json.dumps(bundle.manifest.to_dict(), sort_keys=True)
     return {
         "fer_edge": __version__,
-        "manifest_sha256": hashlib.sha256(manifest.encode()).hexdigest(),  # with the hashes of all files
+        "manifest_sha256": hashlib.sha256(manifest.encode()).hexdigest(),  # includes the hashes of all files
         "options": {
             "backend": options.backend,
             "precision": options.session.precision,
@@ -209,10 +209,10 @@ def _measure(
     measure: Measure,
     on_progress: Callable[[int, int], None],
 ) -> Tuning:
-    # A warning is shown without any logging set up, and this keeps the caller waiting for seconds.
+    # A warning, because it is shown without any logging set-up and explains a wait of seconds.
     _LOG.warning(
-        "measuring once which of %d choices of backend, precision, threads and batch runs %s the fastest here; "
-        "%s=0, tune=False and --no-tune leave it out",
+        "measuring once which of %d configurations (backend, precision, threads, batch) runs %s fastest here; "
+        "%s=0, tune=False or --no-tune disables this",
         len(candidates),
         bundle.spec.network,
         SWITCH,
@@ -221,7 +221,7 @@ def _measure(
     choice = make_choice(timings)
     if timings[0].face_ms is None:
         _LOG.warning("%s: %s", choice.candidate, choice.because)
-    _LOG.info("chosen: %s: %s", choice.candidate, choice.because)
+    _LOG.info("chosen: %s, because: %s", choice.candidate, choice.because)
     return Tuning(choice, timings, _now(), measured_now=True)
 
 
@@ -230,7 +230,7 @@ def _without_measurement(candidate: Candidate, by: str, because: str) -> Choice:
 
 
 def _count_open(bundle: Bundle, candidates: Sequence[Candidate]) -> int:
-    """Return how many sessions may be open at the same time."""
+    """Return the maximum number of open sessions."""
     names = {bundle.model_path(c.precision, BACKENDS[c.backend].dialect).name for c in candidates}
     size = max(bundle.manifest.files[name].size for name in names)
     if size >= _LARGE_MODEL_BYTES:
@@ -242,7 +242,7 @@ def _count_open(bundle: Bundle, candidates: Sequence[Candidate]) -> int:
 
 
 def _describe_gpu(available: Sequence[str]) -> Mapping[str, Any] | None:
-    """Return what tells one GPU from another, ``None`` where no backend of a GPU is available."""
+    """Return the identity of the GPU, ``None`` if no GPU backend is available."""
     if not any(BACKENDS[name].on_gpu for name in available):
         return None
     from fer_edge.engines.cache.key import identify_gpu

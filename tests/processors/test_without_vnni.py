@@ -37,7 +37,7 @@ RunEmulated = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def onnxruntime(check: Check, batch: np.ndarray) -> dict[str, Any]:
-    """What ONNX Runtime does there."""
+    """Results of ONNX Runtime on that processor."""
     names = ("features", "probe", "refusal", "self_test", "unchecked_self_test", "logits")
     return check("onnxruntime", batch, *names)
 
@@ -50,7 +50,7 @@ def check_probe(found: dict[str, Any], cure: Int8Config) -> None:
         assert 34 <= levels[f"cpu.{operator}"] <= 38, operator  # 32767 in place of 2 · 255 · 127
     error = found["refusal"]
     assert error.startswith("BackendError: uncured-")
-    assert "computes INT8 wrongly on this processor" in error
+    assert "does not compute INT8 exactly on this processor" in error
     assert "cpu.conv3x3 36" in error
     assert "--precision fp32" in error
 
@@ -82,7 +82,7 @@ def test_the_self_test_passes_with_the_cure_and_refuses_saturation(onnxruntime: 
     assert report["error"] < 1e-3
     error = onnxruntime["unchecked_self_test"]
     assert error.startswith("SelfTestError: int8.cpu of")
-    assert f"expected logits within {TOLERANCES['int8']:g} of the reference" in error
+    assert f"expected a relative error of at most {TOLERANCES['int8']:g}" in error
 
 
 @needs_openvino

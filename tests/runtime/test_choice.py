@@ -1,4 +1,4 @@
-"""What may be chosen, for bundles of every precision and machines of several kinds."""
+"""Candidates for bundles of every precision and machines of several kinds."""
 
 from __future__ import annotations
 

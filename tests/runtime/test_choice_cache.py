@@ -1,4 +1,4 @@
-"""What is kept of a measurement: read again as it was, and never where it is damaged or another user's."""
+"""Cached measurements are read back unchanged, and never if damaged or writable by another user."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_damaged_file_is_not_used(
     assert path is not None
     path.write_text(json.dumps(damage(json.loads(path.read_text()))))
     assert cache.read(KEY, CANDIDATES) is None
-    assert "is damaged and is made again" in caplog.text
+    assert "is damaged and is repeated" in caplog.text
     assert cache.write(KEY, TUNING) == path
     assert cache.read(KEY, CANDIDATES) is not None
 
@@ -123,7 +123,7 @@ def test_a_folder_or_a_link_in_its_place(cache: ChoiceCache, caplog: pytest.LogC
     path.rmdir()
     path.symlink_to(path)
     assert cache.read(KEY, CANDIDATES) is None
-    assert caplog.text.count("cannot be read and is made again") == 2
+    assert caplog.text.count("cannot be read and is repeated") == 2
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -133,7 +133,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, caplog: pytest.LogCaptureF
     with cache.locked():
         assert cache.write(KEY, TUNING) is None
     assert len(caplog.messages) == 1
-    assert "the measurement cannot be kept and is made at each start" in caplog.text
+    assert "the measurement cannot be saved and is repeated at each start" in caplog.text
 
 
 def test_the_oldest_are_deleted(cache: ChoiceCache) -> None:

@@ -1,4 +1,4 @@
-"""Classifiers: every face gets the outputs for its own crop, whatever the batches are."""
+"""Classifiers: every face gets the outputs of its own crop for any batch size."""
 
 from __future__ import annotations
 

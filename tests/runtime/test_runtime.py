@@ -1,4 +1,4 @@
-"""The runtime on real frames: one result per frame, the same numbers as the parts it is made of."""
+"""Runtime on real frames: one result per frame, with values equal to those of its components."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def runtime() -> Runtime:
 
 
 class Recorder:
-    """A session that keeps the logits it gives."""
+    """Session that records its logits."""
 
     def __init__(self, session: Session, seen: list[np.ndarray]) -> None:
         self._session, self._seen = session, seen
@@ -86,7 +86,7 @@ def test_a_frame_without_faces_is_a_result(runtime: Runtime) -> None:
 
 
 def test_a_runtime_answers_under_the_prior_of_its_options(astronaut: np.ndarray) -> None:
-    """Bayes' rule from the answer under the training prior to that under another; an excluded class never wins."""
+    """Bayes' rule converts the result under the training prior to another prior; an excluded class never wins."""
     found, model = {}, open_bundle(shipped_bundle()).manifest
     frequencies = dict(model.class_frequencies or {})
     excluded = {name: 0 if name == "happiness" else 1 / 7 for name in frequencies}
@@ -119,7 +119,7 @@ def test_a_runtime_answers_under_the_prior_of_its_options(astronaut: np.ndarray)
 
 
 def test_a_bundle_of_format_1_answers_bit_for_bit_as_before(astronaut: np.ndarray, tmp_path: Path) -> None:
-    """The expression that runtimes computed before there were priors, on the logits of the same session."""
+    """Compared with the softmax of earlier versions without priors, on the logits of the same session."""
     shutil.copytree(shipped_bundle(), tmp_path / "old.fer")
     manifest = tmp_path / "old.fer" / "manifest.json"
     value = json.loads(manifest.read_text()) | {"format_version": 1}

@@ -1,4 +1,4 @@
-"""``auto`` by measurement: on real bundles and backends, and by given figures where the outcome must be certain."""
+"""``auto`` by measurement: on real bundles and backends, and with given timings for deterministic results."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def bundle() -> Bundle:
 
 
 class Figures:
-    """Measures nothing: the last candidate takes 1 ms, every other 2 ms; counts the calls."""
+    """Simulated measurement: the last candidate takes 1 ms, every other 2 ms; counts the calls."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -57,7 +57,7 @@ class Figures:
 def test_a_runtime_measures_once_and_answers_the_same(
     int8_bundle: Path, own_cache: Path, astronaut: np.ndarray, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The measured choice may compute in FP32, or on another backend; the label is that of the plain one."""
+    """The measured choice may compute in FP32, or on another backend; the label equals that of the plain choice."""
     found = []
     for changes in ({"tune": False}, {}, {}):
         with Runtime(int8_bundle, **changes) as runtime:
@@ -108,10 +108,10 @@ def test_only_a_gain_above_five_per_cent_moves_the_choice(gain: float, moves: bo
 
 def test_a_plain_choice_that_cannot_run_is_left() -> None:
     plain, other = Candidate("openvino", "int8"), Candidate("onnxruntime", "int8")
-    lost = Timing(plain, "left out", "openvino computes INT8 wrongly")
+    lost = Timing(plain, "left out", "openvino does not compute INT8 exactly")
     choice = make_choice([lost, Timing(other, "measured", "", 5.0, 20.0, 9)])
     assert choice.candidate == other
-    assert "could not be run: openvino computes INT8 wrongly" in choice.because
+    assert "could not be run: openvino does not compute INT8 exactly" in choice.because
     assert make_choice([lost, dataclasses.replace(lost, candidate=other)]).candidate == plain
 
 
@@ -159,7 +159,7 @@ def test_threads_and_processes_measure_once(bundle: Bundle, own_cache: Path, tmp
 
 
 def test_a_damaged_file_is_measured_again(bundle: Bundle, own_cache: Path) -> None:
-    """In another process: this one remembers."""
+    """In another process, because this one has the choice in memory."""
     code = (
         "from fer_edge import open_bundle\n"
         "from fer_edge.models.catalogue import shipped_bundle\n"
@@ -171,7 +171,7 @@ def test_a_damaged_file_is_measured_again(bundle: Bundle, own_cache: Path) -> No
 
     def run() -> tuple[str, int]:
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        return result.stdout, result.stderr.count("is damaged and is made again")
+        return result.stdout, result.stderr.count("is damaged and is repeated")
 
     tune(bundle, measure=Figures())
     assert run() == ("False\n", 0)
@@ -190,7 +190,7 @@ def test_a_folder_that_cannot_be_written_is_told_once(
     for _ in range(2):
         assert tune(bundle, measure=figures).path is None
     assert figures.calls == 1
-    assert caplog.text.count("cannot be kept and is made at each start") == 1
+    assert caplog.text.count("cannot be saved and is repeated at each start") == 1
 
 
 def test_another_bundle_processor_version_or_request_is_another_measurement(
@@ -226,11 +226,11 @@ def test_the_switch_of_the_environment(bundle: Bundle, monkeypatch: pytest.Monke
     assert choose(bundle, asked).by == "asked"
     monkeypatch.setenv("FER_EDGE_TUNE", "1")
     one = make_options(backend="onnxruntime", threads=1)
-    assert choose(bundle, one).because == "there is one candidate"
+    assert choose(bundle, one).because == "there is only one candidate"
 
 
 def test_a_choice_of_single_faces_classifies_all_faces(bundle: Bundle, astronaut: np.ndarray) -> None:
-    """Whatever was chosen, a frame with two faces has two answers."""
+    """A frame with two faces has two results for any choice."""
     pair = np.hstack([astronaut, astronaut[:, ::-1]])
     options = make_options(backend=available_backends("cpu")[0], precision="fp32")
     tuning = tune(bundle, options, measure=Figures())
