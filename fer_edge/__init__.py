@@ -1,6 +1,6 @@
 """FER-Edge: facial expression recognition on edge devices.
 
-Importing this package loads nothing heavy; names are resolved when they are used.
+Importing this package loads no heavy dependency; public names are imported on first use.
 """
 
 from __future__ import annotations

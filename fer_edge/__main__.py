@@ -1,4 +1,4 @@
-"""``python -m fer_edge``."""
+"""Entry point of ``python -m fer_edge``."""
 
 import sys
 

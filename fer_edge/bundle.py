@@ -2,7 +2,7 @@
 
 ``manifest.json`` names every file with its size and sha256; :func:`open_bundle` checks them all before anything is
 loaded, and a model is loaded from the bytes that were hashed. A bundle is written whole or not at all. The hashes
-show that a bundle is complete and unchanged, not who made it: whoever can replace a file can replace the manifest.
+show that a bundle is complete and unchanged, not who made it: anyone who can replace a file can replace the manifest.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ _LOOKS, _BETWEEN_LOOKS_S = 3, 0.02
 
 @dataclass(frozen=True)
 class ModelFile:
-    """An ONNX file that was read once, so that the bytes which were hashed are the bytes that are loaded.
+    """An ONNX file, read once, so that the bytes that were hashed are the bytes that are loaded.
 
     Attributes
     ----------
     path : Path
-        Where it lies, for messages.
+        Location, for messages.
     content : bytes
-        The file.
+        Content of the file.
     engines : mapping or None
         Paths of engines and their headers that the same manifest names → their sha256; ``None`` for a file without
         a manifest.
@@ -79,11 +79,11 @@ class ModelFile:
 
     @property
     def sha256(self) -> str:
-        """Of the content, 64 hex digits."""
+        """SHA-256 of the content, 64 hex digits."""
         return hashlib.sha256(self.content).hexdigest()
 
     def vouches_for(self, engine: Path, sha256: str) -> bool:
-        """Return whether an engine may be used with this file: the manifest names it, or there is no manifest."""
+        """Return whether an engine may be used with this file: its manifest lists the engine, or it has no manifest."""
         return self.engines is None or self.engines.get(engine) == sha256
 
     def __str__(self) -> str:
@@ -91,7 +91,7 @@ class ModelFile:
 
 
 def model_key(precision: str, dialect: str) -> str:
-    """Return the name of a model among self-test references: ``fp32``, ``fp16``, ``int8.cpu``, ``int8.tensorrt``."""
+    """Return the key of a model in the self-test references: ``fp32``, ``fp16``, ``int8.cpu``, ``int8.tensorrt``."""
     return f"int8.{dialect}" if precision == "int8" else precision
 
 
@@ -113,7 +113,7 @@ class Bundle:
         Raises
         ------
         BundleError
-            If the bundle does not hold it; the message names the command that makes it.
+            If the bundle does not hold it; the message names the command that builds it.
         """
         return self.path / self._model_name(precision, dialect)
 
@@ -143,13 +143,13 @@ class Bundle:
         """
         record = self.manifest.files.get(name)
         if record is None:
-            raise BundleError(f"{self.path} holds no {name}: build the bundle again")
+            raise BundleError(f"{self.path} holds no {name}. Fix: build the bundle again")
         try:
             with (self.path / name).open("rb") as file:
                 content = file.read(record.size + 1)
         except OSError as error:
             raise BundleError(
-                f"{self.path / name} cannot be read ({error.strerror}): build the bundle again"
+                f"{self.path / name} cannot be read ({error.strerror}). Fix: build the bundle again"
             ) from error
         if len(content) != record.size or hashlib.sha256(content).hexdigest() != record.sha256:
             raise _altered(self.path, name)
@@ -157,12 +157,12 @@ class Bundle:
 
     def _model_name(self, precision: str, dialect: str) -> str:
         if precision not in PRECISIONS:
-            raise BundleError(f"unknown precision {precision!r}: choose from {', '.join(PRECISIONS)}")
+            raise BundleError(f"unknown precision {precision!r}. Fix: choose from {', '.join(PRECISIONS)}")
         name = {"fp32": FP32_MODEL, "fp16": FP16_MODEL, "int8": int8_model(dialect)}[precision]
         if name not in self.manifest.files:
             raise BundleError(
-                f"{self.path} holds no {precision} model ({name}): "
-                f"run fer-edge build --model {self.spec.network} --{precision}"
+                f"{self.path} holds no {precision} model ({name}). "
+                f"Fix: run fer-edge build --model {self.spec.network} --{precision}"
             )
         return name
 
@@ -170,8 +170,8 @@ class Bundle:
 def open_bundle(path: str | Path) -> Bundle:
     """Open a bundle and verify every file in it.
 
-    Links of the file system are followed, as package tools and caches lay them: the sha256 decides. Files whose name
-    begins with a dot are passed over, as file managers and version control leave them.
+    Symbolic links are followed, since package tools and caches create them; integrity rests on the sha256. Files whose
+    name begins with a dot are ignored, since file managers and version control create them.
 
     Raises
     ------
@@ -185,18 +185,20 @@ def open_bundle(path: str | Path) -> Bundle:
         file = _inside(root, name)
         try:
             if not file.is_file():
-                raise BundleError(f"{root} is incomplete: {_shown(name)} is missing; build the bundle again")
+                raise BundleError(
+                    f"{root} is incomplete: {_shown(name)} is missing. Fix: build the bundle again"
+                )
             whole = file.stat().st_size == record.size and sha256_of(file) == record.sha256
         except (OSError, ValueError, RuntimeError) as error:  # a link to itself, NUL, a name that is too long
             raise BundleError(
-                f"{root} names {name[:80]!r}, which cannot be read: do not use this bundle"
+                f"{root} names {name[:80]!r}, which cannot be read. Fix: do not use this bundle"
             ) from error
         if not whole:
             raise _altered(root, name)
     unlisted = [name for name in _files_below(root) if name not in manifest.files and name != MANIFEST]
     if unlisted:
         raise BundleError(
-            f"{root} holds {unlisted[0]!r:.80}, which its manifest does not name: remove it, or build the bundle again"
+            f"{root} holds {unlisted[0]!r:.80}, which its manifest does not name. Fix: remove it, or build the bundle again"
         )
     return Bundle(root, manifest)
 
@@ -204,10 +206,10 @@ def open_bundle(path: str | Path) -> Bundle:
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, Path]) -> Bundle:
     """Copy ``files`` (name in the bundle → source) to a new bundle at ``path`` and verify it.
 
-    An existing bundle at ``path`` is replaced only once the new one is whole.
+    An existing bundle at ``path`` is replaced only once the new one is complete.
     """
     if _is_something_else(path):
-        raise BundleError(f"{path} exists and is not a bundle: choose another --output")
+        raise BundleError(f"{path} exists and is not a bundle. Fix: choose another --output")
     with whole_folder(path) as part:
         records = {}
         for name, source in files.items():
@@ -223,7 +225,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, Path]) -> B
 
 
 def _is_something_else(path: Path) -> bool:
-    """Return whether anything but a bundle or an empty folder lies at ``path``; another writer may be swapping a bundle just now."""
+    """Return whether ``path`` is anything but a bundle or an empty folder; retries, as another writer may be swapping a bundle."""
     for _ in range(_LOOKS):
         if not path.exists() or (path / MANIFEST).is_file() or (path.is_dir() and not any(path.iterdir())):
             return False
@@ -233,12 +235,12 @@ def _is_something_else(path: Path) -> bool:
 
 def _altered(root: Path, name: str) -> BundleError:
     return BundleError(
-        f"{root} was altered: {_shown(name)} does not match its sha256; build the bundle again"
+        f"{root} was altered: {_shown(name)} does not match its sha256. Fix: build the bundle again"
     )
 
 
 def _shown(name: str) -> str:
-    """Return a name for a message: of a stranger's manifest, it may hold what a terminal obeys."""
+    """Return a name for a message; an untrusted manifest may hold terminal control characters."""
     return name if name.isprintable() and len(name) <= _MAX_NAME_CHARS else ascii(name[:_MAX_NAME_CHARS])
 
 
@@ -247,7 +249,7 @@ def _inside(root: Path, name: str) -> Path:
     pure = PurePosixPath(name)
     if not pure.parts or pure.is_absolute() or ".." in pure.parts:
         raise BundleError(
-            f"{root} names {name[:80]!r}, which lies outside the bundle: do not use this bundle"
+            f"{root} names {name[:80]!r}, which lies outside the bundle. Fix: do not use this bundle"
         )
     return root / pure
 
@@ -263,7 +265,9 @@ def _files_below(root: Path) -> Iterator[str]:
         for name in names:
             found += 1
             if found > _MAX_FOUND:
-                raise BundleError(f"{root} holds more than {_MAX_FOUND} files: this is no bundle of ours")
+                raise BundleError(
+                    f"{root} holds more than {_MAX_FOUND} files, too many for a bundle. Fix: give the folder of a bundle"
+                )
             if not name.startswith("."):
                 yield Path(folder, name).relative_to(root).as_posix()
 
@@ -273,7 +277,7 @@ def require_attention(bundle: Bundle) -> None:
     if "attention" not in bundle.spec.outputs:
         network = bundle.spec.network
         raise BundleError(
-            f"{bundle.path} gives no attention (its outputs are {', '.join(bundle.spec.outputs)}): "
-            f"run fer-edge build --model {network} --weights FILE --attention for a bundle that does, or "
+            f"{bundle.path} has no attention output (its outputs are {', '.join(bundle.spec.outputs)}). "
+            f"Fix: run fer-edge build --model {network} --weights FILE --attention, or "
             "fer-edge explain --method gradcam, which works for every network"
         )

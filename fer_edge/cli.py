@@ -12,7 +12,7 @@ exit code  meaning
 143        terminated (SIGTERM)
 =========  =====================================================================================
 
-Only the module of the command that runs is imported, so that ``--version`` and a mistyped name answer at once.
+Only the module of the selected command is imported, so that ``--version`` and a mistyped name are answered at once.
 """
 
 from __future__ import annotations
@@ -48,24 +48,28 @@ class Entry:
 
 COMMANDS: Mapping[str, Entry] = {
     "demo": Entry("demo", "build the INT8 bundle of the default model and run it on one photograph"),
-    "models": Entry("models", "list the networks, their papers and where weights come from"),
+    "models": Entry("models", "list the networks, their papers and the sources of their weights"),
     "export": Entry("export", "write a network as ONNX, checked against PyTorch"),
     "build": Entry("build", "make a bundle from weights: export, calibrate, quantise, compare"),
-    "run": Entry("run", "find faces in an image, folder, video or camera and say what they express"),
-    "tune": Entry("tune", "measure which backend, precision, threads and batch are fastest here"),
+    "run": Entry("run", "find faces in an image, folder, video or camera and classify their expressions"),
+    "tune": Entry(
+        "tune", "measure which backend, precision, thread count and batch size are fastest on this machine"
+    ),
     "eval": Entry("evaluate", "accuracy, macro-F1, calibration error and confusion matrix on labelled faces"),
-    "explain": Entry("explain", "draw what a network looks at: its own attention, or Grad-CAM"),
-    "emfacs": Entry("emfacs", "overlap of what a network looks at with the action units of each expression"),
-    "inspect": Entry("inspect", "show what a bundle holds, after checking every file"),
+    "explain": Entry("explain", "draw heat maps of what drives a prediction: attention or Grad-CAM"),
+    "emfacs": Entry(
+        "emfacs", "overlap of attention or Grad-CAM maps with the action units of each expression"
+    ),
+    "inspect": Entry("inspect", "verify every file of a bundle and show its contents"),
     "train": Entry("train", "train a network by a recipe"),
-    "doctor": Entry("doctor", "say what this machine can run, and the command for what is missing"),
+    "doctor": Entry("doctor", "check what this machine can run, and name the command for each missing part"),
 }
 _HUNG_UP, _INTERRUPTED, _CLOSED_PIPE, _TERMINATED = 129, 130, 141, 143
 _SIGNALS = {signal.SIGTERM: _TERMINATED, signal.SIGHUP: _HUNG_UP}
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP: what is open is finished as after Ctrl-C."""
+    """SIGTERM or SIGHUP, handled as Ctrl-C: open outputs are finished."""
 
     def __init__(self, code: int) -> None:
         super().__init__()
@@ -73,7 +77,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def make_parser(arguments: Sequence[str] = ()) -> Parser:
-    """Return the parser; only the command that ``arguments`` name has its own arguments."""
+    """Return the parser; only the command named in ``arguments`` gets its own arguments."""
     parser = Parser(
         prog="fer-edge",
         description="Facial expression recognition on edge devices.",
@@ -96,9 +100,9 @@ def _configure(command: Parser, entry: Entry) -> None:
     command.add_argument("--json", action="store_true", help="print JSON instead of tables")
     loudness = command.add_mutually_exclusive_group()
     loudness.add_argument(
-        "-v", "--verbose", action="count", default=0, help="say more on standard error; -vv for debugging"
+        "-v", "--verbose", action="count", default=0, help="log more to standard error; -vv for debugging"
     )
-    loudness.add_argument("-q", "--quiet", action="store_true", help="no progress and no warnings")
+    loudness.add_argument("-q", "--quiet", action="store_true", help="suppress progress and warnings")
     module.configure(command)
     command.set_defaults(execute=module.execute)
 
@@ -115,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _set_loudness(args)
             try:
                 code = int(args.execute(args))
-                sys.stdout.flush()  # here, where a closed pipe is still caught
+                sys.stdout.flush()  # here, so that a closed pipe is still caught
                 return code
             except ModuleNotFoundError as error:
                 if (explained := explain_missing_module(error)) is None:
@@ -125,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"fer-edge {args.command}: {error}", file=sys.stderr)
             return 2 if isinstance(error, UsageError) else 1
         except BrokenPipeError:
-            # The interpreter flushes again at its end, and would complain.
+            # The interpreter flushes again at exit, and would report the closed pipe.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return _CLOSED_PIPE
         except OSError as error:
@@ -138,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _prepare_streams() -> None:
-    """Have letters that the terminal or file cannot hold written as ``\\x…``, instead of failing after the work."""
+    """Write characters that the output encoding lacks as ``\\x…``, instead of failing after the work."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller: >&-
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # for good
@@ -149,7 +153,7 @@ def _prepare_streams() -> None:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """End on SIGTERM and SIGHUP as on Ctrl-C; signals that the caller ignores (``nohup``) stay ignored."""
+    """Handle SIGTERM and SIGHUP like Ctrl-C; signals that the caller ignores (``nohup``) stay ignored."""
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
         raise Terminated(_SIGNALS[signal.Signals(number)])
@@ -167,7 +171,7 @@ def _signals() -> Iterator[None]:
 
 
 def _set_loudness(args: argparse.Namespace) -> None:
-    """Print the log of the package: warnings, with ``-v`` more and with ``-q`` errors alone."""
+    """Set the log level of the package: warnings by default, more with ``-v``, errors only with ``-q``."""
     import logging
 
     levels = (logging.WARNING, logging.INFO, logging.DEBUG)
@@ -181,7 +185,7 @@ def _set_loudness(args: argparse.Namespace) -> None:
 
 
 def _complete() -> None:
-    """Answer the shell's question and end the process; without argcomplete, go on."""
+    """Print the shell's completions and exit; return if argcomplete is not installed."""
     with suppress(ImportError):
         import argcomplete
 

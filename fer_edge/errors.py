@@ -1,4 +1,4 @@
-"""Errors: one base class, and messages that say what to do."""
+"""Error classes, and helpers for their messages."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ T = TypeVar("T")
 class FerEdgeError(Exception):
     """Base of every error that FER-Edge raises on purpose.
 
-    The message is one line: what was expected, what was found, what to do.
+    The message is one line: a sentence with what was expected and found, then ``Fix:`` and the remedy.
     """
 
 
 class UsageError(FerEdgeError):
-    """The request itself is wrong: an unknown name, options that contradict each other."""
+    """The request is invalid: an unknown name, or options that contradict each other."""
 
 
 class MissingExtraError(FerEdgeError):
@@ -33,7 +33,7 @@ class WeightsError(FerEdgeError):
 
 
 class DownloadError(FerEdgeError):
-    """A file cannot be fetched: the network, the server, what it sent, or the disk is at fault."""
+    """A file cannot be downloaded, because of the network, the server, its answer, or the disk."""
 
 
 class BundleError(FerEdgeError):
@@ -45,7 +45,7 @@ class BackendError(FerEdgeError):
 
 
 class SelfTestError(BackendError):
-    """A session computes something else than the reference outputs of its bundle."""
+    """The outputs of a session differ from the reference outputs of its bundle."""
 
 
 class DetectorError(FerEdgeError):
@@ -71,7 +71,7 @@ class UnreadableFilesError(SourceError):
 
 
 class ExportError(FerEdgeError):
-    """An exported file does not compute what the network computes."""
+    """The outputs of an exported file differ from those of the network."""
 
 
 class CalibrationError(FerEdgeError):
@@ -79,11 +79,11 @@ class CalibrationError(FerEdgeError):
 
 
 class EngineError(FerEdgeError):
-    """An engine cannot be built: the model, the target device, or the memory does not allow it."""
+    """An engine cannot be built, because of the model, the target device, or memory."""
 
 
 class PluginMissingError(EngineError):
-    """The library with the TensorRT plugin is not installed."""
+    """The TensorRT plugin library is not installed."""
 
 
 class GateError(FerEdgeError):
@@ -92,7 +92,7 @@ class GateError(FerEdgeError):
     Attributes
     ----------
     tried : Any
-        Figures until then, for the report of a refused build; ``None`` without any.
+        Measurements up to the failure, for the report of a refused build; ``None`` without any.
     """
 
     def __init__(self, message: str, tried: Any = None) -> None:
@@ -100,22 +100,27 @@ class GateError(FerEdgeError):
         self.tried = tried
 
 
+def without_fix(error: object) -> str:
+    """Return the message of an error without its remedy, to be put into a message that has its own."""
+    return str(error).partition(". Fix: ")[0]
+
+
 def closest(name: str, choices: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the choice nearest to ``name``, case ignored, or an empty string."""
+    """Return ``" (did you mean 'x'?)"`` for the choice nearest to ``name``, case ignored, or an empty string."""
     names = {choice.casefold(): choice for choice in choices}
     match = difflib.get_close_matches(str(name).casefold(), list(names), n=1, cutoff=0.5)
-    return f"; did you mean {names[match[0]]!r}?" if match else ""
+    return f" (did you mean {names[match[0]]!r}?)" if match else ""
 
 
 def lookup(registry: Mapping[str, T], name: str, what: str) -> T:
-    """Return ``registry[name]``, or raise an error that lists the choices and the closest match."""
+    """Return ``registry[name]``, or raise a :class:`UsageError` that lists the choices and the closest match."""
     if not isinstance(name, str):
         raise UsageError(
-            f"{what} must be a name, found {name!r:.60}: choose from {', '.join(sorted(registry))}"
+            f"{what} must be a name, found {name!r:.60}. Fix: choose from {', '.join(sorted(registry))}"
         )
     try:
         return registry[name]
     except KeyError:
         raise UsageError(
-            f"unknown {what} {name!r}: choose from {', '.join(sorted(registry))}{closest(name, registry)}"
+            f"unknown {what} {name!r}. Fix: choose from {', '.join(sorted(registry))}{closest(name, registry)}"
         ) from None

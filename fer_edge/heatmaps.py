@@ -7,7 +7,7 @@ import numpy as np
 
 Box = tuple[float, float, float, float]
 
-#: A map whose range is smaller than this share of its largest value is flat: what is left is rounding.
+#: A map whose range is below this share of its largest value is flat: the rest is rounding error.
 _FLAT = 1e-6
 #: Opacity of the hottest pixel of an overlay.
 OPACITY = 0.6
@@ -39,15 +39,15 @@ def colorize(heat: np.ndarray) -> np.ndarray:
 
 
 def blend(image_bgr: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Lay a map ``[H, W]`` over ``[H, W, 3]``; what is cold stays as it is."""
+    """Blend a map ``[H, W]`` over ``[H, W, 3]``; pixels with weight 0 are left unchanged."""
     opacity = OPACITY * heat[:, :, None]
     return np.rint(image_bgr * (1 - opacity) + colorize(heat) * opacity).astype(np.uint8)
 
 
 def blend_at(canvas_bgr: np.ndarray, heat: np.ndarray, box_xyxy: Box) -> None:
-    """Lay a map over the part of ``canvas_bgr`` that ``box_xyxy`` covers, in place.
+    """Blend a map over the part of ``canvas_bgr`` that ``box_xyxy`` covers, in place.
 
-    The box may reach beyond the canvas; only what is visible is computed.
+    The box may extend beyond the canvas; only the visible part is computed.
     """
     height, width = canvas_bgr.shape[:2]
     left, top, right, bottom = box_xyxy

@@ -36,18 +36,18 @@ _CANONICAL = {
     "fear": "fear", "fearful": "fear", "afraid": "fear", "scared": "fear",
     "contempt": "contempt", "contemptuous": "contempt",
 }  # fmt: skip
-#: As in "0_angry" and "1. happy", which keep folders in the order of the classes.
+#: Number prefix as in "0_angry" and "1. happy", which sorts folders in class order.
 _NUMBER = re.compile(r"[0-9]{1,3}[_.:)\-\s]*(?=[a-z])")
 _MAX_CHARS = 40
 
 
 def canonical(name: str) -> str:
-    """Return the canonical (FER+) name of an expression, as people write it: ``Angry``, ``0_anger``, ``1. happy``.
+    """Return the canonical (FER+) name of an expression in a usual spelling: ``Angry``, ``0_anger``, ``1. happy``.
 
     Raises
     ------
     DataError
-        If the name is no expression of the papers.
+        If the name is not an expression of the papers.
     """
     key = name.strip().casefold()[: _MAX_CHARS + 1]
     key = _NUMBER.sub("", key, count=1) if _NUMBER.match(key) else key
@@ -56,7 +56,8 @@ def canonical(name: str) -> str:
     except KeyError:
         found = name if len(name) <= _MAX_CHARS else name[:_MAX_CHARS] + "…"
         raise DataError(
-            f"unknown expression {found!r}: expected one of {', '.join(sorted(_CANONICAL))}{closest(key, _CANONICAL)}"
+            f"unknown expression {found!r}, expected one of {', '.join(sorted(_CANONICAL))}{closest(key, _CANONICAL)}. "
+            "Fix: correct the name"
         ) from None
 
 

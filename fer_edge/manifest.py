@@ -1,7 +1,7 @@
-"""What ``manifest.json`` says, in format versions 1 and 2.
+"""The content of ``manifest.json``, in format versions 1 and 2.
 
-Version 2 adds the prior of the training labels and the self-test. Version 1 is read, with defaults that give the same
-probabilities as before; version 2 is written.
+Version 2 adds the prior of the training labels and the self-test. Version 1 is still read, with defaults that keep its
+probabilities; version 2 is written.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_edge._utils.checks import is_number
-from fer_edge.errors import BundleError, UsageError
+from fer_edge.errors import BundleError, UsageError, without_fix
 from fer_edge.probabilities import Prior, make_rule
 from fer_edge.spec import ModelSpec
 
@@ -28,12 +28,12 @@ RANGES = "ranges.json"
 SELF_TEST = "self_test.npz"
 REPORT = "report.json"
 REPORT_PAGE = "report.html"
-#: For users of TensorRT 10's DLA, which cannot take a Q/DQ model.
+#: For the DLA with TensorRT 10, which does not support Q/DQ models.
 CALIBRATION_CACHE = "calibration.tensorrt10.cache"
-#: Folder of engines that were compiled ahead.
+#: Folder of engines that were compiled ahead of time.
 ENGINES = "engines"
 PRECISIONS = ("fp32", "fp16", "int8")
-#: Which class prior the logits of a network imply; ``None``: unknown.
+#: Class priors that the logits of a network can imply; ``None``: unknown.
 LOGIT_PRIORS = ("training", "uniform", None)
 _MANIFEST_LIMIT_BYTES = 4 << 20
 _MAX_FILES = 1024
@@ -41,7 +41,7 @@ _MAX_FILE_BYTES = 1 << 40
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SUM_TOLERANCE = 1e-6
 _MIN_FREQUENCY = 1e-6  # training clips them at 1e-4
-#: Fitted temperatures lie between 0.05 and 20; beyond these bounds every answer is certain, or none.
+#: Fitted temperatures lie between 0.05 and 20; beyond these bounds all probabilities saturate or are equal.
 TEMPERATURES = (0.01, 100.0)
 #: Fields that version 1 does not have.
 _SINCE_2 = ("class_frequencies", "logit_prior", "default_prior", "self_test")
@@ -68,15 +68,15 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class SelfTestRecord:
-    """What the manifest says of the bundle's self-test.
+    """The self-test record of a manifest.
 
     Attributes
     ----------
     insensitive : tuple of str
-        Models, such as ``int8.cpu``, on whose logits saturated INT8 arithmetic errs by less than twice the tolerance:
-        for them only the arithmetic probe tells.
+        Models, such as ``int8.cpu``, whose logits change by less than twice the tolerance with saturated INT8
+        arithmetic: for these only the arithmetic probe detects it.
     tolerances : mapping
-        Model → largest error, where it is tighter than the tolerance in the code. A wider one is ignored.
+        Model → largest error, if tighter than the tolerance in the code. A wider one is ignored.
     """
 
     insensitive: tuple[str, ...] = ()
@@ -84,7 +84,7 @@ class SelfTestRecord:
 
     @classmethod
     def from_dict(cls, value: Any) -> SelfTestRecord:
-        """Read JSON types; :class:`ValueError` names the fault."""
+        """Return the record from JSON types; a :class:`ValueError` names the fault."""
         if not isinstance(value, dict) or not value.keys() <= {"insensitive", "tolerances"}:
             raise ValueError("self_test must be an object of insensitive and tolerances")
         names, tolerances = value.get("insensitive", []), value.get("tolerances", {})
@@ -97,31 +97,31 @@ class SelfTestRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What ``manifest.json`` says.
+    """The content of ``manifest.json``.
 
     Attributes
     ----------
     spec : ModelSpec
-        Pixels in, labels out.
+        Input and output contract of the network.
     precision : {"fp32", "fp16", "int8"}
-        Precision of the build; it is loaded unless another is asked for.
+        Precision of the build; loaded unless another is requested.
     provenance : mapping
         Network, options, paper, weights sha256, licence, training data. ``weights`` is ``"random"``
-        for a bundle that is good for timing only.
+        for a bundle that is for timing only.
     tools : mapping
-        Versions that made the bundle.
+        Versions of the tools that built the bundle.
     metrics : mapping
-        Figures, and the data of their measurement.
+        Measurements, and the data that they were made on.
     files : mapping
         Relative path → :class:`FileRecord`.
     temperature : float
-        T of :mod:`fer_edge.probabilities`, from 0.01 to 100. 1 where none was fitted.
+        T of :mod:`fer_edge.probabilities`, from 0.01 to 100. 1 if none was fitted.
     class_frequencies : mapping or None
-        Class name → share π among the training labels, in the order of ``spec.class_names``; ``None`` where unknown.
+        Class name → share π among the training labels, in the order of ``spec.class_names``; ``None`` if unknown.
     logit_prior : {"training", "uniform", None}
-        Prior that softmax(logits / T) implies; ``None`` where unknown.
+        Prior that softmax(logits / T) implies; ``None`` if unknown.
     default_prior : str, mapping or None
-        Prior of a runtime that names none: see :func:`fer_edge.probabilities.make_rule`. ``None`` is ``training``.
+        Default prior, as in :func:`fer_edge.probabilities.make_rule`. ``None`` is ``training``.
     self_test : SelfTestRecord or None
         ``None`` for a bundle without reference outputs.
     format_version : int
@@ -143,7 +143,7 @@ class Manifest:
 
     @property
     def timing_only(self) -> bool:
-        """Whether the weights are random."""
+        """``True`` if the weights are random."""
         return self.provenance.get("weights") == "random"
 
     def to_dict(self) -> dict[str, Any]:
@@ -157,36 +157,40 @@ def read_manifest(root: Path) -> Manifest:
     Raises
     ------
     BundleError
-        If there is none, or it is of another format version, damaged, or says the impossible.
+        If it is missing, damaged, inconsistent, or of another format version.
     """
     file = root / MANIFEST
     if not root.exists():
-        raise BundleError(f"bundle {root} does not exist: run fer-edge build, or check the path")
+        raise BundleError(f"bundle {root} does not exist. Fix: run fer-edge build, or check the path")
     if not file.is_file():
-        raise BundleError(f"{root} is not a bundle: it has no {MANIFEST}")
+        raise BundleError(f"{root} is not a bundle, it has no {MANIFEST}. Fix: give the folder of a bundle")
     if file.stat().st_size > _MANIFEST_LIMIT_BYTES:
-        raise BundleError(f"{file} is larger than {_MANIFEST_LIMIT_BYTES} bytes: this is no manifest of ours")
+        raise BundleError(
+            f"{file} is larger than {_MANIFEST_LIMIT_BYTES} bytes, too large for a manifest. Fix: build the bundle again"
+        )
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
         version = value["format_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(
-            f"{file} cannot be read ({type(error).__name__}): build the bundle again"
+            f"{file} cannot be read ({type(error).__name__}). Fix: build the bundle again"
         ) from error
     if type(version) is not int or version not in READABLE_VERSIONS:
         known = " and ".join(map(str, READABLE_VERSIONS))
         raise BundleError(
-            f"{root} has format version {version!r:.40}, this FER-Edge reads {known}: "
-            "build it again with this version, or install the FER-Edge that made it"
+            f"{root} has format version {version!r:.40}, this FER-Edge reads {known}. "
+            "Fix: build it again with this version, or install the FER-Edge that built it"
         )
     try:
         manifest = _parse(value, version)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise BundleError(
-            f"{file} cannot be read ({type(error).__name__}: {error}): build it again"
+            f"{file} cannot be read ({type(error).__name__}: {error}). Fix: build the bundle again"
         ) from error
     if manifest.precision not in PRECISIONS or FP32_MODEL not in manifest.files:
-        raise BundleError(f"{file} names no {FP32_MODEL} or an unknown precision: build the bundle again")
+        raise BundleError(
+            f"{file} names no {FP32_MODEL} or an unknown precision. Fix: build the bundle again"
+        )
     return manifest
 
 
@@ -212,19 +216,19 @@ def _parse(value: Mapping[str, Any], version: int) -> Manifest:
     if manifest.logit_prior not in LOGIT_PRIORS:
         raise ValueError(f"logit_prior must be training, uniform or null, found {manifest.logit_prior!r:.40}")
     if manifest.logit_prior == "uniform" and manifest.class_frequencies is None:
-        raise ValueError("logits for equal priors need class_frequencies, or the training prior is unknown")
+        raise ValueError("logits for uniform priors need class_frequencies, or the training prior is unknown")
     try:
         make_rule(manifest)
     except UsageError as error:
-        raise ValueError(f"default_prior: {error}") from error
+        raise ValueError(f"default_prior: {without_fix(error)}") from error
     if manifest.self_test is not None and SELF_TEST not in manifest.files:
-        raise ValueError(f"it describes a self-test, and names no {SELF_TEST}")
+        raise ValueError(f"it describes a self-test but does not name {SELF_TEST}")
     manifest.to_dict()
     return manifest
 
 
 def parse_frequencies(value: Any, spec: ModelSpec) -> dict[str, float] | None:
-    """Return class frequencies in the order of the classes; :class:`ValueError` names the fault."""
+    """Return class frequencies in the order of the classes; a :class:`ValueError` names the fault."""
     if value is None:
         return None
     if not isinstance(value, Mapping) or set(value) != set(spec.class_names):
@@ -234,7 +238,7 @@ def parse_frequencies(value: Any, spec: ModelSpec) -> dict[str, float] | None:
         not all(is_number(share) and share >= _MIN_FREQUENCY for share in found.values())
         or abs(sum(found.values()) - 1) > _SUM_TOLERANCE
     ):
-        raise ValueError(f"class_frequencies must be numbers from {_MIN_FREQUENCY:g} on whose sum is 1")
+        raise ValueError(f"class_frequencies must be numbers of at least {_MIN_FREQUENCY:g} with sum 1")
     return {name: float(share) for name, share in found.items()}
 
 

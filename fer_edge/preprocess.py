@@ -1,4 +1,4 @@
-"""From a frame and face boxes to a network's input batch, on the CPU.
+"""Preprocessing on the CPU: from a frame and face boxes to a network's input batch.
 
 The CUDA kernel ``crop_resize_normalize`` follows the same contract, pixel for pixel.
 """
@@ -42,10 +42,10 @@ def crop_bounds(box_xyxy: Box, rule: CropRule) -> Rectangle:
 
 
 def crop_rectangle(box_xyxy: Box, rule: CropRule, frame_height: int, frame_width: int) -> Rectangle | None:
-    """Return the pixels that become a crop (left, top, right, bottom); ``None`` if the crop is too small.
+    """Return the rectangle of a crop in pixels (left, top, right, bottom); ``None`` if the crop is too small.
 
-    With ``replicate`` they may reach beyond the frame, and stand there for its border pixels.
-    ``min_side_px`` counts the pixels inside.
+    With ``replicate`` it may extend beyond the frame, where the border pixels are repeated.
+    ``min_side_px`` counts the pixels inside the frame.
     """
     left, top, right, bottom = bounds = crop_bounds(box_xyxy, rule)
     inside = max(left, 0), max(top, 0), min(right, frame_width), min(bottom, frame_height)
@@ -55,7 +55,7 @@ def crop_rectangle(box_xyxy: Box, rule: CropRule, frame_height: int, frame_width
 
 
 def crop_face(frame_bgr: np.ndarray, box_xyxy: Box, rule: CropRule) -> np.ndarray | None:
-    """Cut one face out of ``[H, W, 3]`` or ``[H, W]``; ``None`` if a side is under ``min_side_px``."""
+    """Crop one face from ``[H, W, 3]`` or ``[H, W]``; ``None`` if a side is below ``min_side_px``."""
     rectangle = crop_rectangle(box_xyxy, rule, frame_bgr.shape[0], frame_bgr.shape[1])
     return None if rectangle is None else cut_rectangle(frame_bgr, rectangle)
 
@@ -72,11 +72,13 @@ def cut_rectangle(frame_bgr: np.ndarray, rectangle: Rectangle) -> np.ndarray:
 def resize_image(image: np.ndarray, spec: ModelSpec) -> np.ndarray:
     """Convert colour and resize a crop: ``[h, w, 3]`` BGR or ``[h, w]`` gray → ``[H, W, C]`` uint8."""
     if image.dtype != np.uint8 or image.size == 0 or (image.ndim != 2 and image.shape[2:] != (3,)):
-        raise DataError(f"expected a uint8 image [H, W, 3] or [H, W], found {image.dtype} {image.shape}")
+        raise DataError(
+            f"expected a uint8 image [H, W, 3] or [H, W], found {image.dtype} {list(image.shape)}. Fix: give such an image"
+        )
     if spec.color == "gray" and image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     if image.ndim == 2:
-        # Gray too is resized in three channels: of one channel, OpenCV on aarch64 makes other pixels than on x86.
+        # Gray is resized in three channels too: with one, OpenCV's results differ between aarch64 and x86.
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
     if image.shape[:2] != (spec.input_height, spec.input_width):
         image = cv2.resize(

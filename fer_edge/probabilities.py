@@ -3,8 +3,8 @@
     ℓ = z / T − s · log π     # logits for equal priors; s = 1 where z implies π, the prior of the training labels
     p = softmax(ℓ + log q)    # q: the prior that holds where the network is used
 
-With q = π and s = 1 that is softmax(z / T), and is computed as such. What combines several outputs, such as the mean
-with a mirror image, combines them under one prior; q comes once, last.
+With q = π and s = 1 that is softmax(z / T), and is computed as such. Several outputs, such as those of an image and its
+mirror image, are combined under one prior; q is applied once, last.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fer_edge._utils.checks import is_number
 from fer_edge.errors import UsageError, closest, lookup
 from fer_edge.spec import ModelSpec
 
-#: Below, an expression is uncertain unless another bound is asked for.
+#: Default threshold below which an expression is uncertain.
 MIN_PROBABILITY = 0.35
 #: A name of :data:`NAMED_PRIORS`, or class name → probability.
 Prior = str | Mapping[str, float]
@@ -48,7 +48,7 @@ class CalibratedModel(Protocol):
 
     @property
     def spec(self) -> ModelSpec:
-        """Names the classes."""
+        """Input and output contract, with the class names."""
 
     @property
     def temperature(self) -> float:
@@ -56,20 +56,20 @@ class CalibratedModel(Protocol):
 
     @property
     def class_frequencies(self) -> Mapping[str, float] | None:
-        """Class name → share π among the training labels, above 0; ``None`` where unknown."""
+        """Class name → share π among the training labels, above 0; ``None`` if unknown."""
 
     @property
     def logit_prior(self) -> str | None:
-        """Prior that the logits imply: ``training``, ``uniform``, or ``None`` where unknown."""
+        """Prior that the logits imply: ``training``, ``uniform``, or ``None`` if unknown."""
 
     @property
     def default_prior(self) -> Prior | None:
-        """Prior where none is asked for; ``None`` is ``training``."""
+        """Default prior; ``None`` is ``training``."""
 
 
 @dataclass(frozen=True)
 class ProbabilityRule:
-    """How logits become probabilities.
+    """Conversion of logits to probabilities.
 
     Attributes
     ----------
@@ -82,8 +82,8 @@ class ProbabilityRule:
     offset : tuple of float or None
         ``[K]``, log q less the log of the prior that the logits imply; −∞ excludes a class. ``None``: the same prior.
     importance : tuple of float or None
-        ``[K]``, q / π: how much a face of each class counts where calibration is measured on data with the
-        frequencies of the training labels. ``None``: all the same.
+        ``[K]``, q / π: weight of a face of each class when calibration is measured on data with the frequencies of the
+        training labels. ``None``: equal weights.
     """
 
     temperature: float = 1.0
@@ -103,11 +103,11 @@ class ProbabilityRule:
         return self.apply_prior(logits / self.temperature)
 
     def apply_prior(self, scaled: np.ndarray) -> np.ndarray:
-        """Return logits under q from logits that have been divided by T, or combined from such."""
+        """Return logits under q from logits divided by T, or from a combination of such logits."""
         return scaled if self.offset is None else scaled + np.array(self.offset)
 
     def weights(self, targets: np.ndarray) -> np.ndarray | None:
-        """Return ``[N]`` weights of faces by their ``[N]`` true classes; ``None`` where all weigh the same."""
+        """Return ``[N]`` weights of faces by their ``[N]`` true classes; ``None`` for equal weights."""
         return None if self.importance is None else np.array(self.importance)[targets]
 
     def to_dict(self) -> dict[str, Any]:
@@ -117,12 +117,12 @@ class ProbabilityRule:
 
 
 def make_rule(model: CalibratedModel, prior: Prior | None = None) -> ProbabilityRule:
-    """Return how the logits of a model become probabilities under a prior.
+    """Return the conversion of a model's logits to probabilities under a prior.
 
     Parameters
     ----------
     model : CalibratedModel
-        Such as a manifest.
+        For example a manifest.
     prior : str, mapping or None
         ``training`` (π), ``balanced`` (q ∝ √π), ``uniform``, or class name → probability for every class, where 0
         excludes a class. ``None`` is the model's own default.
@@ -130,8 +130,7 @@ def make_rule(model: CalibratedModel, prior: Prior | None = None) -> Probability
     Raises
     ------
     UsageError
-        If the prior is unknown or no distribution over the classes, or the class frequencies that it needs are
-        unknown.
+        If the prior is unknown or not a distribution over the classes, or needs class frequencies that are unknown.
     """
     chosen = model.default_prior if prior is None else prior
     chosen = TRAINING if chosen is None else chosen
@@ -143,13 +142,14 @@ def make_rule(model: CalibratedModel, prior: Prior | None = None) -> Probability
         lookup(NAMED_PRIORS, chosen, "prior")
     else:
         raise UsageError(
-            f"a prior is one of {', '.join(NAMED_PRIORS)} or a probability for each class, found {chosen!r:.80}"
+            f"expected a prior, found {chosen!r:.80}. "
+            f"Fix: give one of {', '.join(NAMED_PRIORS)}, or a probability for each class"
         )
     if model.class_frequencies is None or model.logit_prior is None:
         if name != TRAINING:
             raise UsageError(
                 f"prior {name!r} needs the class frequencies of the training labels, which are not recorded for "
-                f"{model.spec.network}: choose prior {TRAINING!r}, or build it from weights that fer-edge train made"
+                f"{model.spec.network}. Fix: choose prior {TRAINING!r}, or build from weights made by fer-edge train"
             )
         return ProbabilityRule(model.temperature)
     frequencies = np.array([model.class_frequencies[n] for n in names], np.float64)
@@ -172,17 +172,22 @@ def _distribution(prior: Mapping[str, float], names: tuple[str, ...]) -> np.ndar
     for name in prior:
         if name not in names:
             raise UsageError(
-                f"the prior names an unknown class {name!r:.40}: the classes are {', '.join(names)}"
+                f"the prior names an unknown class {name!r:.40}. Fix: use the classes {', '.join(names)}"
                 f"{closest(str(name), names)}"
             )
     if missing := [name for name in names if name not in prior]:
         raise UsageError(
-            f"the prior says nothing of {', '.join(missing)}: give a probability for each class, 0 to exclude it"
+            f"the prior lacks the classes {', '.join(missing)}. "
+            "Fix: give a probability for each class, 0 to exclude it"
         )
     for name, value in prior.items():
         if not is_number(value) or not 0 <= value <= 1:
-            raise UsageError(f"the prior of {name} must be a number from 0 to 1, found {value!r:.40}")
+            raise UsageError(
+                f"the prior of {name} must be a number from 0 to 1, found {value!r:.40}. Fix: change this value"
+            )
     total = math.fsum(map(float, prior.values()))
     if abs(total - 1) > _SUM_TOLERANCE:
-        raise UsageError(f"the probabilities of a prior must sum to 1, found {total:.7g}")
+        raise UsageError(
+            f"the probabilities of a prior must sum to 1, found {total:.7g}. Fix: divide each by their sum"
+        )
     return np.array([float(prior[name]) for name in names])

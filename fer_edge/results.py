@@ -1,4 +1,4 @@
-"""What the runtime returns: frozen results that convert to plain types but do not act."""
+"""Results of the runtime: frozen dataclasses that convert to plain JSON types."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Detection:
 class Face:
     """One face and its apparent expression.
 
-    ``label`` is ``None`` where the expression is not certain enough; ``reason`` then says why.
-    ``attention`` is ``[h, w]`` float32 in [0, 1] over ``crop_xyxy``, what the network saw of the frame, which may
-    reach beyond it; ``None`` unless the runtime was asked for it.
+    ``label`` is ``None`` if the expression is not certain enough; ``reason`` then says why.
+    ``attention`` is ``[h, w]`` float32 in [0, 1] over ``crop_xyxy``, the rectangle that the network classified, which
+    may extend beyond the frame; ``None`` unless the runtime computes attention.
     """
 
     box_xyxy: Box
@@ -63,7 +63,7 @@ class Face:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; pixels to one decimal, probabilities to four, attention to three.
 
-        ``attention`` and ``crop_xyxy`` are there only if the runtime was asked for them.
+        ``attention`` and ``crop_xyxy`` are present only if the runtime computes attention.
         """
         value: dict[str, Any] = {
             "box_xyxy": [round(float(v), 1) for v in self.box_xyxy],
@@ -118,12 +118,12 @@ class LatencySummary:
     p99_ms: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types, rounded to a microsecond; ``None`` where nothing was measured."""
+        """Return plain JSON types, rounded to a microsecond; ``None`` for values that were not measured."""
         return {name: None if math.isnan(value) else round(value, 3) for name, value in asdict(self).items()}
 
 
 def summarise(latencies_ms: Sequence[float]) -> LatencySummary:
-    """Return n, p50, p90 and p99; NaN where there is nothing."""
+    """Return n, p50, p90 and p99; the percentiles of no latencies are NaN."""
     if not len(latencies_ms):
         return LatencySummary(0, float("nan"), float("nan"), float("nan"))
     p50, p90, p99 = np.percentile(np.asarray(latencies_ms, np.float64), (50, 90, 99))

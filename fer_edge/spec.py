@@ -1,6 +1,6 @@
-"""ModelSpec: everything between a frame's pixels and a network's input, and the meaning of its outputs.
+"""ModelSpec: the preprocessing from a frame's pixels to a network's input, and the meaning of its outputs.
 
-The spec travels with the ONNX. Whoever runs the network, on whatever backend, prepares the same pixels.
+The spec is stored with the ONNX model, so that every backend gets the same input.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ COLORS = ("gray", "rgb", "bgr")
 CROP_SHAPES = ("square", "box")
 CROP_EDGES = ("clip", "replicate")
 INTERPOLATIONS = ("bilinear", "area")
-# Real specs lie far inside: means from 0 to 1, std from 0.2 to 1, scales from 1 to 1.1, ten classes at most.
+# Real specs lie well inside these bounds: means from 0 to 1, std from 0.2 to 1, scales from 1 to 1.1, ten classes at most.
 _MAX_SIDE_PX = 4096
 _MAX_MEAN = 100.0
 _STD = (1e-4, 1e4)
@@ -31,7 +31,7 @@ _MAX_NAME_CHARS = 100
 
 @dataclass(frozen=True)
 class CropRule:
-    """How a face box becomes a crop.
+    """Conversion of a face box to a crop.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class CropRule:
     scale : float
         Factor on the side (1.1 adds 5 % at each edge).
     edge : {"clip", "replicate"}
-        Beyond the frame: cut the crop (it is then stretched), or repeat the border pixels.
+        Beyond the frame: clip the crop (the resize then stretches it), or repeat the border pixels.
     min_side_px : int
         Smaller crops are not classified.
     """
@@ -68,11 +68,11 @@ class ModelSpec:
     mean, std : tuple of float
         One value per channel, in units of pixel / 255: input = (pixel / 255 − mean) / std.
     interpolation : {"bilinear", "area"}
-        How the crop is resized, as OpenCV does it.
+        Interpolation of the resize, as in OpenCV.
     class_names : tuple of str
         Order of the logits.
     outputs : tuple of str
-        ``logits`` first; ``attention``, ``landmarks``, ``embedding`` where the network has them.
+        ``logits`` first; ``attention``, ``landmarks``, ``embedding`` if the network has them.
     """
 
     network: str
@@ -90,7 +90,10 @@ class ModelSpec:
     def __post_init__(self) -> None:
         for fine, problem in self._rules():
             if not fine:
-                raise BundleError(f"the model spec of {self.network!r:.80} is wrong: {problem}")
+                raise BundleError(
+                    f"the model spec of {self.network!r:.80} is wrong: {problem}. "
+                    "Fix: correct the spec, or build the bundle again"
+                )
 
     def gain_and_offset(self) -> tuple[np.ndarray, np.ndarray]:
         """Return float32 values per channel: input = pixel · gain + offset, with pixels from 0 to 255."""
@@ -98,7 +101,7 @@ class ModelSpec:
         return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
 
     def _rules(self) -> Iterator[tuple[bool, str]]:
-        """Yield what must hold, and the problem where it does not; types come before what compares them."""
+        """Yield each condition with the problem if it is false; types are checked before values are compared."""
         yield is_text(self.network, _MAX_NAME_CHARS), "network must be a printable name"
         yield self.color in COLORS, f"color must be one of {COLORS}, found {self.color!r:.60}"
         for name in ("channels", "input_height", "input_width"):
@@ -120,7 +123,7 @@ class ModelSpec:
         yield all(map(is_number, numbers)), f"mean and std must be finite numbers, found {numbers!r:.120}"
         yield (
             all(abs(m) <= _MAX_MEAN for m in self.mean),
-            f"mean is in units of white, found {self.mean!r:.60}",
+            f"mean must be from -{_MAX_MEAN:g} to {_MAX_MEAN:g}, in units of pixel / 255, found {self.mean!r:.60}",
         )
         low, high = _STD
         yield (
@@ -137,7 +140,7 @@ class ModelSpec:
         )
         for kind, names in (("class_names", self.class_names), ("outputs", self.outputs)):
             printable = all(is_text(name, _MAX_NAME_CHARS) for name in names)
-            yield printable, f"{kind} must be printable text of up to {_MAX_NAME_CHARS} letters"
+            yield printable, f"{kind} must be printable text of up to {_MAX_NAME_CHARS} characters"
             yield len(set(names)) == len(names), f"{kind} must be different"
         yield self.outputs[0] == "logits", "the first output must be 'logits'"
         yield (
@@ -148,7 +151,7 @@ class ModelSpec:
 
     def _crop_rules(self) -> Iterator[tuple[bool, str]]:
         crop = self.crop
-        yield isinstance(crop, CropRule), "crop must be a rule of its own"
+        yield isinstance(crop, CropRule), "crop must be a CropRule"
         yield crop.shape in CROP_SHAPES, f"crop shape must be one of {CROP_SHAPES}, found {crop.shape!r:.60}"
         yield crop.edge in CROP_EDGES, f"crop edge must be one of {CROP_EDGES}, found {crop.edge!r:.60}"
         low, high = _CROP_SCALE
@@ -173,7 +176,7 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> ModelSpec:
-        """Read what :meth:`to_dict` wrote; unknown or missing fields raise :class:`BundleError`."""
+        """Return the spec from the result of :meth:`to_dict`; unknown or missing fields raise :class:`BundleError`."""
         try:
             fields = dict(value)
             fields["crop"] = CropRule(**fields.get("crop", {}))
@@ -184,4 +187,6 @@ class ModelSpec:
                     fields[name] = tuple(fields[name])
             return cls(**fields)
         except (TypeError, ValueError, OverflowError) as error:
-            raise BundleError(f"the model spec cannot be read ({error}): rebuild the bundle") from error
+            raise BundleError(
+                f"the model spec cannot be read ({error}). Fix: build the bundle again"
+            ) from error

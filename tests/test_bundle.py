@@ -85,7 +85,7 @@ def test_model_path_names_the_command(tmp_path: Path) -> None:
     assert opened.model_path("int8", "cpu").read_bytes() == b"b"
     with pytest.raises(BundleError, match="run fer-edge build --model net --int8"):
         opened.model_path("int8", "tensorrt")
-    with pytest.raises(BundleError, match="unknown precision 'fp8': choose from fp32, fp16, int8"):
+    with pytest.raises(BundleError, match="unknown precision 'fp8'. Fix: choose from fp32, fp16, int8"):
         opened.model_path("fp8", "cpu")
 
 
@@ -117,7 +117,7 @@ def test_a_missing_file_is_named(bundle: Path, name: str) -> None:
 @pytest.mark.parametrize("version", [0, 3, "1", None, [1], True, 1.0, "x" * 10_000])
 def test_other_format_versions(bundle: Path, version: Any) -> None:
     edit(bundle, lambda value: value.update(format_version=version))
-    with pytest.raises(BundleError, match="has format version .{1,60} reads 1 and 2: build it again"):
+    with pytest.raises(BundleError, match="has format version .{1,60} reads 1 and 2. Fix: build it again"):
         open_bundle(bundle)
 
 
@@ -243,7 +243,7 @@ def test_what_is_no_bundle_is_not_replaced(tmp_path: Path, kind: str) -> None:
     else:
         path.mkdir()
         (path / "mine.txt").write_text("mine")
-    with pytest.raises(BundleError, match="is not a bundle: choose another"):
+    with pytest.raises(BundleError, match="is not a bundle. Fix: choose another"):
         make(path)
     assert (path if kind == "file" else path / "mine.txt").read_text() == "mine"
 
@@ -337,7 +337,9 @@ def test_a_linked_folder_is_searched_and_a_loop_ends(bundle: Path, tmp_path: Pat
 def test_files_that_the_manifest_does_not_name_are_refused(bundle: Path, name: str) -> None:
     (bundle / name).parent.mkdir(parents=True, exist_ok=True)
     (bundle / name).write_bytes(b"weights")
-    with pytest.raises(BundleError, match=f"holds '{name}', which its manifest does not name: remove it"):
+    with pytest.raises(
+        BundleError, match=f"holds '{name}', which its manifest does not name. Fix: remove it"
+    ):
         open_bundle(bundle)
 
 

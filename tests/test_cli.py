@@ -223,8 +223,8 @@ def test_sources_that_cannot_be_read_are_one_line_and_exit_1(
             2,
             "ranges ship with conv-attention, and --method mse cannot change them",
         ),
-        (["build", "--method", "entropie"], 2, "unknown calibration method .* did you mean 'entropy'"),
-        (["build", "--generator", "faces"], 2, "unknown generator 'faces': choose from drawn, leaves"),
+        (["build", "--method", "entropie"], 2, "unknown calibration method .*did you mean 'entropy'"),
+        (["build", "--generator", "faces"], 2, "unknown generator 'faces'. Fix: choose from drawn, leaves"),
         (["build", "--max-drop", "nan"], 2, "--max-drop: must be a number from 0 to 100, found 'nan'"),
         (["build", "--fp32", "--min-cosine", "0.99"], 2, "are for INT8, the precision is fp32"),
         (
@@ -232,7 +232,7 @@ def test_sources_that_cannot_be_read_are_one_line_and_exit_1(
             2,
             "--sensitivity-images: must be a whole number of at least 1, found '0'",
         ),
-        (["run", "--source", "0", "--detector", "mtcn"], 2, "unknown detector .* did you mean 'mtcnn'"),
+        (["run", "--source", "0", "--detector", "mtcn"], 2, "unknown detector .*did you mean 'mtcnn'"),
         (["run", "--source", "0", "--min-face", "0"], 2, "a whole number of at least 1, found '0'"),
         (
             ["run", "--source", "0", "--max-batch", "0"],
@@ -268,7 +268,7 @@ def test_truncated_weights_are_refused_before_anything_is_written(
     weights = tmp_path / "w.safetensors"
     weights.write_bytes(whole[: len(whole) // 2])
     assert main(["build", "--weights", str(weights), "--output", str(tmp_path / "b.fer")]) == 1
-    assert "it is cut: " in capsys.readouterr().err
+    assert "it is truncated: " in capsys.readouterr().err
     assert not (tmp_path / "b.fer").exists()
 
 

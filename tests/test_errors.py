@@ -16,7 +16,7 @@ def test_every_error_has_the_base() -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("onnxruntme", "; did you mean 'onnxruntime'?"), ("zzz", ""), ("", "")],
+    [("onnxruntme", " (did you mean 'onnxruntime'?)"), ("zzz", ""), ("", "")],
 )
 def test_closest(name: str, expected: str) -> None:
     assert closest(name, ["openvino", "onnxruntime"]) == expected
@@ -25,6 +25,6 @@ def test_closest(name: str, expected: str) -> None:
 def test_lookup() -> None:
     assert lookup({"a": 1}, "a", "thing") == 1
     with pytest.raises(
-        UsageError, match="unknown thing 'mtccn': choose from haar, mtcnn; did you mean 'mtcnn'"
+        UsageError, match=r"unknown thing 'mtccn'. Fix: choose from haar, mtcnn \(did you mean 'mtcnn'"
     ):
         lookup({"mtcnn": 1, "haar": 2}, "mtccn", "thing")

@@ -74,12 +74,12 @@ def test_a_truncated_pil_image_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (None, "cv2.imread gives None"),
+        (None, "cv2.imread returns None"),
         ([[1]], "give one frame at a time"),
-        ((True, PICTURE), "gives (found, frame): give the second"),
-        (7, "found int: convert it with numpy.asarray"),
-        (b"", "a picture of 0 bytes is not an image"),
-        (encoded()[:40], "a picture of 40 bytes is not an image"),
+        ((True, PICTURE), "found tuple. Fix: give the second value of cv2.VideoCapture.read"),
+        (7, "found int. Fix: convert it with numpy.asarray"),
+        (b"", "the image of 0 bytes is not an image"),
+        (encoded()[:40], "the image of 40 bytes is not an image"),
         ("none.png", "cannot read none.png: No such file"),
         ("a\0b.png", "cannot read"),
         (PICTURE[..., 0], "cv2.COLOR_GRAY2BGR"),
@@ -91,10 +91,10 @@ def test_a_truncated_pil_image_is_an_error() -> None:
         (PICTURE / 255, "(255 * frame).round().astype(numpy.uint8)"),
         (PICTURE.astype(np.uint16), "(frame >> 8)"),
         (PICTURE.astype(np.int64), "frame.astype(numpy.uint8)"),
-        (PICTURE > 3, "a mask is no picture"),
-        (PICTURE[:0], "it has no pixels"),
+        (PICTURE > 3, "give the image instead of its mask"),
+        (PICTURE[:0], "has no pixels"),
         (np.array(PICTURE.tobytes()), "expected a frame of uint8 BGR pixels"),
-        (np.zeros((1, 40000, 3), np.uint8), "at most 32766 pixels a side"),
+        (np.zeros((1, 40000, 3), np.uint8), "at most 32766 pixels per side"),
     ],
 )
 def test_what_is_no_frame_is_answered_with_its_conversion(value: object, message: str) -> None:

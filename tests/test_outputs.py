@@ -59,14 +59,14 @@ def test_two_outputs_are_two_files(data: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "message"),
     [
-        ("photos", FILE, "is a folder: give the name of a file in it"),
+        ("photos", FILE, "is a folder. Fix: give the name of a file in it"),
         ("pipe", FILE, "is a device, pipe or socket"),
-        ("photos/a.png", FOLDER, "is a file: give a folder"),
-        ("photos/a.png/x", FILE, "a.png is a file, expected a folder"),
-        ("photos/a.png/x/y.fer", BUNDLE, "a.png is a file, expected a folder"),
+        ("photos/a.png", FOLDER, "is a file. Fix: give a folder"),
+        ("photos/a.png/x", FILE, "a.png is a file. Fix: give another path"),
+        ("photos/a.png/x/y.fer", BUNDLE, "a.png is a file. Fix: give another path"),
         ("other.fer", BUNDLE, "exists and is not a bundle"),
-        ("photos/a.png", BUNDLE, "is a file: give a folder"),
-        ("a\0b", FILE, "is no path"),
+        ("photos/a.png", BUNDLE, "is a file. Fix: give a folder"),
+        ("a\0b", FILE, "must be a path"),
     ],
 )
 def test_forms(data: Path, name: str, kind: str, message: str) -> None:
@@ -106,7 +106,7 @@ def test_a_folder_that_takes_no_files() -> None:
             if os.getuid() == 0:
                 os.setuid(65534)
             for path, kind in (("/etc/new.png", FILE), ("/etc/new/x.fer", BUNDLE), ("/etc", FOLDER)):
-                assert "nothing can be written in /etc" in refused(path, kind)
+                assert "/etc is not writable. Fix:" in refused(path, kind)
             status = 0
         finally:
             os._exit(status)

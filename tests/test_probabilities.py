@@ -158,8 +158,8 @@ def test_rows_that_are_not_finite_give_nan_and_leave_the_others_alone() -> None:
     ("prior", "message"),
     [
         ("balance", "unknown prior 'balance'.*did you mean 'balanced'"),
-        ({"neutral": 0.5, "happiness": 0.5}, "says nothing of disgust"),
-        ({}, "says nothing of neutral, happiness, disgust"),
+        ({"neutral": 0.5, "happiness": 0.5}, "lacks the classes disgust"),
+        ({}, "lacks the classes neutral, happiness, disgust"),
         ({**FREQUENCIES, "happy": 0.0}, "unknown class 'happy'.*did you mean 'happiness'"),
         ({**FREQUENCIES, 3: 0.0}, "unknown class 3"),
         ({**FREQUENCIES, "disgust": 0.02}, "must sum to 1, found 1.01"),
@@ -170,8 +170,8 @@ def test_rows_that_are_not_finite_give_nan_and_leave_the_others_alone() -> None:
         ({**FREQUENCIES, "neutral": math.inf}, "the prior of neutral must be a number"),
         ({**FREQUENCIES, "neutral": "0.6"}, "the prior of neutral must be a number"),
         ({"neutral": True, "happiness": 0, "disgust": 0}, "the prior of neutral must be a number"),
-        (0.5, "a prior is one of training, balanced, uniform or a probability for each class, found 0.5"),
-        ([0.6, 0.39, 0.01], "a prior is one of"),
+        (0.5, "expected a prior, found 0.5. Fix: give one of training, balanced, uniform, or a probability for each class"),
+        ([0.6, 0.39, 0.01], "expected a prior, found .0.6"),
     ],
     ids=str,
 )  # fmt: skip
@@ -187,7 +187,9 @@ def test_without_class_frequencies_only_the_training_prior_is_known(unknown: dic
     model = manifest(**unknown)
     assert make_rule(model) == make_rule(model, "training") == ProbabilityRule(0.8)
     for prior in ("balanced", "uniform", FREQUENCIES):
-        with pytest.raises(UsageError, match="not recorded for net: choose prior 'training', or build it"):
+        with pytest.raises(
+            UsageError, match="not recorded for net. Fix: choose prior 'training', or build from"
+        ):
             make_rule(model, prior)
 
 

@@ -167,7 +167,7 @@ def test_closing_waits_for_the_frame_that_runs(astronaut: np.ndarray) -> None:
         thread.start()
     closing[0].join(0.2)
     assert closing[0].is_alive()
-    with pytest.raises(BackendError, match="this runtime is closed: create another"):
+    with pytest.raises(BackendError, match="this runtime is closed. Fix: create another"):
         runtime(astronaut)
     slow.may_end.set()
     for thread in (frame, *closing):
@@ -175,7 +175,7 @@ def test_closing_waits_for_the_frame_that_runs(astronaut: np.ndarray) -> None:
         assert not thread.is_alive()
     assert [face.label for face in faces] == ["happiness"]
     runtime.close()
-    with pytest.raises(BackendError, match="this runtime is closed: create another"):
+    with pytest.raises(BackendError, match="this runtime is closed. Fix: create another"):
         runtime(astronaut)
 
 
@@ -191,7 +191,7 @@ def ask_until_closed(
             enough.release()
 
     def work() -> None:
-        with pytest.raises(error, match="closed: (open|create) another"):
+        with pytest.raises(error, match="closed. Fix: (open|create) another"):
             ask_for_ever()
 
     def end() -> None:

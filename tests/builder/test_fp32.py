@@ -34,7 +34,9 @@ def test_shipped_weights_are_those_of_the_shipped_bundle(name: str, tmp_path: Pa
 def test_shipped_names_build_and_are_checked_against_the_network(tmp_path: Path) -> None:
     options = BuildOptions(weights="conv-attention-fer2013", precision="fp32", output=tmp_path / "a.fer")
     assert build(options).bundle.spec.class_names == FER2013
-    with pytest.raises(UsageError, match="is of the network visual-attention: give --model visual-attention"):
+    with pytest.raises(
+        UsageError, match="are weights of visual-attention, .* Fix: give --model visual-attention"
+    ):
         build(BuildOptions(weights="visual-attention", output=tmp_path / "b.fer"))
     with pytest.raises(WeightsError, match=r"no trained weights of feratt ship .*there are conv-attention"):
         build(BuildOptions(model="feratt", output=tmp_path / "c.fer"))

@@ -49,7 +49,7 @@ def test_photographs_of_a_folder_are_evaluated_cropped_and_face_crops_as_they_ar
 def test_data_without_labels_are_refused_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "test.csv").write_text(f"pixels\n{'7 ' * 2304}\n")
     assert main(["eval", "default", "--data", str(tmp_path / "test.csv")]) == 1
-    assert "FER2013 has no labels: give labelled faces" in capsys.readouterr().err
+    assert "FER2013 has no labels. Fix: give labelled faces" in capsys.readouterr().err
 
 
 def test_a_bad_row_stops_with_file_and_line(rafdb: Path, capsys: pytest.CaptureFixture[str]) -> None:

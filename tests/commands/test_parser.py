@@ -17,8 +17,11 @@ from fer_edge.errors import closest
     [
         (["biuld"], "unknown 'biuld': .* did you mean 'build'"),
         (["RUN", "--source", "0"], "did you mean 'run'"),
-        (["run", "--sorce", "0"], "unknown option --sorce; did you mean '--source'|required: --source"),
-        (["run", "--source", "0", "--ouput=x.png"], "unknown option --ouput=x.png; did you mean '--output'"),
+        (["run", "--sorce", "0"], r"unknown option --sorce \(did you mean '--source'|required: --source"),
+        (
+            ["run", "--source", "0", "--ouput=x.png"],
+            r"unknown option --ouput=x.png \(did you mean '--output'",
+        ),
         (["run", "--source", "0", "--out", "x.png"], "unknown option --out"),
         (["run", "default", "photo.jpg", "--source", "0"], "'photo.jpg' is one argument too many"),
         (["run", "--source", "0", "--precision", "INT8"], "unknown 'INT8': .* did you mean 'int8'"),
@@ -52,8 +55,8 @@ def test_no_number_is_out_of_range(text: str) -> None:
 
 
 def test_case_is_no_obstacle_to_a_suggestion() -> None:
-    assert closest("RESMASKING", ["resmasking", "resnet18"]) == "; did you mean 'resmasking'?"
-    assert closest("Happines", ["Happiness"]) == "; did you mean 'Happiness'?"
+    assert closest("RESMASKING", ["resmasking", "resnet18"]) == " (did you mean 'resmasking'?)"
+    assert closest("Happines", ["Happiness"]) == " (did you mean 'Happiness'?)"
     assert closest("zzz", ["resmasking"]) == ""
 
 

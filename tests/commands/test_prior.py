@@ -74,7 +74,7 @@ def test_files_that_hold_no_prior(tmp_path: Path, content: bytes, message: str) 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("anger=1", "says nothing of neutral"),
+        ("anger=1", "lacks the classes neutral"),
         (PAIRS.replace("anger", "angry"), "unknown class 'angry'.*did you mean 'anger'"),
         (PAIRS.replace("happiness=0", "happiness=0.1"), "must sum to 1, found 1.1"),
         (PAIRS.replace("happiness=0", "happiness=nan"), "the prior of happiness must be a number"),

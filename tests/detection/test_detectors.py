@@ -189,7 +189,7 @@ def test_mtcnn_and_yunet_agree(mtcnn, photographs, create):
 
 def test_unknown_name_lists_the_choices():
     with pytest.raises(
-        UsageError, match=r"unknown detector 'mtccn': choose from haar, mtcnn, yunet; .*'mtcnn'"
+        UsageError, match=r"unknown detector 'mtccn'. Fix: choose from haar, mtcnn, yunet .*'mtcnn'"
     ):
         create_detector("mtccn")
 

@@ -72,7 +72,7 @@ def test_a_precision_that_the_bundle_does_not_offer_is_an_error(
 ) -> None:
     monkeypatch.setenv("FER_EDGE_TUNE", "1")
     for precision in ("int8", "fp16"):
-        with pytest.raises(BundleError, match=f"holds no {precision} model .*: run fer-edge build"):
+        with pytest.raises(BundleError, match=f"holds no {precision} model .*. Fix: run fer-edge build"):
             Runtime(fp32, precision=precision)
     with pytest.raises(UsageError, match="precision must be None or one of fp32, fp16, int8, found 'fp8'"):
         Runtime(fp32, precision="fp8")

@@ -215,13 +215,15 @@ def test_a_bundle_without_attention_names_the_command_that_builds_one() -> None:
     shipped = open_bundle(shipped_bundle())
     spec = dataclasses.replace(shipped.spec, outputs=("logits",))
     plain = Bundle(shipped.path, dataclasses.replace(shipped.manifest, spec=spec))
-    message = "gives no attention.*fer-edge build --model conv-attention --weights FILE --attention"
+    message = (
+        "has no attention output.*Fix: run fer-edge build --model conv-attention --weights FILE --attention"
+    )
     with pytest.raises(BundleError, match=message):
         Runtime(plain, attention=True)
 
 
 def test_a_missing_bundle_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(FerEdgeError, match="none.fer does not exist: give the folder of a bundle"):
+    with pytest.raises(FerEdgeError, match="none.fer does not exist. Fix: give the folder of a bundle"):
         Runtime(tmp_path / "none.fer")
 
 
@@ -252,7 +254,7 @@ def test_public_names_are_those_documented() -> None:
 
 @pytest.mark.parametrize(
     ("frame", "hint"),
-    [(None, "found NoneType: cv2.imread gives None"), ("photo.jpg", "cannot read photo.jpg: No such file"), ([[1]], "found list: give one frame at a time"), (b"x", "a picture of 1 bytes is not an image")],
+    [(None, "found NoneType. Fix: check the path: cv2.imread returns None"), ("photo.jpg", "cannot read photo.jpg: No such file"), ([[1]], "found list. Fix: give one frame at a time"), (b"x", "the image of 1 bytes is not an image")],
 )  # fmt: skip
 def test_what_is_no_array_is_refused_with_a_hint(frame: object, hint: str) -> None:
     with Runtime(backend="onnxruntime") as runtime, pytest.raises(DataError, match=hint):

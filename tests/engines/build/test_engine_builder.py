@@ -543,7 +543,7 @@ def test_paths_that_cannot_be(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"flavour": "tensorrt-rtxx"}, "unknown flavour 'tensorrt-rtxx': .*did you mean 'tensorrt-rtx'"),
+        ({"flavour": "tensorrt-rtxx"}, "unknown flavour 'tensorrt-rtxx'.*did you mean 'tensorrt-rtx'"),
         ({"precision": "int4"}, "unknown precision 'int4'"),
         ({"min_batch": 4, "opt_batch": 2}, "expected batches 1 <= min <= opt <= max, found 4, 2, 16"),
         ({"min_batch": 0}, "min_batch must be a whole number from 1 to 65536, found 0"),

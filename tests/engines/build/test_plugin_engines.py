@@ -372,7 +372,5 @@ def test_required_of_a_network_without_attention(builder: Builder, tmp_path: Pat
 
 
 def test_a_choice_that_does_not_exist() -> None:
-    with pytest.raises(
-        UsageError, match="unknown choice for the plugin 'require': .*did you mean 'required'"
-    ):
+    with pytest.raises(UsageError, match="unknown choice for the plugin 'require'.*did you mean 'required'"):
         EngineOptions(plugin="require")

@@ -265,7 +265,7 @@ def test_building_with_attention_from_a_bundle_that_ships_without(
 ) -> None:
     shipped = Bundle(shipped_bundle(), build_manifest_without_attention())
     monkeypatch.setattr("fer_edge.builder.plan.open_bundle", lambda path: shipped)
-    with pytest.raises(BundleError, match="gives no attention.*--weights FILE --attention"):
+    with pytest.raises(BundleError, match="has no attention output.*--weights FILE --attention"):
         build(BuildOptions(attention=True, output=tmp_path / "a.fer"))
     assert not (tmp_path / "a.fer").exists()
 
