@@ -1,1 +1,1 @@
-"""Small tools without words of the field: files, images, checks, progress."""
+"""General helpers: files, images, option checks, progress."""

@@ -1,4 +1,4 @@
-"""Checks of options: numbers in bounds, of the right type, never NaN, and an error that names the option."""
+"""Checks of option types and ranges; the error names the option."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 from fer_edge.errors import FerEdgeError, UsageError
 
-#: Of faces that a command may be asked to use: more than any data set has.
+#: Largest number of faces in an option: more than any data set has.
 MAX_IMAGES = 10**9
-#: Of a processor that one session may use.
+#: Largest number of threads of one session.
 MAX_THREADS = 1024
 
 
@@ -25,13 +25,11 @@ def require_whole(
     optional: bool = False,
     error: type[FerEdgeError] = UsageError,
 ) -> None:
-    """Refuse all but a whole number from ``least`` to ``most``; ``True`` is none. ``optional`` allows ``None``."""
+    """Require a whole number from ``least`` to ``most``, not a bool. ``optional`` allows ``None``."""
     if optional and value is None:
         return
     if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
-        raise error(
-            f"{name} must be {_or_none(optional)}a whole number from {least} to {most}, found {_shown(value)}"
-        )
+        raise error(_refusal(name, f"a whole number from {least} to {most}", value, optional))
 
 
 def require_number(
@@ -43,56 +41,49 @@ def require_number(
     optional: bool = False,
     error: type[FerEdgeError] = UsageError,
 ) -> None:
-    """Refuse all but a finite number from ``least`` to ``most``. ``optional`` allows ``None``."""
+    """Require a finite number from ``least`` to ``most``. ``optional`` allows ``None``."""
     if optional and value is None:
         return
     if not is_number(value) or not least <= value <= most:
-        raise error(
-            f"{name} must be {_or_none(optional)}a number from {least:g} to {most:g}, found {_shown(value)}"
-        )
+        raise error(_refusal(name, f"a number from {least:g} to {most:g}", value, optional))
 
 
 def require_flag(name: str, value: Any, *, error: type[FerEdgeError] = UsageError) -> None:
-    """Refuse all but ``True`` and ``False``."""
+    """Require ``True`` or ``False``."""
     if not isinstance(value, bool):
-        raise error(f"{name} must be True or False, found {_shown(value)}")
+        raise error(_refusal(name, "True or False", value))
 
 
 def require_choice(name: str, value: Any, choices: Collection[str], *, optional: bool = False) -> None:
-    """Refuse all but ``choices``. ``optional`` allows ``None``."""
+    """Require one of ``choices``. ``optional`` allows ``None``."""
     if optional and value is None:
         return
     if not isinstance(value, str) or value not in choices:
-        raise UsageError(
-            f"{name} must be {_or_none(optional)}one of {', '.join(choices)}, found {_shown(value)}"
-        )
+        raise UsageError(_refusal(name, f"one of {', '.join(choices)}", value, optional))
 
 
 def require_path(name: str, value: Any, *, optional: bool = True) -> None:
-    """Refuse all but a path of a file or folder. ``optional`` allows ``None``."""
+    """Require a path of a file or folder. ``optional`` allows ``None``."""
     if not (isinstance(value, str | os.PathLike) or (optional and value is None)):
-        raise UsageError(f"{name} must be {_or_none(optional)}a path, found {_shown(value)}")
+        raise UsageError(_refusal(name, "a path", value, optional))
 
 
 def is_number(value: Any) -> bool:
-    """Whether ``value`` is a finite number, ``True`` and ``False`` not counted."""
+    """Return ``True`` if ``value`` is a finite number and not a bool."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number beyond all floating-point ones
+    except OverflowError:  # an int beyond the range of float
         return False
 
 
 def is_text(value: Any, longest: int) -> bool:
-    """Whether ``value`` is printable text of 1 to ``longest`` letters."""
+    """Return ``True`` if ``value`` is printable text of 1 to ``longest`` characters."""
     return isinstance(value, str) and 1 <= len(value) <= longest and value.isprintable()
 
 
-def _or_none(optional: bool) -> str:
-    return "None or " if optional else ""
-
-
-def _shown(value: Any) -> str:
+def _refusal(name: str, expected: str, value: Any, optional: bool = False) -> str:
     text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"
+    found = text if len(text) <= 60 else f"{text[:60]}…"
+    return f"{name} must be {'None or ' if optional else ''}{expected}, found {found}. Fix: change {name}"

@@ -1,6 +1,6 @@
-"""The kind of a file, from its content, with advice for every kind that is not a checkpoint.
+"""Detection of a file's kind from its content, with advice for every kind that is not a checkpoint.
 
-Nothing here needs PyTorch, so that a command can judge a file before it asks for packages.
+Nothing here needs PyTorch, so that a command can check a file before it requires packages.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fer_edge._utils.safetensors_header import looks_like_safetensors, parse_jso
 from fer_edge._utils.text import printable
 from fer_edge.errors import WeightsError
 
-#: What Python's zipfile raises for files that are damaged or hostile.
+#: Errors that Python's zipfile raises for damaged or hostile files.
 ZIP_ERRORS: tuple[type[Exception], ...] = (
     zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, KeyError, IndexError, TypeError,
     OverflowError, NotImplementedError, RuntimeError, MemoryError,
@@ -28,16 +28,16 @@ _MAX_JSON_BYTES = 4 << 20
 _MAX_LISTED = 1000
 _MAX_OPERATIONS = 100_000
 _TENSORFLOW_PART = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
-#: The first pickle of a file of torch.save before PyTorch 1.6.
+#: First pickle in a file of torch.save before PyTorch 1.6.
 _LEGACY_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _STATE_DICT = "torch.save(model.state_dict(), 'weights.pt')"
 _ARCHIVE = "unpack it and give the checkpoint in it"
-_KERAS = "it cannot be converted here: give a PyTorch checkpoint, .safetensors, or a TensorFlow V2 checkpoint"
-_NO_WEIGHTS = "give the file of weights"
+_KERAS = "give a PyTorch checkpoint, .safetensors, or a TensorFlow V2 checkpoint, since this format cannot be converted"
+_NO_WEIGHTS = "give the weights file"
 
-#: First bytes → what such a file is, and the way on.
+#: First bytes → kind of the file, and advice.
 _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
-    (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the file it stands for", "run git lfs pull in its repository, or download the file itself"),
+    (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the file itself", "run git lfs pull in its repository, or download the file itself"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes (.h5)", _KERAS),
     (b"GGUF", "a GGUF file, which is for language models", "give a PyTorch checkpoint or .safetensors"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _ARCHIVE),
@@ -54,7 +54,7 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"ftrt", "a TensorRT engine", "give the weights that it was built from"),
     (b"\x93NUMPY", "one NumPy array (.npy)", "give the checkpoint; --canonical-shape takes an array"),
 )  # fmt: skip
-#: Bytes at an offset, likewise.
+#: Offset and bytes there → kind of the file, and advice.
 _INNER_SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (257, b"ustar", "a tar archive", _ARCHIVE),
     (4, b"TFL3", "a TensorFlow Lite model", _KERAS),
@@ -64,7 +64,7 @@ _INNER_SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
 
 
 def tensorflow_prefix(path: Path) -> Path | None:
-    """Return the prefix of a TensorFlow checkpoint if ``path`` is one, or one of its files; else ``None``."""
+    """Return the prefix of a TensorFlow checkpoint if ``path`` is that prefix or one of the files; else ``None``."""
     if _TENSORFLOW_PART.search(path.name):
         return path.with_name(_TENSORFLOW_PART.sub("", path.name))
     siblings = path.parent.glob("*") if path.name and path.parent.is_dir() and not path.exists() else ()
@@ -73,49 +73,51 @@ def tensorflow_prefix(path: Path) -> Path | None:
 
 
 def refuse_foreign(path: Path) -> None:
-    """Refuse whatever cannot be a checkpoint of PyTorch, safetensors, NumPy or TensorFlow.
+    """Refuse a path that cannot be a checkpoint of PyTorch, safetensors, NumPy or TensorFlow.
 
     Raises
     ------
     WeightsError
-        If there is nothing, or something else: the message names what it is and what to do.
+        If it is missing or of another kind; the message names the kind and the remedy.
     """
     if path.is_dir():
         what, advice = _folder_kind(path)
     elif tensorflow_prefix(path) is not None:
         return
     elif not path.is_file():
-        raise WeightsError(f"checkpoint {path} does not exist or is no file: give --weights another path")
+        raise WeightsError(
+            f"checkpoint {path} does not exist or is not a file. Fix: give --weights another path"
+        )
     else:
         try:
             found = _file_kind(path)
         except OSError as error:
             raise WeightsError(
-                f"{path} cannot be read ({error.strerror}): give a file that you may read"
+                f"{path} cannot be read ({error.strerror}). Fix: give a readable file"
             ) from error
         if found is None:
             return
         what, advice = found
-    raise WeightsError(f"{path} cannot be read (it is {what}), expected a whole checkpoint: {advice}")
+    raise WeightsError(f"{path} cannot be read (it is {what}), expected a complete checkpoint. Fix: {advice}")
 
 
 def judge_weights(path: Path, network: str) -> None:
-    """Do as :func:`refuse_foreign`, but let pass the folder of the ensemble's members, and paths of nothing, which loading names."""
+    """Call :func:`refuse_foreign`, except for the folder of ensemble members, and missing files, which loading reports."""
     if path.exists() and not (network == "resmasking-ensemble" and path.is_dir()):
         refuse_foreign(path)
 
 
 def is_safetensors(path: Path) -> bool:
-    """Tell a safetensors file by its content, whatever its name."""
+    """Return ``True`` if the content of a file is safetensors, regardless of its name."""
     with path.open("rb") as file:
         return looks_like_safetensors(file.read(9))
 
 
 def _file_kind(path: Path) -> tuple[str, str] | None:
-    """Return what a file is and the way on; ``None`` for what may be a checkpoint."""
+    """Return the kind of a file and advice; ``None`` if it may be a checkpoint."""
     size = path.stat().st_size
     if size == 0:
-        return "empty, 0 bytes", "fetch it again"
+        return "empty, 0 bytes", "download it again"
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if looks_like_safetensors(head):
@@ -132,7 +134,7 @@ def _file_kind(path: Path) -> tuple[str, str] | None:
         if head.startswith(_LEGACY_TORCH):
             return None
         return (
-            f"a pickle, but none of torch.save{_named_in(path, size)}",
+            f"a pickle, but not from torch.save{_named_in(path, size)}",
             f"get a file made with {_STATE_DICT}",
         )
     return _text_kind(path, head, size) or _protobuf_kind(path, size) or _unknown(head, size)
@@ -141,12 +143,12 @@ def _file_kind(path: Path) -> tuple[str, str] | None:
 def _unknown(head: bytes, size: int) -> tuple[str, str]:
     return (
         f"of no known kind: {size} bytes, the first are {head[:8].hex(' ')}",
-        "give a PyTorch checkpoint, .safetensors, .npz or a TensorFlow checkpoint, or fetch it again",
+        "give a PyTorch checkpoint, .safetensors, .npz or a TensorFlow checkpoint, or download it again",
     )
 
 
 def _named_in(path: Path, size: int) -> str:
-    """Name an object in a pickle, none of which is made."""
+    """Return the name of an object in a pickle, for a message; no object is created."""
     try:
         with path.open("rb") as file:
             named = read_pickle(LimitedReader(file, size), _MAX_OPERATIONS).named
@@ -164,7 +166,7 @@ def _safetensors_kind(path: Path) -> tuple[str, str] | None:
     try:
         read_safetensors_header(path)
     except ValueError as error:
-        return f"not a whole safetensors file ({error})", "fetch or train it again"
+        return f"not a complete safetensors file ({error})", "download or train it again"
     return None
 
 
@@ -174,15 +176,15 @@ def _zip_kind(path: Path, size: int) -> tuple[str, str] | None:
             names = archive.namelist()
     except ZIP_ERRORS:
         return (
-            f"a ZIP, as PyTorch and NumPy write, cut or damaged: of its {size} bytes the last, with the list of its parts, are missing or wrong",
-            "fetch it again, and compare the size",
+            f"a truncated or damaged ZIP, as PyTorch and NumPy write; of its {size} bytes the last, with the directory, are missing or wrong",
+            "download it again, and compare the size",
         )
     inner = {name.partition("/")[2] for name in names} | set(names)
     if "data.pkl" in inner:
         if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
             return (
-                "a TorchScript archive, which holds a program",
-                f"load it with torch.jit.load where you trust it, and save the weights alone: {_STATE_DICT}",
+                "a TorchScript archive, which contains code",
+                f"load it with torch.jit.load if you trust it, and save only the weights: {_STATE_DICT}",
             )
         return None
     if any(name.endswith(".npy") for name in names):
@@ -196,7 +198,7 @@ def _zip_kind(path: Path, size: int) -> tuple[str, str] | None:
 
 
 def _text_kind(path: Path, head: bytes, size: int) -> tuple[str, str] | None:
-    """Judge what reads as text; a letter may be cut at the end of the head."""
+    """Return the kind of a text file; a multi-byte character may be truncated at the end of the head."""
     if b"\0" in head:
         return None
     for encoded in (head, head[:-1], head[:-2], head[:-3]):
@@ -212,7 +214,7 @@ def _text_kind(path: Path, head: bytes, size: int) -> tuple[str, str] | None:
     start = text.lstrip()[:200].lower()
     if start.startswith(("<!doctype html", "<html", "<head")) or "<html" in start:
         return (
-            "a web page (HTML), as a server sends in place of a file",
+            "a web page (HTML), as a server sends instead of a file",
             "open the link in a browser and download the file itself",
         )
     if start.startswith(("{", "[")):
@@ -241,7 +243,7 @@ def _protobuf_kind(path: Path, size: int) -> tuple[str, str] | None:
         return None
     if fields[0] == (1, 0) and 7 in numbers:
         return (
-            "an ONNX model, which is exported from weights",
+            "an exported ONNX model",
             "give the weights themselves, such as the .pt or .safetensors file",
         )
     if fields[0] == (1, 0) and numbers == {1, 2}:
@@ -255,7 +257,7 @@ def _protobuf_kind(path: Path, size: int) -> tuple[str, str] | None:
 
 
 def _top_fields(path: Path, size: int) -> Iterator[tuple[int, int]]:
-    """Yield number and wire type of a message's fields; an impossible one is (0, 0), the last."""
+    """Yield number and wire type of a message's fields; an invalid field ends it with (0, 0)."""
     with path.open("rb") as file:
 
         def varint() -> int:
@@ -288,7 +290,7 @@ def _folder_kind(folder: Path) -> tuple[str, str]:
     names = sorted(entry.name for entry in islice(folder.iterdir(), _MAX_LISTED))
     found = set(names)
     if {"manifest.json", "model.onnx"} <= found:
-        return "a FER-Edge bundle, which is built already", f"use it as one: fer-edge run {folder}"
+        return "a FER-Edge bundle", f"run the bundle with fer-edge run {folder}"
     if "saved_model.pb" in found or "saved_model.pbtxt" in found:
         variables = folder / "variables" / "variables.index"
         advice = f"give its checkpoint, {variables}" if variables.is_file() else _KERAS
@@ -296,7 +298,7 @@ def _folder_kind(folder: Path) -> tuple[str, str]:
     if ".metadata" in found or any(name.endswith(".distcp") for name in names):
         return (
             "a sharded checkpoint of torch.distributed",
-            f"make one file: python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} weights.pt",
+            f"merge it with python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} weights.pt",
         )
     index = [name for name in names if name.endswith(".index.json")]
     if index:
@@ -305,7 +307,7 @@ def _folder_kind(folder: Path) -> tuple[str, str]:
             f"load them into the model and save one file: {_STATE_DICT}",
         )
     if {"data.pkl", "data"} <= found:
-        return "an unpacked file of torch.save", "give the file itself, as it was before it was unpacked"
+        return "an unpacked file of torch.save", "give the original file, which was unpacked"
     suffixes = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".npz", ".index", ".tar")
     candidates = [name for name in names if name.endswith(suffixes)]
     if candidates:

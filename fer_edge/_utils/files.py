@@ -1,4 +1,4 @@
-"""Files: hashes, locks, and writes that are either whole or absent."""
+"""Files: hashes, locks and atomic writes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 def opencv_path(path: str | Path) -> Any:
-    """Return a path as OpenCV must get it: text whose bytes are not UTF-8 crashes its readers of videos."""
+    """Return a path as bytes for OpenCV, whose video readers crash on text that is not valid UTF-8."""
     return os.fsencode(path)
 
 
 @contextmanager
 def text_path(path: Path, mode: str = "rb") -> Iterator[str]:
-    """Yield a name of a file for libraries that take UTF-8 alone: its own, else that of its open descriptor."""
+    """Yield a UTF-8 name of a file, for libraries that accept no other: its own, else that of an open descriptor."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -60,8 +60,8 @@ def combined_sha256(digests: Mapping[str, str]) -> str:
 def whole_file(path: Path, mode: int | None = None) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it on success, delete it on failure.
 
-    The suffix is kept, since writers such as ``cv2.VideoWriter`` choose the format by it. ``mode`` is that of the
-    file; without it the process's umask decides.
+    The suffix is kept, since writers such as ``cv2.VideoWriter`` choose the format by it. ``mode`` is the mode of the
+    file; by default the umask of the process applies.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
@@ -78,7 +78,7 @@ def whole_file(path: Path, mode: int | None = None) -> Iterator[Path]:
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yield an empty ``PATH.….part`` folder; swap it into place on success, delete it on failure.
 
-    Of several writers the last wins, and what lies at ``path`` is always whole.
+    The last of several writers wins; the folder at ``path`` is always complete.
     """
     path = path.resolve()  # a link is followed, not replaced
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def _swap(part: Path, path: Path, old: Path) -> None:
-    """Rename ``part`` to ``path``, whatever folder lies there, even if others do the same now."""
+    """Rename ``part`` to ``path``, replacing any folder there, even with concurrent writers."""
     try:
         while True:
             try:
@@ -114,18 +114,18 @@ def _swap(part: Path, path: Path, old: Path) -> None:
 
 
 def write_json(path: Path, value: Any, mode: int | None = None) -> None:
-    """Write ``value`` as indented JSON, whole or not at all. NaN is refused."""
+    """Write ``value`` as indented JSON, atomically. NaN is refused."""
     with whole_file(path, mode) as part:
         part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def file_lock(path: Path, poll_s: float = 0.05) -> FileLock:
-    """Return a lock for one holder on this machine, which ends with its process, whatever ends that.
+    """Return an exclusive lock between processes of this machine, released when its process ends for any reason.
 
-    A link is not followed. Its ``acquire`` raises :class:`TimeoutError` where another holds it for too long, and
+    A link is not followed. Its ``acquire`` raises :class:`TimeoutError` if another process holds it for too long, and
     :class:`OSError` on a file system without locks: the soft locks of ``filelock`` would outlive a process.
     """
-    from filelock import FileLock  # takes 30 ms, and most processes lock nothing
+    from filelock import FileLock  # imported in 30 ms, and most processes lock nothing
 
     return FileLock(path, mode=0o600, poll_interval=poll_s, fallback_to_soft=False)
 
@@ -133,17 +133,17 @@ def file_lock(path: Path, poll_s: float = 0.05) -> FileLock:
 def cache_folder() -> Path:
     """Return ``$FER_EDGE_CACHE``, or ``fer-edge`` in the user's cache folder.
 
-    A user without a home, as containers have that run under any number, gets a folder among the temporary files.
+    A user without a home, as in containers that run with an arbitrary user id, gets a folder in the temporary folder.
 
     Raises
     ------
     FerEdgeError
-        If that folder was made by somebody else, or others may write into it.
+        If that folder belongs to another user, or is writable by others.
     """
     if override := os.environ.get("FER_EDGE_CACHE"):
         return Path(override)
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    with contextlib.suppress(RuntimeError):  # no HOME, and no entry in the list of users
+    with contextlib.suppress(RuntimeError):  # no HOME, and no entry in the user database
         base = base.expanduser()
     if not base.is_absolute():
         return _temporary_cache()
@@ -157,6 +157,7 @@ def _temporary_cache() -> Path:
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise FerEdgeError(
-            f"{folder} is not a folder of yours alone, and there is no home: set FER_EDGE_CACHE to a folder for the cache"
+            f"{folder} must be a folder that only you can write, and there is no home folder. "
+            "Fix: set FER_EDGE_CACHE to a folder for the cache"
         )
     return folder

@@ -1,7 +1,7 @@
-"""What any thread of one process may use: calls end before it is closed, and a forked process is refused.
+"""Guards of resources that threads of one process share: calls end before the resource is closed; forks are refused.
 
-Threads of the libraries behind a session do not exist in a forked process. To use a session there may hang, and so
-may to free it: what was made before the fork is refused there, and kept for as long as that process lives.
+Threads of the libraries behind a session do not exist in a forked process, where using or freeing a session may hang.
+A resource created before the fork is therefore refused in the child, and never freed there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FORK_FIX = (
 
 
 class ProcessBound:
-    """Something that only the process which made it may use.
+    """A resource that only the process that created it may use.
 
     Parameters
     ----------
@@ -42,35 +42,35 @@ class ProcessBound:
 
     @property
     def is_inherited(self) -> bool:
-        """Whether this process is a fork of the one that made it."""
+        """``True`` if this process is a fork of the one that created the resource."""
         return os.getpid() != self._process
 
     def require_process(self) -> None:
-        """Raise the error if this process is a fork of the one that made it."""
+        """Raise the error if this process is a fork of the one that created the resource."""
         if self.is_inherited:
             raise self._error(
-                f"this {self._what} was made before the fork of process {os.getpid()}, where it cannot be used: "
-                f"{_FORK_FIX}"
+                f"this {self._what} was made before the fork of process {os.getpid()}, where it cannot be used. "
+                f"Fix: {_FORK_FIX}"
             )
 
 
 class Guard(ProcessBound, Generic[T]):
-    """Holds a value for the calls that use it, and frees it once it is closed and no call uses it.
+    """Owner of a value that calls use; frees it once it is closed and no call uses it.
 
-    A call is a ``with`` block, which gets the value. Calls take turns in the order in which they came.
+    A call is a ``with`` block, which gets the value. Calls are serialised in their order of arrival.
 
     Parameters
     ----------
     value : T
-        What calls use.
+        Value that calls use.
     what, error : str, type
-        See :class:`ProcessBound`.
+        As for :class:`ProcessBound`.
     remedy : str
-        What to do about a closed one, in messages.
+        Remedy for a closed value, in messages.
     free : callable
         Frees the value; it is dropped afterwards.
     parallel : bool
-        Calls run at the same time instead: the value is safe under threads by itself.
+        Run calls concurrently; the value must be thread-safe.
     """
 
     def __init__(
@@ -86,10 +86,10 @@ class Guard(ProcessBound, Generic[T]):
         super().__init__(what, error)
         self._value: T | None = value
         self._remedy, self._free, self._parallel = remedy, free, parallel
-        # Reentrant: the handler of a signal may close what the thread that it interrupts is about to use.
+        # Reentrant: a signal handler may close the value while the interrupted thread is entering a call.
         self._lock = threading.RLock()
         self._change = threading.Condition(self._lock)
-        #: Threads in a call, or waiting for their turn, in the order in which they came.
+        #: Threads in a call or waiting for one, in order of arrival.
         self._callers: list[int] = []
         self._closed = False
 
@@ -98,7 +98,7 @@ class Guard(ProcessBound, Generic[T]):
         caller = threading.get_ident()
         if not self._parallel and caller in self._callers:  # it would wait for itself
             raise self._error(
-                f"this {self._what} is in a call of the same thread: do not use it in the handler of a signal"
+                f"this {self._what} is in a call of the same thread. Fix: do not use it in a signal handler"
             )
         try:
             with self._lock:
@@ -106,7 +106,7 @@ class Guard(ProcessBound, Generic[T]):
                 while not (self._parallel or self._closed or self._callers[0] == caller):
                     self._change.wait()
                 if self._closed:
-                    raise self._error(f"this {self._what} is closed: {self._remedy}")
+                    raise self._error(f"this {self._what} is closed. Fix: {self._remedy}")
                 value = self._value
         except BaseException:
             self._leave(caller)
@@ -121,8 +121,8 @@ class Guard(ProcessBound, Generic[T]):
     def close(self) -> None:
         """Refuse further calls, wait for those that run, and free the value.
 
-        Calls that wait for their turn are refused too. Where this thread is in a call, which the handler of a signal
-        interrupts, the end of that call frees the value. In a forked process nothing is done.
+        Waiting calls are refused too. If called in a signal handler that interrupts a call of this thread, the end of
+        that call frees the value. In a forked process nothing is done.
         """
         if self.is_inherited:
             return
@@ -151,12 +151,12 @@ class Guard(ProcessBound, Generic[T]):
 
 
 class Activity:
-    """Counts the calls of a library that run, each a ``with`` block, for one that cannot be forked in mid-call.
+    """Counter of running library calls, each a ``with`` block, for a library that cannot be forked during a call.
 
     Attributes
     ----------
     was_cut : bool
-        Whether this process was forked while another thread was in a call, whose locks nobody opens here.
+        ``True`` if this process was forked while another thread was in a call, whose locks are never released here.
     """
 
     def __init__(self) -> None:
@@ -173,13 +173,13 @@ class Activity:
         self._callers.remove(threading.get_ident())
 
     def begin_in_child(self) -> None:
-        """Forget the calls of threads that are not here."""
+        """Remove the calls of threads that do not exist in the child."""
         here = [caller for caller in self._callers if caller == threading.get_ident()]
         self.was_cut |= len(here) < len(self._callers)
         self._callers = here
 
 
-#: All that a forked process would inherit.
+#: All resources that a forked process would inherit.
 _BOUND: weakref.WeakSet[ProcessBound] = weakref.WeakSet()
 _ACTIVITIES: weakref.WeakSet[Activity] = weakref.WeakSet()
 

@@ -1,6 +1,6 @@
-"""How many pixels an image file claims to have, read from its header before anything is decoded.
+"""Image dimensions declared in a file's header, read before anything is decoded.
 
-OpenCV goes by the content of a file, not by its suffix. What is none of the formats here is not given to it.
+OpenCV detects the format from the content of a file, not from its suffix. Formats not listed here are not decoded.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 
-#: A photograph of 8192×8192. Three bytes each, and what the decoder needs beside, stay below 0.5 GiB.
+#: 8192×8192 pixels. At three bytes per pixel, with the decoder's buffers, they stay below 0.5 GiB.
 MAX_PIXELS = 64 << 20
 
 Sizes = Iterator[tuple[int, int]]
@@ -20,18 +20,18 @@ _HEADER_BYTES = 1 << 16
 
 
 def declared_size(data: bytes) -> tuple[int, int] | None:
-    """Return width and height in pixels, the largest where a file has several; ``None`` if no header is understood."""
+    """Return width and height in pixels, of the largest image in the file; ``None`` if the header is not recognised."""
     for signature, read in _FORMATS:
         if signature.match(data):
             try:
                 return max(read(data), key=lambda size: size[0] * size[1], default=None)
-            except (struct.error, IndexError):  # the header is cut
+            except (struct.error, IndexError):  # the header is truncated
                 return None
     return None
 
 
 def _png(data: bytes) -> Sizes:
-    # OpenCV takes as much memory as a chunk claims to need: up to 2 GiB for a file of 100 bytes.
+    # OpenCV allocates the declared length of a chunk: up to 2 GiB for a file of 100 bytes.
     at, kind = 8, b""
     while at + 12 <= len(data) and kind != b"IEND":
         (length,) = struct.unpack_from(">I", data, at)

@@ -1,4 +1,4 @@
-"""Image files: decode one, list a folder, and names from label files that must stay inside it."""
+"""Image files: decoding, listing a folder, and resolving names from label files inside it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 
 from fer_edge._utils.image_size import MAX_PIXELS, declared_size
-from fer_edge._utils.listing import list_files, require_file, shown
+from fer_edge._utils.listing import list_files, require_file, shown, unreadable
 from fer_edge.errors import DataError
 
-#: May hold several pictures that follow each other: as a video they give all, as an image the first.
+#: Formats that may hold several frames: all are read as a video, the first as an image.
 ANIMATED_SUFFIXES = frozenset({".gif"})
 IMAGE_SUFFIXES = ANIMATED_SUFFIXES | {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jp2",
@@ -25,13 +25,13 @@ def read_image(path: Path) -> np.ndarray:
     Raises
     ------
     DataError
-        If the file is missing, empty, no image that OpenCV can decode, or has more than 64 megapixels.
+        If the file is missing, empty, cannot be decoded by OpenCV, or has more than 64 megapixels.
     """
     require_file(path)
     try:
         data = np.fromfile(path, np.uint8)
-    except (OSError, ValueError) as error:  # the latter for a NUL
-        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    except (OSError, ValueError) as error:  # ValueError for a NUL
+        raise unreadable(path, error) from error
     return decode_image(data, str(path))
 
 
@@ -46,7 +46,7 @@ def decode_image(data: np.ndarray, origin: str) -> np.ndarray:
     size = declared_size(data.tobytes())
     if size is not None and size[0] * size[1] > MAX_PIXELS:
         raise DataError(
-            f"{origin} has {size[0]}×{size[1]} pixels: expected at most {MAX_PIXELS >> 20} megapixels, scale it down"
+            f"{origin} has {size[0]}×{size[1]} pixels, expected at most {MAX_PIXELS >> 20} megapixels. Fix: scale it down"
         )
     try:
         image = None if size is None else cv2.imdecode(data, cv2.IMREAD_COLOR)
@@ -54,8 +54,9 @@ def decode_image(data: np.ndarray, origin: str) -> np.ndarray:
         image = None
     if image is None:
         raise DataError(
-            f"{origin} is not an image that OpenCV can decode ({data.size} bytes): give JPEG or PNG"
+            f"{origin} is not an image that OpenCV can decode ({data.size} bytes"
             + (f"; GIF needs OpenCV 4.11, this is {cv2.__version__}" if data[:4].tobytes() == b"GIF8" else "")
+            + "). Fix: give JPEG or PNG"
         )
     return image
 
@@ -72,19 +73,19 @@ def list_images(folder: Path) -> tuple[Path, ...]:
 
 
 def file_inside(root: Path, name: str) -> Path:
-    """Return the file ``name`` of a label file, which must exist inside ``root``.
+    """Return the path of ``name``, an entry of a label file, which must exist inside ``root``.
 
     Raises
     ------
     DataError
-        If it is no file name, lies outside ``root`` (also through a link), or does not exist.
+        If it is not a file name, lies outside ``root`` (also through a link), or does not exist.
     """
     root = root.resolve()
     try:
         path = (root / name).resolve()
         exists = path.is_file()
     except (OSError, ValueError, RuntimeError):  # NUL, a name that is too long, a link to itself
-        raise DataError(f"{shown(name)!r} is no file name") from None
+        raise DataError(f"{shown(name)!r} is not a file name") from None
     if not path.is_relative_to(root):
         raise DataError(f"{shown(name)!r} lies outside {root}")
     if not exists:

@@ -1,8 +1,8 @@
-"""Pickles read as data: a file's values and the names of its objects, none of which is imported or called.
+"""Pickles read as data: values and names of objects, none of which is imported or called.
 
-Only the operations that build values are known. A class or function that the file names becomes
-:class:`Named`, and what it would have made :class:`Made`. So nothing that a file holds can run code, whatever
-it names. Work and memory grow with the number of operations, which is limited.
+Only the opcodes that build values are supported. A class or function named in the file becomes :class:`Named`, and an
+object that it would construct :class:`Made`, so that no content of a file can run code. Time and memory grow with the
+number of operations, which is limited.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any, cast
 
-#: The networks of the papers take 26,000; with an optimiser's state about 100,000.
+#: Checkpoints of the papers need 26,000; with optimiser state about 100,000.
 MAX_OPERATIONS = 500_000
 _MAX_TEXT_CHARS = 1 << 20
 
 
 class NotReadable(Exception):
-    """The bytes are no pickle of values."""
+    """The bytes are not a pickle of plain values."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,18 @@ class Named:
 
 @dataclass(eq=False)
 class Made:
-    """An object that the file would have made.
+    """An object that unpickling would have constructed.
 
     Attributes
     ----------
     of : str
         The class or function, as ``module.name``.
     args : tuple
-        What it would have been called with.
+        Arguments of the call.
     state : object
-        What its attributes would have been set from.
+        State that its attributes would have been set from.
     items : dict
-        Entries, of a kind of dict.
+        Entries of a dict subclass.
     """
 
     of: str
@@ -52,21 +52,21 @@ class Made:
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """What lies outside the pickle: the identifier of a storage."""
+    """A storage outside the pickle, by its identifier."""
 
     identifier: tuple[Any, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class _Key:
-    """A key of a dict whose own hash could take the file's choice of time."""
+    """A dict key without its own hash, whose cost the file could choose."""
 
     value: Any
 
 
 @dataclass
 class Contents:
-    """A pickle's value, its storages, and every name in it: those that would have been called, those only named."""
+    """Value, storages and names of a pickle: ``called`` would have been called, ``named`` are all."""
 
     value: Any
     named: set[str]
@@ -75,18 +75,18 @@ class Contents:
 
 
 class LimitedReader:
-    """A file for :mod:`pickletools`, which asks for as many bytes as the file tells it to."""
+    """A file for :mod:`pickletools` that limits reads, whose size the file itself declares."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self._file, self._size = file, size
 
     def read(self, count: int = -1) -> bytes:
-        """Read up to ``count`` bytes, and no more than there are."""
+        """Read up to ``count`` bytes, at most the rest of the file."""
         left = max(self._size - self._file.tell(), 0)
         return self._file.read(left if count < 0 else min(count, left))
 
     def readline(self) -> bytes:
-        """Read a line of a name."""
+        """Read a line, of limited length."""
         return self._file.readline(_MAX_TEXT_CHARS)
 
     def tell(self) -> int:
@@ -95,12 +95,12 @@ class LimitedReader:
 
 
 def read_pickle(file: LimitedReader, allowance: int = MAX_OPERATIONS) -> Contents:
-    """Read one pickle from where the file stands.
+    """Read one pickle from the current position of the file.
 
     Raises
     ------
     NotReadable
-        If it is damaged, uses operations that no checkpoint needs, or has more than ``allowance``.
+        If it is damaged, uses opcodes that no checkpoint needs, or has more than ``allowance`` operations.
     """
     machine = _Machine(allowance)
     try:
@@ -129,12 +129,12 @@ _VALUES = {
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": list}
 _DICTS = ("collections.OrderedDict", "collections.Counter", "collections.defaultdict", "builtins.dict")
-#: Names of Python 2.
+#: Module names of Python 2.
 _MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
 class _Machine:
-    """The stack of one pickle."""
+    """The stack machine of one pickle."""
 
     def __init__(self, allowance: int) -> None:
         self.allowance = self._left = allowance
@@ -152,7 +152,7 @@ class _Machine:
             raise NotReadable(f"it has more than {self.allowance} operations")
 
     def step(self, name: str, argument: Any) -> None:
-        """Do one operation."""
+        """Execute one operation."""
         if name in _VALUES:
             self.stack.append(argument)
         elif name in _CONSTANTS:
@@ -170,7 +170,7 @@ class _Machine:
         else:
             operation: Callable[[Any], None] | None = getattr(self, f"_{name.lower()}", None)
             if operation is None:
-                raise NotReadable(f"it has the operation {name}, which no checkpoint needs")
+                raise NotReadable(f"it uses the opcode {name}, which no checkpoint needs")
             operation(argument)
 
     def _mark(self, _: Any) -> None:
@@ -218,7 +218,7 @@ class _Machine:
         if isinstance(target, list):
             target.extend(items)
         elif not isinstance(target, Made):
-            raise TypeError(f"items are added to a {type(target).__name__}")
+            raise TypeError(f"items cannot be added to a {type(target).__name__}")
 
     def _setitem(self, _: Any) -> None:
         value, key = self.stack.pop(), self.stack.pop()
@@ -232,7 +232,7 @@ class _Machine:
         target = self.stack[-1]
         entries = target.items if isinstance(target, Made) else target
         if not isinstance(entries, dict):
-            raise TypeError(f"entries are set in a {type(target).__name__}")
+            raise TypeError(f"entries cannot be set in a {type(target).__name__}")
         for key in items:
             entries[_key(key)] = next(items, None)
 
@@ -246,7 +246,7 @@ class _Machine:
 
     def _name(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str) or not module or not name:
-            raise TypeError("a name is no text")
+            raise TypeError("a name is not text")
         path = f"{_MODULES.get(module, module)}.{name}"
         self.named.add(path)
         self.stack.append(Named(path))
@@ -257,11 +257,11 @@ class _Machine:
         self.stack.append(self._call(function.path, args))
 
     def _call(self, path: str, args: tuple[Any, ...]) -> Any:
-        """Return a dict for what makes one; else the name and the arguments."""
+        """Return a dict for a call of a dict class; else the name and the arguments."""
         if path not in _DICTS:
             return Made(path, args)
-        pairs = args[-1] if args and isinstance(args[-1], list) else []  # of Python 2
-        self.spend(len(pairs))  # the same list can be given many times
+        pairs = args[-1] if args and isinstance(args[-1], list) else []  # Python 2
+        self.spend(len(pairs))  # a file can refer to the same list many times
         return {
             _key(pair[0]): pair[1] for pair in pairs if isinstance(pair, (list, tuple)) and len(pair) == 2
         }
@@ -278,13 +278,13 @@ class _Machine:
     @staticmethod
     def _require(function: Any, args: Any) -> str:
         if not isinstance(function, Named) or not isinstance(args, tuple):
-            raise TypeError("something that is no class is made")
+            raise TypeError("the called object is not a class or function")
         return function.path
 
     def _build(self, _: Any) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if not isinstance(target, (Made, dict)):
-            raise TypeError(f"a {type(target).__name__} is given a state")
+            raise TypeError(f"a {type(target).__name__} has no state")
         if isinstance(target, Made):
             target.state = state
 
@@ -292,7 +292,7 @@ class _Machine:
         identifier = self.stack.pop()
         if not isinstance(identifier, tuple):
             raise TypeError("a storage has no identifier")
-        if identifier[:1] == ("module",):  # old files keep the source text of a class beside its name
+        if identifier[:1] == ("module",):  # old files store the source of a class beside its name
             self.stack.append(identifier[1])
             return
         self.storages.append(Stored(identifier))
@@ -300,6 +300,6 @@ class _Machine:
 
 
 def _key(key: Any) -> Any:
-    """Return ``key`` if its hash is quick and cannot be made to collide."""
+    """Return ``key`` if its hash is fast and safe from chosen collisions, else wrap it."""
     plain = isinstance(key, (str, bytes)) or (isinstance(key, int) and abs(key) < 1 << 31)
     return key if plain else _Key(key)

@@ -1,4 +1,4 @@
-"""Folders of data: listed in natural order without the files of other programs, and described for messages."""
+"""Listings of data folders in natural order, without system files, and descriptions of them for messages."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fer_edge.errors import DataError
+from fer_edge.errors import DataError, without_fix
 
-#: Written by operating systems and programs beside the user's files; so is every name that begins with a dot.
+#: System files beside the user's files; names that begin with a dot are ignored too.
 NO_DATA = frozenset(
     {"__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "lost+found"}
 )
@@ -21,13 +21,13 @@ _NAMED = 5
 _MAX_FOLDERS = 2_000
 _NAME_CHARS = 60
 _SUFFIX_CHARS = 12
-#: Suffixes that are told apart; the rest are counted together.
+#: Number of suffixes that are counted separately.
 _SUFFIXES = 20
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Data directly in a folder, in natural order; ``others`` are neither files nor folders, or broken links."""
+    """Entries of a folder, in natural order; ``others`` are neither files nor folders, or broken links."""
 
     folders: tuple[Path, ...]
     files: tuple[Path, ...]
@@ -35,38 +35,44 @@ class Listing:
 
 
 def is_data(name: str) -> bool:
-    """Return whether a file or folder of this name can be data."""
+    """Return ``False`` for hidden names and system files."""
     return not name.startswith(".") and name.casefold() not in NO_DATA
 
 
+def unreadable(path: Path, error: Exception) -> DataError:
+    """Return the error for a file that cannot be read."""
+    reason = getattr(error, "strerror", None) or error
+    return DataError(f"cannot read {path}: {reason}. Fix: check the path and its permissions")
+
+
 def require_file(path: Path) -> None:
-    """Refuse what is no regular file: opening a pipe would wait for ever.
+    """Require a regular file: opening a pipe would block.
 
     Raises
     ------
     DataError
-        If there is no such file, or it is something else.
+        If there is no such file, or it is not a regular file.
     """
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+        raise unreadable(path, error) from error
     if not stat.S_ISREG(mode):
-        raise DataError(f"cannot read {path}: it is no file")
+        raise DataError(f"cannot read {path}: it is not a file. Fix: give a file")
 
 
 def natural_key(path: Path) -> tuple[object, ...]:
-    """Return a key that orders names as people do: 1, 2, 10, 11."""
+    """Return a key for natural order: 1, 2, 10, 11."""
     parts: list[object] = []
     for i, part in enumerate(_DIGITS.split(path.name)):
-        # A number is compared by its length and digits: a name may have more digits than ``int`` takes.
+        # A number is compared by its length and digits, since it may have more digits than ``int`` accepts.
         number = part.lstrip("0")
         parts.append((len(number), number) if i % 2 else part.casefold())
     return (tuple(parts), path.name)
 
 
 def scan_folder(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield the data directly in ``folder``, in no order: fast where there are many files.
+    """Yield the entries of ``folder`` without system files, unordered, which is fast for many files.
 
     Raises
     ------
@@ -77,11 +83,13 @@ def scan_folder(folder: Path) -> Iterator[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             yield from (entry for entry in entries if is_data(entry.name))
     except OSError as error:
-        raise DataError(f"cannot read the folder {folder}: {error.strerror or error}") from error
+        raise DataError(
+            f"cannot read the folder {folder}: {error.strerror or error}. Fix: check the path and its permissions"
+        ) from error
 
 
 def list_folder(folder: Path) -> Listing:
-    """Return the data directly in ``folder``.
+    """Return the entries of ``folder``.
 
     Raises
     ------
@@ -119,7 +127,7 @@ def walk(folder: Path, depth: int) -> Iterator[tuple[Path, os.DirEntry[str]]]:
         here, left = pending.pop()
         try:
             status = here.stat()
-        except OSError:  # it was removed since
+        except OSError:  # it was removed meanwhile
             continue
         place = (status.st_dev, status.st_ino)
         if place in seen:
@@ -127,7 +135,7 @@ def walk(folder: Path, depth: int) -> Iterator[tuple[Path, os.DirEntry[str]]]:
         seen.add(place)
         if len(seen) > _MAX_FOLDERS:
             raise DataError(
-                f"{folder} holds more than {_MAX_FOLDERS:,} folders: name the one that holds the pictures"
+                f"{folder} holds more than {_MAX_FOLDERS:,} folders. Fix: name the one that holds the pictures"
             )
         for entry in scan_folder(here):
             kind = kind_of(entry)
@@ -138,12 +146,12 @@ def walk(folder: Path, depth: int) -> Iterator[tuple[Path, os.DirEntry[str]]]:
 
 
 def suffix_of(path: Path) -> str:
-    """Return the suffix of a file for a message, ``no suffix`` where it has none."""
+    """Return the suffix of a file for a message, ``no suffix`` if it has none."""
     return shown(path.suffix.lower()[:_SUFFIX_CHARS]) or "no suffix"
 
 
 def count_suffixes(paths: Iterable[Path]) -> Counter[str]:
-    """Return how many files have which suffix; what is rare among many kinds is counted as ``others``."""
+    """Return the number of files by suffix; beyond 20 suffixes the rarest are counted as ``others``."""
     counts = Counter(suffix_of(path) for path in paths)
     kept = Counter(dict(counts.most_common(_SUFFIXES)))
     if rest := counts.total() - kept.total():
@@ -152,19 +160,19 @@ def count_suffixes(paths: Iterable[Path]) -> Counter[str]:
 
 
 def shown(name: str) -> str:
-    """Return a name for a message: one line, printable, not too long."""
+    """Return a name for a message: one line, printable, truncated."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name[:_NAME_CHARS])
     return text + "…" if len(name) > _NAME_CHARS else text
 
 
 def describe(path: Path) -> str:
-    """Return in words what was found at ``path``: folders, suffixes with counts, and the first names."""
+    """Return a description of the files at ``path``: folders, suffixes with counts, and the first names."""
     if not path.is_dir():
         return f"a file {shown(path.name)}" if path.is_file() else "neither a file nor a folder"
     try:
         listing = list_folder(path)
     except DataError as error:
-        return str(error)
+        return without_fix(error)
     parts = []
     if listing.folders:
         parts.append(f"{_counted(len(listing.folders), 'folder')} ({_names(listing.folders)})")
@@ -189,7 +197,7 @@ def kind_of(entry: os.DirEntry[str]) -> str:
 
 
 def _leads_up(link: Path) -> bool:
-    """Return whether a link leads to a folder that holds it, so that to follow it has no end."""
+    """Return ``True`` if a link leads to a folder that contains it, so that following it would not end."""
     return link.parent.resolve().is_relative_to(link.resolve())
 
 

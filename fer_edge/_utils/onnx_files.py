@@ -1,4 +1,4 @@
-"""ONNX files: read, and written with little memory. onnx is imported where a function needs it, so that sessions start without."""
+"""Reading ONNX files, and writing them with little memory; onnx is imported lazily, so that sessions start without it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from fer_edge.errors import EngineError
 if TYPE_CHECKING:
     import onnx
 
-#: Smaller constants stay in the graph: shapes, axes and sizes, whose values loading needs.
+#: Smaller constants stay in the graph: shapes, axes and sizes, whose values are needed while loading.
 _MIN_EXTERNAL_BYTES = 1024
 
 
 def remove_unused_initializers(model: onnx.ModelProto) -> None:
-    """Drop constants that no node reads and no output names, in place; what stays is not copied."""
+    """Remove initializers that no node reads and no output names, in place and without copying the others."""
     used = {name for node in model.graph.node for name in node.input}
     used |= {output.name for output in model.graph.output}
     constants = model.graph.initializer
@@ -28,7 +28,7 @@ def save_with_external_data(model: onnx.ModelProto, path: Path) -> None:
     """Save ``model`` with its large constants in a file beside it, ``NAME.data``.
 
     :func:`onnx.save` holds two more copies of all constants while it writes, and a runtime another two while it
-    reads such a file. Here it is one constant at a time; ``model`` keeps its values.
+    reads such a file. This function copies one constant at a time; ``model`` keeps its values.
     """
     import onnx
     from onnx import TensorProto, numpy_helper
@@ -61,12 +61,12 @@ def save_with_external_data(model: onnx.ModelProto, path: Path) -> None:
 
 
 def read_graph(model: Path | bytes) -> onnx.GraphProto:
-    """Return the graph of an ONNX file, or of its bytes, without constants that lie in other files.
+    """Return the graph of an ONNX file, or of its bytes, without external data.
 
     Raises
     ------
     EngineError
-        If it is none.
+        If it is not an ONNX file.
     """
     import onnx
 
@@ -74,17 +74,17 @@ def read_graph(model: Path | bytes) -> onnx.GraphProto:
         if isinstance(model, bytes):
             return onnx.load_model_from_string(model).graph
         return onnx.load(model, load_external_data=False).graph
-    except Exception as error:  # protobuf's own class, which moved between its versions
-        raise EngineError(f"it is no ONNX file: {error}") from error
+    except Exception as error:  # protobuf's own class, which moved between versions
+        raise EngineError(f"it is not an ONNX file ({error})") from error
 
 
 def precision_name(quantised: bool, half: bool) -> str:
-    """Return the precision of a network: ``int8`` with Q/DQ, ``fp16`` where it computes in half precision, else ``fp32``."""
+    """Return the precision of a network: ``int8`` with Q/DQ, ``fp16`` with half precision, else ``fp32``."""
     return "int8" if quantised else "fp16" if half else "fp32"
 
 
 def precision_of(graph: onnx.GraphProto) -> str:
-    """Return the precision of a graph; see :func:`precision_name`."""
+    """Return the precision of a graph, named as in :func:`precision_name`."""
     from onnx import TensorProto
 
     quantised = any(node.op_type == "QuantizeLinear" for node in graph.node)
@@ -92,19 +92,19 @@ def precision_of(graph: onnx.GraphProto) -> str:
 
 
 def input_of(graph: onnx.GraphProto) -> tuple[str, tuple[int | None, ...]]:
-    """Return name and shape of the only input; the batch is ``None`` where any size goes.
+    """Return name and shape of the only input; a dynamic batch is ``None``.
 
     Raises
     ------
     EngineError
-        If there is not one input, or a size but the batch is open.
+        If there is not exactly one input, or a dimension other than the batch is dynamic.
     """
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constants]
     if len(inputs) != 1:
-        raise EngineError(f"it has {len(inputs)} inputs, not one")
+        raise EngineError(f"it has {len(inputs)} inputs, expected one")
     sizes = tuple(size.dim_value or None for size in inputs[0].type.tensor_type.shape.dim)
     if not sizes or None in sizes[1:]:
         shown = ", ".join("?" if size is None else str(size) for size in sizes)
-        raise EngineError(f"all sizes of its input but the batch must be fixed, found [{shown}]")
+        raise EngineError(f"all input dimensions except the batch must be fixed, found [{shown}]")
     return inputs[0].name, sizes

@@ -1,6 +1,6 @@
-"""Who can change a file: what runs as code must be its user's alone, or root's.
+"""File ownership checks: files that run as code must be writable only by their user or root.
 
-A sha256 beside a file shows integrity and not authenticity: whoever can write the file can write the hash as well.
+A sha256 beside a file shows integrity, not authenticity: anyone who can write the file can write the hash as well.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fer_edge.errors import EngineError
 
 _ROOT = 0
 _PRIVATE_FOLDER = 0o700
-#: Mode of files that are code: engines and what vouches for them.
+#: Mode of files that are code: engines and their headers.
 PRIVATE_FILE = 0o600
 
 
@@ -30,16 +30,16 @@ def require_private(path: Path, instead: str = "set FER_EDGE_CACHE to a folder o
     Parameters
     ----------
     path : Path
-        Of a file or folder.
+        File or folder.
     instead : str
-        Another way out, for the error.
+        Alternative remedy, for the error.
 
     Raises
     ------
     EngineError
-        That names the path, its owner and mode, and the command that mends it.
+        If another user could; the message names the path, its owner and mode, and the command that corrects it.
     OSError
-        If it cannot be looked at.
+        If its state cannot be read.
     """
     target = Path(os.path.realpath(path))
     for part in (target, *target.parents):
@@ -47,19 +47,22 @@ def require_private(path: Path, instead: str = "set FER_EDGE_CACHE to a folder o
             state = part.lstat()
         except (FileNotFoundError, NotADirectoryError):
             continue
-        if stat.S_ISLNK(state.st_mode):  # it leads nowhere: nothing can be loaded
+        if stat.S_ISLNK(state.st_mode):  # a broken link: nothing can be loaded
             continue
         if reason := _find_exposure(state, above=part != target):
-            raise EngineError(f"{_describe(part, state)} {reason}: {_advise(part, state)}, or {instead}")
+            raise EngineError(
+                f"{_describe(part, state)} {reason}, but files loaded from there run as code. "
+                f"Fix: {_advise(part, state)}, or {instead}"
+            )
 
 
 def make_private_folder(path: Path) -> None:
-    """Make a folder and those above it, as far as they are missing, for this user alone.
+    """Create a folder and its missing parents, accessible only to this user.
 
     Raises
     ------
     OSError
-        If it cannot be made.
+        If it cannot be created.
     """
     for part in reversed((path, *path.parents)):
         if not part.is_dir():
@@ -67,7 +70,7 @@ def make_private_folder(path: Path) -> None:
 
 
 def _find_exposure(state: os.stat_result, above: bool) -> str | None:
-    """Return who else can change an entry, ``None`` where nobody can."""
+    """Return the reason why others can change an entry, ``None`` if they cannot."""
     trusted = {os.geteuid(), _ROOT}
     if above:
         trusted.add(_overflow_user())
@@ -83,7 +86,7 @@ def _find_exposure(state: os.stat_result, above: bool) -> str | None:
 
 
 def _is_own_group(gid: int, uid: int) -> bool:
-    """Whether a group has the user ``uid`` as its only member."""
+    """Return ``True`` if a group has the user ``uid`` as its only member."""
     try:
         owner, group = pwd.getpwuid(uid), grp.getgrgid(gid)
     except KeyError:
@@ -97,7 +100,7 @@ def _is_own_group(gid: int, uid: int) -> bool:
 
 
 def _overflow_user() -> int:
-    """Return the user that Linux shows for those outside of a container, such as its host's root."""
+    """Return the user id that Linux shows for users outside the container, such as root of the host."""
     try:
         return int(Path("/proc/sys/kernel/overflowuid").read_text())
     except (OSError, ValueError):
@@ -110,7 +113,7 @@ def _describe(path: Path, state: os.stat_result) -> str:
 
 def _advise(path: Path, state: os.stat_result) -> str:
     mend = "chmod go-w" if state.st_uid in (os.geteuid(), _ROOT) else f"chown {_user(os.geteuid())}"
-    return f"what is loaded from there is code; run {mend} '{path}'"
+    return f"run {mend} '{path}'"
 
 
 def _user(uid: int) -> str:

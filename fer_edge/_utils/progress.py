@@ -1,4 +1,4 @@
-"""Progress of long work: the callback that every step takes, and a counter of faces for it."""
+"""Progress callback of long operations, and a face counter for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def face_counter(on_progress: Progress, stage: str, total: int) -> Callable[[int], None]:
-    """Return an ``on_faces`` that adds up the faces it is called with, and tells ``on_progress`` how many of ``total`` are done."""
+    """Return an ``on_faces`` callback that sums the faces it is called with and reports the sum to ``on_progress``."""
     done = 0
 
     def count(faces: int) -> None:

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, checked before anything relies on it."""
+"""The header of a safetensors file, validated before use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-#: The networks of the papers take 100 kB.
+#: Headers of the papers' networks have 100 kB.
 MAX_HEADER_BYTES = 8 << 20
 _MAX_DIMENSIONS = 16
 _MAX_VALUES = 1 << 40
@@ -20,14 +20,14 @@ _ITEM_BITS = {
 
 @dataclass(frozen=True)
 class SafetensorsHeader:
-    """What a file declares: metadata, and dtype and shape by tensor name."""
+    """Declarations of a file: metadata, and dtype and shape by tensor name."""
 
     metadata: dict[str, str]
     tensors: dict[str, tuple[str, tuple[int, ...]]]
 
 
 def looks_like_safetensors(head: bytes) -> bool:
-    """Tell by the first nine bytes: the header's size, and the brace that opens it."""
+    """Return ``True`` if the first nine bytes are a plausible header size and an opening brace."""
     return len(head) > 8 and head[8:9] == b"{" and head[6:8] == b"\0\0"
 
 
@@ -45,26 +45,26 @@ def read_safetensors_header(path: Path) -> SafetensorsHeader:
         if size < 8 or length > MAX_HEADER_BYTES:
             raise ValueError(f"its header has {length} bytes, expected up to {MAX_HEADER_BYTES}")
         if 8 + length > size:
-            raise ValueError(f"it is cut: {size} bytes of a header of {8 + length}")
+            raise ValueError(f"it is truncated: {size} bytes, expected a header of {8 + length}")
         raw = file.read(length)
     header = parse_json(raw)
     if not isinstance(header, dict):
-        raise ValueError("its header is no object")
+        raise ValueError("its header is not a JSON object")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError("its metadata are no texts")
+        raise ValueError("its metadata are not strings")
     tensors, end = {}, 0
     for name, entry in header.items():
         dtype, shape, stop = _entry(name, entry)
         tensors[name], end = (dtype, shape), max(end, stop)
     if 8 + length + end != size:
-        cut = "it is cut: " if size < 8 + length + end else ""
-        raise ValueError(f"{cut}{size} of {8 + length + end} bytes")
+        cut = "it is truncated: " if size < 8 + length + end else ""
+        raise ValueError(f"{cut}{size} bytes, expected {8 + length + end}")
     return SafetensorsHeader(metadata, tensors)
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse JSON of a stranger; :class:`ValueError` for all that is wrong, NaN and deep nesting included."""
+    """Parse untrusted JSON; any fault, NaN and deep nesting included, raises :class:`ValueError`."""
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:
@@ -72,7 +72,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _entry(name: str, entry: Any) -> tuple[str, tuple[int, ...], int]:

@@ -1,8 +1,8 @@
-"""Text of files and devices that anybody may have written, for messages."""
+"""Untrusted text of files and devices, made printable for messages."""
 
 from __future__ import annotations
 
 
 def printable(text: str, max_chars: int = 100) -> str:
-    """Return the beginning of ``text``, with ``?`` for every character that cannot be printed."""
+    """Return the beginning of ``text``, with ``?`` for every non-printable character."""
     return "".join(letter if letter.isprintable() else "?" for letter in text[:max_chars])

@@ -111,7 +111,7 @@ def test_closing_waits_for_calls_and_refuses_those_that_come(parallel: bool) -> 
         late = start(ask)
         for thread in (*early, late):
             thread.join(30)
-        assert refused == ["this session is closed: create another"] * (len(early) + 1)
+        assert refused == ["this session is closed. Fix: create another"] * (len(early) + 1)
         assert all(thread.is_alive() for thread in closing)
         assert not resource.freed
     for thread in closing:
@@ -133,7 +133,7 @@ def test_a_call_that_raises_is_over(parallel: bool) -> None:
 def test_the_error_is_that_of_the_owner() -> None:
     guard = Guard("cascade", "detector", DetectorError, remedy="find another")
     guard.close()
-    with pytest.raises(DetectorError, match="this detector is closed: find another"), guard:
+    with pytest.raises(DetectorError, match="this detector is closed. Fix: find another"), guard:
         pass
 
 

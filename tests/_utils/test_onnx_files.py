@@ -70,5 +70,5 @@ def test_the_precision_of_a_file(tmp_path: Path) -> None:
     onnx.save(graph, tmp_path / "q.onnx")
     assert precision_of(read_graph(tmp_path / "q.onnx")) == "int8"
     (tmp_path / "bad.onnx").write_bytes(b"garbage")
-    with pytest.raises(EngineError, match="it is no ONNX file"):
+    with pytest.raises(EngineError, match="it is not an ONNX file"):
         read_graph(tmp_path / "bad.onnx")

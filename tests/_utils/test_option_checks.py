@@ -257,5 +257,5 @@ def test_text(value: Any, fine: bool) -> None:
 
 @pytest.mark.parametrize("name", NOT_NAMES)
 def test_what_is_no_name_is_looked_up_nowhere(name: Any) -> None:
-    with pytest.raises(UsageError, match="thing must be a name, found .*: choose from a, b"):
+    with pytest.raises(UsageError, match="thing must be a name, found .*. Fix: choose from a, b"):
         lookup({"a": 1, "b": 2}, name, "thing")

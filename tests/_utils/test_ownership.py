@@ -70,7 +70,7 @@ def test_what_belongs_to_another_user_is_refused(file: Path, where: str) -> None
 def test_a_group_of_others_is_refused(file: Path) -> None:
     os.chown(file, 0, STRANGER)
     file.chmod(0o660)
-    with pytest.raises(EngineError, match=f"can be written by the group {STRANGER}: .*run chmod go-w"):
+    with pytest.raises(EngineError, match=f"can be written by the group {STRANGER}, .* Fix: run chmod go-w"):
         require_private(file)
 
 

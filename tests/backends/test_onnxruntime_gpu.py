@@ -224,7 +224,7 @@ def test_what_the_tensorrt_provider_refuses(
             BACKENDS["onnxruntime-tensorrt"].open(model, SessionOptions())
         first = said.split("\n")[0]
         assert str(caught.value) == f"onnxruntime-tensorrt cannot load {model}: {first}{hint}"
-    for content, reason in ((b"garbage", "it is no ONNX file"), (b"", "it has 0 inputs, not one")):
+    for content, reason in ((b"garbage", "it is not an ONNX file"), (b"", "it has 0 inputs, expected one")):
         model.write_bytes(content)
         with pytest.raises(BackendError, match=f"onnxruntime-tensorrt cannot load .*net.onnx: {reason}"):
             BACKENDS["onnxruntime-tensorrt"].open(model, SessionOptions())

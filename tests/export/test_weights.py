@@ -180,7 +180,7 @@ def test_temperatures_out_of_range_are_refused(file: Path, trained: TrainedNetwo
 
 def test_numbers_that_are_not_finite_in_the_provenance(file: Path, trained: TrainedNetwork) -> None:
     rewrite(file, header_of(trained) | {"provenance": {"accuracy": float("nan")}})
-    refuse(file, "NaN is no number of JSON")
+    refuse(file, "NaN is not a JSON number")
     save_weights(file, dataclasses.replace(trained, provenance={"validation": {"loss": float("inf")}}))
     assert load_weights(file).provenance["validation"] == {"loss": None}
 

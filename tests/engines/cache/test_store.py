@@ -477,8 +477,8 @@ def test_an_engine_that_others_could_place_is_neither_used_nor_replaced(
         with pytest.raises(EngineError) as caught:
             ask(ORIN)
         assert str(caught.value) == (
-            f"{path} (owner {getpass.getuser()}, mode 0777) can be written by every user: what is loaded from there is "
-            f"code; run chmod go-w '{path}', or set FER_EDGE_CACHE to a folder of your own"
+            f"{path} (owner {getpass.getuser()}, mode 0777) can be written by every user, but files loaded from "
+            f"there run as code. Fix: run chmod go-w '{path}', or set FER_EDGE_CACHE to a folder of your own"
         )
     assert not build.calls
     path.chmod(0o755)

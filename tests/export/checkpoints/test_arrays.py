@@ -138,7 +138,7 @@ def test_damaged_members_and_headers(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(WeightsError, match="Bad CRC-32"):
         NpzArrays(path)["x"]
-    with pytest.raises(WeightsError, match="does not exist or is no file"):
+    with pytest.raises(WeightsError, match="does not exist or is not a file"):
         NpzArrays(tmp_path)
     (tmp_path / "text.npy").write_text("text")
     with pytest.raises(WeightsError, match="cannot be read as an .npy file"):

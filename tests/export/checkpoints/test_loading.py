@@ -250,7 +250,7 @@ def test_nan_in_a_shortcut_is_reported_as_such(tmp_path: Path, state: State) -> 
 @pytest.mark.parametrize(
     ("data", "match"),
     [
-        (b"", "cannot be read .it is empty, 0 bytes., expected a whole checkpoint: fetch it again"),
+        (b"", "cannot be read .it is empty, 0 bytes., expected a complete checkpoint. Fix: download it again"),
         (b"hello world\n" * 10, "cannot be read .it is a text file .'hello world"),
         (bytes(1000), "cannot be read"),
         (np.random.default_rng(0).bytes(1000), "cannot be read"),
@@ -268,11 +268,11 @@ def test_files_that_are_no_checkpoint(tmp_path: Path, data: bytes, match: str) -
 def test_cut_file(tmp_path: Path, state: State, zipped: bool, kept: float) -> None:
     path = write(tmp_path, {"net": state}, _use_new_zipfile_serialization=zipped)
     os.truncate(path, int(path.stat().st_size * kept))
-    refuse(path, r"cannot be read \(.*: fetch it again")
+    refuse(path, r"cannot be read \(.*(fetch|download) it again")
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
-    refuse(tmp_path / "absent", "does not exist or is no file")
+    refuse(tmp_path / "absent", "does not exist or is not a file")
     refuse(tmp_path, "cannot be read .it is a folder with nothing")
 
 
