@@ -1,6 +1,6 @@
 """Labelled face images for calibration, evaluation and training.
 
-:func:`load_dataset` recognises the form of the data from what lies at a path:
+:func:`load_dataset` recognises the format of the data from the files at a path:
 
 ==============  =====================================================================================
 FER2013, FER+   a CSV file, plain, ``.gz`` or in a ``.zip``, with the columns emotion,pixels,Usage, such
@@ -10,17 +10,17 @@ FER2013, FER+   a CSV file, plain, ``.gz`` or in a ``.zip``, with the columns em
 RAF-DB          ``EmoLabel/list_patition_label.txt`` with ``Image/aligned`` or ``Image/original``
 AffectNet       ``training.csv``, ``validation.csv`` with the images; or ``annotations/*_exp.npy``
                 with ``images``, also below ``train_set`` and ``val_set``
-CK+             ``cohn-kanade-images``, ``Emotion`` and, where it is there, ``Landmarks``
+CK+             ``cohn-kanade-images``, ``Emotion`` and, optionally, ``Landmarks``
 legend          ``legend.csv`` or another CSV file with a column image, file, filename or path, and a
                 column emotion, label, class or expression; the images beside it or in ``images``
-folder          a subfolder per class, also below ``train``, ``test`` and ``val``, which are splits then;
-                or images alone, which have no labels
+folder          a subfolder per class, also below ``train``, ``test`` and ``val``, which are then splits;
+                or images without subfolders, which have no labels
 ==============  =====================================================================================
 
-Columns of CSV files are found by name, in any order, in upper or lower case, with blanks around them and with other
-columns between; ``;`` and tabs are taken for commas where the header has them. Files and folders that begin with a
-dot, ``__MACOSX``, ``@eaDir``, ``Thumbs.db`` and ``desktop.ini`` are no data. Where several files could be meant, or
-classes are numbered, nothing is guessed: the error says what was found, and how to name what is meant.
+Columns of CSV files are found by name, in any order and case, with spaces around them and other columns between them;
+the delimiter is that of the header: comma, ``;`` or tab. Files and folders whose name begins with a dot, ``__MACOSX``,
+``@eaDir``, ``Thumbs.db`` and ``desktop.ini`` are ignored. If several files match, or classes are numbered, nothing is
+guessed: the error names the candidates and the argument that selects one.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Format:
-    """One form of data.
+    """One data format.
 
     Attributes
     ----------
     find : callable
-        Returns what ``load`` reads, or ``None`` if the path is of another form.
+        Returns the path that ``load`` reads, or ``None`` if the given path has another format.
     load : callable
-        Reads it.
+        Loads the data set.
     training_split : callable
-        Returns the split that its authors made for training, ``None`` where what was found has no splits.
+        Returns the authors' training split, or ``None`` if the data has no splits.
     """
 
     find: Callable[[Path], Path | None]
@@ -73,7 +73,7 @@ class Format:
     training_split: Callable[[Path], str | None] = lambda found: None
 
 
-#: In the order of recognition: what is most specific comes first.
+#: In order of recognition, the most specific first.
 FORMATS: Mapping[str, Format] = {
     "raf-db": Format(rafdb.find, rafdb.load, lambda found: "train"),
     "ck+": Format(ckplus.find, ckplus.load),
@@ -95,35 +95,35 @@ def load_dataset(
     subjects_from_names: bool = False,
     class_order: str | None = None,
 ) -> FaceDataset:
-    """Load faces from a label file or a folder, whose form is recognised.
+    """Load faces from a label file or a folder, whose format is recognised.
 
     Parameters
     ----------
     path : str or Path
-        See :mod:`fer_edge.datasets`.
+        File or folder in one of the formats of :mod:`fer_edge.datasets`.
     split : str, optional
         FER2013: ``Training``, ``PublicTest``, ``PrivateTest``. RAF-DB: ``train``, ``test``. AffectNet:
-        ``training``, ``validation``. A folder: ``train``, ``test``, ``val``, where it has folders of that name. The
-        others have none.
+        ``training``, ``validation``. A folder: ``train``, ``test``, ``val``, if it has folders of that name. The
+        others have no splits.
     labels : {"auto", "ferplus", "fer2013"}
-        For FER2013: whose labels. ``auto`` takes FER+ where its file lies beside the CSV.
+        For FER2013: source of the labels. ``auto`` uses FER+ if its file lies beside the CSV.
     on_bad_row : {"error", "skip"}
-        ``error`` stops at the first bad row; an image that cannot be decoded is found when it is read.
-        ``skip`` leaves bad rows out, decodes every image once to find those too, and lists them in
+        ``error`` stops at the first bad row; an image that cannot be decoded raises when it is read.
+        ``skip`` leaves bad rows out, decodes every image once to find unreadable ones, and lists both in
         ``FaceDataset.skipped``.
     peak_frames : int
-        For CK+: how many of the last frames of a sequence carry its label.
+        For CK+: number of last frames of a sequence that carry its label.
     subjects_from_names : bool
         For a folder: take the subjects from file names of the form ``SUBJECT_anything.png``.
     class_order : str, optional
-        For a folder or a legend with numbered classes: their names in that order, separated by commas.
+        For a folder or a legend with numbered classes: their names in the order of the numbers, separated by commas.
 
     Raises
     ------
     DataError
         If nothing usable is found or a row is bad; the message names the file and the line.
     UsageError
-        If an option does not fit the form of the data.
+        If an option does not apply to the format of the data.
     """
     require_path("path", path, optional=False)
     require_whole("peak_frames", peak_frames, 1, MAX_IMAGES)
@@ -131,53 +131,55 @@ def load_dataset(
     named = {"split": split, "labels": labels, "on_bad_row": on_bad_row, "class_order": class_order}
     for option, value in named.items():
         if not isinstance(value, str) and not (option in ("split", "class_order") and value is None):
-            raise UsageError(f"{option} must be a name, found {value!r:.60}")
+            raise UsageError(f"{option} must be a name, found {value!r:.60}. Fix: change {option}")
     order = parse_class_order(class_order)
     path = Path(path)
     name, found = _recognised(path)
     if peak_frames != 1 and name != "ck+":
-        raise UsageError(f"peak_frames is for the CK+ layout, {path} is {name}: leave it out")
+        raise UsageError(f"peak_frames is for the CK+ layout, {path} is {name}. Fix: leave it out")
     if subjects_from_names and name != "folder":
-        raise UsageError(f"subjects_from_names is for image folders, {path} is {name}: leave it out")
+        raise UsageError(f"subjects_from_names is for image folders, {path} is {name}. Fix: leave it out")
     if class_order is not None and name not in ("folder", "legend"):
-        raise UsageError(f"class_order is for folders and legends, {path} is {name}: leave it out")
+        raise UsageError(f"class_order is for folders and legends, {path} is {name}. Fix: leave it out")
     request = Request(split, labels, BadRows(on_bad_row), peak_frames, subjects_from_names, order)
     return FORMATS[name].load(found, request)
 
 
 def training_split(path: str | Path) -> str | None:
-    """Return the name of the split to train on; ``None`` where the data has no splits.
+    """Return the name of the split to train on; ``None`` if the data has no splits.
 
     Raises
     ------
     DataError
-        If ``path`` does not exist or is of no known form.
+        If ``path`` does not exist or has an unrecognised format.
     """
     name, found = _recognised(Path(path))
     return FORMATS[name].training_split(found)
 
 
 def _recognised(path: Path) -> tuple[str, Path]:
-    """Return the key of the form of ``path``, and what its loader reads."""
+    """Return the key of the format of ``path``, and the path that its loader reads."""
     accepted = (
         "a CSV file with the columns emotion,pixels,Usage (FER2013) or image,emotion (legend), a folder with one, a "
         "folder of images, or the folder of RAF-DB, AffectNet or CK+"
     )
     if not _exists(path):
-        raise DataError(f"{path} does not exist: give {accepted}")
+        raise DataError(f"{path} does not exist. Fix: give {accepted}")
     for name, form in FORMATS.items():
         found = form.find(path)
         if found is not None:
             if name == "fer2013" and path.is_dir() and folders.holds_folders_of_pictures(path):
                 raise DataError(
-                    f"{path} holds {found.relative_to(path)} and folders of pictures ({describe(path)}): name one of them"
+                    f"{path} holds {found.relative_to(path)} and folders of pictures ({describe(path)}). Fix: name one of them"
                 )
             return name, found
-    raise DataError(f"{path} is of no form that is known: found {describe_tables(path)}; give {accepted}")
+    raise DataError(
+        f"unrecognised data format at {path}, found {describe_tables(path)}. Fix: give {accepted}"
+    )
 
 
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError):  # a name that is too long, a folder that may not be entered
+    except (OSError, ValueError):  # the name is too long, or a folder is not accessible
         return False

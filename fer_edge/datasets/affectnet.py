@@ -1,4 +1,4 @@
-"""AffectNet (Mollahosseini et al., 2017): the published CSV lists, and the later form with one array per value."""
+"""AffectNet (Mollahosseini et al., 2017): the published CSV lists, and the later format with one array per value."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fer_edge._utils.listing import list_files, require_file, walk
 from fer_edge.datasets.dataset import FaceDataset
 from fer_edge.datasets.loading import Request, checked, one_hot, unknown_split
 from fer_edge.datasets.tables import Header, accepted_tables, only_one, table_rows, tables_of
-from fer_edge.errors import DataError
+from fer_edge.errors import DataError, without_fix
 from fer_edge.labels import AFFECTNET8, canonical
 
 HEADER = (
     "subDirectory_filePath", "face_x", "face_y", "face_width", "face_height", "facial_landmarks",
     "expression", "valence", "arousal",
 )  # fmt: skip
-#: Codes that are no expression; their rows are left out and counted.
+#: Codes without an expression; their rows are left out and counted.
 NO_EXPRESSION = {"8": "no expression of the eight", "9": "uncertain", "10": "no face"}
 _CLASSES = tuple(canonical(name) for name in AFFECTNET8)
 _CODES = {str(i): name for i, name in enumerate(_CLASSES)}
@@ -34,7 +34,7 @@ _MAX_ARRAY_BYTES = 1 << 16  # a landmark array is about 1 kB
 
 
 def find_csv(path: Path) -> Path | None:
-    """Return ``path`` if it is such a CSV file, or the folder that holds ``training.csv`` or ``validation.csv``."""
+    """Return ``path`` if it is an AffectNet CSV file, or the folder that holds ``training.csv`` or ``validation.csv``."""
     if path.is_file():
         return path if accepted_tables(path, _is_list) else None
     folders = (path, path / "Manually_Annotated_file_lists")
@@ -43,7 +43,7 @@ def find_csv(path: Path) -> Path | None:
 
 
 def load_csv(path: Path, request: Request) -> FaceDataset:
-    """Read faces cut by the box of each row, with the 68 landmarks of the row."""
+    """Load faces cropped to the box of each row, with the 68 landmarks of the row."""
     files = [path] if path.is_file() else [f for s in _SPLITS if (f := path / f"{s}.csv").is_file()]
     if request.split is not None:
         by_split = {file.name.partition(".")[0]: file for file in files}
@@ -60,7 +60,7 @@ def load_csv(path: Path, request: Request) -> FaceDataset:
         root = _image_root(file)
         table = only_one(tables_of(file), file)
         if table is None:
-            raise DataError(f"{file} holds no CSV file: fetch it again")
+            raise DataError(f"{file} holds no CSV file. Fix: download it again")
         for row in table_rows(table, HEADER):
             with request.bad_rows.row(row.where):
                 fields = (field.strip() for field in row.columns(len(HEADER)))
@@ -96,7 +96,7 @@ def _is_list(header: Header) -> bool:
 
 
 def training_csv(found: Path) -> str | None:
-    """Return the training split of a folder; a single list is read whole, as the user named it."""
+    """Return the training split of a folder; a single list has no splits."""
     return "training" if found.is_dir() else None
 
 
@@ -107,10 +107,10 @@ def find_arrays(path: Path) -> Path | None:
 
 
 def load_arrays(path: Path, request: Request) -> FaceDataset:
-    """Read face crops with ``ID_exp.npy`` and, where it is there, ``ID_lnd.npy``."""
+    """Load face crops with ``ID_exp.npy`` and, optionally, ``ID_lnd.npy``."""
     folders = {name: path / part for name, part in _SPLITS.items() if _has_arrays(path / part)}
     if request.split is not None and request.split not in folders:
-        raise unknown_split(path, request.split, sorted(folders) or ["none: leave --split out"])
+        raise unknown_split(path, request.split, sorted(folders))
     chosen = [folders[request.split]] if request.split else list(folders.values()) or [path]
     paths: list[Path] = []
     names: list[str] = []
@@ -153,7 +153,7 @@ def load_arrays(path: Path, request: Request) -> FaceDataset:
 
 
 def training_arrays(found: Path) -> str | None:
-    """Return the training split, where the arrays lie in one folder per split."""
+    """Return the training split if the arrays lie in one folder per split."""
     return None if _has_arrays(found) else "training"
 
 
@@ -171,7 +171,7 @@ def _expressions(folder: Path) -> list[Path]:
 
 
 def _image_root(csv_path: Path) -> Path:
-    """Return the folder that the file names start from: a published one near the list, else the list's own."""
+    """Return the folder that file names are relative to: a published image folder near the list, else that of the list."""
     kinds = ("Manually_Annotated", "Automatically_Annotated")
     if csv_path.name.startswith("automatically"):
         kinds = kinds[::-1]
@@ -195,7 +195,7 @@ def _box(*values: str) -> tuple[int, int, int, int]:
         raise DataError(f"expected a face box in whole pixels, found {','.join(values)[:60]!r}")
     x, y, width, height = map(int, values)
     if width < 1 or height < 1 or x + width < 1 or y + height < 1:
-        raise DataError(f"the face box x {x}, y {y}, {width}×{height} holds no pixel")
+        raise DataError(f"the face box x {x}, y {y}, {width}×{height} contains no pixel")
     return x, y, x + width, y + height
 
 
@@ -214,7 +214,7 @@ def _landmarks(text: str) -> np.ndarray:
 
 def _shape(values: np.ndarray) -> np.ndarray:
     if not (np.abs(values) < _MAX_COORDINATE_PX).all():
-        raise DataError("the landmarks are no pixel positions")
+        raise DataError("the landmarks are not pixel positions")
     return values.astype(np.float32).reshape(_POINTS, 2)
 
 
@@ -223,19 +223,19 @@ def _absent() -> np.ndarray:
 
 
 def _array(path: Path, size: int) -> np.ndarray:
-    """Read a small array of numbers or of numbers as text; nothing that could run code."""
+    """Read a small array of numbers, or of numbers as text, without unpickling."""
     try:
         require_file(path)
         if path.stat().st_size > _MAX_ARRAY_BYTES:
             raise DataError(f"{path.name} is too large for {size} values")
         with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # arrays of Python 2, which are as good
+            warnings.simplefilter("ignore")  # about arrays written by Python 2
             values = np.lib.format.read_array(file, allow_pickle=False)
         if values.size != size or values.dtype.kind not in "iufU":
             raise DataError(f"{path.name}: expected {size} numbers")
-        values.tolist()  # text may hold what are no characters
+        values.tolist()  # raises for text with invalid code points
         return values if size == 1 else values.astype(np.float64).reshape(-1)
-    # What NumPy raises at damaged headers, which it parses as Python literals, is in none of its documents.
+    # NumPy parses headers as Python literals; the errors that it raises for damaged ones are not documented.
     except (OSError, ValueError, EOFError, MemoryError, RecursionError, SyntaxError, TypeError, LookupError,
             OverflowError, AttributeError, SystemError, TokenError) as error:  # fmt: skip
-        raise DataError(f"{path.name} is no array that can be read ({error})") from error
+        raise DataError(f"{path.name} is not a readable array ({without_fix(error)})") from error

@@ -21,19 +21,19 @@ _NUMBER = re.compile(r"[+-]?[0-9]{1,9}(\.[0-9]{1,12})?([eE][+-]?[0-9]{1,3})?")
 
 
 def find(path: Path) -> Path | None:
-    """Return the folder that holds ``cohn-kanade-images``, given it or the images themselves."""
+    """Return the folder that holds ``cohn-kanade-images``; ``path`` is either of the two."""
     if path.name == IMAGES and path.is_dir():
         return path.parent
     return path if (path / IMAGES).is_dir() else None
 
 
 def load(root: Path, request: Request) -> FaceDataset:
-    """Read of each labelled sequence the first frame as neutral and the last as its expression."""
+    """Load the first frame of each labelled sequence as neutral, and the last frames with its expression."""
     no_split(root, request.split)
     emotions = _part(root, "Emotion", "Emotion_labels")
     landmarks = _part(root, "Landmarks", "Landmarks")
     if emotions is None:
-        raise DataError(f"{root} has no folder Emotion beside {IMAGES}: unpack the emotion labels there")
+        raise DataError(f"{root} has no folder Emotion beside {IMAGES}. Fix: unpack the emotion labels there")
     paths: list[Path] = []
     names: list[str] = []
     subjects: list[str] = []
@@ -54,7 +54,7 @@ def load(root: Path, request: Request) -> FaceDataset:
             frames = _frames(sequence, label_files[0], request.peak_frames)
             labelled = [(frames[0], CKPLUS[0]), *((f, name) for f in frames[-request.peak_frames :])]
             for frame, expression in labelled:
-                # A bad landmark file takes its frame out, not the sequence.
+                # A bad landmark file excludes its frame, not the sequence.
                 with request.bad_rows.row(str(frame)):
                     shape = _landmarks(landmarks, place, frame)
                     paths.append(frame)
@@ -81,7 +81,7 @@ def load(root: Path, request: Request) -> FaceDataset:
 
 
 def _part(root: Path, name: str, archive: str) -> Path | None:
-    """Return a part of the data; its archive may have been unpacked into a folder of its own name."""
+    """Return the folder of a part of the data, which its archive may have put into another folder."""
     places = (root / archive / name, root / name)
     return next((p for p in places if p.is_dir()), None)
 
@@ -100,9 +100,7 @@ def _label(files: list[Path]) -> str:
 def _frames(sequence: Path, label: Path, peak_frames: int) -> list[Path]:
     frames = list(list_files(sequence, (".png",)))
     if len(frames) < peak_frames + 1:
-        raise DataError(
-            f"{sequence} has {len(frames)} frames, fewer than the first and the last {peak_frames}"
-        )
+        raise DataError(f"{sequence} has {len(frames)} frames, expected at least {peak_frames + 1}")
     peak = label.name.removesuffix("_emotion.txt")
     if frames[-1].stem != peak:
         raise DataError(f"the label belongs to {peak}.png, but {sequence} ends with {frames[-1].name}")
@@ -110,7 +108,7 @@ def _frames(sequence: Path, label: Path, peak_frames: int) -> list[Path]:
 
 
 def _landmarks(folder: Path | None, place: Path, frame: Path) -> np.ndarray:
-    """Return ``[68, 2]``; NaN where the data has no landmarks for this frame."""
+    """Return ``[68, 2]``; NaN if the data has no landmarks for this frame."""
     path = None if folder is None else folder / place / f"{frame.stem}_landmarks.txt"
     if path is None or not path.is_file():
         return np.full((_POINTS, 2), np.nan, np.float32)

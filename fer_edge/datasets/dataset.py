@@ -1,4 +1,4 @@
-"""One form for every data set: images, label distributions, and what is known of each face."""
+"""The common type of all data sets: images, label distributions and annotations of each face."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from fer_edge._utils.images import read_image
 from fer_edge.datasets.rows import BadRowError, Skipped
-from fer_edge.errors import DataError
+from fer_edge.errors import DataError, without_fix
 from fer_edge.preprocess import cut_rectangle
 
 _PER_IMAGE = ("labels", "subjects", "landmarks", "boxes_xyxy")
@@ -25,32 +25,32 @@ class FaceDataset:
     Attributes
     ----------
     name : str
-        What the data is, for reports.
+        Name for reports.
     images : np.ndarray or tuple of Path or np.ndarray
-        ``[N, H, W]`` uint8 gray, ``[N, H, W, 3]`` BGR, or a tuple of such pictures and of paths that are decoded on
+        ``[N, H, W]`` uint8 gray, ``[N, H, W, 3]`` BGR, or a tuple of such images and of paths that are decoded on
         access.
     labels : np.ndarray or None
-        ``[N, K]`` float32, rows sum to 1, or to 0 for a face without a label; ``None`` where there are no labels.
+        ``[N, K]`` float32, rows sum to 1, or to 0 for a face without a label; ``None`` for data without labels.
     class_names : tuple of str
         Order of the K columns.
     are_crops : bool
-        Whether each image is a face crop, so that no detector is needed.
+        ``True`` if each image is a face crop, so that no detector is needed.
     subjects : np.ndarray or None
-        ``[N]`` str, who is seen, for folds that share no subject.
+        ``[N]`` str, identifiers of the persons shown, for folds that share no subject.
     landmarks : np.ndarray or None
         ``[N, 68, 2]`` float32 (x, y) pixels of the image that ``dataset[i]`` returns; NaN where absent.
     landmark_source : str
-        ``annotated``, or ``pseudo: NAME`` where a predictor made them; empty without landmarks.
+        ``annotated``, or ``pseudo: NAME`` for predicted landmarks; empty without landmarks.
     boxes_xyxy : np.ndarray or None
         ``[N, 4]`` int64 pixels of the image file: ``dataset[i]`` is that part of it.
     box_edge : {"clip", "replicate"}
-        Beyond the image file, as in :class:`fer_edge.spec.CropRule`: cut the box, or repeat the border pixels.
+        Beyond the image file, as in :class:`fer_edge.spec.CropRule`: clip the box, or repeat the border pixels.
     origins : tuple of str or None
         Label file and line of each image, for messages.
     skipped : Skipped
-        Bad rows that were left out because the user asked for it.
+        Bad rows that were left out at the user's request.
     left_out : Mapping
-        How many usable rows the data set's own rules leave out, by reason.
+        Number of valid rows that the data set's own rules leave out, by reason.
     """
 
     name: str
@@ -75,10 +75,10 @@ class FaceDataset:
         try:
             return self.decode(index)
         except DataError as error:
-            raise BadRowError(str(error)) from error
+            raise BadRowError(without_fix(error)) from error
 
     def decode(self, index: int) -> np.ndarray:
-        """Return image ``index``; the error names the image and where it is listed, and gives no advice."""
+        """Return image ``index``; an error names the image and its line in the label file."""
         item = self.images[index]
         if isinstance(item, np.ndarray):
             return item
@@ -90,16 +90,16 @@ class FaceDataset:
         except DataError as error:
             if self.origins is None:
                 raise
-            raise DataError(f"{self.origins[index]}: {error}") from error
+            raise DataError(f"{self.origins[index]}: {without_fix(error)}") from error
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[i] for i in range(len(self)))
 
     @property
     def targets(self) -> np.ndarray:
-        """``[N]`` int64, the class with most votes (the first of equals)."""
+        """``[N]`` int64, the class with most votes (the first if several are equal)."""
         if self.labels is None:
-            raise DataError(f"{self.name} has no labels: give labelled data")
+            raise DataError(f"{self.name} has no labels. Fix: give labelled data")
         return np.asarray(self.labels.argmax(axis=1), np.int64)
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> FaceDataset:
@@ -119,11 +119,11 @@ class FaceDataset:
         )
 
     def first(self, count: int) -> FaceDataset:
-        """Return the first ``count`` images, all where there are fewer."""
+        """Return the first ``count`` images, or all if there are fewer."""
         return self.subset(range(min(count, len(self))))
 
     def sample(self, count: int, seed: int = 0) -> FaceDataset:
-        """Return at most ``count`` images, drawn without replacement, in a repeatable order."""
+        """Return at most ``count`` images, drawn without replacement, in an order fixed by ``seed``."""
         order = np.random.default_rng(seed).permutation(len(self))
         return self.subset(order[:count])
 
@@ -135,7 +135,7 @@ class FaceDataset:
         return f"image {index} of {self.name}" if isinstance(item, np.ndarray) else str(item)
 
     def followed_by(self, others: FaceDataset, name: str) -> FaceDataset:
-        """Return these images and then ``others``, which lose their labels and what else is known of them."""
+        """Return these images followed by ``others``, the latter without labels and annotations."""
         total = len(self) + len(others)
 
         def padded(values: np.ndarray | None) -> np.ndarray | None:
@@ -162,7 +162,7 @@ class FaceDataset:
         )
 
     def fingerprint(self) -> str:
-        """Return a sha256 over the image bytes, to record which data a result came from."""
+        """Return a SHA-256 of the image bytes, which identifies the data of a result."""
         digest = hashlib.sha256()
         if isinstance(self.images, np.ndarray):
             digest.update(np.ascontiguousarray(self.images).tobytes())

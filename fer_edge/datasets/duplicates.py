@@ -1,15 +1,15 @@
-"""Copies of a face picture, by a perceptual hash that re-encoding, resizing, mirroring and small shifts keep.
+"""Duplicate face images, found by a perceptual hash that is robust to re-encoding, resizing, mirroring and small shifts.
 
-The hash is the sign of 255 low frequencies of the 48×48 gray picture (a discrete cosine transform, without the mean).
-Mirroring a picture turns the sign of the odd horizontal frequencies, so one product compares both ways. Where it is
-asked for, a face is also compared shifted by up to 2 pixels of 48 and scaled by up to 6 %: as far apart as a detector
-cuts the same face out of two copies of a photograph.
+The hash is the sign of 255 low frequencies of the 48×48 gray image (a discrete cosine transform, without the mean).
+Mirroring an image flips the sign of the odd horizontal frequencies, so one product compares both orientations.
+Optionally, a face is also compared shifted by up to 2 pixels of 48 and scaled by up to 6 %: the variation of a
+detector's crops of the same face in two copies of a photograph.
 
 The threshold is measured on the 32,140 faces of FER2013 (516 million pairs). JPEG down to quality 30, resizing to
 24…224 pixels by any interpolation, noise of 3 grey levels, gain 0.6 and gamma 1.5 change at most 39 bits, and at most
-25 bits in 99 % of the faces. 3,600 pairs differ in at most 40 bits; 4 of them correlate with less than 0.9, and looking
-shows one picture with another watermark or contrast. With shifts, every face of 201 photographs is recognised in
-re-encoded and resized copies; of 9 million pairs in FER2013 shifts find 31 more, all of them the same picture.
+25 bits in 99 % of the faces. 3,600 pairs differ in at most 40 bits; 4 of them have a correlation below 0.9, and by
+inspection show the same image with another watermark or contrast. With shifts, every face of 201 photographs is
+recognised in re-encoded and resized copies; of 9 million pairs in FER2013, shifts find 31 more, all true duplicates.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-#: Pictures whose hashes differ in at most so many bits are copies.
+#: Largest Hamming distance of the hashes of duplicates.
 COPY_BITS = 40
 _SIDE = 48
 _FREQUENCIES = 16
@@ -36,7 +36,7 @@ _ROWS, _SHIFTED_ROWS = 1024, 256
 
 @dataclass(frozen=True)
 class FaceHashes:
-    """What tells copies of N faces from other faces.
+    """Pixels and perceptual hashes of N faces.
 
     Attributes
     ----------
@@ -54,12 +54,12 @@ class FaceHashes:
 
     @property
     def contrast(self) -> np.ndarray:
-        """``[N]`` standard deviation of the gray pixels, in grey levels of 255."""
+        """``[N]`` standard deviation of the gray pixels, in grey levels from 0 to 255."""
         return np.array([float(gray.std()) for gray in self.gray])
 
     @property
     def sha256(self) -> str:
-        """Of the decoded gray pixels of all faces, in their order: says which faces a figure holds for."""
+        """SHA-256 of the decoded gray pixels of all faces in order, which identifies the faces of a measurement."""
         return hashlib.sha256(self.gray.tobytes()).hexdigest()
 
     def subset(self, indices: np.ndarray) -> FaceHashes:
@@ -67,12 +67,12 @@ class FaceHashes:
         return FaceHashes(self.gray[indices], self.bits[indices])
 
     def followed_by(self, others: FaceHashes) -> FaceHashes:
-        """Return the hashes of these faces and of ``others``."""
+        """Return the hashes of these faces followed by those of ``others``."""
         return FaceHashes(np.concatenate([self.gray, others.gray]), np.concatenate([self.bits, others.bits]))
 
 
 def hash_faces(faces: Iterable[np.ndarray]) -> FaceHashes:
-    """Hash ``[H, W]`` gray or ``[H, W, 3]`` BGR uint8 faces; a thousand of 48×48 take about 50 ms."""
+    """Hash ``[H, W]`` gray or ``[H, W, 3]`` BGR uint8 faces; a thousand faces of 48×48 take about 50 ms."""
     grays = [_gray(face) for face in faces]
     if not grays:
         return FaceHashes(np.zeros((0, _SIDE, _SIDE), np.uint8), np.zeros((0, _BITS), np.float32))
@@ -81,7 +81,7 @@ def hash_faces(faces: Iterable[np.ndarray]) -> FaceHashes:
 
 
 def copies_of(faces: FaceHashes, others: FaceHashes, *, shifted: bool) -> np.ndarray:
-    """Return ``[N]`` bool: whether each of ``faces`` is a copy of any of ``others``, also a shifted one if asked for.
+    """Return ``[N]`` bool: ``True`` for each of ``faces`` that duplicates any of ``others``, with ``shifted`` also shifted.
 
     A thousand faces against a thousand take about 20 ms, shifted 1 s.
     """
@@ -96,7 +96,7 @@ def copies_of(faces: FaceHashes, others: FaceHashes, *, shifted: bool) -> np.nda
 
 
 def repeats(faces: FaceHashes, *, shifted: bool) -> np.ndarray:
-    """Return ``[N]`` bool: whether each face is a copy of one before it; the others are the distinct faces."""
+    """Return ``[N]`` bool: ``True`` for each face that duplicates an earlier one; the others are the distinct faces."""
     found = np.zeros(len(faces), bool)
     for rows, near in _near(faces, faces, shifted, before=True):
         found[rows] = (near & (np.arange(near.shape[1]) < rows[:, None])).any(axis=1)
@@ -118,7 +118,7 @@ def _signs(frequencies: np.ndarray) -> np.ndarray:
 
 
 def _shifts_of(gray: np.ndarray) -> np.ndarray:
-    """Return the ``[125, 255]`` hashes of a face that is scaled and shifted; its border pixels are repeated."""
+    """Return the ``[125, 255]`` hashes of a face at every scale and shift; its border pixels are repeated."""
     padded, shifts = _SIDE + 2 * _SHIFT, 2 * _SHIFT + 1
     found = []
     for scale in _SCALES:
@@ -149,7 +149,7 @@ _SHIFTED_COSINES = _shifted_cosines()
 def _near(
     faces: FaceHashes, others: FaceHashes, shifted: bool, before: bool = False
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield rows and their ``[rows, M]`` bool; ``before`` leaves out columns after the block."""
+    """Yield blocks of row indices with their ``[rows, M]`` bool matches; ``before`` leaves out columns after the block."""
     size = _SHIFTED_ROWS if shifted else _ROWS
     for start in range(0, len(faces), size):
         rows = np.arange(start, min(start + size, len(faces)))
@@ -165,7 +165,7 @@ def _near(
 
 
 def _different_bits(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return ``[N, M]`` Hamming distances, of the mirrored picture where that is nearer."""
+    """Return ``[N, M]`` Hamming distances, the smaller of those to the image and its mirror image."""
     same = np.abs(a[:, _EVEN:] @ b[:, _EVEN:].T)
     same += a[:, :_EVEN] @ b[:, :_EVEN].T
     return (_BITS - same) / 2

@@ -1,4 +1,4 @@
-"""FER2013 (Goodfellow et al., 2013) and the votes of FER+ (Barsoum et al., 2016)."""
+"""FER2013 (Goodfellow et al., 2013) and the FER+ votes (Barsoum et al., 2016)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def find(path: Path) -> Path | None:
     Raises
     ------
     DataError
-        If several could be meant.
+        If several match.
     """
     if path.is_file():
         return path if _table(path) is not None else None
@@ -61,17 +61,19 @@ def training_split(found: Path) -> str | None:
 
 
 def load(path: Path, request: Request) -> FaceDataset:
-    """Read ``[N, 48, 48]`` gray faces with FER2013's classes, the votes of FER+, or without labels."""
+    """Load ``[N, 48, 48]`` gray faces with FER2013 classes, FER+ votes, or no labels."""
     split, labels = request.split, request.labels
     if labels not in ("auto", "ferplus", "fer2013"):
         raise DataError(
-            f"unknown labels {labels!r}: choose auto, ferplus or fer2013{closest(labels, ['ferplus', 'fer2013'])}"
+            f"unknown labels {labels!r}. Fix: choose auto, ferplus or fer2013{closest(labels, ['ferplus', 'fer2013'])}"
         )
     table = _table(path) or Table(path)
     columns = _columns(table, split)
     votes = _votes(table)
     if labels == "ferplus" and votes is None:
-        raise DataError(f"{FERPLUS_FILE} is missing: put the FER+ votes beside {path}, or use labels fer2013")
+        raise DataError(
+            f"{FERPLUS_FILE} is missing. Fix: put the FER+ votes beside {path}, or use labels fer2013"
+        )
     if labels == "fer2013" or (labels == "auto" and "emotion" not in columns):
         votes = None
 
@@ -94,7 +96,7 @@ def load(path: Path, request: Request) -> FaceDataset:
                 kept.append(len(usages) - 1)
             classes[-1] = int(label)
     if not usages:
-        raise DataError(f"{table} has no rows: fetch it again")
+        raise DataError(f"{table} has no rows. Fix: download it again")
     choices = sorted({usage for usage in usages if usage is not None})
     if split is not None and split not in choices:
         raise unknown_split(path, split, choices)
@@ -131,23 +133,23 @@ def _table(path: Path) -> Table | None:
 
 
 def _columns(table: Table, split: str | None) -> list[str]:
-    """Return the columns of HEADER that the table has; without emotion it has no labels, without Usage no splits."""
+    """Return the columns of HEADER in the table; without emotion there are no labels, without Usage no splits."""
     header = read_header(table)
     columns = [name for name in HEADER if header.find(name.casefold()) is not None]
     labels = [name for name in header.names if name in _OTHER_LABELS]
     if "pixels" not in columns or ("emotion" not in columns and labels):
-        # Another name may stand for another numbering of the classes.
+        # A column of another name may number the classes differently.
         raise DataError(
-            f"{table}, line 1: expected the columns {','.join(HEADER)} (Usage may be absent; without emotion there are no "
-            f"labels), found {header.text()!r}"
+            f"{table}, line 1: expected the columns {','.join(HEADER)}, found {header.text()!r}. "
+            "Fix: rename the columns (Usage and emotion are optional)"
         )
     if split is not None and "Usage" not in columns:
-        raise DataError(f"{table} has no column Usage, and so no splits: leave --split out")
+        raise DataError(f"{table} has no column Usage, and so no splits. Fix: leave --split out")
     return columns
 
 
 def _votes(table: Table) -> Table | None:
-    """Return the votes of FER+ beside the table, in the same folder or archive."""
+    """Return the table of FER+ votes in the same folder or archive."""
     if table.member:
         return only_one([t for t in tables_of(table.path) if t.name == FERPLUS_FILE], table.path)
     path = table.path.with_name(FERPLUS_FILE)
@@ -157,7 +159,7 @@ def _votes(table: Table) -> Table | None:
 def _pixels(text: str) -> np.ndarray:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # numpy warns, and stops, at text that is no number
+            warnings.simplefilter("error")  # NumPy warns about text that is not a number, and stops there
             values = np.fromstring(text, np.int64, sep=" ")
     except (ValueError, DeprecationWarning):
         raise DataError("the pixels are not whole numbers") from None
@@ -169,22 +171,22 @@ def _pixels(text: str) -> np.ndarray:
 def _ferplus_labels(
     table: Table, usages: list[str | None], has_usage: bool, bad_rows: BadRows
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``[N, 8]`` vote distributions and ``[N]`` bool, which rows are usable.
+    """Return ``[N, 8]`` vote distributions and ``[N]`` bool, ``True`` for usable rows.
 
-    The rule of Barsoum et al. (2016): single votes are noise and are dropped; an image whose most
-    voted answer is "unknown" or "no face" is left out; the rest is normalised over the eight classes.
-    A bad row keeps its place, since the two files go row for row.
+    The rule of Barsoum et al. (2016): single votes are dropped as noise; an image whose most frequent
+    vote is "unknown" or "no face" is left out; the rest is normalised over the eight classes.
+    A bad row keeps its index, since the two files correspond row by row.
     """
-    advice = "the two files must go row for row; give labels fer2013 to leave the votes out"
+    advice = "Fix: give two files that correspond row by row, or leave the votes out with labels fer2013"
     rows: list[list[int]] = []
     for row in table_rows(table, _FERPLUS_HEADER):
         rows.append([0] * (len(FERPLUS) + 2))
         usage = usages[len(rows) - 1] if len(rows) <= len(usages) else None
         found = row.value(0)
-        # Not to be skipped: from here on every vote would belong to another image.
+        # Never skipped: from here on, every vote would be assigned to another image.
         if has_usage and None not in (usage, found) and found != usage:
             raise DataError(
-                f"{row.where}: usage {str(found)[:20]!r} does not match fer2013.csv, which has {usage!r}: {advice}"
+                f"{row.where}: usage {str(found)[:20]!r} does not match fer2013.csv, which has {usage!r}. {advice}"
             )
         with bad_rows.row(row.where):
             votes = [field.strip() for field in row.columns(len(_FERPLUS_HEADER))[2:]]
@@ -192,7 +194,7 @@ def _ferplus_labels(
                 raise DataError("the votes are not whole numbers")
             rows[-1] = [int(v) for v in votes]
     if len(rows) != len(usages):
-        raise DataError(f"{table} has {len(rows)} rows, fer2013.csv has {len(usages)}: {advice}")
+        raise DataError(f"{table} has {len(rows)} rows, fer2013.csv has {len(usages)}. {advice}")
     counts = np.array(rows, np.float32).reshape(-1, len(FERPLUS) + 2)
     counts[counts <= 1] = 0
     usable = (counts.argmax(axis=1) < len(FERPLUS)) & (counts.max(axis=1) > 0)

@@ -1,4 +1,4 @@
-"""One's own pictures in folders: a subfolder per class, also below ``train``, ``test`` and ``val``, or pictures alone."""
+"""Image folders: a subfolder per class, also below ``train``, ``test`` and ``val``, or images without classes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fer_edge.datasets.dataset import FaceDataset
 from fer_edge.datasets.loading import Request, checked, one_hot, unknown_split
 from fer_edge.datasets.numbered import is_number, names_of_numbers
 from fer_edge.datasets.tables import describe_tables
-from fer_edge.errors import DataError
+from fer_edge.errors import DataError, without_fix
 from fer_edge.labels import FERPLUS, RAFDB, canonical
 
 #: Folder name → split.
@@ -35,9 +35,9 @@ SPLITS: Mapping[str, str] = {
 }  # fmt: skip
 ACCEPTED = "a subfolder of pictures per class, also below train, test and val, or pictures without subfolders"
 _SUFFIXES = tuple(IMAGE_SUFFIXES)
-#: So deep pictures are looked for, to say that a layout is not understood.
+#: Search depth for pictures, to report a layout that is not supported.
 _DEPTH = 5
-#: As in "archive/fer2013/train/angry".
+#: Nested folders above the splits, as in "archive/fer2013/train/angry".
 _MAX_WRAPPERS = 3
 _RAFDB_NAME = re.compile(r"(train|test)_[0-9]+_aligned\.[a-z]+", re.IGNORECASE)
 _RAFDB_NUMBERS = {str(i + 1): canonical(name) for i, name in enumerate(RAFDB)}
@@ -45,7 +45,7 @@ _RAFDB_NUMBERS = {str(i + 1): canonical(name) for i, name in enumerate(RAFDB)}
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the pictures lie; ``splits`` is empty where there are none."""
+    """Folders of the pictures; ``splits`` is empty if there are none."""
 
     root: Path
     splits: Mapping[str, Path]
@@ -65,12 +65,12 @@ def find(path: Path) -> Path | None:
 
 
 def training_split(folder: Path) -> str | None:
-    """Return ``train`` where there is such a folder."""
+    """Return ``train`` if there is such a folder."""
     return "train" if "train" in find_layout(folder).splits else None
 
 
 def holds_folders_of_pictures(path: Path) -> bool:
-    """Return whether pictures lie in subfolders that are splits or classes."""
+    """Return ``True`` if pictures lie in subfolders that are splits or classes."""
     layout = find_layout(path)
     return bool(layout.splits) or any(
         _is_class(d.name) and _holds_pictures(d, _DEPTH) for d in list_folders(layout.root)
@@ -94,7 +94,7 @@ def find_layout(folder: Path) -> Layout:
         inner = [d for d in subfolders if _splits(d)]
         if len(inner) > 1:
             raise DataError(
-                f"{here} holds several folders with splits: name one of {', '.join(str(d) for d in inner[:5])}"
+                f"{here} holds several folders with splits. Fix: name one of {', '.join(str(d) for d in inner[:5])}"
             )
         direct = [d for d in subfolders if _holds_pictures(d, 1)]
         if not inner and not direct and not _holds_pictures(here, 1) and len(subfolders) == 1:
@@ -104,15 +104,15 @@ def find_layout(folder: Path) -> Layout:
         others = [d.name for d in subfolders if d not in inner]
         if others or _holds_pictures(here, 1):
             raise DataError(
-                f"{here} holds {inner[0].name} with its parts, and pictures elsewhere"
-                f"{' (' + ', '.join(others[:5]) + ')' if others else ''}: name the folder that is meant, such as {inner[0]}"
+                f"{here} holds {inner[0].name} with its splits, and pictures elsewhere"
+                f"{' (' + ', '.join(others[:5]) + ')' if others else ''}. Fix: name one of these folders, such as {inner[0]}"
             )
         here = inner[0]
     return Layout(here, {})
 
 
 def load(folder: Path, request: Request) -> FaceDataset:
-    """Read pictures with the class of their subfolder, or without labels; photographs or face crops."""
+    """Load photographs or face crops, with the class of their subfolder or without labels."""
     layout = find_layout(folder)
     chosen = _chosen(layout, folder, request.split)
     found = _Found()
@@ -137,7 +137,7 @@ def load(folder: Path, request: Request) -> FaceDataset:
                 subjects.append(subject)
     if not paths and not request.bad_rows.skipped.count:
         raise DataError(
-            f"{folder} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}): found {describe_tables(folder)}; expected {ACCEPTED}"
+            f"{folder} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}), found {describe_tables(folder)}. Fix: give {ACCEPTED}"
         )
     labelled = any(names)
     labels, class_names = _labels(names) if labelled else (None, ())
@@ -157,7 +157,7 @@ def _chosen(layout: Layout, folder: Path, split: str | None) -> list[Path]:
     if split is None:
         return list(layout.splits.values()) or [layout.root]
     if not layout.splits:
-        raise DataError(f"{folder} has no splits (folders train, test or val): leave --split out")
+        raise DataError(f"{folder} has no splits (folders train, test or val). Fix: leave --split out")
     name = SPLITS.get(split.casefold(), "")
     if name not in layout.splits:
         raise unknown_split(folder, split, list(layout.splits))
@@ -165,22 +165,22 @@ def _chosen(layout: Layout, folder: Path, split: str | None) -> list[Path]:
 
 
 def _collect(part: Path, found: _Found) -> None:
-    """Add the class folders of a folder, or its own pictures where it has none."""
+    """Add the class folders of a folder, or its own pictures if it has none."""
     listing = list_folder(part)
     own = [p for p in listing.files if _is_picture(p.name)]
     classes = {d: list_images(d) for d in listing.folders}
     for d, pictures in classes.items():
         if not pictures and _holds_pictures(d, _DEPTH):
             raise DataError(
-                f"{part} is not understood: pictures lie deeper than in one subfolder per class, below {d.name}; found "
-                f"{describe(part)}; expected {ACCEPTED}"
+                f"{part} is not understood, pictures lie deeper than in one subfolder per class, below {d.name}; found "
+                f"{describe(part)}. Fix: give {ACCEPTED}"
             )
     labelled = {d: pictures for d, pictures in classes.items() if pictures}
     count = sum(map(len, labelled.values()))
     if labelled and len(own) > count:
         raise DataError(
-            f"{part} is not understood: {len(own)} pictures lie beside subfolders with {count}; found {describe(part)}; "
-            f"expected {ACCEPTED}"
+            f"{part} is not understood, {len(own)} pictures lie beside subfolders with {count}; found {describe(part)}. "
+            f"Fix: give {ACCEPTED}"
         )
     if labelled:
         found.left_out.update({"pictures beside the class folders": len(own)} if own else {})
@@ -196,7 +196,7 @@ def _collect(part: Path, found: _Found) -> None:
 
 
 def _count_others(folder: Path, found: _Found) -> None:
-    """Count the files of a folder that are no pictures."""
+    """Count the files of a folder that are not pictures."""
     entries = [
         folder / e.name for e in scan_folder(folder) if not _is_picture(e.name) or kind_of(e) != "file"
     ]
@@ -216,7 +216,7 @@ def _count_beside(layout: Layout, found: _Found) -> None:
 
 
 def _numbered_names(found: _Found, request: Request, folder: Path) -> dict[str, str]:
-    """Return the names of class folders that are numbers: as told, or RAF-DB's where the files say that they are."""
+    """Return the class names of numbered folders: from ``class_order``, or those of RAF-DB if the files are named so."""
     numbers = {label for _, label, _ in found.groups if is_number(label)}
     request.require_numbers(bool(numbers), folder)
     if not numbers:
@@ -234,11 +234,11 @@ def _class_name(label: str, numbers: Mapping[str, str], images: int) -> str:
     try:
         return numbers.get(label) or canonical(label)
     except DataError as error:
-        raise DataError(f"{error}; {images} pictures lie there") from None
+        raise DataError(f"{without_fix(error)}, in a folder with {images} pictures") from None
 
 
 def _labels(names: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return labels as ``one_hot``, with a row of zeros for a picture without a class."""
+    """Return one-hot labels, with a row of zeros for a picture without a class."""
     order = tuple(name for name in FERPLUS if name in names)
     rows = np.flatnonzero([bool(name) for name in names])
     labels = np.zeros((len(names), len(order)), np.float32)
@@ -247,14 +247,14 @@ def _labels(names: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _splits(folder: Path) -> dict[str, Path]:
-    """Return the folders of splits that hold pictures, with train before test and val."""
+    """Return the split folders that hold pictures, in the order train, test, val."""
     splits: dict[str, Path] = {}
     for d in list_folders(folder):
         name = SPLITS.get(d.name.casefold())
         if name is not None and _holds_pictures(d, _DEPTH):
             if name in splits:
                 raise DataError(
-                    f"{folder} holds {splits[name].name} and {d.name}, which could both be the split {name}: name one of them"
+                    f"{folder} holds {splits[name].name} and {d.name}, which could both be the split {name}. Fix: name one of them"
                 )
             splits[name] = d
     return {name: splits[name] for name in ("train", "test", "val") if name in splits}

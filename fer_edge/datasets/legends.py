@@ -1,4 +1,4 @@
-"""One's own photographs with a CSV file that names the expression of each."""
+"""Photographs with a CSV file that gives the expression of each."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ LABEL_COLUMNS = ("emotion", "label", "class", "expression")
 
 
 def find(path: Path) -> Path | None:
-    """Return the legend at ``path``: that file, ``legend.csv`` of the folder or of its ``data``, or its only such CSV.
+    """Return the legend at ``path``: the file itself, ``legend.csv`` in the folder or its ``data``, or its only legend CSV.
 
     Raises
     ------
     DataError
-        If several could be meant.
+        If several match.
     """
     if path.is_file():
         table = only_one(accepted_tables(path, _is_legend), path)
@@ -56,7 +56,7 @@ def find(path: Path) -> Path | None:
 
 
 def load(legend: Path, request: Request) -> FaceDataset:
-    """Read photographs that a CSV file names, each with its expression; the paths begin at ``images`` or beside it."""
+    """Load the photographs listed in a CSV file; paths are relative to ``images`` or to the file's own folder."""
     folder = legend.parent
     no_split(folder, request.split)
     table, columns = _table(legend)
@@ -72,7 +72,7 @@ def load(legend: Path, request: Request) -> FaceDataset:
             labels.append(label)
             origins.append(row.where)
     if not paths and not request.bad_rows.skipped.count:
-        raise DataError(f"{legend} has no rows: add {','.join(columns)} lines")
+        raise DataError(f"{legend} has no rows. Fix: add {','.join(columns)} lines")
     numbers = {label for label in labels if is_number(label)}
     request.require_numbers(bool(numbers), legend)
     if numbers:
@@ -98,7 +98,7 @@ def _table(legend: Path) -> tuple[Table, tuple[str, str]]:
     if image is None or label is None:
         raise DataError(
             f"{table}, line 1: expected the columns image,emotion (or {', '.join(IMAGE_COLUMNS[1:4])}; "
-            f"{', '.join(LABEL_COLUMNS[1:])}), found {header.text()!r}"
+            f"{', '.join(LABEL_COLUMNS[1:])}), found {header.text()!r}. Fix: rename the columns"
         )
     return table, (image, label)
 
@@ -113,7 +113,7 @@ def _image_folders(folder: Path) -> list[Path]:
 def _picture(roots: list[Path], name: str) -> Path:
     problem: DataError | None = None
     for root in roots:
-        # Legends that were written on Windows.
+        # Legends written on Windows separate folders by backslashes.
         for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
             try:
                 return file_inside(root, spelling)

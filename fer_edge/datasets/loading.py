@@ -1,4 +1,4 @@
-"""What a caller of ``load_dataset`` wants, and helpers that the readers of the formats share."""
+"""The request of ``load_dataset``, and helpers that the loaders of all formats share."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from fer_edge.datasets.dataset import FaceDataset
 from fer_edge.datasets.rows import BadRows
-from fer_edge.errors import DataError, UsageError, closest
+from fer_edge.errors import DataError, UsageError, closest, without_fix
 from fer_edge.labels import FERPLUS, canonical
 
-#: Images that are decoded at once; the largest take 0.2 GiB each.
+#: Images decoded in parallel; the largest take 0.2 GiB each.
 _DECODERS = 4
 
 
@@ -33,25 +33,26 @@ class Request:
         """Refuse a class order for classes that have names."""
         if self.class_order and not found:
             raise UsageError(
-                f"class_order is for numbered classes, those of {where} have names: leave it out"
+                f"class_order is for numbered classes, those of {where} have names. Fix: leave it out"
             )
 
 
 def no_split(path: Path, split: str | None) -> None:
     """Refuse a split for a format that has none."""
     if split is not None:
-        raise DataError(f"{path} is a folder and has no splits: leave --split out")
+        raise DataError(f"{path} is a folder and has no splits. Fix: leave --split out")
 
 
 def unknown_split(path: Path, split: str, choices: Sequence[str]) -> DataError:
     """Return the error for a split that the data does not have."""
-    return DataError(f"{path} has no split {split!r}: it has {', '.join(choices)}{closest(split, choices)}")
+    fix = f"choose from {', '.join(choices)}{closest(split, choices)}" if choices else "leave --split out"
+    return DataError(f"{path} has no split {split!r}. Fix: {fix}")
 
 
 def one_hot(names: Sequence[str], order: Sequence[str] | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return ``[N, K]`` float32 labels of canonical names, and the K names.
 
-    ``order`` is the published class order; without one, the classes that occur, as FER+ orders them.
+    ``order`` is the published class order; without it, the classes that occur are in FER+ order.
     """
     order = tuple(name for name in FERPLUS if name in names) if order is None else tuple(order)
     index = {canonical(name): i for i, name in enumerate(order)}
@@ -59,9 +60,9 @@ def one_hot(names: Sequence[str], order: Sequence[str] | None = None) -> tuple[n
 
 
 def checked(faces: FaceDataset, bad_rows: BadRows, where: Path) -> FaceDataset:
-    """Return the data set with its account of skipped rows; images are decoded once where skipping was asked.
+    """Return the data set with its record of skipped rows; if bad rows are skipped, every image is decoded once.
 
-    Without skipping an image that cannot be decoded is an error when it is read.
+    Otherwise, an image that cannot be decoded raises when it is read.
 
     Raises
     ------
@@ -76,9 +77,11 @@ def checked(faces: FaceDataset, bad_rows: BadRows, where: Path) -> FaceDataset:
         faces = faces.subset([i for i, problem in enumerate(problems) if problem is None])
     faces = replace(faces, skipped=bad_rows.skipped)
     if not len(faces):
-        first = "".join(f"; first: {text}" for text in faces.skipped.first[:1])
+        first = "".join(f", the first {text}" for text in faces.skipped.first[:1])
         reasons = "".join(f"; {count} × {reason}" for reason, count in faces.left_out.items())
-        raise DataError(f"{where} has no usable row: {faces.skipped.count} are bad{first}{reasons}")
+        raise DataError(
+            f"{where} has no usable row, {faces.skipped.count} are bad{first}{reasons}. Fix: give other data"
+        )
     return faces
 
 
@@ -86,5 +89,5 @@ def _problem(faces: FaceDataset, index: int) -> str | None:
     try:
         faces.decode(index)
     except DataError as error:
-        return str(error)
+        return without_fix(error)
     return None

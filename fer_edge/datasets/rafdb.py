@@ -1,4 +1,4 @@
-"""RAF-DB, basic expressions (Li, Deng and Du, 2017), as its authors hand it out."""
+"""RAF-DB, basic expressions (Li, Deng and Du, 2017), in its authors' layout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIST = "list_patition_label.txt"  # the authors' spelling
 _LISTS = (LIST, "list_partition_label.txt")
 _SPLITS = ("test", "train")
 _ALIGNED = "_aligned"
-#: The first line of such a list under another name.
+#: First line of a label list, which may have another name.
 _LINE = re.compile(rb"(\xef\xbb\xbf)?(train|test)_[0-9]{1,6}(_aligned)?\.(jpg|png)[ \t]+[1-7]\s")
 
 
@@ -27,7 +27,7 @@ def find(path: Path) -> Path | None:
     Raises
     ------
     DataError
-        If two lists could be meant.
+        If several lists match.
     """
     if path.is_file():
         return path if path.name.casefold() in _LISTS or _begins_as_list(path) else None
@@ -37,7 +37,7 @@ def find(path: Path) -> Path | None:
             lists = [p for p in texts if p.name.casefold() in _LISTS] or list(filter(_begins_as_list, texts))
             if len(lists) > 1:
                 raise DataError(
-                    f"{folder} holds {len(lists)} lists that could be meant: name one of {', '.join(map(str, lists[:5]))}"
+                    f"{folder} holds {len(lists)} label lists. Fix: name one of {', '.join(map(str, lists[:5]))}"
                 )
             if lists:
                 return lists[0]
@@ -45,7 +45,7 @@ def find(path: Path) -> Path | None:
 
 
 def load(list_path: Path, request: Request) -> FaceDataset:
-    """Read the aligned faces where they are there, else the original photographs."""
+    """Load the aligned faces if present, else the original photographs."""
     root = list_path.parent.parent if list_path.parent.name == "EmoLabel" else list_path.parent
     if request.split is not None and request.split not in _SPLITS:
         raise unknown_split(list_path, request.split, _SPLITS)
@@ -56,7 +56,7 @@ def load(list_path: Path, request: Request) -> FaceDataset:
     width = 0
     for row in text_rows(list_path):
         with request.bad_rows.row(row.where):
-            # Some lists have a third column, in every row: a confidence, or the class of another labeller.
+            # Some lists have a third column in every row: a confidence, or the class of another annotator.
             width = width or (3 if len(row.fields) == 3 else 2)
             image, label, *_ = row.columns(width)
             if label not in {str(i + 1) for i in range(len(RAFDB))}:
@@ -81,7 +81,7 @@ def load(list_path: Path, request: Request) -> FaceDataset:
 
 
 def _file_name(image: str, aligned: bool) -> str:
-    """Return the name of the aligned face, or of the photograph, whichever of them the list names."""
+    """Return the file name of the aligned face or of the photograph, from either name in the list."""
     stem, dot, suffix = image.rpartition(".")
     stem = stem.removesuffix(_ALIGNED)
     return f"{stem}{_ALIGNED if aligned else ''}{dot}{suffix}"
@@ -98,12 +98,13 @@ def _begins_as_list(path: Path) -> bool:
 
 
 def _images(root: Path) -> tuple[Path, bool]:
-    """Return the image folder, and whether it holds the aligned faces."""
+    """Return the image folder, and ``True`` if it holds the aligned faces."""
     for kind in ("aligned", "original"):
-        # Unpacking the authors' archives with their own name gives a second level.
+        # Unpacking each of the authors' archives into a folder of its name nests the folders.
         for folder in (root / "Image" / kind / kind, root / "Image" / kind, root / kind):
             if folder.is_dir():
                 return folder, kind == "aligned"
     raise DataError(
-        f"{root} has no images: expected Image/aligned or Image/original beside EmoLabel, found {describe(root)}"
+        f"{root} has no images, expected Image/aligned or Image/original beside EmoLabel, found {describe(root)}. "
+        "Fix: unpack the images there"
     )

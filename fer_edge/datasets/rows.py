@@ -1,4 +1,4 @@
-"""Rows of label files, and what becomes of bad ones: an error that names the line, or a counted skip."""
+"""Rows of label files; a bad row raises an error that names the line, or is skipped and counted."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_edge._utils.listing import require_file
-from fer_edge.errors import DataError, UsageError, closest
+from fer_edge.errors import DataError, UsageError, closest, without_fix
 
-#: Of the skipped rows so many are kept word for word; the rest are only counted.
+#: Number of skipped rows whose problem is recorded; the rest are only counted.
 LISTED = 20
 ON_BAD_ROW = ("error", "skip")
 SKIP_ADVICE = 'correct it, or leave bad rows out (--skip-bad of build, eval, emfacs and train; on_bad_row="skip" in Python)'
-#: Of a list of images without a header. RAF-DB's has 0.4 MB.
+#: Size of a list of images without a header. That of RAF-DB has 0.4 MB.
 MAX_TEXT_BYTES = 32 << 20
-_SURROGATE = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of bytes that are no UTF-8
+_SURROGATE = re.compile("[\udc80-\udcff]")  # "surrogateescape" maps invalid UTF-8 to these
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """Rows that were left out because they are bad.
+    """Bad rows that were left out.
 
     Attributes
     ----------
     count : int
-        All of them.
+        Number of rows.
     first : tuple of str
-        The first 20: file, line and what is wrong.
+        The first 20: file, line and problem.
     """
 
     count: int = 0
@@ -37,14 +37,14 @@ class Skipped:
 
 
 class BadRowError(DataError):
-    """A row that is named, with the advice how to leave it out."""
+    """A bad row, with its file and line, and the option that leaves it out."""
 
     def __init__(self, problem: str) -> None:
-        super().__init__(f"{problem}; {SKIP_ADVICE}")
+        super().__init__(f"{problem}. Fix: {SKIP_ADVICE}")
 
 
 class BadRows:
-    """The user's choice about bad rows, and the account of those that were skipped.
+    """Policy for bad rows, and the record of those that were skipped.
 
     Raises
     ------
@@ -55,7 +55,7 @@ class BadRows:
     def __init__(self, on_bad_row: str = "error") -> None:
         if on_bad_row not in ON_BAD_ROW:
             raise UsageError(
-                f"unknown on_bad_row {on_bad_row!r}: choose error or skip{closest(on_bad_row, ON_BAD_ROW)}"
+                f"unknown on_bad_row {on_bad_row!r}. Fix: choose error or skip{closest(on_bad_row, ON_BAD_ROW)}"
             )
         self.skips = on_bad_row == "skip"
         self._count = 0
@@ -63,15 +63,16 @@ class BadRows:
 
     @contextmanager
     def row(self, where: str) -> Iterator[None]:
-        """Name the row in a :class:`DataError` of the body; swallow and count it where that was asked."""
+        """Add the row to a :class:`DataError` of the body, or skip and count the row."""
         try:
             yield
-        except BadRowError:  # named already, by a part of the row
+        except BadRowError:  # an inner block has named the row
             raise
         except DataError as error:
+            problem = f"{where}: {without_fix(error)}"
             if not self.skips:
-                raise BadRowError(f"{where}: {error}") from error
-            self.skip(f"{where}: {error}")
+                raise BadRowError(problem) from error
+            self.skip(problem)
 
     def skip(self, problem: str) -> None:
         """Count one bad row."""
@@ -81,7 +82,7 @@ class BadRows:
 
     @property
     def skipped(self) -> Skipped:
-        """What was skipped so far."""
+        """Rows skipped so far."""
         return Skipped(self._count, tuple(self._first))
 
 
@@ -94,13 +95,13 @@ class Row:
     where : str
         File and line.
     fields : list of str
-        What stands there.
+        Text of the fields.
     problem : str
-        Why there are no ``fields``.
+        Reason if the line could not be split into fields.
     width : int
-        How many columns the header names; 0 where there is no header.
+        Number of columns in the header; 0 without a header.
     places : tuple of int
-        Which of them are wanted, in which order.
+        Indices of the requested columns, in order.
     """
 
     where: str
@@ -110,12 +111,12 @@ class Row:
     places: tuple[int, ...] = ()
 
     def columns(self, count: int) -> list[str]:
-        """Return the wanted fields.
+        """Return the requested fields.
 
         Raises
         ------
         DataError
-            If the line could not be split, is no UTF-8 text, or has another number of fields.
+            If the line could not be split, is not UTF-8 text, or has another number of fields.
         """
         if self.problem:
             raise DataError(self.problem)
@@ -127,7 +128,7 @@ class Row:
         return [self.fields[i] for i in self.places] if self.width else self.fields
 
     def value(self, index: int) -> str | None:
-        """Return one wanted field, ``None`` if the row has another number of fields."""
+        """Return one requested field, ``None`` if the row has another number of fields."""
         return self.fields[self.places[index]].strip() if len(self.fields) == self.width else None
 
 
@@ -144,9 +145,13 @@ def text_rows(path: Path) -> Iterator[Row]:
         with path.open("rb") as file:
             data = file.read(MAX_TEXT_BYTES + 1)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error}): fetch it again") from error
+        raise DataError(
+            f"{path} cannot be read ({error.strerror or error}). Fix: download it again"
+        ) from error
     if len(data) > MAX_TEXT_BYTES:
-        raise DataError(f"{path} has more than {MAX_TEXT_BYTES >> 20} MiB: this is no list of images")
+        raise DataError(
+            f"{path} has more than {MAX_TEXT_BYTES >> 20} MiB, too large for a list of images. Fix: give the label file of the data set"
+        )
     text = data.decode("utf-8-sig", "surrogateescape").rstrip()
     for number, line in enumerate(text.split("\n"), 1):
         yield Row(f"{path}, line {number}", line.split())

@@ -1,4 +1,4 @@
-"""Folds in which no subject is both trained on and tested on."""
+"""Folds whose training and test sets share no subject."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Fold:
     Attributes
     ----------
     subjects : tuple of str
-        Who is tested on, sorted; numbers by value.
+        Test subjects, sorted; numbers by value.
     train, test : np.ndarray
         int64 indices of the data set, ascending.
     """
@@ -49,16 +49,18 @@ def subject_folds(dataset: FaceDataset, folds: int = 5) -> tuple[Fold, ...]:
     require_whole("folds", folds, 2, MAX_IMAGES)
     order = _sorted_subjects(dataset)
     if len(order) < folds:
-        raise DataError(f"{dataset.name} has {len(order)} subjects, fewer than {folds} folds")
+        raise DataError(
+            f"{dataset.name} has {len(order)} subjects, fewer than {folds} folds. Fix: use fewer folds"
+        )
     size, larger = divmod(len(order), folds)
     bounds = np.cumsum([0] + [size] * (folds - larger) + [size + 1] * larger)
     return _folds(dataset, order, bounds)
 
 
 def leave_subjects_out(dataset: FaceDataset, count: int = 10) -> tuple[Fold, ...]:
-    """Return folds that leave ``count`` of the sorted subjects out in turn, as FERAtt is evaluated.
+    """Return folds that each hold out the next ``count`` of the sorted subjects, as in the evaluation of FERAtt.
 
-    The last fold has the subjects that remain, which may be fewer.
+    The last fold holds out the remaining subjects, which may be fewer.
 
     Raises
     ------
@@ -71,7 +73,7 @@ def leave_subjects_out(dataset: FaceDataset, count: int = 10) -> tuple[Fold, ...
     order = _sorted_subjects(dataset)
     if len(order) <= count:
         raise DataError(
-            f"{dataset.name} has {len(order)} subjects: nobody is left to train on when {count} are left out"
+            f"{dataset.name} has {len(order)} subjects, too few to hold out {count}. Fix: hold out fewer"
         )
     return _folds(dataset, order, np.append(np.arange(0, len(order), count), len(order)))
 
@@ -79,13 +81,14 @@ def leave_subjects_out(dataset: FaceDataset, count: int = 10) -> tuple[Fold, ...
 def _sorted_subjects(dataset: FaceDataset) -> list[str]:
     if dataset.subjects is None:
         raise DataError(
-            f"{dataset.name} does not say who is seen: give the CK+ layout, or an image folder with files named SUBJECT_anything.png and subjects_from_names"
+            f"{dataset.name} has no subjects. Fix: give the CK+ layout, or an image folder with files named "
+            "SUBJECT_anything.png and subjects_from_names"
         )
     return sorted(set(dataset.subjects.tolist()), key=_natural)
 
 
 def _natural(subject: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
-    """Order by number where there are digits: S5 before S10; the name itself breaks ties such as 07 and 7."""
+    """Return a key that orders digits by value, S5 before S10; the name itself breaks ties such as 07 and 7."""
     parts = (p for p in _DIGITS.split(subject) if p)
     return tuple((0, int(p), "") if p.isascii() and p.isdigit() else (1, 0, p) for p in parts), subject
 

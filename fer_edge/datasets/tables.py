@@ -1,4 +1,4 @@
-"""CSV files as people have them: plain, ``.gz`` or in a ``.zip``, with columns that are found by name."""
+"""CSV files, plain, ``.gz`` or in a ``.zip``, with columns that are found by name."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from typing import IO, Any
 
 from fer_edge._utils.listing import describe, is_data, list_files, shown
 from fer_edge.datasets.rows import Row
-from fer_edge.errors import DataError
+from fer_edge.errors import DataError, without_fix
 
 _TEXT_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _ZIP = ".zip"
 _DELIMITERS = (",", ";", "\t")
-#: Of one CSV file, decompressed. FER2013 has 0.3 GB.
+#: Size of one CSV file, decompressed. FER2013 has 0.3 GB.
 MAX_BYTES = 4 << 30
-#: A compressed file may grow so many times, beyond the first 16 MiB. FER2013 grows 4 times.
+#: Compression ratio, beyond the first 16 MiB. That of FER2013 is 4.
 MAX_GROWTH = 100
 _FREE_BYTES = 16 << 20
 MAX_LINES = 2_000_000
-#: One after the other.
+#: Consecutive blank lines.
 MAX_BLANK_LINES = 10_000
-#: Of one row, over all its lines.
+#: Length of one row, over all its lines.
 MAX_ROW_CHARS = 1 << 20
-#: A list of 60,000 files in an archive. What a longer one takes in memory is many times its size.
+#: Directory of an archive with 60,000 files. In memory it takes many times its size.
 _MAX_LIST_BYTES = 4 << 20
 _SHOWN_CHARS = 80
 
@@ -54,25 +54,25 @@ class Table:
 
 @dataclass(frozen=True)
 class Header:
-    """Column names of a table, stripped and case-folded, and what stands between them."""
+    """Column names of a table, stripped and case-folded, and their delimiter."""
 
     table: Table
     names: tuple[str, ...]
     delimiter: str
 
     def find(self, *synonyms: str) -> str | None:
-        """Return the column with one of these names, ``None`` where there is none.
+        """Return the column with one of these names, ``None`` if there is none.
 
         Raises
         ------
         DataError
-            If there are several.
+            If several columns match.
         """
         found = [name for name in self.names if name in synonyms]
         if len(found) > 1:
             raise DataError(
-                f"{self.table}, line 1: {len(found)} columns could be the {synonyms[0]} ({', '.join(found)}): "
-                "rename all but one"
+                f"{self.table}, line 1: {len(found)} columns could be the {synonyms[0]} ({', '.join(found)}). "
+                "Fix: rename all but one"
             )
         return found[0] if found else None
 
@@ -82,12 +82,12 @@ class Header:
 
 
 def is_table(path: Path) -> bool:
-    """Return whether a file has the name of a CSV file or of an archive that may hold one."""
+    """Return ``True`` if a file name is that of a CSV file or of an archive that may hold one."""
     return path.name.casefold().endswith((*_TEXT_SUFFIXES, _ZIP))
 
 
 def tables_of(path: Path) -> list[Table]:
-    """Return the CSV file at ``path``, or those in the archive there; archives in archives are not opened.
+    """Return the CSV file at ``path``, or the CSV files in that archive; nested archives are not opened.
 
     Raises
     ------
@@ -118,13 +118,13 @@ def read_header(table: Table) -> Header:
 
 
 def table_rows(table: Table, wanted: Sequence[str]) -> Iterator[Row]:
-    """Yield the rows of a table; ``Row.columns`` gives the fields of ``wanted``, in that order. Blank lines are no rows.
+    """Yield the rows of a table; ``Row.columns`` returns the fields of ``wanted``, in that order. Blank lines are skipped.
 
     Raises
     ------
     DataError
-        If a column is missing or there twice, or the file is damaged or grows beyond all bounds: no row after that
-        can be trusted.
+        If a column is missing or occurs twice, or the file is damaged or decompresses beyond its limit, so that later
+        rows cannot be trusted.
     """
     with _open_lines(table) as lines:
         header = _header(table, lines)
@@ -132,7 +132,8 @@ def table_rows(table: Table, wanted: Sequence[str]) -> Iterator[Row]:
         for name in folded:
             if header.find(name) is None:
                 raise DataError(
-                    f"{table}, line 1: expected the columns {','.join(wanted)}, found {header.text()!r}"
+                    f"{table}, line 1: expected the columns {','.join(wanted)}, found {header.text()!r}. "
+                    "Fix: rename the columns"
                 )
         places = tuple(header.names.index(name) for name in folded)
         reader = csv.reader(lines, delimiter=header.delimiter)
@@ -150,9 +151,9 @@ def table_rows(table: Table, wanted: Sequence[str]) -> Iterator[Row]:
 
 
 def find_tables(folder: Path, accepts: Callable[[Header], bool]) -> list[Table]:
-    """Return the tables in ``folder`` whose header is accepted; archives are looked into where no plain file is.
+    """Return the tables in ``folder`` whose header is accepted; archives are opened only if no plain file matches.
 
-    Files that cannot be read are passed over: :func:`describe_tables` names them.
+    Files that cannot be read are ignored here; :func:`describe_tables` names them.
     """
     paths = list_files(folder, (*_TEXT_SUFFIXES, _ZIP))
     for archives in (False, True):
@@ -166,7 +167,7 @@ def find_tables(folder: Path, accepts: Callable[[Header], bool]) -> list[Table]:
 
 
 def accepted_tables(path: Path, accepts: Callable[[Header], bool], *, strict: bool = True) -> list[Table]:
-    """Return the tables of a file whose header is accepted; what cannot be read is an error if ``strict``."""
+    """Return the tables of a file whose header is accepted; an unreadable file raises if ``strict``."""
     found = []
     try:
         for table in tables_of(path):
@@ -179,7 +180,7 @@ def accepted_tables(path: Path, accepts: Callable[[Header], bool], *, strict: bo
 
 
 def only_one(tables: Sequence[Table], where: Path) -> Table | None:
-    """Return the one table, ``None`` for none.
+    """Return the only table, ``None`` without tables.
 
     Raises
     ------
@@ -189,12 +190,12 @@ def only_one(tables: Sequence[Table], where: Path) -> Table | None:
     if len(tables) > 1:
         names = ", ".join(str(table) for table in tables[:5])
         advice = "unpack, and name" if any(table.member for table in tables) else "name"
-        raise DataError(f"{where} holds {len(tables)} tables that could be meant: {advice} one of {names}")
+        raise DataError(f"{where} holds {len(tables)} matching tables. Fix: {advice} one of {names}")
     return tables[0] if tables else None
 
 
 def describe_tables(path: Path) -> str:
-    """Return in words what was found at ``path``, and the columns of its first tables."""
+    """Return a description of the files at ``path``, and the columns of its first tables."""
     text = describe(path)
     try:
         paths = list_files(path, (*_TEXT_SUFFIXES, _ZIP)) if path.is_dir() else (path,)
@@ -204,12 +205,12 @@ def describe_tables(path: Path) -> str:
                 headers = [f"{t.name} with the columns {read_header(t).text()!r}" for t in tables[:3]]
                 text += "; " + (", ".join(headers) or f"no CSV file in {shown(file.name)}")
     except DataError as error:
-        text += f"; {error}"
+        text += f"; {without_fix(error)}"
     return text
 
 
 class _Lines:
-    """Lines of a text file, of bounded length and number; ``row_chars`` is set to 0 after each row."""
+    """Lines of a text file, of bounded length and number; the caller sets ``row_chars`` to 0 after each row."""
 
     def __init__(self, file: io.TextIOBase, table: Table) -> None:
         self._file, self._table = file, table
@@ -226,14 +227,14 @@ class _Lines:
         self.row_chars += len(line)
         if self.row_chars > MAX_ROW_CHARS:
             raise DataError(
-                f"{self._table}, line {self.number}: a row has more than {MAX_ROW_CHARS:,} characters: is a quotation "
-                "mark or a line end missing?"
+                f"{self._table}, line {self.number}: a row has more than {MAX_ROW_CHARS:,} characters. "
+                "Fix: add the missing quotation mark or line end"
             )
         self._blank = self._blank + 1 if line.isspace() else 0
         if self.number > MAX_LINES or self._blank > MAX_BLANK_LINES:
             raise DataError(
-                f"{self._table}, line {self.number}: expected at most {MAX_LINES:,} lines, and {MAX_BLANK_LINES:,} blank "
-                "lines one after the other: this is no list of faces"
+                f"{self._table}, line {self.number}: expected at most {MAX_LINES:,} lines, and {MAX_BLANK_LINES:,} "
+                "consecutive blank lines. Fix: give the label file of the data set"
             )
         return line
 
@@ -266,7 +267,7 @@ def _open_lines(table: Table) -> Iterator[_Lines]:
             archive = _archive(table.path, stack)
             info = archive.getinfo(table.member)
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise DataError(f"{table} is compressed by an unusual method: unpack it")
+                raise DataError(f"{table} is compressed by an unsupported method. Fix: unpack it")
             size = min(size, info.compress_size)
             _refuse_growth(table, info.file_size, size)
             stream: IO[bytes] | Any = stack.enter_context(archive.open(info))
@@ -276,7 +277,7 @@ def _open_lines(table: Table) -> Iterator[_Lines]:
             size = MAX_BYTES
             stream = stack.enter_context(table.path.open("rb"))
         counted = io.BufferedReader(_Counted(stream, table, size), 1 << 16)
-        # Bytes that are no UTF-8 are kept for Row.columns to report.
+        # Invalid UTF-8 is kept, so that Row.columns can report its line.
         text = io.TextIOWrapper(counted, encoding="utf-8-sig", errors="surrogateescape", newline="")
         lines.append(_Lines(text, table))
         yield lines[0]
@@ -286,15 +287,15 @@ def _open_lines(table: Table) -> Iterator[_Lines]:
 def _readable(what: str, lines: list[_Lines] | None) -> Iterator[None]:
     try:
         yield
-    # What zipfile raises at damage and at archives with a password is in none of its documents.
+    # The errors that zipfile raises for damaged or encrypted archives are not documented.
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, struct.error, ValueError, LookupError,
             RuntimeError, OverflowError) as error:  # fmt: skip
         beyond = f" beyond line {lines[0].number if lines else 0}" if lines is not None else ""
-        raise DataError(f"{what} cannot be read{beyond} ({error}): fetch it again") from error
+        raise DataError(f"{what} cannot be read{beyond} ({error}). Fix: download it again") from error
 
 
 class _Counted(io.RawIOBase):
-    """A stream that refuses to grow beyond all bounds."""
+    """A stream whose decompressed size is limited."""
 
     def __init__(self, stream: Any, table: Table, compressed_bytes: int) -> None:
         super().__init__()
@@ -316,7 +317,8 @@ def _refuse_growth(table: Table, size: int, compressed: int) -> None:
     most = min(MAX_BYTES, max(_FREE_BYTES, MAX_GROWTH * compressed))
     if size > most:
         raise DataError(
-            f"{table} grows to more than {most >> 20} MiB: FER2013 has 290 MiB and grows 4 times; this is no such file"
+            f"{table} decompresses to more than {most >> 20} MiB, expected about 290 MiB as FER2013, at a ratio of 4. "
+            "Fix: give the label file of the data set"
         )
 
 
@@ -326,7 +328,7 @@ def _archive(path: Path, stack: ExitStack) -> zipfile.ZipFile:
 
 
 class _ShortReads:
-    """A file of which no large part is read at once: ``zipfile`` takes a list of files of any length."""
+    """A file whose single reads are limited, since ``zipfile`` reads an archive directory of any length at once."""
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
         self._file, self._path = file, path
@@ -334,7 +336,7 @@ class _ShortReads:
     def read(self, size: int = -1) -> bytes:
         data = self._file.read(_MAX_LIST_BYTES + 1 if size < 0 else min(size, _MAX_LIST_BYTES + 1))
         if len(data) > _MAX_LIST_BYTES:
-            raise DataError(f"{self._path} holds too many files: unpack it and give the folder")
+            raise DataError(f"{self._path} holds too many files. Fix: unpack it and give the folder")
         return data
 
     def __getattr__(self, name: str) -> Any:

@@ -101,7 +101,7 @@ def test_splits_are_the_two_lists(tmp_path: Path, astronaut: np.ndarray) -> None
     assert load_dataset(root, "training").targets.tolist() == [1, 2]
     assert load_dataset(root, "validation").name == "AffectNet validation"
     assert load_dataset(root / "Manually_Annotated_file_lists" / "validation.csv").targets.tolist() == [6]
-    with pytest.raises(DataError, match="it has training, validation; did you mean 'training'"):
+    with pytest.raises(DataError, match=r"Fix: choose from training, validation \(did you mean 'training'"):
         load_dataset(root, "Training")
 
 
@@ -122,20 +122,20 @@ BAD = [
     (row("103/none.png"), "does not exist"),
     (row("../../../secret.png"), "lies outside"),
     (row("/etc/hostname"), "lies outside"),
-    (row("a\0b.png"), "is no file name"),
+    (row("a\0b.png"), "is not a file name"),
     (row(""), "does not exist"),
     (row(code=11), "expression from 0 to 10"),
     (row(code="happy"), "expression from 0 to 10"),
     (row(code=""), "expression from 0 to 10"),
     (row(code="9" * 5000), "expression from 0 to 10"),
-    (row(box="140,40,0,190"), "holds no pixel"),
-    (row(box="-300,40,180,190"), "holds no pixel"),
+    (row(box="140,40,0,190"), "contains no pixel"),
+    (row(box="-300,40,180,190"), "contains no pixel"),
     (row(box="140,40,180," + "9" * 40), "face box in whole pixels"),
     (row(box="140,40,NaN,190"), "face box in whole pixels"),
     (row(points="1;2;3"), "found 3 values"),
     (row(points=LANDMARKS + "x"), "landmarks are not numbers"),
-    (row(points=LANDMARKS.replace("150.50", "nan")), "no pixel positions"),
-    (row(points=LANDMARKS.replace("150.50", "1e300")), "no pixel positions"),
+    (row(points=LANDMARKS.replace("150.50", "nan")), "not pixel positions"),
+    (row(points=LANDMARKS.replace("150.50", "1e300")), "not pixel positions"),
     (row() + ",1", "expected 9 columns, found 10"),
     ("103/a.png", "expected 9 columns, found 1"),
 ]
@@ -183,7 +183,7 @@ def test_arrays_of_text_and_numbers_are_read(tmp_path: Path, astronaut: np.ndarr
     assert np.isnan(faces.landmarks[1]).all()
     assert load_dataset(tmp_path, "validation").targets.tolist() == [7]
     assert load_dataset(tmp_path / "train_set").targets.tolist() == [6, 3, 2]
-    with pytest.raises(DataError, match="it has training, validation"):
+    with pytest.raises(DataError, match="Fix: choose from training, validation"):
         load_dataset(tmp_path, "test")
 
 

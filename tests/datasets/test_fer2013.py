@@ -98,7 +98,7 @@ def test_labels_that_cannot_be_had(tmp_path: Path) -> None:
 
 def test_unknown_split_names_those_that_exist(tmp_path: Path) -> None:
     path = write_fer2013(tmp_path, [f"4,{PIXELS},PublicTest"])
-    with pytest.raises(DataError, match="it has PublicTest; did you mean 'PublicTest'"):
+    with pytest.raises(DataError, match=r"Fix: choose from PublicTest \(did you mean 'PublicTest'"):
         load_dataset(path, "PublicTests")
 
 

@@ -38,10 +38,10 @@ def test_legend(tmp_path: Path, with_images_folder: bool) -> None:
         ("../../secret.png,sad", "lies outside"),
         ("/etc/hostname,sad", "lies outside"),
         ("link.png,sad", "lies outside"),
-        ("loop.png,sad", "is no file name|does not exist"),
+        ("loop.png,sad", "is not a file name|does not exist"),
         ("none.png,sad", "does not exist"),
         (",sad", "does not exist"),
-        ("x" * 400 + ".png,sad", "is no file name"),
+        ("x" * 400 + ".png,sad", "is not a file name"),
         ("a.png,bored", "unknown expression 'bored'"),
         ("a.png,", "unknown expression ''"),
         ("a.png", "expected 2 columns, found 1"),
@@ -137,7 +137,7 @@ def test_only_the_first_twenty_skipped_rows_are_listed(tmp_path: Path) -> None:
 def test_nothing_left_is_an_error_that_shows_the_first_problem(tmp_path: Path) -> None:
     (tmp_path / "legend.csv").write_text("image,emotion\nnone.png,sad\n")
     with pytest.raises(
-        DataError, match=r"no usable row: 1 are bad; first: .*line 2: .*none\.png does not exist"
+        DataError, match=r"no usable row, 1 are bad, the first .*line 2: .*none\.png does not exist"
     ):
         load_dataset(tmp_path, on_bad_row="skip")
 

@@ -164,7 +164,7 @@ def test_it_is_read(tmp_path: Path, name: str) -> None:
 REFUSED: dict[str, tuple[dict[str, str | bytes], str, list[str]]] = {
     "two CSV files": (
         {"fer2013.csv": FER2013, "icml_face_data.csv": ICML}, "",
-        ["2 tables that could be meant", "fer2013.csv", "icml_face_data.csv"],
+        ["2 matching tables", "fer2013.csv", "icml_face_data.csv"],
     ),
     "the folder of Kaggle's challenge": (
         {"train.csv": KAGGLE_TRAIN, "test.csv": f"pixels\n{PIXELS}\n"}, "", ["train.csv", "test.csv"],
@@ -215,7 +215,7 @@ REFUSED: dict[str, tuple[dict[str, str | bytes], str, list[str]]] = {
     ),
     "an unknown class": ({"suprise/a.png": "", **CLASSES}, "", ["'suprise'", "did you mean 'surprise'", "--skip-bad"]),
     "two lists of RAF-DB": (
-        {"list_patition_label.txt": "train_1.jpg 4\n", "list_partition_label.txt": "train_1.jpg 4\n"}, "", ["2 lists"],
+        {"list_patition_label.txt": "train_1.jpg 4\n", "list_partition_label.txt": "train_1.jpg 4\n"}, "", ["2 label lists"],
     ),
     "an empty file": ({"fer2013.csv": ""}, "fer2013.csv", ["fer2013.csv with the columns ''"]),
     "an empty folder": ({"a/b/c": "x"}, "a", ["holds no pictures", "found 1 folder (b)"]),
@@ -254,7 +254,7 @@ def test_folders_named_as_splits_are_splits(tmp_path: Path, split: str | None, c
     assert [faces.class_names[t] for t in faces.targets] == classes
     assert faces.left_out == {"pictures beside the folders of the splits": 1}
     assert training_split(tmp_path) == "train"
-    with pytest.raises(DataError, match="it has train, test, val"):
+    with pytest.raises(DataError, match="Fix: choose from train, test, val"):
         load_dataset(tmp_path, "PublicTest")
 
 
@@ -278,7 +278,7 @@ def test_order_is_natural(tmp_path: Path) -> None:
         ("fear,sad,happy", "02", ["fear", "happiness"]),
         ("fear,sad,happy", "13", ["fear", "happiness"]),
         ("fear,sad,happy", "03", "expected classes 0 to 2 or 1 to 3, found 0, 3"),
-        ("fear,sad,happy", "12", "it is unknown where counting begins"),
+        ("fear,sad,happy", "12", "it is unknown whether numbers begin at 0 or 1"),
     ],
 )
 def test_numbered_classes_take_the_order_that_is_given(

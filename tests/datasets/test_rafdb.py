@@ -88,8 +88,8 @@ BAD = [
     ("val_00002.jpg 5", "expected train_… or test_…"),
     ("train_00009.jpg 5", "does not exist"),
     ("train_/../../../EmoLabel/x.jpg 5", "lies outside"),
-    ("train_" + "x" * 400 + ".jpg 5", "is no file name"),
-    ("train_\0.jpg 5", "is no file name"),
+    ("train_" + "x" * 400 + ".jpg 5", "is not a file name"),
+    ("train_\0.jpg 5", "is not a file name"),
 ]
 
 
@@ -120,7 +120,7 @@ def test_all_bad_rows_are_skipped_when_asked(tmp_path: Path, face: np.ndarray) -
 
 def test_missing_images_and_unknown_splits_say_what_is_there(tmp_path: Path, face: np.ndarray) -> None:
     root = write_rafdb(tmp_path, ["train_00001.jpg 5"], face)
-    with pytest.raises(DataError, match="it has test, train; did you mean 'train'"):
+    with pytest.raises(DataError, match=r"Fix: choose from test, train \(did you mean 'train'"):
         load_dataset(root, "Train")
     with pytest.raises(DataError, match="no usable row"):
         load_dataset(root, "test")

@@ -52,7 +52,7 @@ def test_ten_subjects_are_left_out_in_turn() -> None:
 def test_data_without_subjects_says_how_they_are_given(make: object) -> None:
     faces = FaceDataset("faces", np.zeros((3, 2, 2), np.uint8), None, (), True)
     with pytest.raises(
-        DataError, match="faces does not say who is seen: give the CK\\+ layout, or .*subjects_from_names"
+        DataError, match="faces has no subjects. Fix: give the CK\\+ layout, or .*subjects_from_names"
     ):
         make(faces)  # type: ignore[operator]
 
@@ -61,7 +61,7 @@ def test_too_few_subjects_and_senseless_counts() -> None:
     faces = faces_of(["a", "b", "c"])
     with pytest.raises(DataError, match="3 subjects, fewer than 5 folds"):
         subject_folds(faces)
-    with pytest.raises(DataError, match="nobody is left to train on"):
+    with pytest.raises(DataError, match="too few to hold out 3"):
         leave_subjects_out(faces, 3)
     with pytest.raises(UsageError, match="folds must be a whole number from 2 .* found 1"):
         subject_folds(faces, 1)

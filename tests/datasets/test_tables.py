@@ -49,12 +49,12 @@ def many_files(count: int) -> bytes:
 
 BOMB = HEADER + b"0," + b"0 " * 2303 + b"0,Training\n"
 HOSTILE: dict[str, tuple[str, Callable[[], bytes], str]] = {
-    "gz of equal rows": ("a.csv.gz", lambda: gz(HEADER + (b"0," + b"0 " * 2303 + b"0,T\n") * 5_000), "grows to more"),
-    "gz of blank lines": ("a.csv.gz", lambda: gz(HEADER + b"\n" * (17 << 20)), "blank lines one after the other"),
-    "zip of blank lines": ("a.zip", lambda: zipped(HEADER + b"\n" * (17 << 20)), "grows to more"),
-    "zip that claims 4 GiB": ("a.zip", lambda: claiming(0xFFFFFFFE), "grows to more"),
+    "gz of equal rows": ("a.csv.gz", lambda: gz(HEADER + (b"0," + b"0 " * 2303 + b"0,T\n") * 5_000), "decompresses to more"),
+    "gz of blank lines": ("a.csv.gz", lambda: gz(HEADER + b"\n" * (17 << 20)), "consecutive blank lines"),
+    "zip of blank lines": ("a.zip", lambda: zipped(HEADER + b"\n" * (17 << 20)), "decompresses to more"),
+    "zip that claims 4 GiB": ("a.zip", lambda: claiming(0xFFFFFFFE), "decompresses to more"),
     "zip of 30,000 long names": ("a.zip", lambda: many_files(30_000), "holds too many files"),
-    "LZMA, whose dictionary may have 4 GiB": ("a.zip", lambda: zipped(BOMB, method=zipfile.ZIP_LZMA), "unusual method"),
+    "LZMA, whose dictionary may have 4 GiB": ("a.zip", lambda: zipped(BOMB, method=zipfile.ZIP_LZMA), "unsupported method"),
     "one line": ("a.csv", lambda: HEADER + b"0" * (9 << 20), "a row has more than 1,048,576 characters"),
     "a header without end": ("a.csv", lambda: b"emotion," * (1 << 20), "a row has more than"),
     "a quotation mark without end": ("a.csv", lambda: HEADER + b'x","y\n' * 400_000, "a row has more than"),
