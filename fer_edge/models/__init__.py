@@ -1,4 +1,4 @@
-"""The networks by name, and the bundles and weights that ship with the package."""
+"""Catalogue of the networks, and the bundles and weights that ship with the package."""
 
 from __future__ import annotations
 

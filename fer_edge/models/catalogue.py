@@ -1,4 +1,4 @@
-"""The networks that FER-Edge knows, without importing PyTorch, and the bundles that ship with it."""
+"""Catalogue of the supported networks, without importing PyTorch, and of the bundles that ship with FER-Edge."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ DEFAULT_MODEL = "conv-attention"
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """One network: where it comes from, how large it is, and where weights can be had.
+    """One network: its paper, size and source of weights.
 
     Attributes
     ----------
     paper : str
-        Authors, and which of their networks.
+        Authors and network.
     parameters : int
-        With the default options.
+        Number of parameters with the default options.
     macs : int
         Multiply-adds of convolutions and dense layers for one image at the network's own input size.
     weights : str
-        Where they come from.
+        Source of the weights.
     module : str
-        The module of :mod:`fer_edge.export.networks` whose ``ENTRIES`` hold it.
+        Module of :mod:`fer_edge.export.networks` whose ``ENTRIES`` contain it.
     """
 
     paper: str
@@ -54,7 +54,7 @@ def _published(network: str, paper: str, parameters: int, macs: int) -> Catalogu
     return CatalogueEntry(paper, parameters, macs, weights_text(network) or _AUTHORS, "baselines")
 
 
-#: Add your own, and how it is made to :data:`fer_edge.export.networks.NETWORKS`.
+#: To add a network, also add its constructor to :data:`fer_edge.export.networks.NETWORKS`.
 CATALOGUE: dict[str, CatalogueEntry] = {
     "conv-attention": CatalogueEntry(
         "Jalal et al.: convolution and self-attention",
@@ -110,11 +110,11 @@ class ShippedModel:
     network : str
         A key of :data:`CATALOGUE`.
     labels : str
-        Whose labels of FER2013 it was trained on: ``ferplus`` or ``fer2013``.
+        Labels of FER2013 used for training: ``ferplus`` or ``fer2013``.
     recipe : str
-        Name of the recipe that made it.
+        Name of its training recipe.
     summary : str
-        What it is for, one sentence.
+        Purpose, in one sentence.
     """
 
     network: str
@@ -123,7 +123,7 @@ class ShippedModel:
     summary: str
 
 
-#: By the name that commands take; beside each bundle lie its weights, its model card and its figures.
+#: Shipped models by their name in commands; beside each bundle lie its weights, model card and measurements.
 SHIPPED: Mapping[str, ShippedModel] = {
     DEFAULT_MODEL: ShippedModel(
         "conv-attention",
@@ -135,13 +135,13 @@ SHIPPED: Mapping[str, ShippedModel] = {
         "conv-attention",
         "fer2013",
         "conv-attention-fer2013",
-        "Seven classes of FER2013, whose figures can be compared with those of the papers.",
+        "Seven classes of FER2013, with results comparable to those of the papers.",
     ),
     "visual-attention": ShippedModel(
         "visual-attention",
         "fer2013",
         "visual-attention-fer2013",
-        "Seven classes of FER2013 with 0.3 million parameters; its map shows where it looks.",
+        "Seven classes of FER2013, with 0.3 million parameters and an attention map.",
     ),
 }
 
@@ -152,7 +152,7 @@ def shipped_bundle(name: str = DEFAULT_MODEL) -> Path:
     Raises
     ------
     WeightsError
-        If none ships.
+        If no such bundle ships.
     """
     if name not in SHIPPED:
         raise no_weights_ship(name)
@@ -160,20 +160,20 @@ def shipped_bundle(name: str = DEFAULT_MODEL) -> Path:
 
 
 def no_weights_ship(name: str) -> WeightsError:
-    """Return the error for a network whose weights neither ship nor have a known address."""
+    """Return the error for a network whose weights neither ship nor have a known URL."""
     return WeightsError(
-        f"no trained weights of {name} ship with FER-Edge (there are {', '.join(SHIPPED)}): give --weights FILE "
-        "(a checkpoint of the authors, or weights that fer-edge train made), or --weights random for timing only"
+        f"no trained weights of {name} ship with FER-Edge (available are {', '.join(SHIPPED)}). Fix: give --weights FILE "
+        "(a checkpoint of the authors, or weights made by fer-edge train), or --weights random for timing only"
     )
 
 
 def find_bundle(name_or_path: str | Path) -> Path:
-    """Return a bundle's folder: a path, ``default``, or a key of :data:`SHIPPED` where no such bundle lies.
+    """Return a bundle's folder from a path, ``default``, or a key of :data:`SHIPPED`; an existing bundle has priority.
 
     Raises
     ------
     BundleError
-        If there is none; the message names those that ship and the nearest name.
+        If it does not exist; the message names the shipped bundles and the closest name.
     """
     from fer_edge.manifest import MANIFEST  # it loads NumPy
 
@@ -188,12 +188,12 @@ def find_bundle(name_or_path: str | Path) -> Path:
         with suppress(OSError):
             names += [str(path.with_name(entry.name)) for entry in path.parent.glob("*.fer")]
         raise BundleError(
-            f"bundle {name} does not exist: give the folder of a bundle, or one that ships ({', '.join(shipped)})"
+            f"bundle {name} does not exist. Fix: give the folder of a bundle, or one that ships, {', '.join(shipped)}"
             f"{closest(name, names)}"
         )
     return path
 
 
 def shipped_figures(name: str) -> dict[str, Any]:
-    """Return the measured figures of a shipped model, with the record of their measurement."""
+    """Return the measurements of a shipped model, with their conditions."""
     return dict(json.loads((MODELS_FOLDER / f"{name}.json").read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""The weights files that networks' authors have published: which, where, under which licence, and what they are."""
+"""Catalogue of weights files published by the networks' authors: URLs, licence and origin."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """One file of a network's authors.
+    """One weights file of a network's authors.
 
     Attributes
     ----------
     name : str
-        As the authors call it.
+        The authors' file name.
     network : str
-        What it fills, a key of :data:`fer_edge.models.catalogue.CATALOGUE`.
+        Network that it belongs to, a key of :data:`fer_edge.models.catalogue.CATALOGUE`.
     confirmed : bool
-        Whether the authors' own code fetches it from these addresses. Where it does not, they are still tried.
+        ``True`` if the authors' own code downloads it from these URLs. Otherwise they are tried nevertheless.
     known : str
-        Where that is known from, or what is known of the file.
+        Evidence for ``confirmed``, or what is known about the file.
     remark : str
-        Which weights these are.
+        Description of the weights.
     owner, repository, release : str
-        On Hugging Face and GitHub, and the release on GitHub that holds the file.
+        Owner and repository on Hugging Face and GitHub, and the GitHub release that holds the file.
     licence : str
-        Of the weights, as far as it is stated.
+        Licence of the weights, if stated.
     """
 
     name: str
@@ -42,7 +42,7 @@ class PublishedFile:
 
     @property
     def addresses(self) -> tuple[str, str]:
-        """Where the file is looked for, in order."""
+        """URLs that are tried, in order."""
         place = f"{self.owner}/{self.repository}"
         return (
             f"https://huggingface.co/{place}/resolve/main/{self.name}",
@@ -51,7 +51,7 @@ class PublishedFile:
 
     @property
     def mirror_path(self) -> str:
-        """Where a mirror has the file."""
+        """Path of the file on a mirror."""
         return f"/{self.owner}/{self.repository}/{self.name}"
 
 
@@ -74,11 +74,11 @@ _FILES = (
         name="Z_resmasking_dropout1_rot30_2019Nov30_13.32",
         network="resmasking",
         confirmed=True,
-        known="the authors' package rmn fetches it from both addresses",
+        known="the authors' package rmn downloads it from both addresses",
         remark=(
-            "very likely trained on VEMO, whose trainer alone writes the prefix Z_ and feeds BGR colour; it is not the "
-            "FER2013 model of the paper, whose accuracy must not be expected of it. Here it gets gray three times, as "
-            "the authors' own package rmn feeds it"
+            "very likely trained on VEMO, since only its trainer writes the prefix Z_ and uses BGR input; it is not the "
+            "FER2013 model of the paper and does not have its accuracy. FER-Edge feeds it gray, repeated to three "
+            "channels, as the authors' own package rmn does"
         ),
     ),
     _member("resnet18_rot30_2019Nov05_17.44", "resnet18", _LOST),
@@ -89,11 +89,11 @@ _FILES = (
     _member("resmasking_dropout1_rot30_2019Nov17_14.33", "resmasking", _ON_DRIVE),
     _member("resmasking_rot30_2019Nov14_04.38", "resmasking-nodropout", _NOT_LISTED),
 )
-#: By the authors' name of the file.
+#: Files by the authors' file name.
 PUBLISHED_FILES: Mapping[str, PublishedFile] = {file.name: file for file in _FILES}
 
-#: Network → the files that ``--weights auto`` takes, of an ensemble one for each member. Those that are least
-#: likely to be there come first, so that a missing member is noticed before large files are fetched.
+#: Network → the files that ``--weights auto`` downloads, for an ensemble one per member. The least likely to exist
+#: come first, so that a missing member is noticed before large files are downloaded.
 PUBLISHED: Mapping[str, tuple[PublishedFile, ...]] = {
     **{file.network: (file,) for file in reversed(_FILES)},
     "resmasking-ensemble": tuple(file for file in _FILES if not file.name.startswith("Z_")),
@@ -101,11 +101,11 @@ PUBLISHED: Mapping[str, tuple[PublishedFile, ...]] = {
 
 
 def weights_text(network: str) -> str | None:
-    """Return in words what is fetched for ``network``, ``None`` if no address is known."""
+    """Return a description of the files downloaded for ``network``, ``None`` if no URL is known."""
     files = PUBLISHED.get(network)
     if files is None:
         return None
     if all(file.confirmed for file in files):
-        return "the authors' file, fetched when first needed"
+        return "the authors' file, downloaded on first use"
     what = f"{len(files)} files of the authors" if len(files) > 1 else "the authors' file"
-    return f"{what}, tried at their addresses but not known to be there; else --weights"
+    return f"{what}, tried at their addresses but not known to exist; otherwise give --weights"

@@ -80,7 +80,7 @@ def test_a_mistyped_bundle_is_suggested(
     (tmp_path / "mine-int8.fer").mkdir()
     (tmp_path / "models" / "mine-int8.fer").mkdir(parents=True)
     with pytest.raises(
-        BundleError, match=r"does not exist: give the folder of a bundle, or one that ships"
+        BundleError, match=r"does not exist\. Fix: give the folder of a bundle, or one that ships"
     ) as caught:
         find_bundle(name)
     assert suggestion in str(caught.value)
