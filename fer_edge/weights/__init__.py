@@ -1,1 +1,1 @@
-"""Weights that are asked for: shipped, in the cache, or at their published place."""
+"""Requested weights: shipped, a local file, cached, or downloaded from their published URL."""

@@ -1,7 +1,7 @@
-"""Weights on this machine: what ships, a file, or what the authors have published, fetched once.
+"""Local weights: shipped, given as a file, or published by the authors and downloaded once.
 
-Fetched files lie in ``weights`` in the cache folder. Beside each lies a record of its sha256, made when it is first
-used and required ever after; a file that somebody puts there by hand is accepted likewise.
+Downloaded files are stored in ``weights`` in the cache folder, each with a record of its sha256, which is written on
+first use and required from then on. A file placed there by hand is accepted in the same way.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class FoundWeights:
     Attributes
     ----------
     path : Path
-        A file, or a folder with an ensemble's files.
+        File, or folder with the files of an ensemble.
     sha256 : str or None
-        What was found now; ``None`` for what is hashed while it is loaded.
+        Measured sha256; ``None`` for weights that are hashed while they are loaded.
     provenance : mapping
-        What is known of published files: licence, remark, address.
+        Licence, remark and address of published files.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class FoundWeights:
 
 
 def weights_folder() -> Path:
-    """Return the folder of fetched weights; it need not exist."""
+    """Return the folder of downloaded weights, which may not exist."""
     return cache_folder() / "weights"
 
 
@@ -60,15 +60,14 @@ def find_weights(
     on_progress: Progress = lambda stage, done, total: None,
     options: DownloadOptions = DEFAULT_OPTIONS,
 ) -> FoundWeights:
-    """Return the weights that are asked for, fetched if they are published and not here yet.
+    """Return the requested weights; published ones are downloaded if they are not in the cache.
 
     Raises
     ------
     DownloadError
-        If they cannot be fetched; the message names the addresses, the place for a file from elsewhere, and
-        ``--weights FILE``.
+        If the download fails; the message names the URLs, the path for a manual download, and ``--weights FILE``.
     WeightsError
-        If a file is not what it was, or not what was asked for.
+        If a file has changed since its first use, or does not match the request.
     """
     if request.kind == "shipped":
         return _checked(FoundWeights(MODELS_FOLDER / f"{request.shipped}.safetensors"), request.sha256)
@@ -92,7 +91,7 @@ def find_weights(
 
 
 def cached_weights(sha256: str) -> Path | None:
-    """Return the file, or the folder of an ensemble, in the cache that has this sha256 now."""
+    """Return the cached file, or folder of an ensemble, whose content has this sha256."""
     folder = weights_folder()
     digests: dict[str, str] = {}
     for record in sorted(folder.glob("*.json")):
@@ -121,24 +120,26 @@ def _published(
         size = path.stat().st_size
         if size < least_bytes:
             raise WeightsError(
-                f"{path} has {size} bytes, expected at least {least_bytes}: delete it, so that it is fetched again"
+                f"{path} has {size} bytes, expected at least {least_bytes}. Fix: delete it, so that it is downloaded again"
             )
         on_progress(f"checking {file.name}", 0, 1)
         found, recorded = sha256_of(path), _recorded(path)
         on_progress(f"checking {file.name}", 1, 1)
         if recorded is not None and found != recorded:
             raise WeightsError(
-                f"{path} is not the file it was (its sha256 is {found}, it was {recorded}): delete {path} and {_record_of(path)}, so that it is fetched again"
+                f"{path} has changed (its sha256 is {found}, expected {recorded}). "
+                f"Fix: delete {path} and {_record_of(path)}, so that it is downloaded again"
             )
         if sha256 is not None and found != sha256:
             raise WeightsError(
-                f"{path} has the sha256 {found}, expected {sha256}: delete {path} and {_record_of(path)}, or give another weights_sha256"
+                f"{path} has the sha256 {found}, expected {sha256}. Fix: delete {path} and {_record_of(path)}, or give another weights_sha256"
             )
         if recorded is None:
             _record(path, found, None)
     except OSError as error:
         raise DownloadError(
-            f"{path} cannot be read or written ({error.strerror}): set FER_EDGE_CACHE to a folder that can, or give --weights FILE"
+            f"{path} cannot be read or written ({error.strerror}). "
+            "Fix: set FER_EDGE_CACHE to a writable folder, or give --weights FILE"
         ) from error
     address = _read_record(path).get("address") or "put into the cache by hand"
     return FoundWeights(
@@ -158,9 +159,7 @@ def _fetch(
 ) -> None:
     addresses = _addresses(file)
     if _offline():
-        raise _not_fetched(
-            file, path, f"{OFFLINE} forbids the network, where it is {' and '.join(addresses)}"
-        )
+        raise _not_fetched(file, path, f"{OFFLINE} forbids network access to {' and '.join(addresses)}")
 
     def in_megabytes(stage: str, done: int, total: int) -> None:
         on_progress(f"{stage} (MB)", done // 10**6, total // 10**6)
@@ -168,7 +167,7 @@ def _fetch(
     def waiting() -> None:
         part = part_of(path)
         arrived = part.stat().st_size if part.is_file() else 0
-        on_progress(f"waiting for the process that fetches {file.name} (MB)", arrived // 10**6, 0)
+        on_progress(f"waiting for the process that downloads {file.name} (MB)", arrived // 10**6, 0)
 
     failures = []
     with only_one(path, waiting):
@@ -190,9 +189,10 @@ def _fetch(
 
 
 def _not_fetched(file: PublishedFile, path: Path, reason: str) -> DownloadError:
-    doubt = "" if file.confirmed else f" (it is not known to be published there: {file.known})"
+    doubt = "" if file.confirmed else f" (it is not known to be published there, {file.known})"
     return DownloadError(
-        f"{file.name}, the weights of {file.network}, cannot be fetched: {reason}{doubt}: put it at {path}, where it is found next time, or give --weights FILE"
+        f"{file.name}, the weights of {file.network}, cannot be downloaded: {reason}{doubt}. "
+        f"Fix: put the file at {path}, or give --weights FILE"
     )
 
 
@@ -210,12 +210,12 @@ def _addresses(file: PublishedFile) -> tuple[str, ...]:
 def _offline() -> bool:
     value = os.environ.get(OFFLINE, "").strip().lower()
     if value not in (*_SAID_YES, *_SAID_NO):
-        raise UsageError(f"{OFFLINE} must be 1 or 0, found {value!r:.40}: set one of them")
+        raise UsageError(f"{OFFLINE} must be 1 or 0, found {value!r:.40}. Fix: set {OFFLINE} to 1 or 0")
     return value in _SAID_YES
 
 
 def _checked(found: FoundWeights, expected: str | None) -> FoundWeights:
-    """Compare one file before anything reads it; what consists of several is compared by what loads it."""
+    """Verify the sha256 of a single file before it is read; weights of several files are verified while loading."""
     if expected is None or not found.path.is_file() or _is_tensorflow_part(found.path):
         return found
     sha256 = sha256_of(found.path)
@@ -224,18 +224,17 @@ def _checked(found: FoundWeights, expected: str | None) -> FoundWeights:
 
 
 def require_sha256(path: Path, found: str | None, expected: str | None) -> None:
-    """Refuse weights whose sha256 is not the expected one; ``None`` expects nothing.
+    """Require the expected sha256; ``None`` accepts any.
 
     Raises
     ------
     WeightsError
-        If it is another.
+        If it differs.
     """
     if expected is not None and found != expected:
-        raise WeightsError(f"{path} has the sha256 {found}, expected {expected}: give the file that has it")
-
-
-# --- Records ------------------------------------------------------------------------------------------------
+        raise WeightsError(
+            f"{path} has the sha256 {found}, expected {expected}. Fix: give the file with this sha256"
+        )
 
 
 def _record_of(path: Path) -> Path:
@@ -243,7 +242,7 @@ def _record_of(path: Path) -> Path:
 
 
 def _record(path: Path, sha256: str, address: str | None) -> None:
-    """Write down what a file is; ``address`` is ``None`` for one that was put there by hand."""
+    """Record the sha256 and source of a file; ``address`` is ``None`` for a file placed there by hand."""
     day = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     size = path.stat().st_size
     write_json(_record_of(path), {"sha256": sha256, "size_bytes": size, "address": address, "date": day})
@@ -260,7 +259,7 @@ def _read_record(path: Path) -> Mapping[str, Any]:
         value = None
     if not isinstance(value, dict) or not SHA256.fullmatch(str(value.get("sha256"))):
         raise WeightsError(
-            f"{record} does not hold the sha256 of {path.name}: delete it if you trust that file, both if not"
+            f"{record} does not hold the sha256 of {path.name}. Fix: delete it if you trust that file, otherwise delete both"
         )
     return value
 

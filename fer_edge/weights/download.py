@@ -1,4 +1,4 @@
-"""One file over HTTP: resumed where it broke off, checked, and either whole on disk or absent."""
+"""HTTP download of one file: resumed after interruptions, verified, and atomic on disk."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ __all__ = [
 ]
 
 _BLOCK_BYTES = 1 << 20
-#: An attempt that brings less counts as failed: a server that gives little and breaks off cannot hold us for ever.
+#: An attempt that receives less counts as failed, so that a server that always breaks off early ends the download.
 _FAIR_SHARE_BYTES = 1 << 20
 _REPORT_EVERY_S = 0.25
-#: What answers instead of a file: pages of errors and log-ins, pointers of Git LFS.
+#: Beginnings of answers that are not the file: error and login pages, Git LFS pointers.
 _NO_FILE = (b"<!doctype", b"<html", b"<?xml", b"<head", b"version https://git-lfs")
 _TEMPORARY = (408, 425, 429)
 
 
 class _Temporary(Exception):
-    """Worth another attempt, after ``wait_s`` where the server says so."""
+    """A temporary failure, to be retried after ``wait_s`` if the server gives it."""
 
     def __init__(self, reason: str, wait_s: float | None = None) -> None:
         super().__init__(reason)
@@ -60,7 +60,7 @@ class _Temporary(Exception):
 
 
 class _Altered(Exception):
-    """What lies here, or came, is not the file that was asked for."""
+    """The received bytes are not those of the requested file."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,15 @@ class DownloadOptions:
     Attributes
     ----------
     silence_s : float
-        Most that the server may be silent, while it is connected to and while it sends.
+        Timeout for connecting and for each read.
     attempts : int
-        How many attempts in a row may fail, each resumed where the last one ended.
+        Number of consecutive failed attempts, each resumed where the last one ended.
     first_wait_s, longest_wait_s : float
-        Between attempts: doubled each time; a server's ``Retry-After`` is honoured up to the longest.
+        Wait between attempts, doubled each time; a server's ``Retry-After`` is honoured up to the longest.
     largest_bytes : int
         Larger files are refused.
     spare_bytes : int
-        What must stay free on the disk.
+        Disk space that must stay free.
     """
 
     silence_s: float = 20.0
@@ -94,7 +94,7 @@ DEFAULT_OPTIONS = DownloadOptions()
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A file that has arrived: its sha256 and size, and the address that it came from."""
+    """A downloaded file: its sha256, size and address."""
 
     path: Path
     sha256: str
@@ -111,26 +111,26 @@ def download(
     least_bytes: int = 1,
     options: DownloadOptions = DEFAULT_OPTIONS,
 ) -> Downloaded:
-    """Fetch ``address`` into ``path``, which must not exist; call it with :func:`only_one` held.
+    """Download ``address`` to ``path``, which must not exist; call it with :func:`only_one` held.
 
     Parameters
     ----------
     address : str
-        ``https``, or ``http`` of a mirror. Redirects lead to ``https`` only, on loopback also to ``http`` there.
+        ``https``, or ``http`` of a mirror. Redirects are followed to ``https`` only, on loopback also to ``http``.
     path : Path
-        Appears when the file is whole. Until then its beginning lies at :func:`part_of`, with what identifies the
-        version of the file, so that a later call goes on.
+        Appears when the file is complete. Until then the received part lies at :func:`part_of`, with a record of the
+        version of the file, so that a later call can resume it.
     on_progress : callable
-        Called with ("fetching NAME", bytes, bytes), several times a second while data comes.
+        Called with ("fetching NAME", received bytes, total bytes), several times a second while data arrives.
     sha256 : str, optional
-        What the file must have. What the server declares (``X-Linked-ETag``) is required too.
+        Expected sha256. One that the server declares (``X-Linked-ETag``) is required too.
     least_bytes : int
         Smaller files are refused.
 
     Raises
     ------
     DownloadError
-        If the file does not arrive whole. The message gives the address and the reason.
+        If the file does not arrive complete. The message holds the address and the reason.
     """
     check_address(address)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ def download(
 def only_one(
     path: Path, on_wait: Callable[[], object] = lambda: None, every_s: float = 0.2
 ) -> Iterator[None]:
-    """Wait until no other process fetches ``path``; the lock ends with the process that holds it."""
+    """Wait until no other process downloads ``path``; the lock is released when its process ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = file_lock(path.with_name(f".{path.name}.lock"), every_s)
     lock.acquire(cancel_check=lambda: bool(on_wait()))
@@ -173,12 +173,12 @@ class _Download:
         self._redirects = Redirects()
         handlers: list[urllib.request.BaseHandler] = [self._redirects]
         if is_loopback(urllib.parse.urlsplit(address).netloc):
-            handlers.append(urllib.request.ProxyHandler({}))  # no proxy reaches this machine's own servers
+            handlers.append(urllib.request.ProxyHandler({}))  # a proxy cannot reach servers on loopback
         self._opener = urllib.request.build_opener(*handlers)
         self._opener.addheaders = []
 
     def run(self) -> Downloaded:
-        """Fetch, and give up after too many attempts that brought too little."""
+        """Download, and give up after too many consecutive failed attempts."""
         failed, restarted = 0, False
         while True:
             before = self._part.size()
@@ -190,21 +190,21 @@ class _Download:
             except _Altered as error:
                 self._part.forget()
                 if restarted or not self._resumed:
-                    raise DownloadError(f"{self._address}: {error}") from error
-                restarted, self._resumed = True, False  # the beginning may be of another version of the file
+                    raise DownloadError(f"{self._address} ({error})") from error
+                restarted, self._resumed = True, False  # the received part may be of another version
             except _Temporary as error:
                 failed = 0 if self._part.size() - before >= _FAIR_SHARE_BYTES else failed + 1
                 if failed >= self._options.attempts:
-                    raise DownloadError(f"{self._address}: {error} (tried {failed} times)") from error
+                    raise DownloadError(f"{self._address} ({error}, tried {failed} times)") from error
                 wait_s = self._options.first_wait_s * 2 ** max(0, failed - 1)
                 self._wait(min(max(wait_s, error.wait_s or 0.0), self._options.longest_wait_s))
             except DiskError:
                 raise
             except DownloadError as error:
-                raise DownloadError(f"{self._address}: {error}") from error
+                raise DownloadError(f"{self._address} ({error})") from error
 
     def _attempt(self) -> None:
-        """Append what the server still has; return when the file has its whole length."""
+        """Append the missing bytes; return when the file has its full length."""
         known = self._part.version()
         start = self._part.size() if known else 0
         headers = {"User-Agent": f"fer-edge/{__version__}", "Accept-Encoding": "identity"}
@@ -218,7 +218,7 @@ class _Download:
             answer = self._open(urllib.request.Request(self._address, headers=headers))
         except (OSError, http.client.HTTPException) as error:
             if isinstance(getattr(error, "reason", None), ssl.SSLCertVerificationError):
-                raise DownloadError(f"its certificate is not trusted ({error})") from error
+                raise DownloadError(f"the server's certificate is not trusted, {error}") from error
             raise _Temporary(reason_of(error)) from error
         with answer:
             try:
@@ -232,30 +232,30 @@ class _Download:
         except urllib.error.HTTPError as error:
             with error:
                 if error.code == 416:
-                    raise _Altered("the server's file is shorter than what has arrived of it") from None
-                text = " ".join(f"HTTP {error.code} {error.reason}".split())  # of redirects: several lines
+                    raise _Altered("the server's file is shorter than the received part") from None
+                text = " ".join(f"HTTP {error.code} {error.reason}".split())  # several lines after redirects
                 if error.code < 500 and error.code not in _TEMPORARY:
                     raise DownloadError(text) from None
                 raise _Temporary(text, retry_after_s(error.headers)) from None
 
     def _begin(self, answer: http.client.HTTPResponse, start: int, known: Version | None) -> int:
-        """Check the answer's header; return the offset at which its bytes belong."""
+        """Check the response headers; return the offset of its bytes in the file."""
         if answer.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
             raise DownloadError("the server sent a web page, expected a file")
         if answer.headers.get("Content-Encoding", "identity") != "identity":
-            raise DownloadError("the server sent a compressed file, which was not asked for")
+            raise DownloadError("the server sent a compressed file, which was not requested")
         length = whole_number(answer.headers.get("Content-Length"))
         if answer.status == 206 and start and known:
             total = self._total_of_part(answer.headers, start, length, known)
         elif answer.status == 200:
             start, total = 0, length or 0
             if length is None and not answer.chunked:
-                raise DownloadError("the server does not say how long the file is")
+                raise DownloadError("the server does not declare the length of the file")
         else:
             raise DownloadError(f"HTTP {answer.status}, expected 200")
         self._check_size(total or start)
         if total and total < self._least_bytes:
-            raise DownloadError(f"it has {total} bytes, expected at least {self._least_bytes}")
+            raise DownloadError(f"the file has {total} bytes, expected at least {self._least_bytes}")
         self._part.check_space(total - start, self._options.spare_bytes)
         self._total = total
         if not start:
@@ -266,7 +266,7 @@ class _Download:
         return start
 
     def _total_of_part(self, headers: Message, start: int, length: int | None, known: Version) -> int:
-        """Return the length of the whole file that a part from ``start`` to its end belongs to."""
+        """Return the total length of the file from the headers of a response that begins at ``start``."""
         found = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", headers.get("Content-Range", ""))
         if not found:
             raise _Altered("the server's Content-Range cannot be read")
@@ -274,7 +274,7 @@ class _Download:
         asked = first == start and last == total - 1 and length in (None, total - first)
         same = known.total_bytes in (0, total) and validator_of(headers) == known.validator
         if not asked or not same:
-            raise _Altered("the server sent another part of the file than was asked for")
+            raise _Altered("the server sent another part of the file than requested")
         return total
 
     def _receive(self, answer: http.client.HTTPResponse, start: int) -> None:
@@ -289,31 +289,31 @@ class _Download:
                 done += len(block)
                 self._check_size(done)
                 if self._total and done > self._total:
-                    raise DownloadError(f"it is longer than the {self._total} bytes that were declared")
+                    raise DownloadError(f"the file is longer than the declared {self._total} bytes")
                 file.write(block)
-                file.flush()  # whatever ends this process, the next one goes on here
+                file.flush()  # if this process is killed, the next one resumes here
                 self._report(done)
             os.fsync(file.fileno())
         if self._total and done < self._total:
-            raise _Temporary(f"it broke off after {done} of {self._total} bytes")
+            raise _Temporary(f"the connection broke off after {done} of {self._total} bytes")
         self._report(done, always=True)
 
     def _checked(self) -> Downloaded:
-        """Compare what lies in the part with all that is known of the file."""
+        """Verify the size and sha256 of the received file."""
         size, found = self._part.size(), sha256_of(self._part.path)
         if size < self._least_bytes:
             self._part.forget()
-            raise DownloadError(f"it has {size} bytes, expected at least {self._least_bytes}")
+            raise DownloadError(f"the file has {size} bytes, expected at least {self._least_bytes}")
         required = ((self._redirects.declared, "the server declares"), (self._sha256, "is required"))
         for expected, whose in required:
             if expected is not None and found != expected:
-                raise _Altered(f"its sha256 is {found}, {expected} {whose}")
+                raise _Altered(f"the sha256 is {found}, {expected} {whose}")
         return Downloaded(self._path, found, size, self._address)
 
     def _check_size(self, size: int) -> None:
         if size > self._options.largest_bytes:
             raise DownloadError(
-                f"it has {size} bytes or more, expected at most {self._options.largest_bytes}"
+                f"the file has {size} bytes or more, expected at most {self._options.largest_bytes}"
             )
 
     def _report(self, done: int, always: bool = False) -> None:

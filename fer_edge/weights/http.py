@@ -24,7 +24,7 @@ def check_address(address: str) -> None:
     Raises
     ------
     UsageError
-        If so.
+        If it is.
     """
     try:
         parts = urllib.parse.urlsplit(address)
@@ -35,12 +35,13 @@ def check_address(address: str) -> None:
     if not usable or named:
         shown = "one with a user name" if named else address
         raise UsageError(
-            f"expected an address such as https://host/path, without user name and password, found {shown!r:.200}: give such an address"
+            f"expected an address without user name and password, found {shown!r:.200}. "
+            "Fix: give an address such as https://host/path"
         )
 
 
 class Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows to https, on loopback also to http; keeps the sha256 that a server of large files declares."""
+    """Redirect handler for https targets, on loopback also http; keeps the sha256 that a large-file server declares."""
 
     max_redirections = _MAX_REDIRECTS
 
@@ -50,36 +51,37 @@ class Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
-        """See :class:`urllib.request.HTTPRedirectHandler`."""
         self.declared = declared_sha256(headers) or self.declared
         parts = urllib.parse.urlsplit(newurl)
         local = is_loopback(urllib.parse.urlsplit(req.full_url).netloc) and is_loopback(parts.netloc)
         secure = parts.scheme == "https" or (parts.scheme == "http" and local)
         if not secure or parts.username or parts.password:
             fp.close()
-            raise DownloadError(f"it redirects to {newurl!r:.200}, expected https without credentials")
+            raise DownloadError(
+                f"the server redirects to {newurl!r:.200}, expected https without credentials"
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def validator_of(headers: Message) -> str | None:
-    """Return what identifies the version of the file for ``If-Range``: weak tags do not."""
+    """Return the validator of the file version for ``If-Range``: a strong ETag, else Last-Modified."""
     tag = headers.get("ETag", "")
     return tag if tag.startswith('"') else headers.get("Last-Modified")
 
 
 def declared_sha256(headers: Message) -> str | None:
-    """Return the sha256 with which Hugging Face answers for a large file."""
+    """Return the sha256 that Hugging Face declares for a large file."""
     text = headers.get("X-Linked-ETag", "").strip('"').lower()
     return text if SHA256.fullmatch(text) else None
 
 
 def whole_number(text: str | None) -> int | None:
-    """Return the number that a header holds, ``None`` for anything else."""
+    """Return the number in a header, ``None`` for any other text."""
     return int(text) if text is not None and re.fullmatch(r"\d{1,18}", text.strip(), re.ASCII) else None
 
 
 def retry_after_s(headers: Message) -> float | None:
-    """Return after how many seconds the server wants to be asked again; ``None`` where it does not say."""
+    """Return the seconds until the next attempt from ``Retry-After``; ``None`` without a valid header."""
     text = headers.get("Retry-After", "")
     if (seconds := whole_number(text)) is not None:
         return float(seconds)
@@ -90,7 +92,7 @@ def retry_after_s(headers: Message) -> float | None:
 
 
 def is_loopback(host_and_port: str) -> bool:
-    """Whether a host, with or without a port, is this machine."""
+    """Return ``True`` if a host, with or without a port, is this machine."""
     host = urllib.parse.urlsplit(f"//{host_and_port}").hostname or ""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -99,10 +101,10 @@ def is_loopback(host_and_port: str) -> bool:
 
 
 def reason_of(error: Exception) -> str:
-    """Return in words why a connection failed."""
+    """Return a text with the reason why a connection failed."""
     cause = getattr(error, "reason", error)
     if isinstance(cause, TimeoutError):
-        return "the server was silent"
+        return "the server did not answer in time"
     if isinstance(cause, http.client.IncompleteRead):
-        return "it broke off"
+        return "the connection broke off"
     return f"{type(cause).__name__}: {cause}" if isinstance(cause, Exception) else str(cause)

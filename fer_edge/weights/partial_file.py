@@ -1,4 +1,4 @@
-"""The beginning of a file that is being fetched, and what identifies the version of the file that it belongs to."""
+"""The received part of a file being downloaded, and the version of the file that it belongs to."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fer_edge.weights.http import SHA256
 
 
 class DiskError(DownloadError):
-    """The folder of the file cannot be written, or is full: another address does not help."""
+    """The folder of the file is not writable or full; another URL does not help."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """What a server says of a file: its ETag or Last-Modified, its length (0: unknown), and its sha256 if it does."""
+    """Version of a file on a server: its ETag or Last-Modified, length (0: unknown), and sha256 if declared."""
 
     validator: str
     total_bytes: int
@@ -28,12 +28,12 @@ class Version:
 
 
 def part_of(path: Path) -> Path:
-    """Return where the beginning of ``path`` waits to be resumed."""
+    """Return the path of the received part of ``path``."""
     return path.with_name(f".{path.name}.part")
 
 
 class PartialFile:
-    """The beginning of ``path``, as it came from ``address``, with a record beside it."""
+    """The part of ``path`` received from ``address``, with a record of its version beside it."""
 
     def __init__(self, path: Path, address: str) -> None:
         self.path = part_of(path)
@@ -41,11 +41,11 @@ class PartialFile:
         self._record = self.path.with_name(f"{self.path.name}.json")
 
     def size(self) -> int:
-        """Return how many bytes have arrived."""
+        """Return the number of received bytes."""
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def version(self) -> Version | None:
-        """Return what the bytes belong to; ``None`` where they cannot be added to from this address."""
+        """Return the version of the received bytes; ``None`` if they cannot be resumed from this address."""
         try:
             value = json.loads(self._record.read_text(encoding="utf-8"))
             same = value.pop("address") == self._address
@@ -61,35 +61,37 @@ class PartialFile:
         return version if same and usable and self.size() else None
 
     def remember(self, version: Version) -> None:
-        """Record what the bytes to come belong to."""
+        """Record the version of the bytes to be received."""
         write_json(self._record, {"address": self._address, **dataclasses.asdict(version)})
 
     def forget(self) -> None:
-        """Delete what has arrived."""
+        """Delete the received bytes and their record."""
         self.path.unlink(missing_ok=True)
         self._record.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Give the file its name."""
+        """Rename the complete file to its final name."""
         self.path.replace(self._whole)
         self._record.unlink(missing_ok=True)
 
     def check_space(self, needed_bytes: int, spare_bytes: int) -> None:
-        """Refuse to begin what the disk cannot hold.
+        """Require enough free disk space.
 
         Raises
         ------
         DiskError
-            If there is too little room.
+            If there is too little space.
         """
         free = shutil.disk_usage(self.path.parent).free
         if free < needed_bytes + spare_bytes:
             raise DiskError(
-                f"{self.path.parent} has {free / 1e6:.0f} MB free, the file needs {(needed_bytes + spare_bytes) / 1e6:.0f} MB: make room, or set FER_EDGE_CACHE to another folder"
+                f"{self.path.parent} has {free / 1e6:.0f} MB free, the file needs {(needed_bytes + spare_bytes) / 1e6:.0f} MB. Fix: free disk space, or set FER_EDGE_CACHE to another folder"
             )
 
 
 def disk_error(error: OSError, path: Path) -> DiskError:
     """Return the error of a write that failed."""
-    what = "the disk is full" if error.errno == errno.ENOSPC else f"it cannot be written ({error.strerror})"
-    return DiskError(f"{path}: {what}: make room, or set FER_EDGE_CACHE to another folder")
+    what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
+    return DiskError(
+        f"{path} cannot be written ({what}). Fix: free disk space, or set FER_EDGE_CACHE to another folder"
+    )

@@ -80,8 +80,8 @@ def test_the_catalogue_says_which_weights_are_fetched(capsys: pytest.CaptureFixt
     shown = {
         name: entry["weights"] for name, entry in json.loads(capsys.readouterr().out)["networks"].items()
     }
-    assert shown["resmasking"] == "the authors' file, fetched when first needed"
-    assert "not known to be there" in shown["resnet18"]
+    assert shown["resmasking"] == "the authors' file, downloaded on first use"
+    assert "not known to exist" in shown["resnet18"]
     assert "7 files" in shown["resmasking-ensemble"]
     assert "--weights FILE" in shown["feratt"]
 
@@ -110,9 +110,9 @@ def test_a_file_put_there_by_hand_needs_no_network(cache: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda path: path.write_bytes(CONTENT[::-1]), "is not the file it was .*: delete {path}"),
-        (lambda path: path.write_bytes(b"short"), "has 5 bytes, expected at least 30843428: delete it"),
-        (lambda path: path.with_name(f"{NAME}.json").write_text("{}"), "does not hold the sha256 of {name}: delete"),
+        (lambda path: path.write_bytes(CONTENT[::-1]), "has changed .*. Fix: delete {path}"),
+        (lambda path: path.write_bytes(b"short"), "has 5 bytes, expected at least 30843428. Fix: delete it"),
+        (lambda path: path.with_name(f"{NAME}.json").write_text("{}"), "does not hold the sha256 of {name}. Fix: delete"),
         (lambda path: path.with_name(f"{NAME}.json").write_text("[" * 60_000), "does not hold the sha256"),
     ],
 )  # fmt: skip
@@ -125,7 +125,7 @@ def test_a_cached_file_that_changed_is_an_error(mirror: Server, cache: Path, cha
 
 
 def test_a_required_sha256_is_required_at_once(mirror: Server, cache: Path, tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match=f"its sha256 is {SHA256}, {'0' * 64} is required"):
+    with pytest.raises(DownloadError, match=f"the sha256 is {SHA256}, {'0' * 64} is required"):
         find(sha256="0" * 64)
     assert not (cache / NAME).exists()
     find()
@@ -160,7 +160,7 @@ def test_what_cannot_be_fetched_names_every_way_out(
 
 def test_offline_names_both_addresses(cache: Path) -> None:
     (file,) = PUBLISHED["resmasking"]
-    with pytest.raises(DownloadError, match="FER_EDGE_OFFLINE forbids the network") as error:
+    with pytest.raises(DownloadError, match="FER_EDGE_OFFLINE forbids network access") as error:
         find(network="resmasking")
     for text in (*file.addresses, str(cache / file.name), "--weights FILE"):
         assert text in str(error.value)
@@ -180,7 +180,7 @@ def test_the_second_host_is_asked_where_the_first_fails(
     ("name", "value", "message"),
     [
         ("FER_EDGE_OFFLINE", "maybe", "FER_EDGE_OFFLINE must be 1 or 0, found 'maybe'"),
-        ("FER_EDGE_WEIGHTS_MIRROR", "ftp://host", "FER_EDGE_WEIGHTS_MIRROR: expected an address such as https"),
+        ("FER_EDGE_WEIGHTS_MIRROR", "ftp://host", "FER_EDGE_WEIGHTS_MIRROR: expected an address .*Fix: give an address such as https"),
         ("FER_EDGE_WEIGHTS_MIRROR", "http://me:secret@host", "found 'one with a user name'"),
     ],
 )  # fmt: skip
@@ -213,8 +213,8 @@ def test_a_read_only_cache(mirror: Server, cache: Path) -> None:
         ("feratt", "auto", WeightsError, "no trained weights of feratt ship.*--weights FILE .*--weights random"),
         ("emotionaldan", "auto", WeightsError, "no trained weights of emotionaldan ship"),
         ("resmasking", "Z_resmasking_dropout1_rot30_2019Nov30_13.23", WeightsError, "does not exist.*did you mean"),
-        ("resmasking", NAME, UsageError, f"is of the network {NETWORK}: give --model {NETWORK}"),
-        ("resmasking", "conv-attention", UsageError, "is of the network conv-attention"),
+        ("resmasking", NAME, UsageError, f"are weights of {NETWORK}, .* Fix: give --model {NETWORK}"),
+        ("resmasking", "conv-attention", UsageError, "are weights of conv-attention"),
     ],
 )  # fmt: skip
 def test_typos_are_noticed_before_anything_else(
