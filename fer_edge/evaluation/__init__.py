@@ -1,1 +1,1 @@
-"""Accuracy on labelled faces: metrics, temperature, plots."""
+"""Evaluation on labelled faces: metrics, temperature scaling, plots."""

@@ -20,7 +20,7 @@ from fer_edge.preprocess import crop_face, prepare_batch
 from fer_edge.probabilities import Prior, ProbabilityRule, make_rule, softmax
 from fer_edge.spec import ModelSpec
 
-#: More is not faster on a CPU, and takes memory: 32 faces of Residual Masking Network took 1 GiB.
+#: Larger batches are not faster on a CPU and need more memory: 32 faces of Residual Masking Network needed 1 GiB.
 BATCH_SIZE = 8
 
 
@@ -28,9 +28,9 @@ BATCH_SIZE = 8
 class Evaluation:
     """Result of :func:`evaluate`.
 
-    ``left_out`` counts images whose class the network does not have, ``no_face`` those where the
-    detector found none; neither is in ``metrics``. The calibration error is that of data with the class frequencies
-    of the prior of ``rule``: faces weigh q / π. ``photographs`` is whether the largest face was cut out of each picture.
+    ``left_out`` counts images whose class the network does not have, ``no_face`` those without a detected face;
+    neither are in ``metrics``. The calibration error is for data with the class frequencies of the prior of ``rule``:
+    faces have the weight q / π. ``photographs`` is ``True`` if the largest face was cropped from each image.
     """
 
     data: str
@@ -59,8 +59,8 @@ def session_logits(
 ) -> np.ndarray:
     """Return ``[N, K]`` logits / ``temperature`` of face crops.
 
-    With ``flip`` it is the log of the mean softmax with the mirror image, both under the prior that the logits imply:
-    another one comes once, last (:meth:`fer_edge.probabilities.ProbabilityRule.apply_prior`).
+    With ``flip``, they are the log of the mean softmax over the image and its mirror image, both under the prior that
+    the logits imply; apply another prior afterwards (:meth:`fer_edge.probabilities.ProbabilityRule.apply_prior`).
     """
     parts = []
     for start in range(0, len(crops), BATCH_SIZE):
@@ -75,7 +75,7 @@ def session_logits(
 
 
 def known_targets(faces: FaceDataset, spec: ModelSpec) -> np.ndarray:
-    """Return ``[N]`` class indices of ``spec``; -1 where a face has no label, or one that the network lacks."""
+    """Return ``[N]`` class indices of ``spec``; -1 for a face without a label or with a class that the network lacks."""
     if faces.labels is None:
         return np.full(len(faces), -1)
     classes = index_map(faces.class_names, spec.class_names)[faces.targets]
@@ -91,10 +91,10 @@ def labelled_logits(
     on_faces: Callable[[int], None] = lambda faces: None,
     temperature: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Run the faces whose label the network knows; return ``[N, K]`` logits and their ``[N]`` true classes.
+    """Run the faces whose class the network has; return their ``[N, K]`` logits and ``[N]`` true classes.
 
-    Where the images are photographs, ``detector`` finds the largest face of each; those without are left out.
-    The rest is as in :func:`session_logits`.
+    In photographs, ``detector`` finds the largest face; photographs without a face are left out.
+    The other parameters are those of :func:`session_logits`.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def labelled_logits(
     crops: FaceDataset | list[np.ndarray] = faces
     if not faces.are_crops:
         if detector is None:
-            raise DataError(f"{faces.name} holds photographs, not face crops: give a detector")
+            raise DataError(f"{faces.name} holds photographs, not face crops. Fix: give a detector")
         found = [_largest_face(image, detector, spec) for image in faces]
         targets = targets[[crop is not None for crop in found]]
         crops = [crop for crop in found if crop is not None]
@@ -125,34 +125,34 @@ def evaluate(
     options: SessionOptions | None = None,
     on_faces: Callable[[int], None] = lambda faces: None,
 ) -> Evaluation:
-    """Measure a bundle on labelled faces.
+    """Measure the accuracy of a bundle on labelled faces.
 
     Parameters
     ----------
     detector : Detector, optional
-        Needed where the images are photographs and not face crops: the largest face is taken. Where it is given,
-        pictures of a folder are looked at, whether they are photographs
-        (:func:`fer_edge.evaluation.photographs.holds_photographs`); without, ``faces.are_crops`` is believed.
+        Required for photographs, in which it finds the largest face. With a detector, images of a folder are tested
+        for being photographs (:func:`fer_edge.evaluation.photographs.holds_photographs`); without, ``faces.are_crops``
+        is used unchecked.
     flip : bool
         Average with the mirror image (test-time flip).
     prior : str, mapping or None
-        See :func:`fer_edge.probabilities.make_rule`.
+        Class prior, as in :func:`fer_edge.probabilities.make_rule`.
 
     Raises
     ------
     DataError
-        If there are no labels, or no image can be used.
+        If there are no labels, or no usable image.
     UsageError
         If the prior cannot be applied.
     """
     spec, rule = bundle.spec, make_rule(bundle.manifest, prior)
     if faces.labels is None:
-        raise DataError(f"{faces.name} has no labels: give labelled faces")
+        raise DataError(f"{faces.name} has no labels. Fix: give labelled faces")
     if detector is not None and holds_photographs(faces, lambda: detector, spec.crop):
         faces = replace(faces, are_crops=False)
     usable = int((known_targets(faces, spec) >= 0).sum())
     if usable == 0:
-        raise DataError(f"no face of {faces.name} has a label that the network knows: give other data")
+        raise DataError(f"no face of {faces.name} has a class of the network. Fix: give other data")
     chosen = precision or bundle.manifest.precision
     session = load_session(bundle, backend, chosen, options)
     logits, targets = labelled_logits(session, faces, spec, flip, detector, on_faces, rule.temperature)

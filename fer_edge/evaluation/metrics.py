@@ -1,4 +1,4 @@
-"""Classification figures: accuracy, balanced accuracy, macro-F1, calibration error, confusion matrix."""
+"""Classification metrics: accuracy, balanced accuracy, macro-F1, calibration error, confusion matrix."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fer_edge.errors import DataError
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Faces of similar confidence: how many, their weight, weighted mean confidence and share that is right."""
+    """Faces of similar confidence: count, total weight, weighted mean confidence and weighted accuracy."""
 
     count: int
     confidence: float
@@ -24,7 +24,7 @@ class ReliabilityBin:
 def reliability_bins(
     probabilities: np.ndarray, targets: np.ndarray, bins: int = 15, weights: np.ndarray | None = None
 ) -> tuple[ReliabilityBin, ...]:
-    """Return those of ``bins`` equal-width bins of confidence that hold a face, least confident first.
+    """Return the non-empty ones of ``bins`` equal-width bins of confidence, least confident first.
 
     Parameters
     ----------
@@ -33,9 +33,9 @@ def reliability_bins(
     targets : np.ndarray
         ``[N]`` class indices.
     bins : int
-        How many.
+        Number of bins.
     weights : np.ndarray, optional
-        ``[N]``, from 0: how much each face counts; 1 if left out. A bin whose faces weigh nothing is left out.
+        ``[N]``, non-negative weight of each face; 1 by default. A bin of total weight 0 is left out.
     """
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == targets
@@ -66,10 +66,10 @@ def _calibration_error(bins: Sequence[ReliabilityBin]) -> float:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Figures of one evaluation.
+    """Metrics of one evaluation.
 
-    Rows of ``confusion`` are true classes, columns predictions. ``reliability`` are the bins from which ``ece``
-    is computed; ``ece_unweighted`` is that of the faces as they are, where weights were given.
+    Rows of ``confusion`` are true classes, columns predictions. ``reliability`` are the bins of ``ece``;
+    ``ece_unweighted`` is the calibration error without the weights.
     """
 
     class_names: tuple[str, ...]
@@ -85,7 +85,7 @@ class Metrics:
     reliability: tuple[ReliabilityBin, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types, per-class figures keyed by class name."""
+        """Return plain JSON types, per-class metrics keyed by class name."""
         return {
             "count": self.count,
             "accuracy": self.accuracy,
@@ -107,29 +107,33 @@ def compute_metrics(
     class_names: Sequence[str],
     weights: np.ndarray | None = None,
 ) -> Metrics:
-    """Compute every figure from ``[N, K]`` probabilities and ``[N]`` true class indices.
+    """Compute all metrics from ``[N, K]`` probabilities and ``[N]`` true class indices.
 
-    Balanced accuracy and macro-F1 average over the classes that occur in ``targets``. ``weights`` ``[N]`` are for the
-    calibration error and the reliability alone: see :attr:`fer_edge.probabilities.ProbabilityRule.importance`.
+    Balanced accuracy and macro-F1 average over the classes that occur in ``targets``. ``weights`` ``[N]``, such as
+    :attr:`fer_edge.probabilities.ProbabilityRule.importance`, apply only to the calibration error and ``reliability``.
 
     Raises
     ------
     DataError
-        If there is nothing to measure, or no face weighs more than 0.
+        If there are no faces, or the total weight is 0.
     """
     count = len(targets)
     if count == 0:
-        raise DataError("there are no labelled faces to measure: give other data")
+        raise DataError("there are no labelled faces to measure. Fix: give other data")
     classes = len(class_names)
     if probabilities.shape != (count, classes) or not np.isfinite(probabilities).all():
         raise DataError(
             f"expected finite probabilities [{count}, {classes}], found the shape {list(probabilities.shape)}"
+            f"{'' if np.isfinite(probabilities).all() else ' with NaN or infinity'}. Fix: check the model's outputs"
         )
     if np.min(targets) < 0 or np.max(targets) >= classes:
-        raise DataError(f"the true classes must be from 0 to {classes - 1}")
+        raise DataError(
+            f"the true classes must be from 0 to {classes - 1}, found {np.min(targets)} to {np.max(targets)}. "
+            "Fix: leave other faces out"
+        )
     if weights is not None and not (np.isfinite(weights).all() and np.min(weights) >= 0 < np.sum(weights)):
         raise DataError(
-            "the calibration error needs a labelled face of a class whose prior is above 0: give other data or "
+            "the calibration error needs a labelled face of a class whose prior is above 0. Fix: give other data or "
             "another prior"
         )
     predicted = probabilities.argmax(axis=1)

@@ -1,4 +1,4 @@
-"""Photographs: recognised as such, and cut to the largest face of each; ``build``, ``eval`` and ``train`` share this rule."""
+"""Detection of photographs, and crops of their largest face, shared by ``build``, ``eval`` and ``train``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fer_edge.detection.base import Detector
 from fer_edge.preprocess import crop_rectangle
 from fer_edge.spec import CropRule
 
-#: So many pictures of a folder are looked at. The crop of a detected face covers 90 % of a face crop at the median
+#: Number of tested images. In a face crop, the crop of the detected face covers 90 % of the image at the median
 #: (FER2013, enlarged to 96 pixels: 94 %, 51 % at the 5 % quantile).
 _PROBED = 12
 _MIN_SIDE_PX = 96
@@ -22,19 +22,19 @@ _CROP_SHARE = 0.4
 
 
 def holds_photographs(faces: FaceDataset, detector: Callable[[], Detector], rule: CropRule) -> bool:
-    """Return whether the pictures are photographs in which a face is only a part.
+    """Return ``True`` if the images are photographs, in which a face is only a part.
 
-    A data set that says so is believed. Pictures of a folder are looked at: they are photographs if a face is found
-    in at least a quarter of them, and its crop covers less than 40 % of the picture at the median.
+    A data set that declares photographs is not tested. Images of a folder are photographs if a face is found in at
+    least a quarter of them, and its crop covers less than 40 % of the image at the median.
 
     Parameters
     ----------
     faces : FaceDataset
-        The pictures.
+        Images.
     detector : callable
-        Gives the detector; called only where there is something to detect.
+        Returns the detector; called only if detection is needed.
     rule : CropRule
-        How the network's crops are cut.
+        Crop rule of the network.
     """
     if not faces.are_crops:
         return True
@@ -52,9 +52,9 @@ def holds_photographs(faces: FaceDataset, detector: Callable[[], Detector], rule
 
 
 def recognised(faces: FaceDataset, create: Callable[[], Detector], rule: CropRule) -> FaceDataset:
-    """Return the data set with ``are_crops`` as :func:`holds_photographs` finds it.
+    """Return the data set with ``are_crops`` set by :func:`holds_photographs`.
 
-    ``create`` makes a detector; it is called at most once, where there is something to detect, and the detector is closed.
+    ``create`` returns a detector; it is called at most once, if detection is needed, and the detector is closed.
     """
     with ExitStack() as stack:
         detector = functools.cache(lambda: stack.enter_context(closing(create())))
@@ -62,7 +62,7 @@ def recognised(faces: FaceDataset, create: Callable[[], Detector], rule: CropRul
 
 
 def face_rectangle(image: np.ndarray, detector: Detector, rule: CropRule) -> tuple[int, int, int, int] | None:
-    """Return the crop of the largest face (left, top, right, bottom), ``None`` where no face is found."""
+    """Return the crop of the largest face (left, top, right, bottom), ``None`` if no face is found."""
     found = detector.detect(image)
     return crop_rectangle(found[0].box_xyxy, rule, *image.shape[:2]) if found else None
 
@@ -75,20 +75,20 @@ def find_largest(
     Parameters
     ----------
     photographs : FaceDataset
-        N pictures.
+        N images.
     detector : Detector
-        Finds faces.
+        Face detector.
     rule : CropRule
-        How the network's crops are cut.
+        Crop rule of the network.
     on_picture : callable
         Called with 1 after each photograph.
 
     Returns
     -------
     indices : np.ndarray
-        ``[M]`` int64, the photographs in which a face is found.
+        ``[M]`` int64, indices of the photographs with a face.
     boxes_xyxy : np.ndarray
-        ``[M, 4]`` int64 pixels of the photograph; beyond it where the rule repeats border pixels.
+        ``[M, 4]`` int64 pixels of the photograph; may extend beyond it if the rule repeats border pixels.
     """
     boxes, kept = [], []
     for index, image in enumerate(photographs):
@@ -101,7 +101,7 @@ def find_largest(
 
 
 def cut_faces(photographs: FaceDataset, boxes_xyxy: np.ndarray, rule: CropRule) -> FaceDataset:
-    """Return one face of each photograph, ``boxes_xyxy`` as :func:`find_largest` gives them; files are cut on access."""
+    """Return one face crop per photograph from the boxes of :func:`find_largest`; files are cropped on access."""
     return dataclasses.replace(
         photographs, boxes_xyxy=boxes_xyxy, box_edge=rule.edge, landmarks=None, are_crops=True
     )

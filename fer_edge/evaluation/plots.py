@@ -1,4 +1,4 @@
-"""Pictures for people: the confusion matrix. Needs matplotlib."""
+"""Plot of the confusion matrix. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fer_edge.system.extras import require_extra
 
 
 def save_confusion(path: Path, metrics: Metrics, title: str) -> None:
-    """Draw the confusion matrix: counts, coloured by share of the true class.
+    """Draw the confusion matrix: counts, coloured by their share of the true class.
 
     Raises
     ------
@@ -47,6 +47,6 @@ def save_confusion(path: Path, metrics: Metrics, title: str) -> None:
         ylabel="annotated",
         title=f"{title}\naccuracy {100 * metrics.accuracy:.2f} % of {metrics.count}",
     )
-    # Matplotlib cannot open a path whose bytes are not UTF-8.
+    # Matplotlib cannot open a path that is not valid UTF-8.
     with whole_file(path) as part, part.open("wb") as file:
         figure.savefig(file, format=part.suffix.removeprefix("."), dpi=120)

@@ -1,4 +1,4 @@
-"""Temperature scaling: one number that makes confidences mean what they say (Guo et al., 2017, Section 4.2)."""
+"""Temperature scaling: one parameter that calibrates confidences (Guo et al., 2017, Section 4.2)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fer_edge.errors import DataError
 from fer_edge.evaluation.metrics import expected_calibration_error
 from fer_edge.probabilities import softmax
 
-#: 1 / T is sought between these; what would lie beyond is said by the bound.
+#: Search bounds of 1 / T; a solution beyond is clipped to the bound.
 _LEAST, _MOST = 0.05, 20.0
 _HALVINGS = 60
 _MIN_FACES = 100
@@ -19,17 +19,17 @@ _MIN_FACES = 100
 
 @dataclass(frozen=True)
 class Temperature:
-    """A fitted temperature and what it does.
+    """A fitted temperature and its effect.
 
     Attributes
     ----------
     value : float
         T of softmax(logits / T), fitted on all faces.
     faces : int
-        How many.
+        Number of faces.
     ece_before, ece_after : float
-        Expected calibration error; the latter by two-fold cross-fitting, so that no face is judged by a
-        temperature that it helped to fit.
+        Expected calibration error; the latter by two-fold cross-fitting, so that no face is evaluated with a
+        temperature fitted on it.
     """
 
     value: float
@@ -55,10 +55,10 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
     Raises
     ------
     DataError
-        If there is nothing to fit on.
+        If there are no faces.
     """
     if len(targets) == 0:
-        raise DataError("there are no labelled faces to fit a temperature on: give other data")
+        raise DataError("there are no labelled faces to fit a temperature on. Fix: give other data")
     values = np.asarray(logits, np.float64)
     of_target = values[np.arange(len(values)), targets]
 
@@ -74,7 +74,7 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
 
 
 def measure_temperature(logits: np.ndarray, targets: np.ndarray) -> Temperature | None:
-    """Fit a temperature on ``[N, K]`` logits and say what it changes; ``None`` for N < 100, which tell too little."""
+    """Fit a temperature on ``[N, K]`` logits and measure its effect; ``None`` for N < 100, which are too few."""
     if len(targets) < _MIN_FACES:
         return None
     folds = np.random.default_rng(0).permutation(len(targets)) % 2

@@ -154,13 +154,18 @@ def test_photographs_need_a_detector_and_may_hold_no_face(
     logits, targets = labelled_logits(session, photographs, bundle.spec, detector=detector)
     assert FER2013[logits.argmax()] == "happy"
     assert targets.tolist() == [FER2013.index("happy")]
-    with pytest.raises(DataError, match="photographs holds photographs, not face crops: give a detector"):
+    with pytest.raises(
+        DataError, match="photographs holds photographs, not face crops. Fix: give a detector"
+    ):
         evaluate(bundle, ORT, photographs)
 
 
 def test_labels_that_no_network_could_match_are_an_error(bundle: Bundle, faces: FaceDataset) -> None:
     only_contempt, unlabelled = faces.subset([7, 15]), dataclasses.replace(faces, labels=None, class_names=())
-    unknown = "no face of forty has a label that the network knows"
-    for data, problem in ((only_contempt, unknown), (unlabelled, "forty has no labels: give labelled faces")):
+    unknown = "no face of forty has a class of the network"
+    for data, problem in (
+        (only_contempt, unknown),
+        (unlabelled, "forty has no labels. Fix: give labelled faces"),
+    ):
         with pytest.raises(DataError, match=problem):
             evaluate(bundle, ORT, data)
