@@ -38,7 +38,7 @@ def as_frame(value: Any) -> Any:
     if isinstance(value, str | os.PathLike):
         return read_image(Path(value))
     if isinstance(value, bytes | bytearray | memoryview):
-        return decode_image(np.frombuffer(value, np.uint8), f"the image of {len(value)} bytes")
+        return decode_image(np.frombuffer(value, np.uint8), "the given data")
     if type(value).__module__.partition(".")[0] == "PIL" and hasattr(value, "convert"):
         return _from_pil(value)
     return value

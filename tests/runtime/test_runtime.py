@@ -254,7 +254,7 @@ def test_public_names_are_those_documented() -> None:
 
 @pytest.mark.parametrize(
     ("frame", "hint"),
-    [(None, "found NoneType. Fix: check the path: cv2.imread returns None"), ("photo.jpg", "cannot read photo.jpg: No such file"), ([[1]], "found list. Fix: give one frame at a time"), (b"x", "the image of 1 bytes is not an image")],
+    [(None, "found NoneType. Fix: check the path: cv2.imread returns None"), ("photo.jpg", "cannot read photo.jpg: No such file"), ([[1]], "found list. Fix: give one frame at a time"), (b"x", "the given data is not an image")],
 )  # fmt: skip
 def test_what_is_no_array_is_refused_with_a_hint(frame: object, hint: str) -> None:
     with Runtime(backend="onnxruntime") as runtime, pytest.raises(DataError, match=hint):
