@@ -1,4 +1,4 @@
-"""Bundles: round trip, damage, hostile manifests, and writes that are whole or absent."""
+"""Bundles: round trip, damage, hostile manifests, and atomic writes."""
 
 from __future__ import annotations
 
@@ -308,7 +308,7 @@ def test_concurrent_writers_leave_one_whole_bundle(tmp_path: Path) -> None:
 
 
 def test_links_are_followed_and_the_hash_decides(bundle: Path, tmp_path: Path) -> None:
-    """Files as colcon's symlink install, Hugging Face's cache, DVC and Nix lay them."""
+    """Symbolic links as created by colcon's symlink install, Hugging Face's cache, DVC and Nix."""
     store = tmp_path / "blobs"
     store.mkdir()
     for i, name in enumerate([*CONTENT, MANIFEST]):

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: output, exit codes, and what is left on disk."""
+"""The command line from the user's side: output, exit codes and files on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors: one base class, and unknown names that say what was meant."""
+"""Errors: one base class, and suggestions for unknown names."""
 
 from __future__ import annotations
 

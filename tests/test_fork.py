@@ -1,4 +1,4 @@
-"""After a fork: what the parent made is refused with a clear error, new objects work, and nothing hangs, up to the end.
+"""After a fork: objects of the parent are refused with a clear error, new objects work, and nothing hangs until exit.
 
 Each test is a program with a time limit, whose child is killed by an alarm where it hangs.
 """

@@ -1,4 +1,4 @@
-"""What a runtime takes as a frame, and what it says to everything else."""
+"""Types that a runtime accepts as a frame, and the errors for others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Importing the package is light, and its names are there."""
+"""Importing the package loads no heavy dependency, and its public names exist."""
 
 from __future__ import annotations
 

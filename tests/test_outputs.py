@@ -1,4 +1,4 @@
-"""Outputs are judged before any work: forms, folders, and inputs that would be lost."""
+"""Checks of outputs before any work: kinds, folders, and inputs that would be overwritten."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_suffixes(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_takes_no_files() -> None:
-    """Root may write anywhere, so that the check is made by another user."""
+    """Root can write everywhere, so the check runs as another user."""
     child = os.fork()
     if child == 0:
         status = 1

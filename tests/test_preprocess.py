@@ -136,7 +136,7 @@ def test_resize_is_opencvs(name: str, flag: int, size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [(48, 40), (224, 224)])
 def test_gray_is_resized_as_colours_are(interpolation: str, channels: int, size: tuple[int, int]) -> None:
-    """OpenCV on aarch64 resizes one channel by other arithmetic, up to 248 levels off at the left border."""
+    """OpenCV on aarch64 resizes one channel with different arithmetic, with errors up to 248 levels at the left border."""
     gray = np.ascontiguousarray(FRAME[..., 1])
     colours = resize_image(np.dstack([gray] * 3), spec("bgr", 3, size, interpolation))
     resized = resize_image(gray, spec("gray", channels, size, interpolation))

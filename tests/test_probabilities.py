@@ -1,4 +1,4 @@
-"""Priors against Bayes' rule in plain numbers, bundles of today bit for bit, and priors that are none."""
+"""Priors against Bayes' rule, bit-exact probabilities of existing bundles, and invalid priors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def manifest(**fields: Any) -> Manifest:
 
 
 def format_1(bundle: Path, target: Path) -> Path:
-    """A copy of a bundle as the first format wrote it: without priors and without a self-test."""
+    """A copy of a bundle in format version 1: without priors and self-test."""
     shutil.copytree(bundle, target)
     value = json.loads((target / MANIFEST).read_text())
     for name in ("class_frequencies", "logit_prior", "default_prior", "self_test"):
@@ -47,7 +47,7 @@ def format_1(bundle: Path, target: Path) -> Path:
 
 
 def softmax_before_priors(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """What a runtime computed before there were priors, operation by operation."""
+    """The runtime's computation before priors existed, operation by operation."""
     scaled = logits / temperature
     shifted = np.asarray(scaled, np.float64) - np.max(scaled, axis=-1, keepdims=True)
     exponentials = np.exp(shifted)
@@ -104,7 +104,7 @@ def test_every_prior_is_bayes_rule(logit_prior: str) -> None:
 
 
 def test_the_temperature_comes_before_the_prior() -> None:
-    """(z − log π) / T would take log π off 1 / T times."""
+    """(z − log π) / T would subtract log π only 1 / T times."""
     frequencies = np.array([*FREQUENCIES.values()])
     logits = np.log(frequencies)[None] * 0.8  # softmax(z / T) = π: this face says nothing
     np.testing.assert_allclose(make_rule(manifest(), "uniform")(logits), [[1 / 3] * 3])
@@ -206,7 +206,7 @@ def test_a_rule_as_json() -> None:
 
 
 def test_weights_q_over_pi_measure_calibration_under_the_prior() -> None:
-    """Faces drawn with the frequencies π and weighed by q / π give the error of faces drawn with the frequencies q."""
+    """Faces drawn with frequencies π and weights q / π have the calibration error of faces drawn with frequencies q."""
     rng = np.random.default_rng(1)
     means = np.array([[0.0, 0, 0], [1, 0, 0], [2, 2, 0]])  # the rare class is the clearest
 

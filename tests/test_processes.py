@@ -56,7 +56,7 @@ def test_version_imports_nothing_else() -> None:
 
 
 def _complete(tmp_path: Path, line: str) -> list[str]:
-    """Ask as a shell does that has run ``register-python-argcomplete fer-edge``."""
+    """Request completions as a shell does after ``register-python-argcomplete fer-edge``."""
     pytest.importorskip("argcomplete", reason="needs pip install argcomplete")
     found = tmp_path / "found"
     environment = {
@@ -167,7 +167,7 @@ _NOBODY = "def nobody(number): raise KeyError(number)\n"
 
 
 def _without_home(code: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    """Run as a user who is in no list, as in containers, where the process may change its user."""
+    """Run as a user without an entry in the user database, as in containers, if the process may change its user."""
     environment = {
         k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME", "FER_EDGE_CACHE")
     }

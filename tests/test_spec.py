@@ -1,4 +1,4 @@
-"""ModelSpec: what it accepts, and that it survives JSON."""
+"""ModelSpec: validation, and a JSON round trip."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def give_bad_frames(runtime: Runtime, rounds: int) -> Callable[[], None]:
 def ask_runtime(
     backend: str, detector: tuple[str, Path | None], crowds: list[np.ndarray], callers: int, rounds: int
 ) -> tuple[int, int]:
-    """Return how many answers were wrong, of how many."""
+    """Return the number of wrong answers and of all answers."""
     with open_runtime(backend, detector) as serial:
         expected = [of_frame(serial(picture)) for picture in crowds]
     faces = [len(answer) for answer in expected]  # type: ignore[arg-type]
@@ -140,7 +140,7 @@ def test_indices_are_unique_and_counts_are_complete(astronaut: np.ndarray) -> No
 
 
 class SlowDetector:
-    """Finds one face once it may."""
+    """A detector that finds one face once it is released."""
 
     name = "slow"
 
@@ -182,7 +182,7 @@ def test_closing_waits_for_the_frame_that_runs(astronaut: np.ndarray) -> None:
 def ask_until_closed(
     ask: Callable[[], object], expected: object, close: Callable[[], None], error: type[Exception]
 ) -> None:
-    """Close while four threads ask: each answer is right until the one error, that it is closed."""
+    """Close while four threads call: each answer is right until the one error, that the object is closed."""
     enough = threading.Semaphore(0)
 
     def ask_for_ever() -> None:

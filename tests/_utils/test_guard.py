@@ -1,4 +1,4 @@
-"""The guard alone: turns, closing in mid-call, errors in between, signals."""
+"""The guard: order of calls, closing during a call, errors, signals."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_the_error_is_that_of_the_owner() -> None:
 
 
 class Interrupted(Exception):
-    """Raised by the handler of a signal."""
+    """Raised by a signal handler."""
 
 
 def raise_signal_once(main_waits: Callable[[], bool]) -> threading.Thread:
@@ -173,7 +173,7 @@ def interrupt() -> None:
 def test_a_wait_that_is_interrupted_leaves_the_queue(
     on_signal: Callable[[Callable[[], None]], None],
 ) -> None:
-    """As by Ctrl-C: else all that come later would wait for ever."""
+    """As by Ctrl-C; otherwise all later calls would block."""
     on_signal(interrupt)
     guard, begun, may_end = make(), threading.Event(), threading.Event()
 
@@ -224,7 +224,7 @@ def test_the_handler_of_a_signal_cannot_call_in_mid_call() -> None:
 
 
 def test_a_guard_that_is_dropped_drops_its_value_at_once() -> None:
-    """Without a cycle, which would hold a network in memory until the garbage collector comes."""
+    """Without a reference cycle, which would keep a network in memory until garbage collection."""
     gc.disable()
     try:
         guard = make()

@@ -53,7 +53,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_chunk_that_claims_more_than_the_file_has_is_refused(tmp_path: Path) -> None:
-    """OpenCV took 2 GiB for this one."""
+    """OpenCV allocated 2 GiB for this file."""
     header = png_claiming(10, 12)[:33]
     (tmp_path / "a.png").write_bytes(header + struct.pack(">I", 0x7FFFFFF0) + b"IDAT" + bytes(60))
     with pytest.raises(DataError, match=r"a\.png is not an image"):
@@ -103,7 +103,7 @@ def test_the_size_in_the_header_is_that_of_the_image(suffix: str) -> None:
 
 
 def bomb(kind: str) -> bytes:
-    """A small file that claims 30,000×30,000 pixels."""
+    """A small file that declares 30,000×30,000 pixels."""
     if kind == "png":
         return png_claiming(30_000, 30_000)
     encoded, data = cv2.imencode(f".{kind}", np.zeros((48, 80, 3), np.uint8))

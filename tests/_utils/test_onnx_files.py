@@ -1,4 +1,4 @@
-"""ONNX files: constants that lie beside them, and the precision of a graph."""
+"""ONNX files: external data, and the precision of a graph."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(model: Path, batch: np.ndarray) -> np.ndarray:
 
 
 def test_the_file_computes_the_same_and_the_model_keeps_its_values(tmp_path: Path) -> None:
-    """The network that ships has functions of its own, and constants that are shapes."""
+    """The shipped network has local functions, and constants that are shapes."""
     bundle = open_bundle(shipped_bundle())
     whole = bundle.model_path("fp32", "cpu")
     model = onnx.load(whole)

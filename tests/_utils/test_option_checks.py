@@ -1,4 +1,4 @@
-"""Options refuse what they cannot mean: NaN, infinity, huge and negative numbers, and values of another type."""
+"""Options refuse invalid values: NaN, infinity, huge and negative numbers, and other types."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_their_defaults_are_taken(take: Callable[..., Any]) -> None:
 
 
 def test_every_number_of_an_option_is_bounded_above() -> None:
-    """What a new option forgets shows here."""
+    """A new option without a check fails here."""
     for options in (
         SessionOptions,
         DetectorOptions,

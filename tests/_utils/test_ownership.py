@@ -1,4 +1,4 @@
-"""Who can change a file, asked of real files of real users."""
+"""File ownership checks on real files of real users."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_user_without_privileges_trusts_root_and_itself(owner: int, fine: bool
 
 
 def test_a_folder_with_the_sticky_bit_may_be_shared(file: Path) -> None:
-    """As /tmp is: entries can be replaced by their owners only."""
+    """As in /tmp, entries can be replaced only by their owners."""
     file.parent.parent.chmod(0o1777)
     require_private(file)
     file.parent.chmod(0o1777)
@@ -133,7 +133,7 @@ def test_new_folders_are_their_users_alone(tmp_path: Path, umask: int) -> None:
 
 @needs_root
 def test_the_own_group_of_a_user_is_nobody_else(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Debian's umask lets it write; here root's group stands for it, then with a second member."""
+    """Debian's umask lets a user's own group write; root's group stands in for it, then with a second member."""
     import grp
     import pwd
 

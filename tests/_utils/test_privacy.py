@@ -1,4 +1,4 @@
-"""Privacy: what a process of ours tells the network, and leaves in the home folder, by the kernel's own account."""
+"""Privacy: network access and home-folder files of a FER-Edge process, observed by strace."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ QUIET = [name for name in CHILDREN if name not in ("host first, onnxruntime", "h
 
 @dataclass(frozen=True)
 class Account:
-    """What one process did."""
+    """System calls of one process."""
 
     output: str
     errors: str
@@ -53,7 +53,7 @@ class Account:
 
     @property
     def internet(self) -> list[str]:
-        """Return what reached for other machines, or looked for their addresses."""
+        """Return the calls that contacted other machines, or looked up their addresses."""
         return [call for call in self.calls if re.search(r"AF_INET|" + re.escape(RESOLVER), call)]
 
 
@@ -74,7 +74,7 @@ class Child:
 
 
 def start(folder: Path, code: str, *arguments: str, **environment: str) -> Child:
-    """Start Python under strace, with an empty home folder and without our variable."""
+    """Start Python under strace, with an empty home folder and without the opt-out variable."""
     if STRACE is None:
         pytest.skip("strace is not installed: apt-get install strace")
     home, log = folder / "home", folder / "strace.log"
@@ -109,7 +109,7 @@ def _tracing_is_allowed(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="module")
 def accounts(tmp_path_factory: pytest.TempPathFactory, astronaut_file: Path) -> Mapping[str, Account]:
-    """What each of :data:`CHILDREN` did; they run at the same time, since they wait for most of it."""
+    """System calls of each of :data:`CHILDREN`, run concurrently, since they mostly wait."""
     children = {}
     for name, (before, backend) in CHILDREN.items():
         variable = {privacy.VARIABLE: "1"} if "variable" in name else {}
@@ -128,7 +128,7 @@ def accounts(tmp_path_factory: pytest.TempPathFactory, astronaut_file: Path) -> 
     ],
 )
 def test_what_a_process_sends_is_seen(tmp_path: Path, code: str) -> None:
-    """The tests below could fail."""
+    """Without the opt-out, telemetry is observed, so the tests below can fail."""
     child = start(
         tmp_path,
         f"import pathlib, socket, subprocess, sys, threading; {code}; pathlib.Path.home().joinpath('x').touch()",
@@ -153,7 +153,7 @@ def test_no_report_leaves_the_process(accounts: Mapping[str, Account], name: str
 def test_where_the_host_imports_first_a_warning_says_what_to_do(
     accounts: Mapping[str, Account], name: str
 ) -> None:
-    """It is also the proof that both would report; where they do not, nothing is left to warn of."""
+    """Also shows that both would report; otherwise no warning would be needed."""
     account = accounts[f"host first, {name}"]
     assert account.output == "1"
     if not account.files:
@@ -183,7 +183,7 @@ def test_what_the_user_says_of_onnxruntime_is_kept(tmp_path: Path, value: str) -
 
 
 def test_an_empty_variable_is_none(tmp_path: Path) -> None:
-    """ONNX Runtime reads it so."""
+    """ONNX Runtime treats an empty value as unset."""
     code = "import fer_edge, os; print(os.environ['ORT_DISABLE_TELEMETRY']); import onnxruntime"
     found = run_plainly(tmp_path, code, ORT_DISABLE_TELEMETRY="")
     assert (found.stdout.strip(), found.stderr) == ("1", "")
@@ -208,7 +208,7 @@ def test_openvino_does_not_report_where_the_user_has_declined(tmp_path: Path) ->
 def test_older_versions_are_no_cause_for_warnings(
     attribute: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They do not report on Linux, and have no function that stops it."""
+    """These versions do not report on Linux, and have no function to disable it."""
     monkeypatch.delenv(privacy.VARIABLE)
     monkeypatch.setitem(sys.modules, "onnxruntime", _module(**attribute))
     privacy.opt_out()
@@ -226,7 +226,7 @@ def test_reports_about_models_are_stopped_where_it_is_late(monkeypatch: pytest.M
 
 
 def test_a_host_program_keeps_its_own_telemetry_of_openvino(tmp_path: Path) -> None:
-    """Where it has imported that, and OpenVINO comes from us."""
+    """The host has imported the telemetry package, and FER-Edge imports OpenVINO."""
     code = (
         "import openvino_telemetry, fer_edge, sys; from fer_edge.backends.openvino import OpenVinoSession; "
         "from fer_edge._utils.privacy import without_openvino_telemetry as without\n"

@@ -1,4 +1,4 @@
-"""CK+: the published folders, built from a real photograph; and folds by its subjects."""
+"""CK+: the published folders, built from a real photograph, and folds by subject."""
 
 from __future__ import annotations
 

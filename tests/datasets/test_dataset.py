@@ -1,4 +1,4 @@
-"""What every data set can do: subsets, samples, fingerprints; and paths and options that fit no form."""
+"""Operations of every data set: subsets, samples, fingerprints; and paths and options without a matching format."""
 
 from __future__ import annotations
 

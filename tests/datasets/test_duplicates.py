@@ -1,4 +1,4 @@
-"""Copies of a face are recognised; other faces are not."""
+"""Duplicates of a face are recognised; other faces are not."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_copies_are_recognised_and_other_faces_are_not(copy: str) -> None:
 
 @pytest.mark.slow
 def test_real_faces_of_other_pictures_are_no_copies(shared: Path) -> None:
-    """An independent measure: what is called a copy correlates, pixel by pixel, as no two people do."""
+    """An independent measure: the pixels of duplicates correlate more than those of any two persons."""
     faces = load_dataset(shared / "data/fer2013/fer2013.csv.gz", "PublicTest", "fer2013").images
     hashes = hash_faces(faces)
     vectors = np.stack([cv2.resize(face, (16, 16), interpolation=cv2.INTER_AREA) for face in faces])

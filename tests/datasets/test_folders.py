@@ -1,4 +1,4 @@
-"""Legends, class folders and folders of images alone."""
+"""Legends, class folders, and folders of images without classes."""
 
 from __future__ import annotations
 

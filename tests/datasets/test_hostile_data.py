@@ -1,4 +1,4 @@
-"""Damaged and hostile data for every reader: an error of ours or faces, never anything else, and never a wait.
+"""Damaged and hostile data for every loader: faces or a FerEdgeError, never another error, and never a hang.
 
 The cases are the same at every run.
 """
@@ -93,7 +93,7 @@ def damaged(data: bytes, rng: Rng) -> bytes:
 
 
 def one_of(files: Files, *names: bytes) -> Callable[[Path, Rng], Path]:
-    """Write ``files``, one of them or of ``names`` damaged; give the folder or that file."""
+    """Write ``files``, one of them or of ``names`` damaged; return the folder or that file."""
 
     def make(folder: Path, rng: Rng) -> Path:
         hit = (names or tuple(files))[rng.integers(len(names or files))]
@@ -107,7 +107,7 @@ def one_of(files: Files, *names: bytes) -> Callable[[Path, Rng], Path]:
 
 
 def compressed(folder: Path, rng: Rng) -> Path:
-    """An archive or ``.gz`` that is damaged, or whose content is."""
+    """A damaged archive or ``.gz``, or one with damaged content."""
     inside = rng.random() < 0.5
     content = damaged(FER2013, rng) if inside else FER2013
     if rng.random() < 0.3:
@@ -182,7 +182,7 @@ def no_waiting() -> Iterator[None]:
 
 
 def use(path: Path, rng: Rng) -> bool:
-    """Do with the data what the commands do; return whether there were faces."""
+    """Load and decode the data as the commands do; return ``True`` if there were faces."""
     split = (None, None, "train", "Training", "x\n")[rng.integers(5)]
     order = (None, None, "angry,disgust,fear,happy,sad,surprise,neutral")[rng.integers(3)]
     bad = ("error", "skip")[rng.integers(2)]
@@ -198,7 +198,7 @@ def use(path: Path, rng: Rng) -> bool:
 
 
 def try_cases(name: str, count: int, folder: Path) -> tuple[int, float]:
-    """Return how many of the cases gave faces, and the longest time."""
+    """Return the number of cases with faces, and the longest time."""
     rng = np.random.default_rng([*name.encode()])
     good, longest = 0, 0.0
     for case in range(count):

@@ -1,4 +1,4 @@
-"""Data sets as people have them: other columns, folders, archives and names than in the papers."""
+"""Data sets as commonly distributed: other columns, folders, archives and names than in the papers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def zipped(files: Mapping[str, str | bytes]) -> bytes:
 
 
 def write(folder: Path, files: Mapping[str, str | bytes]) -> Path:
-    """Write files; an empty text is a picture where the name says so."""
+    """Write files; an empty text stands for a picture if the name is that of one."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""CSV files and archives that would fill the memory or never end."""
+"""CSV files and archives that would exhaust memory or never end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def zipped(data: bytes, name: str = "fer2013.csv", method: int = zipfile.ZIP_DEF
 
 
 def claiming(size: int) -> bytes:
-    """A zip whose list says that its file has ``size`` bytes."""
+    """A zip whose directory declares ``size`` bytes for its file."""
     data = bytearray(zipped(HEADER * 1000))
     place = data.index(b"PK\1\2")
     data[place + 24 : place + 28] = struct.pack("<I", size)
@@ -87,7 +87,7 @@ def test_a_file_that_grows_as_text_does_is_read(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_rows_are_those_of_the_csv_module(tmp_path: Path, delimiter: str) -> None:
-    """Quoted delimiters, quotation marks and line ends; the reference is what Python writes."""
+    """Quoted delimiters, quotation marks and line ends; the reference is written by Python."""
     expected = [["a,b;c\td", 'say "x"'], ["two\nlines", ""], ["", "é"]]
     with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8-sig") as file:
         writer = csv.writer(file, delimiter=delimiter)

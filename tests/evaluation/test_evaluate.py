@@ -1,4 +1,4 @@
-"""Which faces are evaluated, and that every way to their logits selects the same."""
+"""Selection of the evaluated faces, which is the same on every path to their logits."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def session(bundle: Bundle) -> Session:
 
 @pytest.fixture(scope="module")
 def faces() -> FaceDataset:
-    """Forty faces, five of each FER+ class in turn."""
+    """Forty faces, five of each FER+ class, interleaved."""
     crops = np.stack(list(generate_faces(40, seed=1)))[..., 0]
     labels = np.eye(8, dtype=np.float32)[np.arange(40) % 8]
     return FaceDataset("forty", crops, labels, FERPLUS, are_crops=True)
@@ -66,7 +66,7 @@ def test_labelled_logits_are_those_of_the_faces_with_a_known_label(
 
 
 def test_the_prior_comes_after_the_mean_with_the_mirror_image(bundle: Bundle, faces: FaceDataset) -> None:
-    """Against Bayes' rule on the mean of the two softmaxes; under the training prior nothing but that mean."""
+    """Against Bayes' rule on the mean of the two softmaxes; under the training prior just that mean."""
     crops = [faces[i] for i in range(12)]
     labelled = dataclasses.replace(faces.first(12), images=np.stack(crops))
     session = load_session(bundle, ORT, options=SessionOptions(1))

@@ -1,4 +1,4 @@
-"""Photographs are recognised, and cut to the largest face as ``eval`` cuts it."""
+"""Photographs are recognised, and cropped to the largest face as in ``eval``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RULES = (CropRule(), CropRule("box", 1.1, "replicate"), CropRule("square", 2.5, 
 
 @pytest.fixture
 def photographs(tmp_path: Path, astronaut: np.ndarray) -> Path:
-    """The astronaut at five places of large canvases, in a folder as anybody has it."""
+    """The astronaut at five positions on large canvases, in a folder."""
     rng = np.random.default_rng(3)
     folder = tmp_path / "photographs"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Temperature scaling against a minimiser of PyTorch, and on logits whose temperature is known."""
+"""Temperature scaling against a PyTorch optimiser, and on logits of known temperature."""
 
 from __future__ import annotations
 

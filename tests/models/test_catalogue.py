@@ -1,4 +1,4 @@
-"""Names of bundles: those that ship work everywhere, and a mistyped one is suggested."""
+"""Bundle names: shipped names work in every folder, and a mistyped name gets a suggestion."""
 
 from __future__ import annotations
 

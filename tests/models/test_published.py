@@ -1,4 +1,4 @@
-"""Published weights: their addresses, what is known of them, and how they get into the cache."""
+"""Published weights: their addresses, descriptions, and download to the cache."""
 
 from __future__ import annotations
 

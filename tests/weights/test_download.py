@@ -1,4 +1,4 @@
-"""Downloads from a server that breaks off, stalls, lies and refuses; killed and resumed; two at once."""
+"""Downloads from a server that breaks off, stalls, misreports and refuses; killed and resumed; concurrent."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_of_two_processes_one_fetches(server: Server, tmp_path: Path) -> None:
 
 
 def test_a_part_that_has_all_bytes_needs_no_server(server: Server, tmp_path: Path) -> None:
-    """The process ended after the last byte and before the rename."""
+    """The process was killed after the last byte and before the rename."""
     server.script = [CUT, Behaviour(status=404)]
     with pytest.raises(DownloadError, match="404"):
         fetch(server, tmp_path / "file")
