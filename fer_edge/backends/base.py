@@ -12,7 +12,7 @@ import numpy as np
 from fer_edge._utils.checks import MAX_THREADS, require_choice, require_flag, require_whole
 from fer_edge.bundle import ModelFile
 from fer_edge.engines.build.options import MAX_BATCH, MAX_DLA_CORES
-from fer_edge.errors import BackendError
+from fer_edge.errors import BackendError, UsageError
 from fer_edge.manifest import PRECISIONS
 from fer_edge.system.availability import Availability
 
@@ -79,6 +79,11 @@ class SessionOptions:
         require_whole("dla_core", self.dla_core, 0, MAX_DLA_CORES - 1, optional=True)
         require_flag("gpu_fallback", self.gpu_fallback)
         require_whole("max_batch", self.max_batch, 1, MAX_BATCH, optional=True)
+        if not (self.int8_config is None or isinstance(self.int8_config, Int8Config)):
+            raise UsageError(
+                f"int8_config must be None or Int8Config, found {self.int8_config!r:.60}. "
+                "Fix: give one of the backend's int8_configs."
+            )
 
 
 class Session(Protocol):

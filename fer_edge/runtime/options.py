@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from fer_edge._utils.checks import require_flag, require_number
 from fer_edge.backends.base import SessionOptions
 from fer_edge.detection.base import DetectorOptions
-from fer_edge.errors import closest
+from fer_edge.errors import UsageError, closest
 from fer_edge.probabilities import MIN_PROBABILITY, Prior
 
 if TYPE_CHECKING:
@@ -63,6 +63,11 @@ class RuntimeOptions:
     tune: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.session, SessionOptions):
+            raise UsageError(
+                f"session must be SessionOptions, found {self.session!r:.60}. "
+                "Fix: give SessionOptions, or its fields as keyword arguments of Runtime."
+            )
         require_number("min_probability", self.min_probability, 0, 1)
         for name in ("allow_random", "attention", "self_test", "tune"):
             require_flag(name, getattr(self, name))

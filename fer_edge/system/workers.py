@@ -31,6 +31,11 @@ _MAX_LINE_BYTES = 1 << 20
 _MAX_POLL_S = 86400.0
 _MAX_LOG_LINE_CHARS = 300
 _PR_SET_PDEATHSIG = 1
+#: Runs a module as ``-m`` does, with the given search path: the worker finds the package wherever this process does.
+_START = (
+    "import json, runpy, sys; sys.path[:] = json.loads(sys.argv[1]); sys.argv[1:] = []; "
+    "runpy.run_module(%r, run_name='__main__', alter_sys=True)"
+)
 
 
 class TimeLimitError(Exception):
@@ -145,7 +150,7 @@ def run_worker(
     log : Path, optional
         File for its standard error.
     folder : Path
-        Its working directory. Python imports from there first, so it must not hold files of the user.
+        Its working directory; nothing is imported from there.
     environment : mapping, optional
         Its environment; default: that of this process.
 
@@ -159,7 +164,8 @@ def run_worker(
     with tempfile.TemporaryFile() as stdin, (log or Path(os.devnull)).open("wb") as stderr:
         stdin.write(json.dumps({"parent": os.getpid(), "question": question}).encode())
         stdin.seek(0)
-        command = [sys.executable, "-m", module]
+        # Isolated, so that neither its working directory nor the environment adds to the path that it is given.
+        command = [sys.executable, "-I", "-c", _START % module, json.dumps(_search_path())]
         with (
             BoundedProcess(
                 command, limit_s, stdin=stdin, stderr=stderr, cwd=folder, env=environment
@@ -174,6 +180,13 @@ def run_worker(
     if event.get("event") == "done" and status == 0:
         return event["answer"]
     raise WorkerError(event["message"] if event.get("event") == "error" else "", status)
+
+
+def _search_path() -> list[str]:
+    """Return where this process imports from, without its working directory, and with the package's own place."""
+    path = [str(Path(place).absolute()) if Path(place).exists() else place for place in sys.path if place]
+    package = str(Path(__file__).resolve().parents[2])
+    return path if package in path else [*path, package]
 
 
 def read_tail(log: Path, lines: int) -> tuple[str, ...]:
@@ -198,6 +211,8 @@ def serve(answer: Callable[[Any, Progress], dict[str, Any]]) -> None:
     events = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end when the parent no longer reads
+
+    events.write("\n")  # ends what was printed before
 
     def send(event: str, **fields: Any) -> None:
         events.write(json.dumps({"event": event, **fields}) + "\n")

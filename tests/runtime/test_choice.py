@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fer_edge import Runtime, RuntimeOptions
-from fer_edge.backends import BACKENDS, Availability, available_backends
+from fer_edge.backends import BACKENDS, Availability, SessionOptions, available_backends
 from fer_edge.backends.openvino import OpenVinoBackend
 from fer_edge.backends.tensorrt import TensorRtBackend
 from fer_edge.bundle import Bundle, open_bundle
@@ -115,3 +115,10 @@ def test_without_openvino_onnx_runtime_is_the_plain_choice(
     if BACKENDS["tensorrt"].available().ok:
         pytest.skip("needs a machine without TensorRT")
     assert choose_plain(int8, RuntimeOptions()) == Candidate("onnxruntime", "int8")
+
+
+@pytest.mark.parametrize(("max_batch", "compiled"), [(1, 1), (2, None), (64, None)])
+def test_the_session_is_opened_as_asked_with_what_was_chosen(max_batch: int, compiled: int | None) -> None:
+    asked = SessionOptions(threads=9, dla_core=1, gpu_fallback=True, max_batch=5)
+    found = Candidate("tensorrt", "int8", 3, max_batch).session_options(asked)
+    assert found == SessionOptions(threads=3, dla_core=1, gpu_fallback=True, max_batch=compiled)

@@ -10,7 +10,7 @@ import pytest
 from fer_edge import Runtime, RuntimeOptions
 from fer_edge.backends import SessionOptions
 from fer_edge.errors import UsageError
-from fer_edge.runtime.options import RuntimeChanges
+from fer_edge.runtime.options import RuntimeChanges, make_options
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,20 @@ def test_keyword_arguments_are_the_fields_of_the_options() -> None:
 def test_a_mistyped_keyword_is_suggested() -> None:
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'atention' \(did you mean 'attention'"):
         Runtime(atention=True)
+
+
+def test_the_session_of_given_options_is_kept() -> None:
+    session = SessionOptions(threads=3, precision="fp32", dla_core=1, gpu_fallback=True)
+    made = make_options(RuntimeOptions(session=session), max_batch=2)
+    assert made.session == dataclasses.replace(session, max_batch=2)
+
+
+@pytest.mark.parametrize("session", [None, {"threads": 2}, RuntimeOptions()])
+def test_what_is_no_session_is_refused(session: object) -> None:
+    with pytest.raises(UsageError, match="session must be SessionOptions, found"):
+        RuntimeOptions(session=session)
+
+
+def test_what_is_no_int8_config_is_refused() -> None:
+    with pytest.raises(UsageError, match="int8_config must be None or Int8Config, found 'x'"):
+        SessionOptions(int8_config="x")

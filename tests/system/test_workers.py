@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Callable
@@ -12,14 +14,16 @@ from typing import Any
 
 import pytest
 
+import fer_edge
 from fer_edge.system.workers import WorkerError, read_tail, run_worker
 
 Run = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a worker with this body of its answer function; its log is ``log``."""
+    monkeypatch.syspath_prepend(tmp_path)
 
     def run(body: str, question: Any = None, **settings: Any) -> dict[str, Any]:
         lines = textwrap.indent(textwrap.dedent(body), "    ")
@@ -27,8 +31,7 @@ def run(tmp_path: Path) -> Run:
             "import os, subprocess, sys, time\nfrom fer_edge.errors import FerEdgeError\n"
             f"from fer_edge.system.workers import serve\ndef answer(question, on_progress):\n{lines}\nserve(answer)\n"
         )
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-        return run_worker("some_worker", question, log=tmp_path / "log", environment=environment, **settings)
+        return run_worker("some_worker", question, log=tmp_path / "log", **settings)
 
     return run
 
@@ -136,3 +139,33 @@ def test_an_error_of_the_caller_ends_the_worker(run: Run, tmp_path: Path) -> Non
 def test_the_tail_of_a_log(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"one\n\n  two \n" + b"x" * 999 + b"\n\xff\n")
     assert read_tail(tmp_path / "log", 3) == ("two", "x" * 300, "�")
+
+
+def test_text_without_an_end_before_the_answer_is_no_part_of_it(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "chatty.py").write_text("print('hello', end='', flush=True)\n")
+    body = "return {'value': 1}"
+    assert run(body) == {"value": 1}
+    worker = tmp_path / "some_worker.py"
+    worker.write_text("import chatty\n" + worker.read_text())
+    assert run_worker("some_worker", None) == {"value": 1}
+
+
+def test_the_package_is_found_where_the_caller_found_it_and_nothing_else(tmp_path: Path) -> None:
+    """A copy that only the caller's search path names; modules of the user's folder are not taken for Python's."""
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place" / "fer_edge").symlink_to(Path(fer_edge.__file__).parent)
+    (tmp_path / "user").mkdir()
+    for name in ("select", "typing", "json"):
+        (tmp_path / "user" / f"{name}.py").write_text("raise SystemExit('a module of the user')\n")
+    program = (
+        f"import sys; sys.path[:] = [p for p in sys.path if p]; sys.path.insert(0, {str(tmp_path / 'place')!r})\n"
+        "from pathlib import Path\n"
+        "from fer_edge.system.workers import run_worker\n"
+        f"print(run_worker('fer_edge.doctor.inventory', 'python', folder=Path({str(tmp_path / 'user')!r})))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program], cwd=tmp_path / "user", capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "user")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "version" in done.stdout
