@@ -1,1 +1,1 @@
-"""INT8: activation ranges from faces, and Q/DQ models written from them. Needs onnx, not PyTorch."""
+"""INT8: measure activation ranges on faces and write Q/DQ models from them. Needs onnx, not PyTorch."""

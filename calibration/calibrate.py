@@ -1,4 +1,4 @@
-"""Ranges from faces: by the method that is asked for, or by whichever is best for this network."""
+"""Measure ranges on faces, by a given method or by the best one for the network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def calibrate(
     data: Mapping[str, str],
     on_progress: Progress,
 ) -> Choice:
-    """Take ranges from ``faces``.
+    """Measure ranges on ``faces``.
 
     Parameters
     ----------
@@ -40,19 +40,19 @@ def calibrate(
     spec : ModelSpec
         Pixels in, labels out.
     backend : Backend
-        Where ``auto`` measures.
+        Backend on which ``auto`` measures.
     faces, held_out : FaceDataset
-        For the ranges, and for measuring what they give.
+        Faces for the ranges, and faces to measure them on.
     method : str
         A key of :data:`fer_edge.calibration.ranges.methods.METHODS`, or ``auto``.
     data : mapping
-        Where the faces come from, for the record.
+        Origin of the faces, stored with the ranges.
     on_progress : callable
         Called with (stage, done, total).
     """
     placed = place(onnx.load(model), placement_of(spec.network))
     if method != AUTO_METHOD:
-        lookup(METHODS, method, "calibration method")  # before minutes are spent
+        lookup(METHODS, method, "calibration method")  # fail before minutes of work
     observations = observe(model, batches(faces, spec, on_progress, "calibrating"), data, placed)
     if method != AUTO_METHOD:
         return Choice(observations.ranges(method), ())

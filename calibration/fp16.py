@@ -1,9 +1,9 @@
-"""FP16: a copy of the FP32 model that computes in half precision where that stays finite and near.
+"""FP16: a copy of the FP32 model that computes in half precision where that is finite and accurate.
 
-TensorRT's strongly typed networks, the only kind that its version 11 knows, take FP16 as FP16 tensors in the
-ONNX. Half precision ends at 65504 and keeps three digits: outputs and coordinates stay in FP32 always;
-so do layers whose values come near the end on real faces; masks, softmax, normalisation and attention are put
-back to FP32, in that order, until the logits are near those of FP32.
+TensorRT's strongly typed networks, the only kind in version 11, take FP16 as FP16 tensors in the ONNX. Half
+precision ends at 65504 and keeps three digits. Outputs and coordinates always stay in FP32, as do layers whose
+values come near 65504 on real faces. Masks, softmax, normalisation and attention return to FP32, in that
+order, until the logits are close to those of FP32.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from fer_edge.errors import GateError
 from fer_edge.evaluation.evaluate import session_logits
 from fer_edge.spec import ModelSpec
 
-#: A model that falls below is refused; what rounding to three digits costs is far above.
+#: A model below this cosine is refused; rounding to three digits alone stays far above it.
 MIN_COSINE = 0.999
 _MAX_FP16 = float(np.finfo(np.float16).max)
-#: Faces of a camera are not those of the check.
+#: Safety margin: faces of a camera differ from those of the check.
 _MARGIN = 2.0
 _CHECKED_AT_ONCE = 2
-#: Inputs that are FP32 whatever the node computes in: Resize's region and scales.
+#: Inputs that must be FP32 in any precision of the node: the region and scales of Resize.
 _FLOAT_INPUTS = {"Resize": (1, 2)}
-#: Rules whose layers compute in FP32 whatever the network.
+#: Rules whose layers compute in FP32 in every network.
 ALWAYS_FLOAT = ("head", "geometry")
-#: Put back to FP32 one after the other, as far as it takes.
+#: Rules whose layers return to FP32 one after the other, until the logits are accurate.
 _IN_DOUBT = ("mask product", "softmax", "normalisation", "self-attention")
 
 
 @dataclass(frozen=True)
 class HalfAttempt:
-    """One conversion that was too far from FP32; ``fidelity`` is ``None`` where the logits are not finite."""
+    """One conversion that was too far from FP32; ``fidelity`` is ``None`` if the logits are not finite."""
 
     float_rules: tuple[str, ...]
     fidelity: Fidelity | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types, as the report shows candidates."""
+        """Return plain JSON types, in the form of a candidate of the report."""
         values = {"agreement": None, "logit_cosine": None, "snr_db": None}
         if self.fidelity is not None:
             values = asdict(self.fidelity)
@@ -60,7 +60,7 @@ class HalfAttempt:
 
 @dataclass(frozen=True)
 class HalfReport:
-    """What was converted.
+    """Result of the conversion.
 
     Attributes
     ----------
@@ -69,9 +69,9 @@ class HalfReport:
     overflowing : tuple of str
         Layers that compute in FP32 because their values come near 65504.
     faces : int
-        How many the check ran on.
+        Number of faces in the check.
     fidelity : Fidelity
-        Against FP32, in ONNX Runtime.
+        Fidelity to FP32 in ONNX Runtime.
     """
 
     float_rules: tuple[str, ...]
@@ -101,16 +101,16 @@ def make_half(
     spec : ModelSpec
         Pixels in, labels out.
     faces : FaceDataset
-        What the check runs on.
+        Faces for the check.
     least_cosine : float
-        Mean cosine of the centred logits with those of FP32 that is accepted.
+        Smallest accepted mean cosine of the centred logits with those of FP32.
     on_attempt : callable
         Called with the number of conversions tried.
 
     Raises
     ------
     GateError
-        If the logits are not finite or far from those of FP32, however much stays in FP32. Its ``tried`` is a tuple
+        If the logits are not finite or far from those of FP32 in every attempt. Its ``tried`` is a tuple
         of :class:`HalfAttempt`.
     """
     reference = _logits(model, faces, spec)
@@ -133,21 +133,21 @@ def make_half(
         "are not finite" if fidelity is None else f"have a cosine of {fidelity.logit_cosine:.5f} with FP32's"
     )
     raise GateError(
-        f"{spec.network} does not work in FP16: its logits on {len(faces)} faces {found}, expected at least "
-        f"{least_cosine}, though {', '.join(kept)} and {len(overflowing)} layers that overflow compute in FP32: "
-        "build --fp32 or --int8",
+        f"{spec.network} does not work in FP16: its logits on {len(faces)} faces {found}, expected a cosine of at least "
+        f"{least_cosine}, though {', '.join(kept)} and {len(overflowing)} layers that overflow compute in FP32. "
+        "Fix: build with --fp32 or --int8.",
         tuple(tried),
     )
 
 
 def overflowing_layers(model: onnx.ModelProto, faces: FaceDataset, spec: ModelSpec) -> frozenset[str]:
-    """Return the nodes of an FP32 model that give values near or beyond the end of half precision.
+    """Return the nodes of an FP32 model whose values are near or beyond the range of half precision.
 
-    The FP32 model is asked, since ONNX Runtime computes FP16 on a CPU in FP32 and may never round between.
+    The FP32 model is measured, since ONNX Runtime computes FP16 on a CPU in FP32 and may not round in between.
     """
     own = {name: node.name for node in model.graph.node for name in node.output}
     tapped = onnx.inliner.inline_local_functions(model)
-    # What a function computes inside counts as the node that calls it.
+    # Values inside a function count for the node that calls it.
     calls = [node.name for node in model.graph.node if node.domain]
     names = [v.name for v in infer_values(tapped) if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
     made = {name for node in tapped.graph.node for name in node.output}
@@ -158,14 +158,14 @@ def overflowing_layers(model: onnx.ModelProto, faces: FaceDataset, spec: ModelSp
         for name, value in values.items():
             if not np.abs(value).max(initial=0) <= _MAX_FP16 / _MARGIN:
                 found.update([own[name]] if name in own else calls)
-        del values, value  # before the next ones are computed
+        del values, value  # free them before the next batch runs
     return frozenset(found)
 
 
 def to_half(
     model: onnx.ModelProto, float_rules: Iterable[str], float_layers: Collection[str] = ()
 ) -> onnx.ModelProto:
-    """Return a copy in FP16 but for what ``float_rules`` and ``float_layers`` name, which computes in FP32."""
+    """Return a copy in FP16, except for layers of ``float_rules`` and ``float_layers``, which compute in FP32."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = Graph(result)
@@ -176,7 +176,7 @@ def to_half(
 
 
 class _Converter:
-    """Rewrites one model in place: every floating-point tensor has the type of what makes it."""
+    """Rewrites one model in place: every floating-point tensor gets the type of its producer."""
 
     def __init__(self, model: onnx.ModelProto, graph: Graph, kept: set[int]) -> None:
         self.model, self.graph, self.kept = model, graph, kept
@@ -185,13 +185,13 @@ class _Converter:
             for value in infer_values(model)
             if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
         }
-        #: Tensors that are FP16, as far as the nodes have been visited.
+        #: FP16 tensors among the outputs of the nodes visited so far.
         self.half: set[str] = set()
         self.nodes: list[onnx.NodeProto] = []
         self.casts: set[str] = set()
 
     def convert(self) -> None:
-        """Visit the nodes in order; cast where the maker's and the reader's types differ."""
+        """Visit the nodes in order; insert a cast where the types of producer and consumer differ."""
         for node in self.graph.nodes:
             in_half = id(node) not in self.kept
             for position, name in enumerate(node.input):
@@ -225,7 +225,7 @@ class _Converter:
         return other
 
     def _cast_outputs(self) -> None:
-        """Outputs stay float32 under their own names."""
+        """Cast outputs to float32 under their own names."""
         for output in self.model.graph.output:
             name = output.name
             if name not in self.half:
@@ -241,7 +241,7 @@ class _Converter:
 
 
 def _change_attributes(node: onnx.NodeProto) -> None:
-    """Constants inside a node, and casts to FP32, become FP16 with it."""
+    """Change constants inside a node, and casts to FP32, to FP16."""
     for attribute in node.attribute:
         if node.op_type == "Cast" and attribute.name == "to" and attribute.i == onnx.TensorProto.FLOAT:
             attribute.i = onnx.TensorProto.FLOAT16

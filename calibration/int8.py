@@ -1,4 +1,4 @@
-"""From an FP32 model and ranges to INT8: quantise for every dialect, measure, and meet the bounds or refuse."""
+"""Quantise an FP32 model for every dialect, measure it, and refuse it if it misses the bounds."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ from fer_edge.evaluation.evaluate import known_targets
 from fer_edge.results import LatencySummary
 from fer_edge.spec import ModelSpec
 
-#: INT8 that falls below has collapsed; it is refused whether the user set bounds or not.
+#: INT8 below this cosine has collapsed; it is refused even if the user set no bounds.
 COLLAPSED_COSINE = 0.99
 COLLAPSED = Bounds(min_cosine=COLLAPSED_COSINE)
-#: Of fewer labelled faces one is worth over six points: there the share of faces whose class changes is judged.
+#: With fewer labelled faces, one face is over six points; the share of faces whose class changes is judged instead.
 MIN_LABELLED_FACES = 16
-#: For what is too slow to run on all faces.
+#: Number of faces for measurements that are too slow to run on all.
 _FEW_FACES = 64
 
 
 @dataclass(frozen=True)
 class Int8Options:
-    """How INT8 is made and judged.
+    """Options for building and judging INT8.
 
     Attributes
     ----------
     bounds : Bounds or None
-        What INT8 must meet; the layers that do most harm stay in floating point until it does. ``None`` refuses
-        what has collapsed, and leaves no layer out.
+        Bounds for INT8; the most harmful layers stay in floating point until they are met. ``None`` refuses
+        a collapsed model, and leaves no layer out.
     timing_only : bool
-        The weights are random: without ``bounds`` nothing is refused.
+        The weights are random, so without ``bounds`` nothing is refused.
     sensitivity : bool
-        Measure every layer alone even where the bounds are met.
+        Measure every layer alone even if the bounds are met.
     sensitivity_images : int
-        On how many faces.
+        Number of faces for that measurement.
     """
 
     bounds: Bounds | None = None
@@ -71,7 +71,7 @@ class Int8Options:
         require_whole("sensitivity_images", self.sensitivity_images, 1, MAX_IMAGES)
 
     def judge(self, outcome: Outcome) -> tuple[BoundResult, ...]:
-        """Return how each bound was met; empty where nothing is refused."""
+        """Return the result for each bound; empty if nothing is refused."""
         if self.bounds is None and self.timing_only:
             return ()
         return outcome.against(self.bounds or COLLAPSED)
@@ -79,7 +79,7 @@ class Int8Options:
 
 @dataclass(frozen=True)
 class MixedPrecisionResult:
-    """What mixed precision left in floating point, and what that costs in time."""
+    """Layers that mixed precision left in floating point, and the latencies before and after."""
 
     found: MixedPrecision
     int8_latency: LatencySummary
@@ -88,24 +88,24 @@ class MixedPrecisionResult:
 
 @dataclass(frozen=True)
 class Int8Result:
-    """An INT8 model and all that was measured of it.
+    """An INT8 model and its measurements.
 
     Attributes
     ----------
     ranges : Ranges
         The calibration, with the layers that mixed precision left in floating point.
     comparison : Comparison
-        Against FP32, on the backend.
+        Comparison with FP32 on the backend.
     simulated : mapping
-        Dialect of another backend → how close its model comes to FP32 in ONNX Runtime, on up to 64 faces.
+        Dialect of another backend → fidelity of its model to FP32 in ONNX Runtime, on up to 64 faces.
     integer_share : float
         Share of the multiply-adds that compute in integers.
     placement : tuple of PlacementRow
-        What stays in floating point, and why.
+        Layers that stay in floating point, with reasons.
     sensitivity : tuple of LayerSensitivity
-        The most harmful layer first; empty where it was not measured.
+        The most harmful layer first; empty if it was not measured.
     mixed : MixedPrecisionResult or None
-        ``None`` where all layers could stay in INT8.
+        ``None`` if all layers could stay in INT8.
     """
 
     ranges: Ranges
@@ -126,7 +126,7 @@ class Int8Attempt:
     int8 : Int8Result
         The model without mixed precision.
     steps : tuple of Step
-        What mixed precision tried.
+        Steps of the mixed-precision search.
     """
 
     int8: Int8Result
@@ -148,8 +148,8 @@ def make_int8(
     Raises
     ------
     GateError
-        If the bounds are missed: with bounds of the user's, after mixed precision was tried; without, at once. Its
-        ``tried`` is a :class:`Int8Attempt`.
+        If the bounds are missed; with user-defined bounds, only after mixed precision was tried. Its ``tried`` is
+        an :class:`Int8Attempt`.
     """
     trial = Trial(model, backend, spec, place(onnx.load(model), ranges.placement))
     path = work / int8_model(backend.dialect)
@@ -197,7 +197,7 @@ def _describe(trial: Trial, ranges: Ranges, comparison: Comparison) -> Int8Resul
 
 
 def outcome_of(comparison: Comparison) -> Outcome:
-    """Return what the bounds judge of a comparison."""
+    """Return the losses of a comparison that bounds apply to."""
     fidelity = Fidelity(comparison.agreement, comparison.logit_cosine, comparison.snr_db)
     if (paired := comparison.paired) is None or paired.faces < MIN_LABELLED_FACES:
         return Outcome(lost_pp(1, comparison.agreement), False, fidelity)
@@ -251,7 +251,7 @@ def _latencies(backend: Backend, spec: ModelSpec, *models: Path) -> list[Latency
 
 
 def _simulate(work: Path, trial: Trial, faces: FaceDataset, on_progress: Progress) -> dict[str, Fidelity]:
-    """Run the models of the other dialects in ONNX Runtime, which computes what any Q/DQ model says."""
+    """Run the models of the other dialects in ONNX Runtime, which executes any Q/DQ model."""
     runtime = dataclasses.replace(trial, backend=BACKENDS["onnxruntime"])
     few = faces.first(_FEW_FACES)
     others = [dialect for dialect in DIALECTS if dialect != trial.backend.dialect]
@@ -264,7 +264,7 @@ def _simulate(work: Path, trial: Trial, faces: FaceDataset, on_progress: Progres
 
 
 def _collapsed_dialect(simulated: Mapping[str, Fidelity], options: Int8Options, faces: int) -> str:
-    """Describe the first model that has collapsed; empty where none has."""
+    """Return a message about the first collapsed model; empty if there is none."""
     if options.bounds is None and options.timing_only:
         return ""
     least = COLLAPSED_COSINE
@@ -274,7 +274,7 @@ def _collapsed_dialect(simulated: Mapping[str, Fidelity], options: Int8Options, 
         if fidelity.logit_cosine < least:
             return (
                 f"the {dialect} model has collapsed: its logits have a cosine of {fidelity.logit_cosine:.4f} with "
-                f"those of FP32 on {faces} faces, expected at least {least}: calibrate on other faces"
+                f"those of FP32 on {faces} faces, expected at least {least}. Fix: calibrate on other faces."
             )
     return ""
 
@@ -282,6 +282,6 @@ def _collapsed_dialect(simulated: Mapping[str, Fidelity], options: Int8Options, 
 def _collapsed(comparison: Comparison, faces: FaceDataset) -> str:
     return (
         f"INT8 has collapsed on {faces.name}: the cosine of its logits with those of FP32 is {comparison.logit_cosine:.4f}, "
-        f"expected at least {COLLAPSED_COSINE}, and {comparison.agreement:.1%} of the faces keep their class: calibrate on "
-        "other faces, or leave the most harmful layers in floating point"
+        f"expected at least {COLLAPSED_COSINE}, and {comparison.agreement:.1%} of the faces keep their class. Fix: calibrate "
+        "on other faces, or leave the most harmful layers in floating point."
     )

@@ -1,7 +1,7 @@
-"""Memory of large networks: what is freed goes back to the system before the next phase takes its own.
+"""Return freed memory to the system between the phases of a calibration.
 
-glibc keeps freed blocks of up to 32 MiB for later. Between the phases of a calibration that was 1 to 2 GiB for
-Residual Masking Network, whose weights are 0.5 GiB: each phase came on top of what the last had freed.
+glibc keeps freed blocks of up to 32 MiB for reuse. For Residual Masking Network, whose weights take 0.5 GiB, that
+added 1 to 2 GiB to the memory of the next phase.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def return_free_memory() -> None:
-    """Give freed memory back to the system, where the C library is one that keeps it."""
+    """Return freed memory to the system if the C library has ``malloc_trim``."""
     trim = _trim()
     if trim is not None:
         trim(0)

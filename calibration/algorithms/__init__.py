@@ -1,1 +1,1 @@
-"""Ways to lose less accuracy: equalisation, bias correction, the search over methods, layers left in floating point."""
+"""Algorithms that reduce the accuracy loss: equalisation, bias correction, method search, mixed precision."""

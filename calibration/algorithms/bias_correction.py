@@ -1,7 +1,7 @@
-"""Bias correction (Nagel et al., 2019, Section 4.2): what rounded weights add to a layer on average is taken off.
+"""Bias correction (Nagel et al., 2019, Section 4.2): subtract the mean error of rounded weights from the bias.
 
 Rounding the weights W to W + ε changes the output of a layer by ε·x. Its mean over faces and positions,
-E[ε·x] per output channel, is a constant that the bias can take up. It is measured, not derived from the mean
+E[ε·x] per output channel, is a constant that the bias can absorb. It is measured, not derived from the mean
 of x: each layer runs a second time with the weights ε on the same input, padding included.
 """
 
@@ -24,7 +24,7 @@ from fer_edge.errors import CalibrationError
 def measure_bias_shifts(
     model: Path, batches: Iterable[np.ndarray], placed: PlacedGraph
 ) -> Mapping[str, tuple[float, ...]]:
-    """Return layer → what its bias must change by, −E[ε·x], one value per output channel.
+    """Return layer → bias correction −E[ε·x], one value per output channel.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def measure_bias_shifts(
     batches : iterable of np.ndarray
         ``[B, C, H, W]`` float32, preprocessed.
     placed : PlacedGraph
-        Which layers compute in integers.
+        Layers that compute in integers.
 
     Raises
     ------
@@ -45,18 +45,20 @@ def measure_bias_shifts(
     sums = {layer: np.zeros(1) for layer in layers}
     images = 0
     runs = run_model(proto, batches)
-    del proto  # twice the weights, which the runs hold already
+    del proto  # holds the weights twice, and the session holds them again
     for batch, values in runs:
         for layer, output in layers.items():
             sums[layer] = sums[layer] + values[output].astype(np.float64) * len(batch)
         images += len(batch)
     if not images:
-        raise CalibrationError("there are no faces to correct biases on: give other --calibration-data")
+        raise CalibrationError(
+            "expected faces to correct biases on, found none. Fix: give other --calibration-data."
+        )
     return {layer: tuple((-total / images).tolist()) for layer, total in sums.items()}
 
 
 def _add_error_layers(model: onnx.ModelProto, placed: PlacedGraph) -> dict[str, str]:
-    """Put a twin with the weights ε beside every integer layer; the mean of its output is the only output left."""
+    """Add a copy of every integer layer with the weights ε; the means of the copies become the only outputs."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     outputs: dict[str, str] = {}
     added: list[onnx.NodeProto] = []

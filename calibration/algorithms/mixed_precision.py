@@ -1,7 +1,6 @@
-"""Mixed precision: the smallest set of layers in floating point with which INT8 meets its bounds.
+"""Mixed precision: find the smallest set of floating-point layers with which INT8 meets its bounds.
 
-``--int8`` never gives a floating-point model: at least a quarter of the multiply-adds stays in integers, or the
-bounds cannot be met and the build fails.
+At least a quarter of the multiply-adds stays in integers; otherwise the bounds cannot be met and the build fails.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from fer_edge.calibration.comparison.bounds import Bounds, Outcome
 from fer_edge.errors import GateError
 
 MIN_INTEGER_SHARE = 0.25
-#: In the error; the report shows all.
+#: Layers named in the error message; the report lists all.
 _LAYERS_NAMED = 5
 
 
 @dataclass(frozen=True)
 class Step:
-    """One model that was tried."""
+    """One model of the search, with its figures."""
 
     float_layers: tuple[str, ...]
     drop_pp: float
@@ -30,7 +29,7 @@ class Step:
 
 @dataclass(frozen=True)
 class MixedPrecision:
-    """The smallest set found of layers in floating point that meets the bounds, and all that was tried."""
+    """The smallest set of floating-point layers found that meets the bounds, and all steps of the search."""
 
     float_layers: tuple[str, ...]
     steps: tuple[Step, ...]
@@ -45,20 +44,20 @@ def mix_precision(
 ) -> MixedPrecision:
     """Find the smallest set of layers to leave in floating point.
 
-    A layer whose loss would leave too little in integers is passed over. Of the others the k most harmful are
-    left out of INT8 for k = 1, 2, 4, …; the smallest k that meets the bounds is then found by halving, and each
-    of its layers is put back where the bounds hold without.
+    Layers that would leave too few multiply-adds in integers are skipped. The k most harmful of the others are
+    left out of INT8 for k = 1, 2, 4, …; bisection then finds the smallest k that meets the bounds, and each of
+    its layers returns to INT8 if the bounds still hold.
 
     Parameters
     ----------
     order : sequence of str
         Layers, the most harmful first.
     evaluate : callable
-        Measures the model with these layers in floating point.
+        Measures the model with the given layers in floating point.
     integer_share : callable
-        Share of the multiply-adds that then compute in integers.
+        Returns the share of the multiply-adds in integers, given the floating-point layers.
     bounds : Bounds
-        What must be met.
+        Bounds to meet.
     on_step : callable
         Called with the number of models tried.
 
@@ -105,7 +104,7 @@ def mix_precision(
 
 
 def _affordable(order: Sequence[str], integer_share: Callable[[frozenset[str]], float]) -> list[str]:
-    """Return the layers that can all be left out while enough computes in integers, the most harmful first."""
+    """Return layers that can all be left out with enough multiply-adds in integers, the most harmful first."""
     kept: list[str] = []
     for name in order:
         if integer_share(frozenset([*kept, name])) >= MIN_INTEGER_SHARE:
@@ -122,12 +121,13 @@ def _cannot(tried: dict[frozenset[str], Step], bounds: Bounds) -> str:
     if bounds.min_agreement is not None:
         asked.append(f"the same class on {bounds.min_agreement:.2%} of the faces")
     table = "; ".join(
-        f"{len(step.float_layers)} layers in floating point: {step.drop_pp:+.2f} points, cosine {step.logit_cosine:.5f}, same class {step.agreement:.2%}"
+        f"{len(step.float_layers)} layers in floating point with {step.drop_pp:+.2f} points, cosine {step.logit_cosine:.5f}, same class {step.agreement:.2%}"
         for step in tried.values()
     )
     largest = max(tried.values(), key=lambda step: len(step.float_layers)).float_layers
     harmful = f", the most harmful of them {', '.join(largest[:_LAYERS_NAMED])}" if largest else ""
     return (
         f"INT8 cannot meet {' and '.join(asked)} with {MIN_INTEGER_SHARE:.0%} of the multiply-adds in integers "
-        f"(at most {len(largest)} layers in floating point{harmful}; tried {table}): allow more, calibrate on other faces, or build --fp32"
+        f"(at most {len(largest)} layers in floating point{harmful}; tried {table}). "
+        "Fix: relax the bounds, calibrate on other faces, or build with --fp32."
     )

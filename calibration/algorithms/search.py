@@ -1,7 +1,7 @@
-"""Which calibration is best for this network: every candidate is measured, none is believed.
+"""Search for the best calibration of a network by measuring every candidate.
 
-On faces that no range was taken from, the logits of each candidate's Q/DQ model are compared with those of
-FP32. The methods come first; then bias correction and equalisation, each kept if it lowers the noise.
+The logits of each candidate's Q/DQ model are compared with those of FP32 on held-out faces. The methods come
+first, then bias correction and equalisation; each is kept if it lowers the noise.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from fer_edge.calibration.ranges.methods import METHODS
 from fer_edge.calibration.ranges.ranges import Ranges
 from fer_edge.datasets import FaceDataset
 
-#: What is more work must lower the noise by this much; less is chance.
+#: Noise reduction that a correction must reach to be kept; a smaller one is within chance.
 _WORTHWHILE_DB = 0.2
-#: Corrections of biases hold the weights twice, and half as many faces.
+#: Half the usual batch, since bias correction holds the weights twice.
 _CORRECTION_BATCH = 4
-#: Faces for the means and maxima of corrections.
+#: Faces used for the means and maxima of the corrections.
 _CORRECTION_FACES = 64
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to calibrate and what it gave; see :class:`fer_edge.calibration.comparison.fidelity.Fidelity`."""
+    """A calibration and its :class:`fer_edge.calibration.comparison.fidelity.Fidelity`."""
 
     name: str
     agreement: float
@@ -47,7 +47,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """The best candidate's ranges, and all that were measured, in order."""
+    """The ranges of the best candidate, and all measured candidates in order."""
 
     ranges: Ranges
     candidates: tuple[Candidate, ...]
@@ -60,16 +60,16 @@ def choose_calibration(
     held_out: FaceDataset,
     on_progress: Progress,
 ) -> Choice:
-    """Measure every method, bias correction and equalisation, and keep what is best.
+    """Measure every method, bias correction and equalisation, and keep the best combination.
 
     Parameters
     ----------
     trial : Trial
-        FP32 model and backend; the file is replaced by its equalised form where that is best.
+        FP32 model and backend; the file is replaced by its equalised form if that is best.
     observations : Observations
         Of the FP32 model on ``faces``.
     faces, held_out : FaceDataset
-        For the ranges, and for measuring what they give; they should have no face in common.
+        Faces for the ranges, and faces to measure them on; the two should have no face in common.
     on_progress : callable
         Called with (stage, done, total).
     """
@@ -86,7 +86,9 @@ def choose_calibration(
     best = search.improve(model, best, f"{method} + bias correction", corrected)
     if not pairs:
         return search.choice(best)
-    with tempfile.TemporaryDirectory(dir=model.parent) as folder:  # so that replacing is one step, or none
+    with tempfile.TemporaryDirectory(
+        dir=model.parent
+    ) as folder:  # the same file system, for an atomic replace
         equalised = Path(folder) / model.name
         save_equalised(model, pairs, few_batches(), equalised)
         again = batches(faces, trial.spec, on_progress, "calibrating")
@@ -96,7 +98,7 @@ def choose_calibration(
         name = f"{best[0]} + equalisation"
         if best[1].bias_shifts:
             kept = search.improve(equalised, best, name, corrected)
-        else:  # what was not worth its work may be now: less noise of the activations is in its way
+        else:  # measured again: with less activation noise its gain may exceed the threshold
             search.total += 1
             kept = search.improve(equalised, best, name, ranges)
             kept = search.improve(equalised, kept, f"{name} + bias correction", corrected)
@@ -109,7 +111,7 @@ Named = tuple[str, Ranges]
 
 
 class _Search:
-    """What has been measured so far, of ``total`` candidates."""
+    """The candidates measured so far, of ``total``."""
 
     def __init__(self, trial: Trial, held_out: FaceDataset, total: int, on_progress: Progress) -> None:
         self._trial, self._held_out, self.total, self._on_progress = trial, held_out, total, on_progress
@@ -119,19 +121,19 @@ class _Search:
         self._reference = trial.fp32_logits(held_out, counted)
 
     def best(self, named: Sequence[Named]) -> Named:
-        """Measure all and return the one with the least noise, the first of equals."""
+        """Measure all and return the one with the least noise, the first on a tie."""
         noise = [self._snr(self._trial.model, *pair) for pair in named]
         return named[int(np.argmax(noise))]
 
     def improve(self, model: Path, best: Named, name: str, ranges: Ranges) -> Named:
-        """Measure one more and return it if it is worth its work, else ``best``."""
+        """Measure one more; return it if it lowers the noise enough, else ``best``."""
         before = next(c.snr_db for c in self._found if c.name == best[0])
         found = self._snr(model, name, ranges)
         better = before is not None and found >= before + _WORTHWHILE_DB
         return (name, ranges) if better else best
 
     def choice(self, best: Named) -> Choice:
-        """Return the result; the method's name says what was chosen."""
+        """Return the result; its ``method`` names the chosen calibration."""
         candidates = tuple(dataclasses.replace(c, chosen=c.name == best[0]) for c in self._found)
         return Choice(dataclasses.replace(best[1], method=best[0]), candidates)
 
@@ -142,6 +144,6 @@ class _Search:
         return np.inf if fidelity.snr_db is None else fidelity.snr_db
 
     def _count(self, faces: int) -> None:
-        """Tell on how many faces candidates were measured: one of a large network takes a minute."""
+        """Report progress in faces: one candidate of a large network takes a minute."""
         self._faces += faces
         self._on_progress("choosing a calibration", self._faces, self.total * len(self._held_out))

@@ -1,8 +1,8 @@
-"""Sensitivity: what each layer alone does to the output when it computes in integers.
+"""Sensitivity: output noise of each layer when it alone is quantised.
 
-One layer is quantised, all others stay in floating point, and the real model of that runs on the backend. The
-noise of layers adds up nearly as independent noise does, so what one does alone says what leaving it in
-floating point gains.
+One layer is quantised, all others stay in floating point, and that Q/DQ model runs on the backend. The noise of
+layers adds up nearly like independent noise, so the noise of one layer alone estimates the gain of leaving it in
+floating point.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from fer_edge.calibration.ranges.ranges import Ranges
 from fer_edge.datasets import FaceDataset
 from fer_edge.evaluation.evaluate import known_targets
 
-#: Fewer labelled faces say nothing of a change in accuracy: one face would be more than a point.
+#: With fewer labelled faces one face is more than a percentage point, so no accuracy is reported.
 MIN_LABELLED = 100
 
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """What one layer does alone.
+    """Effect of quantising one layer alone.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class LayerSensitivity:
     macs : int
         Multiply-adds for one face; 0 for a residual addition.
     snr_db : float or None
-        See :class:`fer_edge.calibration.comparison.fidelity.Fidelity`; ``None`` where the layer changes nothing.
+        As in :class:`fer_edge.calibration.comparison.fidelity.Fidelity`; ``None`` if the layer changes nothing.
     drop_pp : float or None
         Loss of accuracy in percentage points; ``None`` for fewer than 100 labelled faces.
     """
@@ -47,7 +47,7 @@ class LayerSensitivity:
 
     @property
     def noise(self) -> float:
-        """Noise over signal, as powers: what adds up over layers."""
+        """Noise-to-signal power ratio, which adds up over layers."""
         return 0.0 if self.snr_db is None else float(10 ** (-self.snr_db / 10))
 
 

@@ -1,4 +1,4 @@
-"""A quantised candidate: written, run on faces, and removed."""
+"""Write a quantised candidate, run it on faces, and remove it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ OnFaces = Callable[[int], None]
 
 
 def _ignore(faces: int) -> None:
-    """Tell nobody."""
+    """Ignore progress."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The Q/DQ models of one FP32 model on one backend: makes, runs and forgets them, and holds no weights.
+    """Writes, runs and removes Q/DQ models of one FP32 model on one backend; holds no weights.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class Trial:
     def logits(
         self, ranges: Ranges, faces: FaceDataset, model: Path | None = None, on_faces: OnFaces = _ignore
     ) -> np.ndarray:
-        """Return ``[N, K]`` logits of the model that ``ranges`` make; ``model`` is used instead of the own one."""
+        """Return ``[N, K]`` logits of the Q/DQ model made with ``ranges`` from ``model``, by default ``self.model``."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "quantised.onnx"
             proto = onnx.load(model or self.model)
@@ -62,7 +62,7 @@ class Trial:
             return self.file_logits(path, faces, on_faces)
 
     def file_logits(self, path: Path, faces: FaceDataset, on_faces: OnFaces = _ignore) -> np.ndarray:
-        """Return ``[N, K]`` logits of a model that is a file already."""
+        """Return ``[N, K]`` logits of the model file ``path``."""
         return_free_memory()
         session = self.backend.open(path, SessionOptions())
         try:

@@ -1,1 +1,1 @@
-"""A quantised model beside its FP32 model: answers, labels, time and memory."""
+"""Compare a quantised model with its FP32 model: logits, accuracy, latency and memory."""

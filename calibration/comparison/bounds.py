@@ -1,4 +1,4 @@
-"""Bounds that INT8 must meet, and the losses that are judged by them."""
+"""Accuracy bounds for INT8, and the losses that they apply to."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from fer_edge.errors import UsageError
 
 @dataclass(frozen=True)
 class Bounds:
-    """What INT8 may lose.
+    """Bounds on the loss of INT8 against FP32; ``None`` sets no bound.
 
     Attributes
     ----------
     max_drop_pp : float or None
-        Accuracy in percentage points. Without labels, or with too few, the share of faces whose class changes is
-        taken, which the loss of accuracy cannot exceed.
+        Largest drop of accuracy in percentage points. Without labels, or with too few, the share of faces whose class
+        changes is used, which bounds the drop of accuracy from above.
     min_cosine : float or None
-        Mean cosine of the centred logits.
+        Smallest mean cosine of the centred logits.
     min_agreement : float or None
-        Share of faces that keep their class.
+        Smallest share of faces that keep their class.
     """
 
     max_drop_pp: float | None = None
@@ -35,12 +35,14 @@ class Bounds:
         require_number("min_cosine", self.min_cosine, -1, 1, optional=True)
         require_number("min_agreement", self.min_agreement, 0, 1, optional=True)
         if self.min_cosine == 1:
-            raise UsageError("min_cosine must be from -1 to below 1: INT8 rounds, found 1")
+            raise UsageError(
+                "min_cosine must be from -1 to below 1, since INT8 rounds, found 1. Fix: give a smaller bound, such as 0.999."
+            )
 
 
 @dataclass(frozen=True)
 class BoundResult:
-    """One bound, in words and with its unit, and what was measured."""
+    """One bound, with its name and unit, and the measured value."""
 
     name: str
     bound: float
@@ -50,14 +52,14 @@ class BoundResult:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one model loses against FP32; ``labelled`` says what ``drop_pp`` is (see :class:`Bounds`)."""
+    """Loss of one model against FP32; ``drop_pp`` is measured on labels if ``labelled`` (see :class:`Bounds`)."""
 
     drop_pp: float
     labelled: bool
     fidelity: Fidelity
 
     def against(self, bounds: Bounds) -> tuple[BoundResult, ...]:
-        """Return how each bound that is set was met."""
+        """Return the result for each bound that is set."""
         drop = "drop of accuracy, percentage points" if self.labelled else "faces whose class changes, %"
         found, fidelity = [], self.fidelity
         if (most := bounds.max_drop_pp) is not None:
@@ -71,12 +73,12 @@ class Outcome:
         return tuple(found)
 
     def meets(self, bounds: Bounds) -> bool:
-        """Whether every bound that is set is met."""
+        """Return ``True`` if every bound that is set is met."""
         return all(result.passed for result in self.against(bounds))
 
 
 def lost_pp(before: float, after: float) -> float:
-    """Return the loss between two shares in percentage points, without the rounding of their difference."""
+    """Return the loss between two shares in percentage points, free of the rounding error of their difference."""
     return round(100 * (before - after), 9)
 
 

@@ -1,4 +1,4 @@
-"""FP32 against INT8 on the same faces, in the same run: agreement, accuracy, size, latency."""
+"""Compare FP32 and INT8 on the same faces in one run: agreement, accuracy, size, latency."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from fer_edge.spec import ModelSpec
 
 @dataclass(frozen=True)
 class Comparison:
-    """How INT8 differs from FP32 on one backend.
+    """Differences between INT8 and FP32 on one backend.
 
     Attributes
     ----------
     backend : str
-        Where both were run.
+        Backend that ran both.
     faces : int
-        How many faces, with and without a label.
+        Number of faces, with and without a label.
     agreement, logit_cosine, snr_db
         As in :class:`fer_edge.calibration.comparison.fidelity.Fidelity`.
     fp32_bytes, int8_bytes : int
         Size of the ONNX files.
     fp32_peak_bytes, int8_peak_bytes : int or None
-        Memory, as :func:`fer_edge.calibration.comparison.peak_memory.peak_memory_bytes` measures it.
+        Peak memory by :func:`fer_edge.calibration.comparison.peak_memory.peak_memory_bytes`.
     fp32_latency, int8_latency : LatencySummary
-        Of one face, taken in turn.
+        Latency of one face, measured interleaved.
     fp32_metrics, int8_metrics : Metrics or None
-        Of uncorrected confidences, on the faces with a label that the network knows; ``None`` without any.
+        Metrics of uncorrected confidences, on the faces with a label that the network knows; ``None`` without any.
     paired : PairedComparison or None
-        What changes on those faces, overall and by class, and how certain that is.
+        Changes on those faces, overall and by class, with their confidence intervals.
     fp32_temperature, temperature : Temperature or None
-        What corrects the confidences of FP32 and of INT8; ``None`` for too few labelled faces.
+        Temperatures of the FP32 and the INT8 confidences; ``None`` for too few labelled faces.
     """
 
     backend: str
@@ -87,14 +87,14 @@ def compare(
     *,
     fp32_logits: np.ndarray | None = None,
 ) -> Comparison:
-    """Run both models over ``faces``, time them in turn, batch 1, and measure the memory of each.
+    """Run both models over ``faces``, time them interleaved at batch 1, and measure the memory of each.
 
-    With ``fp32_logits``, what FP32 gives for ``faces``, it is only timed and measured.
+    With ``fp32_logits``, the logits of FP32 for ``faces``, the FP32 model is only timed and its memory measured.
 
     Raises
     ------
     CalibrationError
-        If there are no faces, or a model gives values that are not finite.
+        If there are no faces, or a model outputs non-finite values.
     """
     settings = options or SessionOptions()
     sessions = [backend.open(path, settings) for path in (fp32, int8)]

@@ -1,6 +1,6 @@
-"""How close the logits of INT8 come to those of FP32 on the same faces; no labels are needed.
+"""Closeness of INT8 logits to FP32 logits on the same faces, without labels.
 
-Logits are centred per face: what is added to all logits of a face alike changes no probability.
+Logits are centred per face, since a constant added to all logits of a face changes no probability.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Fidelity:
         Mean over faces of the cosine of the centred logits.
     snr_db : float or None
         Signal-to-noise ratio of the centred logits of all faces, 10 log10(Σ FP32² / Σ (INT8 − FP32)²), in
-        decibels; ``None`` where they are identical, or FP32 tells no class from another.
+        decibels; ``None`` if they are identical, or all FP32 logits of each face are equal.
     """
 
     agreement: float
@@ -47,11 +47,12 @@ def measure_fidelity(fp32: np.ndarray, int8: np.ndarray) -> Fidelity:
     """
     if fp32.shape != int8.shape or len(fp32) == 0:
         raise CalibrationError(
-            f"expected logits of the same faces, found the shapes {list(fp32.shape)} and {list(int8.shape)}"
+            f"expected logits of the same faces, found the shapes {list(fp32.shape)} and {list(int8.shape)}. "
+            "Fix: run both models on the same, non-empty set of faces."
         )
     for name, values in (("FP32", fp32), ("INT8", int8)):
         if not np.isfinite(values).all():
-            raise CalibrationError(f"{name} logits are not finite: {_FIXES[name]}")
+            raise CalibrationError(f"{name} logits are not finite. Fix: {_FIXES[name]}.")
     reference, found = (
         v.astype(np.float64) - v.mean(axis=1, keepdims=True, dtype=np.float64) for v in (fp32, int8)
     )
@@ -65,6 +66,6 @@ def measure_fidelity(fp32: np.ndarray, int8: np.ndarray) -> Fidelity:
 
 
 _FIXES = {
-    "FP32": "the weights or the faces are damaged",
+    "FP32": "give other weights or faces, these are damaged",
     "INT8": "calibrate with other faces or another method",
 }

@@ -1,14 +1,14 @@
-"""FP32 against INT8 on the same labelled faces: which differences are more than chance.
+"""Paired comparison of FP32 and INT8 on the same labelled faces, with confidence intervals.
 
-Both networks see the same faces, so most of the chance in each accuracy cancels in their difference. How
-certain that difference is depends only on the faces on which the two disagree.
+Both networks run on the same faces, so most of the sampling noise of each accuracy cancels in the difference. The
+uncertainty of the difference depends only on the faces on which the two disagree.
 
 The noise of every figure here is its 95 % interval under one paired bootstrap (Efron & Tibshirani, 1993):
 as many faces as there are, N, are drawn with replacement, each with its label and both predictions; every
 figure is computed again from those; that is done ``resamples`` times, with a fixed seed; the interval runs
 from the 2.5th to the 97.5th percentile. All figures use the same resamples. They are computed from the
-number of faces with each (label, FP32 class, INT8 class), and drawing N faces with replacement is one draw of
-those numbers from a multinomial distribution, which is how it is done.
+number of faces with each (label, FP32 class, INT8 class), so a resample of N faces is one draw of those
+numbers from a multinomial distribution.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PERCENTILES = (2.5, 97.5)
 class ClassChange:
     """F1 of one class in FP32 and INT8, as shares, and its change in percentage points.
 
-    ``low_pp`` to ``high_pp`` is the 95 % interval of the change. ``beyond_noise`` says that it excludes 0; of K
+    ``low_pp`` to ``high_pp`` is the 95 % interval of the change. ``beyond_noise`` is true if it excludes 0; of K
     classes without any true change, 0.05 K are expected to be beyond noise by chance.
     """
 
@@ -46,23 +46,23 @@ class ClassChange:
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """How the predictions of INT8 differ from those of FP32 on the same faces.
+    """Differences between the predictions of INT8 and FP32 on the same faces.
 
     Attributes
     ----------
     faces, resamples : int
-        How many labelled faces, and how many bootstrap resamples of them.
+        Number of labelled faces, and of bootstrap resamples.
     change_pp : float
         Accuracy of INT8 less that of FP32, in percentage points.
     low_pp, high_pp : float
-        Its 95 % interval. It has no width where no face is right in one precision only.
+        Its 95 % interval, of zero width if no face is right in one precision only.
     beyond_noise : bool
-        Whether the interval excludes 0.
+        ``True`` if the interval excludes 0.
     only_fp32_right, only_int8_right : int
-        Faces that one precision alone gets right.
+        Faces that only one precision classifies correctly.
     mcnemar_p : float
-        How often two equally good networks would split those faces at least as unevenly (McNemar's test,
-        exact); 1 where there are none.
+        p-value of the exact McNemar test: the probability that two equally good networks split those faces at
+        least as unevenly; 1 if there are none.
     classes : tuple of ClassChange
         In the network's order.
     """
@@ -101,7 +101,9 @@ def compare_paired(
         If ``resamples`` is below 2000, too few for the ends of a 95 % interval.
     """
     if resamples < 2000:
-        raise UsageError(f"a 95 % interval needs at least 2000 resamples, found {resamples}")
+        raise UsageError(
+            f"a 95 % interval needs at least 2000 resamples, found {resamples}. Fix: set resamples to 2000 or more."
+        )
     faces = np.stack(_checked(fp32_predicted, int8_predicted, targets, len(class_names)), axis=1)
     kinds, counts = np.unique(faces, axis=0, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(faces), counts / len(faces), size=resamples)
@@ -151,11 +153,14 @@ def _checked(
     if not len(fp32) == len(int8) == len(targets) > 0:
         raise DataError(
             f"expected two predictions for each labelled face, found {len(fp32)} of FP32, {len(int8)} of INT8 "
-            f"and {len(targets)} labels"
+            f"and {len(targets)} labels. Fix: pass three arrays of the same length, at least 1."
         )
     for values in (fp32, int8, targets):
         if np.min(values) < 0 or np.max(values) >= classes:
-            raise DataError(f"the classes must be from 0 to {classes - 1}")
+            raise DataError(
+                f"expected class indices from 0 to {classes - 1}, found {np.min(values)} to {np.max(values)}. "
+                "Fix: pass indices into the class names."
+            )
     return fp32, int8, targets
 
 

@@ -1,4 +1,4 @@
-"""Peak memory of running a model: measured in a worker, so that nothing else counts."""
+"""Measure the peak memory of running a model in a worker process, so that nothing else counts."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def peak_memory_bytes(
 ) -> int | None:
     """Return the peak resident memory of a Python process that opens ``model`` and runs one face.
 
-    It holds the interpreter, numpy and the backend's library too, so the difference between two models says
-    more than either value.
+    The value includes the interpreter, numpy and the backend's library, so the difference between two models is
+    more informative than either value.
 
     Returns
     -------
     int or None
-        Bytes; ``None`` where the system has no ``/proc`` (it is Linux's), or the backend is not one of
-        :data:`fer_edge.backends.BACKENDS` as the other process knows them.
+        Bytes; ``None`` on systems without ``/proc`` (other than Linux), or for a backend that is not one of
+        :data:`fer_edge.backends.BACKENDS`, where the worker looks it up by name.
 
     Raises
     ------
     BackendError
-        If the other process fails.
+        If the worker fails.
     """
     if own_peak_bytes() is None or BACKENDS.get(backend.name) is not backend:
         return None
@@ -48,7 +48,8 @@ def peak_memory_bytes(
         try:
             return run_worker(__name__, question, log=log)["peak_bytes"]
         except WorkerError as error:
-            reason = error.message or "".join(read_tail(log, 1)) or f"exit status {error.status}"
+            found = "".join(read_tail(log, 1)) or f"exit status {error.status}"
+            reason = error.message or f"{found}. Fix: report this with the output of fer-edge doctor."
             raise BackendError(
                 f"measuring the memory of {model} on {backend.name} failed: {reason}"
             ) from error

@@ -1,4 +1,4 @@
-"""Latencies of several sessions, measured in turn."""
+"""Interleaved latency measurement of several sessions."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fer_edge.results import LatencySummary, summarise
 
 _WARM_UP_RUNS = 3
 _LATENCY_RUNS = 30
-#: A large network is timed fewer times: the report says how many.
+#: A large network gets fewer runs; the report holds the number.
 _MIN_RUNS, _LATENCY_BUDGET_S = 5, 3.0
 
 
 def time_in_turn(sessions: Sequence[Session], batch: np.ndarray) -> list[LatencySummary]:
-    """Time the sessions in turn, so that a change of the machine's speed meets all alike."""
+    """Time the sessions interleaved, so that a change of the machine's speed affects all equally."""
     taken: list[list[float]] = [[] for _ in sessions]
     begun = time.perf_counter()
     for _ in range(_WARM_UP_RUNS):

@@ -1,1 +1,1 @@
-"""Where Q/DQ goes: the graph, the rules by family of layer, and the multiply-adds of each."""
+"""Q/DQ placement: the graph, the rules by network family, and the multiply-adds of each layer."""

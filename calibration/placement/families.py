@@ -1,7 +1,7 @@
-"""Which rules of placement each family of networks has, and what is at stake in it.
+"""Placement rules of each network family, and the layers that they protect.
 
-A rule finds its layers by the shape of the graph, so that it holds for any weights; this table says which
-rules have something to find in which network, and a test of every exported network holds it to that.
+A rule matches layers by graph structure, independent of the weights. This table lists the rules that match in
+each network; a test checks it against every exported network.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Family:
     networks : tuple of str
         Keys of :data:`fer_edge.models.catalogue.CATALOGUE`.
     rules : mapping
-        Key of :data:`fer_edge.calibration.placement.rules.FLOAT_RULES` → what it protects in these networks.
+        Key of :data:`fer_edge.calibration.placement.rules.FLOAT_RULES` → layers that it protects in these networks.
     """
 
     networks: tuple[str, ...]
@@ -107,14 +107,14 @@ _BY_NETWORK = {network: family for family in FAMILIES.values() for network in fa
 
 
 def placement_of(network: str) -> Placement:
-    """Return the placement of a network's family; every rule applies to a network of none."""
+    """Return the placement of a network's family; every rule applies to a network without a family."""
     family = _BY_NETWORK.get(network)
     return DEFAULT_PLACEMENT if family is None else Placement(tuple(family.rules))
 
 
 @dataclass(frozen=True)
 class PlacementRow:
-    """Layers that stay in floating point, and why."""
+    """Layers that stay in floating point, and the reason."""
 
     rule: str
     reason: str

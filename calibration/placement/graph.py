@@ -1,4 +1,4 @@
-"""ONNX graphs as calibration sees them: producers, consumers, constants, and what lies in front of a tensor."""
+"""Index of an ONNX graph: producers, consumers, constants, and the nodes upstream of a tensor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onnx import shape_inference
 
 #: Operators with integer kernels; their second input is the weight.
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm"})
-#: Constants of up to this many numbers may be shapes, axes or sizes, whose values inference needs.
+#: Constants of up to this many elements may be shapes, axes or sizes, whose values shape inference needs.
 _MAX_ARGUMENT = 64
 
 
@@ -35,7 +35,7 @@ class Graph:
 def upstream(
     graph: Graph, names: Iterable[str], ends: Callable[[onnx.NodeProto], bool]
 ) -> list[onnx.NodeProto]:
-    """Return the nodes that ``names`` depend on, up to and with those where ``ends`` is true."""
+    """Return the nodes that ``names`` depend on, up to and including those where ``ends`` is true."""
     found: dict[int, onnx.NodeProto] = {}
     pending = list(names)
     while pending:
@@ -49,7 +49,7 @@ def upstream(
 
 
 def is_residual(graph: Graph, node: onnx.NodeProto) -> bool:
-    """A residual addition adds what convolutions made; ``1 + m`` and attention sums do not."""
+    """Return ``True`` for an addition of two activations, at least one of which comes from a weighted layer."""
     if node.op_type != "Add" or len(graph.activations(node)) != 2:
         return False
     return any(
@@ -58,7 +58,7 @@ def is_residual(graph: Graph, node: onnx.NodeProto) -> bool:
 
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy in which constants of more than 64 numbers have a type and a shape, and no values."""
+    """Return a copy in which constants of more than 64 elements keep type and shape, but no values."""
     result = onnx.ModelProto(ir_version=model.ir_version)
     result.opset_import.extend(model.opset_import)
     result.functions.extend(model.functions)
@@ -72,7 +72,7 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def infer_values(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """Return type and shape of every tensor for one image; inference gets weights as inputs, not their values."""
+    """Return type and shape of every tensor for one image; weights are inferred as inputs, without their values."""
     lean = without_weights(model)
     for value in lean.graph.input:
         value.type.tensor_type.shape.dim[0].dim_value = 1

@@ -1,4 +1,4 @@
-"""Multiply-adds of an ONNX graph, layer by layer: what INT8 has to make faster."""
+"""Count the multiply-adds of an ONNX graph, layer by layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fer_edge.calibration.placement.graph import infer_values
 def multiply_adds(model: onnx.ModelProto) -> Mapping[str, int]:
     """Return layer → multiply-adds for one image, of every Conv, ConvTranspose, Gemm and MatMul.
 
-    Functions that the model carries, such as self-attention, are not looked into.
+    Model-local functions, such as self-attention, are not counted.
     """
     shapes = _shapes(model)
     counts = {"Conv": _conv, "ConvTranspose": _transposed, "Gemm": _product, "MatMul": _product}
@@ -38,13 +38,13 @@ def _shapes(model: onnx.ModelProto) -> Shapes:
 
 
 def _conv(node: onnx.NodeProto, shapes: Shapes) -> int:
-    """Each output value reads the kernel's inputs once."""
+    """Return output elements × kernel elements per output."""
     weight = shapes[node.input[1]]
     return int(np.prod(shapes.get(node.output[0], [0])) * np.prod(weight[1:]))
 
 
 def _transposed(node: onnx.NodeProto, shapes: Shapes) -> int:
-    """Each input value is written through the whole kernel."""
+    """Return input elements × kernel elements per input."""
     weight = shapes[node.input[1]]
     return int(np.prod(shapes.get(node.input[0], [0])) * np.prod(weight[1:]))
 

@@ -1,8 +1,8 @@
-"""Placement: which tensors INT8 stores, and which must share one scale.
+"""Placement: choose the tensors that INT8 stores, and group those that must share a scale.
 
-Convolutions and hidden dense layers read integers; residual additions too; max-pool, concatenation and
-nearest resize pass integers on with the scale they were given. What stays in floating point is said by the
-rules of :mod:`fer_edge.calibration.placement.rules`, and layer by layer by a :class:`Placement`.
+Convolutions, hidden dense layers and residual additions read integers; max-pool, concatenation and nearest
+resize pass integers on with the scale of their input. Layers that stay in floating point are selected by the
+rules of :mod:`fer_edge.calibration.placement.rules`, and by name in a :class:`Placement`.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from fer_edge.calibration.placement.graph import WEIGHTED, Graph, is_residual, w
 from fer_edge.calibration.placement.rules import DEFAULT_RULES, FLOAT_RULES
 from fer_edge.errors import CalibrationError
 
-#: Operators that pass integers through, with one scale for inputs and output; see :func:`passes_integers`.
+#: Operators that pass integers through, with one scale for inputs and output (:func:`passes_integers`).
 _PASSING = frozenset({"MaxPool", "Concat", "DepthToSpace"})
 
 
 @dataclass(frozen=True)
 class Placement:
-    """What stays in floating point.
+    """Selection of the layers that stay in floating point.
 
     Attributes
     ----------
     rules : tuple of str
         Kinds of layers: keys of :data:`fer_edge.calibration.placement.rules.FLOAT_RULES`.
     float_layers : frozenset of str
-        Single layers, by the name of their node, that mixed precision leaves so.
+        Single layers, by node name, that mixed precision leaves in floating point.
     """
 
     rules: tuple[str, ...] = DEFAULT_RULES
@@ -44,9 +44,9 @@ DEFAULT_PLACEMENT = Placement()
 
 @dataclass(frozen=True)
 class PlacedGraph:
-    """The graph of an FP32 model, and which of its layers compute in integers; see :func:`place`.
+    """The graph of an FP32 model, and the placement of its layers; made by :func:`place`.
 
-    It holds no weights, and is that of the equalised model too, which differs in weights alone.
+    It holds no weights, so it is valid for the equalised model too, which differs only in weights.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class PlacedGraph:
     graph : Graph
         Of ``model``.
     placement : Placement
-        What stays in floating point.
+        Layers that stay in floating point.
     by_rule : mapping
         Rule of the placement → names of the nodes that it leaves in floating point.
     """
@@ -66,13 +66,13 @@ class PlacedGraph:
     by_rule: Mapping[str, tuple[str, ...]]
 
     def leaving(self, float_layers: Collection[str]) -> PlacedGraph:
-        """Return the graph with exactly these single layers in floating point, beside those of the rules."""
+        """Return the graph with exactly these single layers in floating point, in addition to those of the rules."""
         placement = dataclasses.replace(self.placement, float_layers=frozenset(float_layers))
         return dataclasses.replace(self, placement=placement)
 
     @cached_property
     def integer_nodes(self) -> tuple[onnx.NodeProto, ...]:
-        """Nodes that compute in integers, in the order of the graph."""
+        """Nodes that compute in integers, in graph order."""
         kept = self.placement.float_layers.union(*self.by_rule.values())
         return tuple(
             node
@@ -113,10 +113,10 @@ def _has_integer_kernel(graph: Graph, node: onnx.NodeProto) -> bool:
 
 
 def passes_integers(node: onnx.NodeProto) -> bool:
-    """Whether backends move the integers of ``node`` without computing on them.
+    """Return ``True`` if backends move the integers of ``node`` without computing on them.
 
-    ONNX Runtime resizes integers in nearest mode only: bilinear resize is computed between DQ and Q, so a common
-    scale would cost resolution and gain nothing.
+    ONNX Runtime resizes integers in nearest mode only. It computes a bilinear resize between DQ and Q, so a common
+    scale would cost resolution without a gain.
     """
     if node.op_type == "Resize":
         return any(a.name == "mode" and a.s == b"nearest" for a in node.attribute)
@@ -124,7 +124,7 @@ def passes_integers(node: onnx.NodeProto) -> bool:
 
 
 def stored_output(graph: Graph, node: onnx.NodeProto) -> str:
-    """Return the tensor that ``node`` stores: its own output, or that of the ReLU that alone reads it."""
+    """Return the tensor that ``node`` stores: its own output, or that of a ReLU that is its only consumer."""
     consumers = graph.consumers.get(node.output[0], [])
     if len(consumers) == 1 and consumers[0].op_type == "Relu" and node.output[0] not in graph.outputs:
         return consumers[0].output[0]
@@ -133,7 +133,7 @@ def stored_output(graph: Graph, node: onnx.NodeProto) -> str:
 
 def group_tensors(graph: Graph, integer_nodes: Iterable[onnx.NodeProto]) -> Mapping[str, str]:
     """Return every tensor that INT8 stores around ``integer_nodes`` → the name of its group."""
-    # In the order of the graph: a set's order, and with it the file, would change from process to process.
+    # In graph order: the order of a set, and so the file, would change between processes.
     group: dict[str, str] = {}
     for node in integer_nodes:
         for name in (*graph.activations(node), stored_output(graph, node)):

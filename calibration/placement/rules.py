@@ -1,8 +1,8 @@
-"""What INT8 leaves in floating point, and why: rules by the shape of a graph.
+"""Rules that leave layers in floating point, by graph structure, each with its reason.
 
-The layers that the first three rules name would have integer kernels; their weights are a small part of any
-network, and the errors that INT8 would make there are not. The others have none in any backend, or lose what
-they carry: they are named so that a report can say of every layer why it is as it is.
+The layers of the first three rules have integer kernels, but hold a small part of any network's weights and would
+cause a large part of its error in INT8. The others have no integer kernel in any backend, or lose their information
+in 8 bits; they have rules so that a report gives a reason for every layer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from fer_edge.calibration.placement.graph import WEIGHTED, Graph, is_residual, upstream
 
-#: What ends a layer: behind it is another, whose input has a range of its own.
+#: Operators that end a layer: the tensor behind them has a range of its own.
 _ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "MaxPool"})
 _REDUCTIONS = frozenset({"ReduceMean", "ReduceMax", "GlobalAveragePool", "GlobalMaxPool"})
 _SQUASHING = frozenset({"Sigmoid", "Tanh"})
@@ -24,7 +24,7 @@ _NORMALISATIONS = frozenset({"BatchNormalization", "InstanceNormalization", "Lay
 
 @dataclass(frozen=True)
 class FloatRule:
-    """Nodes that stay in floating point, and why."""
+    """A rule that selects nodes to stay in floating point, with its reason."""
 
     name: str
     reason: str
@@ -32,10 +32,10 @@ class FloatRule:
 
 
 def _heads(graph: Graph) -> list[onnx.NodeProto]:
-    """Weighted nodes from which an output is reached without another layer, and what is computed between."""
+    """Return weighted nodes from which an output is reached without another layer, and the nodes in between."""
 
     def ends(node: onnx.NodeProto) -> bool:
-        # Query, key and value make no output, though a network may show its attention map as one.
+        # Query, key and value are no head, even if the network exports its attention map as an output.
         own_layer = node.op_type in WEIGHTED | _ACTIVATIONS or node.op_type == "SelfAttention"
         return own_layer or is_residual(graph, node)
 
@@ -43,13 +43,13 @@ def _heads(graph: Graph) -> list[onnx.NodeProto]:
 
 
 def _gates(graph: Graph) -> list[onnx.NodeProto]:
-    """All nodes between a mean or maximum over the image (or its channels) and the sigmoid of a gate."""
+    """Return all nodes between a mean or maximum over the image (or its channels) and the sigmoid of a gate."""
     found: list[onnx.NodeProto] = []
     for gate in graph.nodes:
         if gate.op_type != "Sigmoid" or _is_silu(graph, gate):
             continue
         above = upstream(graph, gate.input, lambda node: node.op_type in _REDUCTIONS)
-        # A path that ends elsewhere than at a reduction is no gate but a branch of the network.
+        # A path that does not end at a reduction is a branch of the network, not a gate.
         if all(
             name in graph.producer
             for node in above
@@ -61,7 +61,7 @@ def _gates(graph: Graph) -> list[onnx.NodeProto]:
 
 
 def _scores(graph: Graph) -> list[onnx.NodeProto]:
-    """Weighted nodes whose result goes into a sigmoid or a tanh at once."""
+    """Return weighted nodes directly in front of a sigmoid or a tanh."""
     squashed = [n for n in graph.nodes if n.op_type in _SQUASHING and not _is_silu(graph, n)]
     producers = [graph.producer.get(node.input[0]) for node in squashed]
     return [node for node in producers if node is not None and node.op_type in WEIGHTED]
@@ -72,7 +72,7 @@ def _of_type(*types: str) -> Callable[[Graph], list[onnx.NodeProto]]:
 
 
 def _masks(graph: Graph) -> list[onnx.NodeProto]:
-    """``1 + m`` and its product with the features."""
+    """Return the nodes of ``1 + m`` and of its product with the features."""
     found: list[onnx.NodeProto] = []
     for node in graph.nodes:
         constants = [graph.constants[name] for name in node.input if name in graph.constants]
@@ -88,14 +88,14 @@ def _masks(graph: Graph) -> list[onnx.NodeProto]:
 
 
 def _geometry(graph: Graph) -> list[onnx.NodeProto]:
-    """What moves an image, and the arithmetic between the layers and the points that it is moved by."""
+    """Return the nodes that warp an image, and the arithmetic between the layers and the warp's points."""
     samplers = [node for node in graph.nodes if node.op_type == "GridSample"]
     points = upstream(graph, [n.input[1] for n in samplers], lambda node: node.op_type in WEIGHTED)
     return [*samplers, *(node for node in points if node.op_type not in WEIGHTED)]
 
 
 def _stage_inputs(graph: Graph) -> list[onnx.NodeProto]:
-    """Weighted nodes that read a moved image, and those that make what it is stacked with."""
+    """Return weighted nodes that read a warped image, and those that make the tensors concatenated with it."""
     found: dict[int, onnx.NodeProto] = {}
     for node in graph.nodes:
         if node.op_type not in WEIGHTED:
@@ -107,13 +107,13 @@ def _stage_inputs(graph: Graph) -> list[onnx.NodeProto]:
 
 
 def _is_silu(graph: Graph, node: onnx.NodeProto) -> bool:
-    """x · sigmoid(x) is an activation, not a gate."""
+    """Return ``True`` for x · sigmoid(x), which is an activation and not a gate."""
     readers = graph.consumers.get(node.output[0], [])
     return bool(readers) and all(n.op_type == "Mul" and node.input[0] in n.input for n in readers)
 
 
 def _stems(graph: Graph) -> list[onnx.NodeProto]:
-    """Weighted nodes that read the input, with whatever normalises it between."""
+    """Return weighted nodes that read the input, and the nodes that normalise it."""
     return [
         node
         for node in graph.nodes
@@ -170,12 +170,12 @@ _RULES: tuple[FloatRule, ...] = (
     ),
 )
 
-#: By measurement, in families whose table names it: 8 bits suffice for pixels as they come.
+#: Applied only in families that name it, by measurement: unnormalised pixels lose nothing in 8 bits.
 STEM = FloatRule(
     "stem",
     "the first layer reads an image whose range is not that of pixels, and few of the multiply-adds are there",
     _stems,
 )
 FLOAT_RULES: Mapping[str, FloatRule] = {rule.name: rule for rule in (*_RULES, STEM)}
-#: What follows from the shape of a graph alone.
+#: Rules that follow from graph structure alone.
 DEFAULT_RULES = tuple(rule.name for rule in _RULES)

@@ -1,1 +1,1 @@
-"""Q/DQ models written from ranges, in the dialect of a backend."""
+"""Write Q/DQ models from ranges, in the dialect of a backend."""

@@ -1,7 +1,7 @@
-"""What a Q/DQ model must satisfy in its dialect, checked after it is written.
+"""Check a written Q/DQ model against the rules of its dialect.
 
-TensorRT 10 and 11 catch a wrong zero point or a negative scale; a wrong axis of a convolution's weights
-they build without a word, and the engine is wrong. So the writer's own work is checked here, on the file.
+TensorRT 10 and 11 reject a wrong zero point or a negative scale, but silently build a wrong engine from a wrong
+axis of a convolution's weights. So the output of the writer is checked here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def check_qdq(model: onnx.ModelProto, signed_activations: bool) -> None:
     model : onnx.ModelProto
         A Q/DQ model.
     signed_activations : bool
-        Whether the dialect stores activations as int8 with zero point 0, or as uint8.
+        ``True`` if the dialect stores activations as int8 with zero point 0, ``False`` for uint8.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def _check_parameters(graph: Graph, node: onnx.NodeProto, signed: bool) -> None:
     stored = graph.constants.get(node.input[0])
     if stored is not None:
         if zero_point.any():
-            raise _error(node, "is a constant whose zero point is not 0")
+            raise _error(node, "is a constant with a zero point other than 0")
         return
     expected = np.int8 if signed else np.uint8
     if zero_point.dtype != expected or scale.size != 1:
@@ -73,7 +73,7 @@ def _check_parameters(graph: Graph, node: onnx.NodeProto, signed: bool) -> None:
 
 
 def _check_weight(graph: Graph, node: onnx.NodeProto) -> None:
-    """A weight behind a DequantizeLinear has one scale per output channel, along the axis of those."""
+    """Check that a weight behind a DequantizeLinear has one scale per output channel, along their axis."""
     dequantise = graph.producer.get(node.input[1])
     if dequantise is None or dequantise.op_type != "DequantizeLinear":
         return
@@ -92,8 +92,11 @@ def _check_weight(graph: Graph, node: onnx.NodeProto) -> None:
     if list(scales) != [weight.dims[expected]]:
         raise _error(dequantise, f"has scales {list(scales)} for {weight.dims[expected]} output channels")
     if (numpy_helper.to_array(weight) == -128).any():
-        raise _error(dequantise, "holds -128, which has no opposite: symmetric weights end at -127")
+        raise _error(dequantise, "holds -128, expected symmetric weights from -127 to 127")
 
 
 def _error(node: onnx.NodeProto, what: str) -> CalibrationError:
-    return CalibrationError(f"{node.name} {what}: this is a bug of the Q/DQ writer, do not use the model")
+    return CalibrationError(
+        f"{node.name} {what}, a bug of the Q/DQ writer. Fix: do not use the model, and report this with the "
+        "output of fer-edge doctor."
+    )

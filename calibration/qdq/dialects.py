@@ -1,4 +1,4 @@
-"""How Q/DQ is written for a backend."""
+"""Q/DQ dialects of the backends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fer_edge.calibration.qdq.weights import MIN_SCALE
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a backend family wants activations written."""
+    """Q/DQ format that a family of backends expects for activations."""
 
     name: str
     signed: bool

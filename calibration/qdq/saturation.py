@@ -1,10 +1,10 @@
-"""INT8 with sums of two products that saturate at 16 bits, computed on any processor.
+"""Emulate INT8 with sums of two products that saturate at 16 bits, on any processor.
 
 x86 processors with AVX2 and without VNNI multiply u8 by s8 with ``VPMADDUBSW``: two products of neighbouring channels
-are added, and the sum ends at 32767. A self-test must notice that, so its faces are chosen by this emulation. Only
-pairs of weights whose sum reaches 129 can saturate, about one in a hundred: their overflow is computed from the
-integers in front of each layer and added to the layer's output as a correction. A correction changes the integers
-behind it, so that further passes follow the first.
+are added, and the sum saturates at 32767. A self-test must detect that, so its faces are chosen by this emulation.
+Only pairs of weights whose sum reaches 129 can saturate, about one in a hundred. Their overflow is computed from the
+integer input of each layer and added to the layer's output as a correction. A correction changes the integers
+of later layers, so further passes follow the first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 _HIGH, _LOW = 32767, -32768
 _MAX_PIXEL = 255
-#: Each pass carries the changes of the one before through the layers behind.
+#: Each pass propagates the corrections of the pass before through the later layers.
 _PASSES = 2
 _BATCH = 8
 
@@ -34,15 +34,15 @@ class _Layer:
     integers, correction : str
         Names of tensors: the activations, and the correction of the output.
     scale : np.ndarray
-        ``[O]`` float32, of one unit of the integer sum.
+        ``[O]`` float32, value of one unit of the integer sum.
     pad_value : int
-        Integer that stands for zero.
+        Integer that represents zero.
     pads, strides, dilations, kernel : (int, int, ...)
-        As ONNX defines them; of a dense layer, which has no window, those of a convolution of 1×1.
+        As ONNX defines them; those of a 1×1 convolution for a dense layer.
     outputs : np.ndarray
-        ``[P]``: the output channel of each pair.
+        ``[P]`` output channel of each pair.
     taps, channels, weights : np.ndarray
-        ``[P, 2]``: place in the window, input channel, and integer weight of both.
+        ``[P, 2]`` kernel position, input channel and integer weight of both.
     """
 
     integers: str
@@ -77,14 +77,14 @@ class SaturationEmulator:
         self._input = proto.graph.input[0].name
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        # Rounded values are multiplied in floating point, which is exact: no saturation of this processor's own.
+        # Rounded values are multiplied in floating point, which is exact, so that this processor never saturates.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         self._session = onnxruntime.InferenceSession(
             proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
 
     def logits(self, batch: np.ndarray, on_faces: Callable[[int], None] = lambda faces: None) -> np.ndarray:
-        """Return ``[B, K]`` float32 logits of ``[B, C, H, W]`` float32; ``on_faces`` hears how many more are done."""
+        """Return ``[B, K]`` float32 logits of ``[B, C, H, W]`` float32; ``on_faces`` gets the number of new faces."""
         parts = []
         for start in range(0, len(batch), _BATCH):
             parts.append(self._run(batch[start : start + _BATCH]))
@@ -106,7 +106,7 @@ class SaturationEmulator:
 
 
 def _overflow(layer: _Layer, integers: np.ndarray) -> np.ndarray:
-    """Return ``[B, O, H, W]`` float32: by how much the sums of two exceed 16 bits, in units of the integer sum."""
+    """Return ``[B, O, H, W]`` float32, the excess of the sums of two over 16 bits, in units of the integer sum."""
     values = integers.reshape(*integers.shape[:2], *(integers.shape[2:] or (1, 1)))
     top, left, bottom, right = layer.pads
     padded = np.pad(
@@ -140,7 +140,7 @@ def _overflow(layer: _Layer, integers: np.ndarray) -> np.ndarray:
 
 
 def _find_layers(proto: onnx.ModelProto) -> list[_Layer]:
-    """Return the layers whose activations are u8 and whose weights are s8, but for depthwise ones."""
+    """Return the layers with u8 activations and s8 weights, except depthwise ones."""
     made = {output: node for node in proto.graph.node for output in node.output}
     constants = {tensor.name: tensor for tensor in proto.graph.initializer}
     layers = []
@@ -210,7 +210,7 @@ def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
 
 
 def _insert_corrections(proto: onnx.ModelProto, layers: Sequence[_Layer]) -> None:
-    """Add an input to the output of every layer, and give the integers in front of it as outputs."""
+    """Add a correction input to the output of every layer, and export the layer's integer input as an output."""
     by_output = {layer.correction.removesuffix(".saturation"): layer for layer in layers}
     nodes = []
     for node in proto.graph.node:

@@ -1,18 +1,19 @@
-"""Stride-2 transposed convolutions as convolutions, which CPU backends run in integers.
+"""Rewrite stride-2 transposed convolutions as convolutions, which CPU backends run in integers.
 
-A transposed convolution of stride 2 that doubles the sides gives each input pixel four output pixels, one for every
+A transposed convolution of stride 2 that doubles the sides maps each input pixel to four output pixels, one for every
 phase (r, s). With kernel K and padding p, K - 2p = 2,
 
     out[o, 2y + r, 2x + s] = Σ_i Σ_d Σ_e W[i, o, r + p - 2d, s + p - 2e] in[i, y + d, x + e],
 
-so that a phase is a convolution with K/2 × K/2 weights, and the phases are put in their places by DepthToSpace, which
-only moves values. Where K/2 is odd all phases read the same pixels, and one convolution makes the four of them.
+so that a phase is a convolution with K/2 × K/2 weights. DepthToSpace, which only moves values, interleaves the phases.
+If K/2 is odd, all phases read the same pixels, and one convolution computes all four.
 
 ONNX Runtime has no integer kernel for transposed convolutions. On Residual Masking Network (K = 2) they took a sixth of
-the time of the INT8 model; FERAtt (K = 4) takes 12.3 ms with integers in them and 18.7 without, on two cores.
+the time of the INT8 model; FERAtt (K = 4) takes 12.3 ms with integer transposed convolutions and 18.7 ms without, on
+two cores.
 
-The phases are blocks of channels (DCR), not neighbours (CRD): where channels lie last, as in OpenVINO, each block is
-then one copy (0.05 ms of Residual Masking Network's 25 on two cores, against 0.35).
+The phases are blocks of channels (DCR), not adjacent channels (CRD): in a channels-last layout, as in OpenVINO, each
+block is then one copy (0.05 ms of Residual Masking Network's 25 on two cores, against 0.35).
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ _PHASES = tuple(itertools.product((0, 1), repeat=2))
 def expand_transposed(
     model: onnx.ModelProto, layers: Iterable[str], tensors: Mapping[str, TensorRange]
 ) -> tuple[set[str], Mapping[str, TensorRange]]:
-    """Make every ConvTranspose of ``model`` that doubles and is in ``layers`` Convs, their ReLUs, and DepthToSpace.
+    """Replace every ConvTranspose in ``layers`` that doubles the sides by Convs, their ReLUs, and DepthToSpace.
 
-    In place. Returns the layers that are now instead of ``layers``, and ``tensors`` with the ranges of the new ones.
+    Changes ``model`` in place. Returns the layers that replace ``layers``, and ``tensors`` with ranges for new tensors.
     """
     graph = Graph(model)
     layers, tensors = set(layers), dict(tensors)
@@ -72,7 +73,7 @@ def expand_transposed(
 def _convolutions(
     model: onnx.ModelProto, graph: Graph, node: onnx.NodeProto, final: str, relu: onnx.NodeProto | None
 ) -> tuple[list[onnx.NodeProto], list[str]]:
-    """Return the convolutions of the phases, each with its ReLU, and the tensors that they make, in order."""
+    """Return the convolutions of the phases, each with its ReLU, and their output tensors, in order."""
     weight = numpy_helper.to_array(graph.constants[node.input[1]])
     bias = numpy_helper.to_array(graph.constants[node.input[2]]) if len(node.input) > 2 else None
     taps = weight.shape[2] // 2
@@ -110,12 +111,12 @@ def _convolutions(
 
 
 def _first_offset(taps: int, part: int) -> int:
-    """Return the smallest d (or e) of the sum above: what leaves k = r + p - 2d below K."""
+    """Return the smallest d (or e) of the sum in the module docstring, for which k = r + p - 2d is below K."""
     return -((taps - part) // 2)
 
 
 def _phase_weight(weight: np.ndarray, phase: Sequence[int]) -> np.ndarray:
-    """Return W[o, i, d, e] of one phase, d and e rising."""
+    """Return W[o, i, d, e] of one phase, with d and e ascending."""
     taps = weight.shape[2] // 2
     padding = taps - 1
     rows, columns = (
@@ -125,7 +126,7 @@ def _phase_weight(weight: np.ndarray, phase: Sequence[int]) -> np.ndarray:
 
 
 def doubles(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Whether ``node`` is a transposed convolution that :func:`expand_transposed` rewrites."""
+    """Return ``True`` for a transposed convolution that :func:`expand_transposed` rewrites."""
     if node.op_type != "ConvTranspose" or any(n not in graph.constants for n in node.input[1:]):
         return False
     attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}

@@ -1,4 +1,4 @@
-"""Weights of integer layers: their scales, their rounding, and corrections of the biases beside them."""
+"""Weights of integer layers: scales, rounding, and bias corrections."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from onnx import numpy_helper
 from fer_edge.calibration.placement.graph import WEIGHTED
 from fer_edge.errors import CalibrationError
 
-#: Below, a scale would divide by zero: a channel whose weights are all zero gets this one.
+#: Smallest scale, for a channel with only zero weights: a smaller one would divide by zero.
 MIN_SCALE = 1e-12
-#: A quarter of what int32 holds, since products are added to the bias.
+#: A quarter of the int32 range, since products are added to the bias.
 _INT32_BOUND = 2.0**30
 
 
@@ -26,16 +26,16 @@ def output_axis(node: onnx.NodeProto) -> int:
 
 
 def per_channel(values: np.ndarray, rank: int, axis: int) -> np.ndarray:
-    """Return ``[C]`` values in a shape that broadcasts along ``axis`` of a weight with ``rank`` axes."""
+    """Reshape ``[C]`` values to broadcast along ``axis`` of a weight with ``rank`` axes."""
     return values.reshape([-1 if i == axis else 1 for i in range(rank)])
 
 
 def round_weight(
     weight: np.ndarray, axis: int, bias: np.ndarray | None = None, input_scale: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return int8 values, symmetric, and their float32 scales ``[C]``, one per output channel.
+    """Return symmetric int8 values and their float32 scales ``[C]``, one per output channel.
 
-    With ``bias`` and ``input_scale`` a channel of tiny weights gets a scale in which its bias fits int32.
+    With ``bias`` and ``input_scale``, a channel of tiny weights gets a scale that lets its bias fit int32.
     """
     others = tuple(i for i in range(weight.ndim) if i != axis)
     scale = np.abs(weight.astype(np.float64)).max(axis=others) / 127
@@ -52,7 +52,7 @@ def shift_biases(model: onnx.ModelProto, shifts: Mapping[str, Sequence[float]]) 
     Raises
     ------
     CalibrationError
-        If a layer is not in the model, or has another number of channels.
+        If a layer is missing in the model, or has another number of channels.
     """
     nodes = {node.name: node for node in model.graph.node if node.op_type in WEIGHTED}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -62,7 +62,7 @@ def shift_biases(model: onnx.ModelProto, shifts: Mapping[str, Sequence[float]]) 
         if node is None or channels != len(shift):
             found = "no such layer" if node is None else f"one with {channels} channels"
             raise CalibrationError(
-                f"a bias correction is for {layer} with {len(shift)} channels, the model has {found}: calibrate again"
+                f"a bias correction is for {layer} with {len(shift)} channels, the model has {found}. Fix: calibrate again."
             )
         values = np.asarray(shift, np.float64)
         if len(node.input) > 2 and node.input[2]:

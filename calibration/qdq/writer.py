@@ -3,7 +3,7 @@
 Two dialects, one set of ranges:
 
 ``tensorrt``
-    int8, zero point 0, Q/DQ in front of integer operators; everything else reads floats.
+    int8, zero point 0, Q/DQ in front of integer operators; all other operators read floats.
 ``cpu``
     uint8 activations with a zero point, Q/DQ on inputs and outputs of integer operators (ONNX Runtime
     and OpenVINO fuse ``DQ → op → Q``), int32 biases.
@@ -55,26 +55,26 @@ def quantise(
     dialect_name : str
         A key of :data:`fer_edge.calibration.qdq.dialects.DIALECTS`.
     placed : PlacedGraph, optional
-        Of ``model`` by the rules of ``ranges``, where it is known already.
+        The placement of ``model`` by ``ranges``; computed if it is not given.
 
     Raises
     ------
     CalibrationError
-        If a tensor has no range, a layer of the ranges is not in the model, or the model has nothing that could
-        run in integers.
+        If a tensor has no range, a layer of the ranges is not in the model, or no layer of the model can run in
+        integers.
     """
     dialect = lookup(DIALECTS, dialect_name, "dialect")
     float_layers = ranges.placement.float_layers
     placed = place(model, ranges.placement) if placed is None else placed.leaving(float_layers)
     if unknown := float_layers - {node.name for node in model.graph.node}:
         raise CalibrationError(
-            f"the ranges leave {min(unknown)} in floating point, the model has no such layer: calibrate again"
+            f"the ranges leave {min(unknown)} in floating point, the model has no such layer. Fix: calibrate again."
         )
     layers = {node.name for node in integer_layers(placed, dialect_name)}
     weighted = {node.name for node in model.graph.node if node.op_type in WEIGHTED}
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    # A layer in floating point takes no correction.
+    # A floating-point layer needs no bias correction.
     shifts = ranges.bias_shifts.items()
     shift_biases(result, {layer: shift for layer, shift in shifts if layer not in weighted - layers})
     tensors = ranges.tensors
@@ -83,7 +83,9 @@ def quantise(
     graph = Graph(result)
     nodes = [node for node in graph.nodes if node.name in layers]
     if not nodes:
-        raise CalibrationError("the model has no convolution or hidden dense layer that could run in INT8")
+        raise CalibrationError(
+            "expected a convolution or hidden dense layer that can run in INT8, found none. Fix: build with --fp32."
+        )
     _Writer(result, graph, dialect, nodes, group_ranges(group_tensors(graph, nodes), tensors)).write()
     check_qdq(result, dialect.signed)
     return result
@@ -100,7 +102,7 @@ def group_ranges(groups: Mapping[str, str], tensors: Mapping[str, TensorRange]) 
     missing = [name for name in groups if name not in tensors]
     if missing:
         raise CalibrationError(
-            f"{len(missing)} tensors have no range (such as {missing[0]}): calibrate this model again"
+            f"{len(missing)} tensors have no range (such as {missing[0]}). Fix: calibrate this model again."
         )
     members: dict[str, list[TensorRange]] = {}
     for name, group in groups.items():
@@ -131,7 +133,7 @@ class _Writer:
         self.graph = graph
         self.nodes = nodes
         self.readers = {id(n) for n in self.nodes} | {id(n) for n in self.graph.nodes if passes_integers(n)}
-        self.inserted: dict[str, list[onnx.NodeProto]] = {}  # tensor → nodes behind its producer
+        self.inserted: dict[str, list[onnx.NodeProto]] = {}  # tensor → nodes to insert behind its producer
         self.front: list[onnx.NodeProto] = []
         self.scales: dict[str, np.float32] = {}
 
@@ -197,7 +199,7 @@ class _Writer:
             )
 
     def _dequantised(self, name: str, integers: np.ndarray, scale: np.ndarray, axis: int) -> str:
-        """Store integers with a DequantizeLinear node in front of everything; return its output."""
+        """Store integers with a DequantizeLinear node at the start of the graph; return its output."""
         self._constant(f"{name}.q", integers)
         self._constant(f"{name}.scale", scale)
         self._constant(f"{name}.zero_point", np.zeros(len(scale), integers.dtype))

@@ -1,4 +1,4 @@
-"""Values of tensors inside a model, over batches of faces."""
+"""Run a model over batches of faces and read the values of its inner tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fer_edge.datasets import FaceDataset
 from fer_edge.preprocess import prepare_batch
 from fer_edge.spec import ModelSpec
 
-#: Every tensor of a batch is in memory at once: about 1 GiB in Residual Masking Network.
+#: All tensors of a batch are in memory at once, about 1 GiB in Residual Masking Network.
 _BATCH = 8
 
 
@@ -38,7 +38,7 @@ def batches(
 def activations(
     model: Path, names: Sequence[str], batches: Iterable[np.ndarray]
 ) -> Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]:
-    """Yield each batch with the value of every tensor in ``names`` but the input, and of every output."""
+    """Yield each batch with the values of all tensors in ``names`` except the input, and of all outputs."""
     tapped = onnx.load(model)
     known = {value.name for value in (*tapped.graph.output, *tapped.graph.input)}
     tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
@@ -48,11 +48,11 @@ def activations(
 def run_model(
     model: onnx.ModelProto, batches: Iterable[np.ndarray]
 ) -> Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]:
-    """Yield each batch with every output of a model that exists in memory only."""
+    """Yield each batch with all outputs of a model in memory."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tapped.onnx"
         save_with_external_data(model, path)
-        del model  # the caller may need it no longer, and the session holds the weights again
+        del model  # free it if the caller has no reference: the session holds the weights again
         return_free_memory()
         session = BACKENDS["onnxruntime"].open(path, SessionOptions())
         for batch in batches:

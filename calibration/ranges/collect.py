@@ -1,4 +1,4 @@
-"""Ranges from faces: every tensor observed once, any method afterwards."""
+"""Observe every tensor on faces once, then compute ranges by any method."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from fer_edge.errors import CalibrationError, lookup
 
 @dataclass(frozen=True)
 class Observations:
-    """What faces did to every tensor that INT8 stores: ranges by any method follow without another run.
+    """Statistics of every tensor that INT8 stores; ranges by any method need no further run.
 
     Attributes
     ----------
     observers : mapping
         Tensor name → :class:`Observer`.
     images : int
-        How many faces were seen.
+        Number of faces.
     data : mapping
-        See :class:`Ranges`.
+        As in :class:`Ranges`.
     model_sha256 : str
-        The FP32 ONNX that was run.
+        sha256 of the FP32 ONNX file.
     placement : Placement
-        What stays in floating point.
+        Layers that stay in floating point.
     """
 
     observers: Mapping[str, Observer]
@@ -64,9 +64,9 @@ def observe(
     batches : iterable of np.ndarray
         ``[B, C, H, W]`` float32, preprocessed.
     data : mapping
-        Where the faces come from, for the record.
+        Origin of the faces, stored with the ranges.
     placed : PlacedGraph, optional
-        Of ``model``; by the default rules if it is not given.
+        The placement of ``model``; by the default rules if it is not given.
 
     Raises
     ------
@@ -81,7 +81,9 @@ def observe(
         for name, observer in observers.items():
             observer.update(values.get(name, batch))
         images += len(batch)
-        del values  # before the next ones are computed
+        del values  # free them before the next batch runs
     if not images:
-        raise CalibrationError("there are no faces to calibrate on: give other --calibration-data")
+        raise CalibrationError(
+            "expected faces to calibrate on, found none. Fix: give other --calibration-data."
+        )
     return Observations(observers, images, dict(data), sha256_of(model), placed.placement)

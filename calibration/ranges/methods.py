@@ -1,7 +1,7 @@
-"""Calibration methods: from what was observed of a tensor to the range that INT8 keeps, by name.
+"""Calibration methods by name: compute the range that INT8 keeps from the statistics of a tensor.
 
-All but ``minmax`` clip |x| at one threshold for both signs, which is what a symmetric dialect stores; an
-asymmetric one keeps of it what occurred.
+All but ``minmax`` clip |x| at one threshold for both signs, as a symmetric dialect stores it; an asymmetric dialect
+intersects that range with the observed minimum and maximum.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import numpy as np
 
 from fer_edge.calibration.ranges.observers import BINS, Observer, TensorRange
 
-#: In place of a method's name: measure all of them and the corrections, and keep the best.
+#: Stands in for a method: measure all methods and the corrections, and keep the best.
 AUTO_METHOD = "auto"
-#: Levels of a signed 8-bit number without its sign: what TensorRT's entropy calibration keeps.
+#: Magnitude levels of a signed 8-bit number, as in TensorRT's entropy calibration.
 _LEVELS = 128
 _STRIDE = 16
-#: Share of the values that ``percentile`` keeps, in percent; NVIDIA's Model Optimizer has the same default.
+#: Values that ``percentile`` keeps, in percent; the default of NVIDIA's Model Optimizer.
 PERCENTILE = 99.99
 
 
@@ -27,22 +27,22 @@ def _clip(observer: Observer, amax: float) -> TensorRange:
 
 
 def minmax_range(observer: Observer) -> TensorRange:
-    """Keep everything that was seen."""
+    """Keep the range from the observed minimum to the maximum."""
     return _clip(observer, np.inf)
 
 
 def entropy_range(observer: Observer) -> TensorRange:
-    """Clip |x| where the KL divergence between the values and their 128-level image is least.
+    """Clip |x| where the KL divergence between the histogram and its 128-level quantisation is least.
 
-    The definition of TensorRT's entropy calibrator: for each candidate threshold the reference P is the
-    histogram up to it, with the outliers added to its last bin; Q is P's bins without them, merged to 128
-    levels and spread back over the bins that are not empty.
+    As in TensorRT's entropy calibrator: for each candidate threshold the reference P is the histogram up to it,
+    with the outliers added to its last bin; Q is the same bins without the outliers, merged to 128 levels and
+    spread back over the bins that are not empty.
     """
     counts = observer.counts.astype(np.float64)
     used = int(np.nonzero(counts)[0].max(initial=0)) + 1
     if used <= _LEVELS:
         return minmax_range(observer)
-    # Zeros (behind a ReLU: most values) are exact in any scale and say nothing about the threshold.
+    # Zeros (most values behind a ReLU) are exact in any scale, so they do not affect the threshold.
     counts[0] = counts[1]
     tail = np.concatenate([np.cumsum(counts[::-1])[::-1], [0.0]])
     candidates = np.unique(np.append(np.arange(_LEVELS, used, _STRIDE), used))
@@ -52,7 +52,7 @@ def entropy_range(observer: Observer) -> TensorRange:
 
 
 def _divergence(kept: np.ndarray, outliers: float) -> float:
-    """KL(P ‖ Q) of one candidate; both normalised."""
+    """Return KL(P ‖ Q) of one candidate, both normalised."""
     stop = len(kept)
     group = np.minimum(np.arange(stop) * _LEVELS // stop, _LEVELS - 1)
     occupied = kept > 0
@@ -63,7 +63,7 @@ def _divergence(kept: np.ndarray, outliers: float) -> float:
     p[-1] += outliers
     p, q = p / p.sum(), q / max(q.sum(), 1e-300)
     mask = p > 0
-    # A bin that P has and Q lacks costs as much as a count of one in a million, as in ONNX Runtime.
+    # A bin that is empty in Q but not in P counts as 1e-6 of the total, as in ONNX Runtime.
     return float((p[mask] * np.log(p[mask] / np.maximum(q[mask], 1e-6 / stop))).sum())
 
 
@@ -75,14 +75,14 @@ def percentile_range(observer: Observer, percentile: float = PERCENTILE) -> Tens
 
 
 def mse_range(observer: Observer) -> TensorRange:
-    """Clip |x| where the mean square of what rounding to 127 steps and clipping change is least."""
+    """Clip |x| where the mean squared error of rounding to 127 steps and clipping is least."""
     used = int(np.nonzero(observer.counts)[0].max(initial=0)) + 1
     if used <= _LEVELS:
         return minmax_range(observer)
     width = observer.span / BINS
     values = (np.arange(used) + 0.5) * width
     counts = observer.counts[:used].astype(np.float64)
-    counts[0] = 0  # mostly exact zeros, which no step changes
+    counts[0] = 0  # mostly exact zeros, which have no rounding error
     thresholds = np.unique(np.append(np.arange(_LEVELS, used, _STRIDE), used)) * width
     errors = [_square_error(values, counts, t / (_LEVELS - 1)) for t in thresholds]
     return _clip(observer, float(thresholds[int(np.argmin(errors))]))

@@ -1,4 +1,4 @@
-"""Observers: what a tensor's values look like over many images.
+"""Observers: statistics of a tensor's values over many images.
 
 Memory does not grow with the number of images: a histogram of fixed length doubles its span when a
 larger value arrives.
@@ -37,7 +37,7 @@ class Observer:
         low, high = float(values.min()), float(values.max())
         if not np.isfinite(low) or not np.isfinite(high):
             raise CalibrationError(
-                f"tensor {self.name} has values that are not finite: the FP32 model is broken, or the images are"
+                f"tensor {self.name} has values that are not finite. Fix: check the weights and the images."
             )
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
         largest = max(-low, high)
@@ -45,7 +45,7 @@ class Observer:
             self.counts[0] += values.size
             return
         if self.span == 0:
-            # A power of two, so that the bins are the same however the images are divided into batches.
+            # A power of two, so that the bins do not depend on the division into batches.
             self.span = 2.0 ** np.ceil(np.log2(largest))
         while largest >= self.span:
             self.span *= 2
@@ -60,7 +60,7 @@ class Observer:
 
 @dataclass(frozen=True)
 class TensorRange:
-    """Observed minimum and maximum, and the range [low, high] that INT8 keeps; values beyond are clipped."""
+    """Observed minimum and maximum, and the range [low, high] that INT8 keeps; values outside are clipped."""
 
     min: float
     max: float

@@ -1,4 +1,4 @@
-"""Ranges: faces through the FP32 model, one observer per tensor; stored as JSON for every backend."""
+"""Activation ranges of an FP32 model, stored as JSON for every backend."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Ranges:
-    """The result of a calibration: with the FP32 model it determines the Q/DQ model of every dialect.
+    """The result of a calibration; with the FP32 model it determines the Q/DQ model of every dialect.
 
     Attributes
     ----------
     method : str
-        How the ranges were chosen.
+        Calibration method and corrections.
     images : int
-        How many faces they come from.
+        Number of faces.
     data : mapping
         ``name`` of the faces, and a ``fingerprint`` where they are files.
     model_sha256 : str
-        The FP32 ONNX that they belong to.
+        sha256 of the FP32 ONNX file that they belong to.
     tensors : mapping
         Tensor name → :class:`TensorRange`.
     placement : Placement
-        What stays in floating point.
+        Layers that stay in floating point.
     bias_shifts : mapping
-        Layer → what INT8 adds to its bias, one value per output channel.
+        Layer → bias correction in INT8, one value per output channel.
     """
 
     method: str
@@ -51,7 +51,7 @@ class Ranges:
     bias_shifts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Write JSON, whole or not at all."""
+        """Write JSON atomically."""
         value = dataclasses.asdict(self)
         value["placement"]["float_layers"] = sorted(self.placement.float_layers)
         write_json(path, {"format_version": FORMAT_VERSION, **value})
@@ -63,7 +63,7 @@ def load_ranges(path: Path, model: Path) -> Ranges:
     Raises
     ------
     CalibrationError
-        If the file is damaged, of another version, not finite, or made for another model.
+        If the file is damaged, of another version, or made for another model, or holds non-finite values.
     """
     try:
         value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -78,25 +78,31 @@ def load_ranges(path: Path, model: Path) -> Ranges:
         ranges = Ranges(**value)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CalibrationError(
-            f"{path} cannot be read as ranges ({type(error).__name__}): calibrate again"
+            f"{path} cannot be read as ranges ({type(error).__name__}). Fix: calibrate again."
         ) from error
     if version != FORMAT_VERSION:
         raise CalibrationError(
-            f"{path} has format version {version}, expected {FORMAT_VERSION}: calibrate again"
+            f"{path} has format version {version}, expected {FORMAT_VERSION}. Fix: calibrate again."
         )
     if ranges.model_sha256 != sha256_of(model):
-        raise CalibrationError(f"{path} was measured on another model than {model.name}: calibrate again")
+        raise CalibrationError(
+            f"{path} was measured on another model than {model.name}. Fix: calibrate again."
+        )
     for name, r in ranges.tensors.items():
         if not _are_float32((r.min, r.max, r.low, r.high)) or r.low > r.high:
-            raise CalibrationError(f"{path}: the range of {name} is not finite and ordered: calibrate again")
+            raise CalibrationError(
+                f"the range of {name} in {path} is not finite and ordered. Fix: calibrate again."
+            )
     for layer, shift in ranges.bias_shifts.items():
         if not _are_float32(shift):
-            raise CalibrationError(f"{path}: the bias correction of {layer} is not finite: calibrate again")
+            raise CalibrationError(
+                f"the bias correction of {layer} in {path} is not finite. Fix: calibrate again."
+            )
     return ranges
 
 
 def _are_float32(values: Sequence[float]) -> bool:
-    """Whether all are finite, as float32 too."""
+    """Return ``True`` if all values are finite as float32."""
     return bool((np.abs(values) <= np.finfo(np.float32).max).all())
 
 

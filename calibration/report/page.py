@@ -1,4 +1,4 @@
-"""The report of a build as one HTML file that needs nothing else: no script, no font, no network.
+"""Write the report of a build as a self-contained HTML file, without scripts, fonts or network access.
 
 ``page.html.jinja`` holds the text and the tables, ``plots.svg.jinja`` the plots; numbers are formatted here.
 """
@@ -24,31 +24,31 @@ _KEYS = (
 
 
 def write_report_page(path: Path, report: Mapping[str, Any]) -> None:
-    """Write the page for people beside ``report.json``, whole or not at all.
+    """Write the human-readable page beside ``report.json``, atomically.
 
     Parameters
     ----------
     path : Path
         The HTML file.
     report : mapping
-        JSON values. Every key is optional, and its section is left out where it is missing or ``None``:
+        JSON values. Every key is optional; the section of a missing or ``None`` key is left out:
 
         ``model``
-            ``network``, ``precision``, and more to show beside them, such as ``weights``, ``licence``, ``data``.
+            ``network``, ``precision``, and optional entries such as ``weights``, ``licence``, ``data``.
         ``record``
-            As :func:`fer_edge.system.provenance.measurement_record` gives it.
+            Result of :func:`fer_edge.system.provenance.measurement_record`.
         ``gate``
-            ``passed``, and ``bounds``: each with ``name``, ``bound``, ``measured``, ``passed``. Where it is known also
-            ``holds_for``: ``processor``, ``processor_features``, ``backend``, ``faces``; and ``reason`` where the
+            ``passed``, and ``bounds``: each with ``name``, ``bound``, ``measured``, ``passed``. Optionally
+            ``holds_for``: ``processor``, ``processor_features``, ``backend``, ``faces``; and ``reason`` if the
             build was refused.
         ``data``
             ``summary`` of :class:`fer_edge.builder.splits.Split`.
         ``warnings``
             Sentences.
         ``next_steps``
-            Each with ``command`` and ``purpose``, where the build was refused.
+            Each with ``command`` and ``purpose``, if the build was refused.
         ``comparison``
-            As :meth:`fer_edge.calibration.comparison.compare.Comparison.to_dict` gives it.
+            Result of :meth:`fer_edge.calibration.comparison.compare.Comparison.to_dict`.
         ``candidates``
             Each with ``name``, ``snr_db``, ``agreement``, ``logit_cosine``, ``chosen``.
         ``sensitivity``
@@ -64,7 +64,7 @@ def write_report_page(path: Path, report: Mapping[str, Any]) -> None:
     Raises
     ------
     jinja2.UndefinedError, KeyError, TypeError
-        A section lacks a value, or holds one of another type; nothing is written.
+        If a section lacks a value or holds one of another type; nothing is written.
     """
     page = _TEMPLATES.get_template("page.html.jinja").render(dict.fromkeys(_KEYS) | _legible(report))
     with whole_file(path) as part:
@@ -73,7 +73,7 @@ def write_report_page(path: Path, report: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Number:
-    """A figure of the report and its text; the page carries both."""
+    """A figure of the report and its text; the page holds both."""
 
     value: float | None
     text: str
@@ -83,7 +83,7 @@ class Number:
 
     @property
     def tspan(self) -> Markup:
-        """The figure as part of a text in SVG."""
+        """The figure as an SVG text span."""
         return self._in('<tspan data-value="{!r}">{}</tspan>')
 
     def _in(self, element: str) -> Markup:
@@ -96,8 +96,8 @@ def format_number(value: float | None, style: str, unit: str = "", factor: float
         return Number(None, "–")
     text = format(round(value * factor, 9) + 0.0, style).replace("-", "−")
     if not text.strip("+−0."):
-        text = text.lstrip("+−")  # no sign on what is rounded to zero
-    return Number(value, f"{text}\u00a0{unit}" if unit else text)  # a space that does not break
+        text = text.lstrip("+−")  # a rounded zero has no sign
+    return Number(value, f"{text}\u00a0{unit}" if unit else text)  # a no-break space
 
 
 #: Filters of the templates.
@@ -116,7 +116,7 @@ NUMBER_FILTERS = {
 
 
 def _legible(value: Any) -> Any:
-    """Return ``value`` with U+FFFD for letters without a glyph, such as a change of direction."""
+    """Return ``value`` with U+FFFD in place of unprintable characters, such as bidirectional controls."""
     if isinstance(value, str):
         return "".join(c if c.isprintable() else "\ufffd" for c in value)
     if isinstance(value, Mapping):
@@ -125,7 +125,7 @@ def _legible(value: Any) -> Any:
 
 
 def _most_harmful_first(layers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the layers with ``noise``, its share of the logits' size."""
+    """Return the layers, each with ``noise``, relative to the size of the logits, in descending order."""
     noisy = [
         {**layer, "noise": 0.0 if layer["snr_db"] is None else 10 ** (-layer["snr_db"] / 20)}
         for layer in layers
@@ -134,7 +134,7 @@ def _most_harmful_first(layers: Sequence[Mapping[str, Any]]) -> list[dict[str, A
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Return three to six round values between two."""
+    """Return three to six round values between ``low`` and ``high``."""
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * s for s in (1, 2, 5, 10) if power * s >= rough)
@@ -142,7 +142,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _coordinate(value: Any) -> Any:
-    """Shorten floats: figures are of :class:`Number`, so that a bare float is a coordinate of a plot."""
+    """Shorten floats, which are plot coordinates: figures of the report are a :class:`Number`."""
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
 
 

@@ -1,4 +1,4 @@
-"""What ``report.json`` and ``report.html`` say of INT8."""
+"""The INT8 part of ``report.json`` and ``report.html``."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def report_of_refused(
 
 
 def report_of(int8: Int8Result, candidates: tuple[Candidate, ...], options: Int8Options) -> dict[str, Any]:
-    """Return what was measured of INT8, as plain JSON types.
+    """Return the measurements of INT8 as plain JSON types.
 
     Parameters
     ----------
     int8 : Int8Result
         The model and its figures.
     candidates : tuple of Candidate
-        Calibrations that were measured; empty where none was chosen among.
+        Measured calibrations; empty if the method was given.
     options : Int8Options
-        How INT8 was judged.
+        Options for judging INT8.
     """
     left = {name for row in int8.placement for name in row.layers}
     results = options.judge(outcome_of(int8.comparison))
@@ -76,7 +76,7 @@ def _mixed_precision(
     float_layers: Sequence[str] = (),
     p50_ms: tuple[float | None, float | None] = (None, None),
 ) -> dict[str, Any]:
-    """Return the search; ``p50_ms`` are the latencies of INT8 and of mixed precision."""
+    """Return the steps of the search; ``p50_ms`` are the latencies of INT8 and of mixed precision."""
     return {
         "bound": "; ".join(f"{result.name} {result.bound}" for result in results),
         "float_layers": list(float_layers),
