@@ -1,4 +1,4 @@
-"""Weights → bundle. The only room that calls export and calibration."""
+"""Build bundles from weights. The only package that calls export and calibration."""
 
 from __future__ import annotations
 

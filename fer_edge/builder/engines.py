@@ -1,4 +1,4 @@
-"""Engines of a build, compiled ahead for named devices."""
+"""Compile the engines of a build ahead of time for named devices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MODELS = {"fp32": FP32_MODEL, "fp16": FP16_MODEL, "int8": int8_model("tensorrt"
 
 @dataclass(frozen=True)
 class CompiledEngines:
-    """Engines with their headers: name in the bundle → file, and a report of each."""
+    """Engines with their headers (name in the bundle → file), and a report of each."""
 
     files: Mapping[str, Path]
     reports: tuple[EngineReport, ...]
@@ -26,7 +26,7 @@ class CompiledEngines:
 def compile_engines(
     plan: BuildPlan, models: Mapping[str, Path], work: Path, on_progress: Progress
 ) -> CompiledEngines:
-    """Compile the model of the build's precision, out of ``models``, for every device of the plan."""
+    """Compile the model of the build's precision from ``models`` for every device of the plan."""
     precision = plan.options.precision
     reports = compile_ahead(
         models[_MODELS[precision]],

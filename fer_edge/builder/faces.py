@@ -1,4 +1,4 @@
-"""Faces of a build: read from the data sets that the options name, or generated."""
+"""Load or generate the faces of a build."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fer_edge.synthetic import DEFAULT_GENERATOR, GENERATORS
 
 @dataclass(frozen=True)
 class Sources:
-    """What the options name, loaded; ``None`` where they name nothing.
+    """Loaded data sets of the options; ``None`` for an option that is not set.
 
     Attributes
     ----------
     calibration, evaluation : FaceDataset or None
         Pictures for the ranges, and labelled pictures for the comparison.
     generator : str
-        Who makes faces where there are none, or too few.
+        Generator of faces if there are none or too few.
     """
 
     calibration: FaceDataset | None
@@ -33,7 +33,7 @@ def load_sources(options: BuildOptions) -> Sources:
     Raises
     ------
     DataError
-        If one cannot be read.
+        If a data set cannot be read.
     """
     calibration = evaluation = None
     reading: dict[str, Any] = {

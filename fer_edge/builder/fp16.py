@@ -1,4 +1,4 @@
-"""The FP16 model of a build."""
+"""Make the FP16 model of a build."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make_fp16(
     Raises
     ------
     GateError
-        If it is too far from FP32.
+        If the FP16 model is too far from FP32.
     """
     assert split.comparing is not None
     measured = measure_fp32(plan, fp32, split, on_progress)

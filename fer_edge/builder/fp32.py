@@ -1,4 +1,4 @@
-"""The FP32 model of a build: one that ships, or one exported from weights; and what a bundle without INT8 measures of it."""
+"""Make the FP32 model of a build by copying a shipped bundle or exporting weights, and fit its temperature."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Fp32Model:
     Attributes
     ----------
     manifest : Manifest
-        As far as it is known.
+        The manifest, as far as it is known before the later steps.
     files : mapping
-        Name in the bundle → file: ``model.onnx``; of a bundle that ships, its ranges and self-test too.
+        Name in the bundle → file: ``model.onnx``, and the ranges and self-test of a shipped bundle.
     """
 
     manifest: Manifest
@@ -41,31 +41,31 @@ class Fp32Model:
 
     @property
     def path(self) -> Path:
-        """The ONNX file."""
+        """Path of the ONNX file."""
         return self.files[FP32_MODEL]
 
     @property
     def spec(self) -> ModelSpec:
-        """Pixels in, labels out."""
+        """Input and output specification."""
         return self.manifest.spec
 
 
 @dataclass(frozen=True)
 class PrecisionResult:
-    """What the precision of a build adds to the FP32 model.
+    """Files and figures that the precision of a build adds to the FP32 model.
 
     Attributes
     ----------
     files : mapping
         Name in the bundle → file.
     metrics : mapping
-        For the manifest.
+        Metrics for the manifest.
     temperature : Temperature or None
-        ``None`` where no labelled faces were given, or too few.
+        ``None`` without labelled faces, or with too few.
     report : mapping
-        Plain JSON types.
+        Part of the report, in plain JSON types.
     int8 : Int8Result or None
-        Figures of INT8, where that was built.
+        Figures of INT8, if it was built.
     """
 
     files: Mapping[str, Path]
@@ -76,16 +76,16 @@ class PrecisionResult:
 
 
 def make_fp32(plan: BuildPlan, work: Path, on_progress: Progress) -> Fp32Model:
-    """Write the FP32 model into ``work``. An exported network is checked on the calibration data, or on generated faces.
+    """Write the FP32 model into ``work``, checking an exported network on the calibration data or generated faces.
 
     Raises
     ------
     MissingExtraError
-        If PyTorch is needed and missing; nothing has been fetched then.
+        If PyTorch is needed and missing; nothing is downloaded then.
     DownloadError
-        If weights that their authors have published cannot be fetched.
+        If published weights cannot be downloaded.
     WeightsError, ExportError
-        If weights cannot be loaded, or the exported network gives other outputs.
+        If weights cannot be loaded, or the outputs of the exported network differ from PyTorch.
     """
     if plan.shipped is not None:
         return _copied(plan.shipped, work)
@@ -111,7 +111,7 @@ def make_fp32(plan: BuildPlan, work: Path, on_progress: Progress) -> Fp32Model:
     report = export_onnx(
         trained, path, None if pictures is None else pictures.sample(FACES_TO_CHECK), on_progress
     )
-    # PyTorch's exporter holds what it exported until the process ends: let that be empty.
+    # PyTorch's exporter keeps the exported module until the process ends, so its parameters are freed here.
     for tensor in (*trained.module.parameters(), *trained.module.buffers()):
         tensor.data = tensor.data.new_empty(0)
     manifest = Manifest(
@@ -127,7 +127,7 @@ def make_fp32(plan: BuildPlan, work: Path, on_progress: Progress) -> Fp32Model:
 
 
 def _copied(bundle: Bundle, work: Path) -> Fp32Model:
-    """Copy a bundle that ships: calibration may replace the model by its equalised form."""
+    """Copy a shipped bundle, since calibration may replace the model by its equalised form."""
     names = [name for name in (FP32_MODEL, RANGES, SELF_TEST) if name in bundle.manifest.files]
     return Fp32Model(
         bundle.manifest, {name: shutil.copyfile(bundle.path / name, work / name) for name in names}
@@ -135,9 +135,9 @@ def _copied(bundle: Bundle, work: Path) -> Fp32Model:
 
 
 def measure_fp32(plan: BuildPlan, fp32: Fp32Model, split: Split, on_progress: Progress) -> PrecisionResult:
-    """Fit a temperature where labelled faces are given.
+    """Fit a temperature if labelled faces are given.
 
-    FP16 takes it too: it differs from FP32 by less than a temperature can be fitted to.
+    FP16 uses it too: its difference from FP32 is below the precision of the fit.
     """
     temperature = None
     faces = split.comparing

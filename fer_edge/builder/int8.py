@@ -1,4 +1,4 @@
-"""Ranges of a build, shipped with the model or observed on its faces, and the INT8 models made with them."""
+"""Make the INT8 models of a build, with ranges that ship with the model or are measured on its faces."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Calibration:
     Attributes
     ----------
     ranges : Ranges or None
-        ``None`` where the build needs none.
+        ``None`` if the build needs none.
     origin : str
-        Method and faces, in words.
+        Description of the method and the faces.
     candidates : tuple of Candidate
-        Calibrations that were measured.
+        Measured calibrations.
     files : mapping
         Name in the bundle → file.
     """
@@ -49,9 +49,9 @@ class Calibration:
 def make_ranges(
     plan: BuildPlan, fp32: Fp32Model, split: Split, work: Path, on_progress: Progress
 ) -> Calibration:
-    """Take the ranges that ship, or observe the faces that calibrate and write ``ranges.json`` into ``work``.
+    """Use the shipped ranges, or measure ranges on the calibration faces and write ``ranges.json`` into ``work``.
 
-    The FP32 model may become its equalised form.
+    The FP32 model may be replaced by its equalised form.
     """
     if plan.shipped_ranges is not None:
         return Calibration(
@@ -111,7 +111,7 @@ def quantise_int8(
     write_json(files[REPORT], report)
     write_report_page(files[REPORT_PAGE], report)
     comparison = int8.comparison.to_dict()
-    del comparison["temperature"]  # it stands beside, as in bundles of other precisions
+    del comparison["temperature"]  # stored at the top level, as in bundles of other precisions
     metrics = {"gate": report["gate"], "comparison": comparison}
     return PrecisionResult(files, metrics, int8.comparison.temperature, report, int8)
 

@@ -1,4 +1,4 @@
-"""Options of :func:`fer_edge.builder.build`, and the command that asks for them."""
+"""Options of :func:`fer_edge.builder.build`, and the equivalent command line."""
 
 from __future__ import annotations
 
@@ -14,68 +14,68 @@ from fer_edge.calibration.ranges.methods import AUTO_METHOD
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What to build.
+    """Options of a build.
 
     Attributes
     ----------
     model : str
         A key of :data:`fer_edge.models.catalogue.CATALOGUE`.
     weights : str
-        ``auto`` (what ships, else what the authors have published, fetched once), a key of
+        ``auto`` (shipped weights, else weights published by the authors, downloaded once), a key of
         :data:`fer_edge.models.catalogue.SHIPPED` or :data:`fer_edge.models.published.PUBLISHED_FILES`, ``random`` (timing only)
         or a file.
     precision : {"fp32", "fp16", "int8"}
-        What the bundle is for; every bundle holds the FP32 model. A bundle that is not INT8 holds ranges if
-        there is ``calibration_data``, so that it can be quantised later without data.
+        Precision of the bundle; every bundle holds the FP32 model. A bundle that is not INT8 holds ranges if
+        ``calibration_data`` is given, so that it can be quantised later without data.
     backend : str
-        Where FP32 and INT8 are compared.
+        Backend on which FP32 and INT8 are compared.
     calibration_data : Path or None
-        Faces for the ranges; ``None`` takes ranges that ship, else generated images.
+        Faces for the ranges; ``None`` uses the shipped ranges, else generated images.
     calibration_split : str or None
         ``Usage`` of FER2013 for the ranges.
     calibration_images : int or None
-        How many faces are used at most; ``None`` is 512, and 128 for networks of more than 15 G multiply-adds.
+        Largest number of faces for the ranges; ``None`` is 512, and 128 for networks above 15 G multiply-adds.
     comparison_images : int or None
-        How many faces FP32 and INT8 are compared on where there is no ``eval_data``; ``None`` is 128 or 64.
+        Largest number of faces for the comparison of FP32 and INT8 without ``eval_data``; ``None`` is 128 or 64.
     generator : str or None
-        A key of :data:`fer_edge.synthetic.GENERATORS`: who makes those images; ``None`` is the default one.
+        A key of :data:`fer_edge.synthetic.GENERATORS`, which makes the generated images; ``None`` is the default.
     method : str
-        A key of :data:`fer_edge.calibration.ranges.methods.METHODS`, or ``auto``, which measures them all, bias
+        A key of :data:`fer_edge.calibration.ranges.methods.METHODS`, or ``auto``, which measures all methods, bias
         correction and equalisation.
     max_drop : float or None
-        Percentage points of accuracy that INT8 may lose, without labels the share of faces whose class changes:
-        layers stay in floating point until it holds, or the build fails.
+        Largest loss of accuracy by INT8 in percentage points, or without labels the largest percentage of faces whose
+        class changes. Layers stay in floating point until the bound is met, or the build fails.
     min_cosine : float or None
-        Likewise the least mean cosine of the centred logits.
+        Likewise the smallest mean cosine of the centred logits.
     min_agreement : float or None
-        Likewise the least share of faces that keep their class.
+        Likewise the smallest share of faces that keep their class.
     sensitivity : bool
-        Measure what each layer alone does in INT8.
+        Measure the effect of quantising each layer alone.
     sensitivity_images : int
-        On how many faces.
+        Number of faces for that measurement.
     eval_data : Path or None
         Labelled faces for the comparison, and for the temperature that the bundle's confidences are divided by.
     eval_split : str or None
         ``Usage`` of FER2013 for the comparison.
     eval_labels : {"auto", "ferplus", "fer2013"}
-        Whose labels of FER2013; ``auto`` takes FER+ where its file lies beside the CSV.
+        Label set of FER2013; ``auto`` uses FER+ if its file is beside the CSV.
     skip_bad : bool
-        Leave out rows and pictures that cannot be read, and list them in the report; else they are an error.
+        Leave out rows and pictures that cannot be read, and list them in the report; otherwise they are an error.
     class_order : str or None
-        Names of classes that folders or labels number, in the order of the numbers, with commas between.
+        Comma-separated class names, in the order of the numbers used for folders or labels.
     output : Path or None
         Folder of the bundle; ``None`` is ``NAME-PRECISION.fer`` in the working directory.
     attention : bool
-        Give the network's built-in attention as an output.
+        Export the network's built-in attention as an output.
     compute_capabilities : tuple of str
-        Devices, such as "8.6", that engines are compiled for ahead of time, with TensorRT-RTX and without a GPU;
-        they lie in the bundle.
+        Devices, such as "8.6", to compile engines for ahead of time, with TensorRT-RTX and without a GPU; the bundle
+        holds the engines.
     plugin : {"auto", "required", "none"}
-        Whether engines compute self-attention by our plugin.
+        Use of our plugin for self-attention in engines.
     canonical_shape, image_statistics : Path or None
-        What EmotionalDAN needs beside its authors' checkpoint.
+        Files that EmotionalDAN needs with its authors' checkpoint.
     weights_sha256 : str or None
-        What the weights must have, as the bundle records it: 64 hex digits.
+        Expected sha256 of the weights, as recorded by the bundle: 64 hex digits.
     """
 
     model: str = "conv-attention"
@@ -107,7 +107,7 @@ class BuildOptions:
     weights_sha256: str | None = None
 
 
-#: Options whose flag is not their name.
+#: Options whose flag differs from their name.
 _FLAGS: Mapping[str, Callable[[Any], list[str]]] = {
     "precision": lambda value: [f"--{value}"],
     "compute_capabilities": lambda value: ["--compute-capability", *value],
@@ -116,9 +116,9 @@ _FLAGS: Mapping[str, Callable[[Any], list[str]]] = {
 
 
 def build_command(options: BuildOptions, **changes: Any) -> str:
-    """Return the command for ``options`` with ``changes``, to be pasted into a shell.
+    """Return the shell command for ``options`` with ``changes``.
 
-    The precision is always named, since that is what a reader looks for first.
+    The precision is always stated, even if it is the default.
     """
     options = dataclasses.replace(options, **changes)
     words = ["fer-edge", "build"]

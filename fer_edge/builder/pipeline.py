@@ -1,4 +1,4 @@
-"""Weights → bundle: plan, FP32, ranges, the precision, engines, self-test, write. Each step returns the files it made."""
+"""Build pipeline: plan, FP32, ranges, precision, engines, self-test, bundle. Each step returns the files that it made."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from fer_edge.engines.build.options import EngineReport
 from fer_edge.errors import GateError
 from fer_edge.system.provenance import tool_versions
 
-#: Entries of the provenance that a report repeats.
+#: Entries of the provenance that the report repeats.
 _WEIGHTS = ("licence", "remark", "address", "weights_sha256")
 
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What :func:`build` made; ``int8`` is ``None`` for FP32 and FP16, and ``report`` then holds faces and warnings."""
+    """Result of :func:`build`; for FP32 and FP16 ``int8`` is ``None``, and ``report`` holds faces and warnings."""
 
     bundle: Bundle
     calibration: str
@@ -42,7 +42,7 @@ class BuildReport:
 
     @property
     def comparison(self) -> Comparison | None:
-        """FP32 against INT8."""
+        """Comparison of FP32 and INT8."""
         return None if self.int8 is None else self.int8.comparison
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,16 +65,16 @@ def build(options: BuildOptions, on_progress: Progress = lambda stage, done, tot
     Parameters
     ----------
     options : BuildOptions
-        What to build.
+        Options of the build.
     on_progress : callable
         Called with (stage, done, total).
 
     Raises
     ------
     FerEdgeError
-        If weights, data or backend are not what was asked for. Nothing is written then.
+        If weights, data or backend are missing or invalid. Nothing is written then.
     GateError
-        If INT8 or FP16 misses its bounds. Its report then lies at ``OUTPUT.refused``, and no bundle is written.
+        If INT8 or FP16 misses its bounds. The report is written to ``OUTPUT.refused``, and no bundle is written.
     """
     plan = make_plan(options)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""The plan of a build: options are checked, and names, backend, bounds and faces decided, before any work is done."""
+"""Plan a build: check the options, and choose names, backend, bounds and numbers of faces before any work is done."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from fer_edge.synthetic import GENERATORS
 from fer_edge.weights.cache import find_weights
 from fer_edge.weights.request import Request, request_weights
 
-#: Faces that a build takes where the user gives no number.
+#: Default numbers of faces.
 _USUAL = Counts(calibrating=512, held_out=64, comparing=128)
-#: A processor of two cores takes half a second for each face: a build passes over them about thirty times.
+#: Fewer faces, since a processor of two cores takes half a second a face, and a build runs each about thirty times.
 _SLOW = Counts(calibrating=128, held_out=32, comparing=64)
 _SLOW_MACS = 15_000_000_000
 
@@ -41,29 +41,29 @@ class BuildPlan:
     Attributes
     ----------
     options : BuildOptions
-        As given.
+        Options of the user.
     output : Path
         Folder of the bundle.
     weights : Request
         Weights of the network.
     timing_only : bool
-        Whether they are random: outputs are judged only by bounds that the user sets.
+        ``True`` for random weights; their outputs are judged only by bounds that the user sets.
     shipped : Bundle or None
-        The bundle that ships with these weights.
+        The shipped bundle with these weights.
     shipped_ranges : Ranges or None
-        Its ranges, where INT8 takes those.
+        Its ranges, if INT8 uses them.
     backend : Backend
-        Where FP32 and INT8 are compared.
+        Backend on which FP32 and INT8 are compared.
     method : str
         A key of :data:`fer_edge.calibration.ranges.methods.METHODS`, or ``auto``.
     int8 : Int8Options
-        How INT8 is judged.
+        Options for judging INT8.
     counts : Counts
-        Faces of each part of the split; 0 for a part that the build does not need.
+        Number of faces in each part of the split; 0 for a part that the build does not need.
     fp16_faces : int
-        Faces that FP16 is measured on.
+        Number of faces that FP16 is measured on.
     capabilities : tuple of (int, int)
-        Devices that engines are compiled for.
+        Compute capabilities that engines are compiled for.
     """
 
     options: BuildOptions
@@ -81,23 +81,23 @@ class BuildPlan:
 
     @cached_property
     def sources(self) -> Sources:
-        """Data sets that the options name; loaded at the first use, and once.
+        """Data sets of the options, loaded on first use.
 
         Raises
         ------
         DataError
-            If one cannot be read.
+            If a data set cannot be read.
         """
         return load_sources(self.options)
 
     @property
     def shipped_ranges_data(self) -> str | None:
-        """Name of the faces that ``shipped_ranges`` were taken from."""
+        """Name of the faces that ``shipped_ranges`` were measured on."""
         return None if self.shipped_ranges is None else self.shipped_ranges.data["name"]
 
 
 def make_plan(options: BuildOptions) -> BuildPlan:
-    """Check options and decide what they leave open. Reads no data set, and neither PyTorch nor the network is needed.
+    """Check options and resolve their defaults, without reading data sets, PyTorch or network access.
 
     Raises
     ------
@@ -105,9 +105,9 @@ def make_plan(options: BuildOptions) -> BuildPlan:
         If a name is unknown, a number out of range, two options contradict each other, or the output cannot be
         written or would overwrite an input.
     WeightsError
-        If the weights file is missing or not the one asked for, or no weights of this network are known.
+        If the weights file is missing or has another sha256, or no weights of this network are known.
     BundleError
-        If attention is asked of a bundle that ships without.
+        If attention is requested and the shipped bundle has none.
     BackendError
         If the backend is not available.
     """
@@ -122,7 +122,8 @@ def make_plan(options: BuildOptions) -> BuildPlan:
         lookup(GENERATORS, options.generator, "generator")
         if options.calibration_data is not None:
             raise UsageError(
-                f"generator {options.generator} makes faces where there are none, and calibration_data gives some: leave one out"
+                f"expected generator or calibration_data, found both ({options.generator} and {options.calibration_data}). "
+                "Fix: leave one out."
             )
     lookup(dict.fromkeys(PRECISIONS), options.precision, "precision")
     lookup(dict.fromkeys(PLUGIN_CHOICES), options.plugin, "choice for the plugin")
@@ -142,7 +143,7 @@ def make_plan(options: BuildOptions) -> BuildPlan:
     check_outputs([Output("--output", output, BUNDLE)], inputs)
     backend = _comparison_backend(options)
     shipped, shipped_ranges = _shipped(options, weights)
-    # Random weights are timed only: one pass over the faces gives ranges for that.
+    # Random weights are for timing only, so one pass over the faces gives ranges that are good enough.
     method = "minmax" if options.method == AUTO_METHOD and timing_only else options.method
     usual = _SLOW if CATALOGUE[options.model].macs > _SLOW_MACS else _USUAL
     return BuildPlan(
@@ -167,31 +168,34 @@ def _int8_options(options: BuildOptions, timing_only: bool) -> Int8Options:
     int8 = Int8Options(bounds, timing_only, options.sensitivity, options.sensitivity_images)
     if (bounds is not None or int8.sensitivity) and options.precision != "int8":
         raise UsageError(
-            f"max_drop, min_cosine, min_agreement and sensitivity are for INT8, the precision is {options.precision}: leave them out"
+            "max_drop, min_cosine, min_agreement and sensitivity are for INT8, "
+            f"found the precision {options.precision}. Fix: leave them out."
         )
     return int8
 
 
 def _comparison_backend(options: BuildOptions) -> Backend:
-    """Return the backend that FP32 and INT8 are compared on: engines for other devices do not run here."""
+    """Return the backend on which FP32 and INT8 are compared; engines for other devices do not run here."""
     if options.compute_capabilities:
         if options.backend not in ("auto", FLAVOUR):
             raise UsageError(
-                f"engines for other devices are compiled by {FLAVOUR}: give --backend {FLAVOUR} with --compute-capability, found {options.backend}"
+                f"engines for other devices are compiled by {FLAVOUR}, found --backend {options.backend}. "
+                f"Fix: give --backend {FLAVOUR} with --compute-capability."
             )
         return choose_backend()
     if options.backend == FLAVOUR and not BACKENDS[FLAVOUR].available().ok:
         raise UsageError(
-            f"{FLAVOUR} finds no GPU here: name the devices to compile for, such as --compute-capability 8.6"
+            f"{FLAVOUR} expects a GPU or --compute-capability, found neither. "
+            "Fix: give the devices to compile for, such as --compute-capability 8.6."
         )
     return choose_backend(options.backend)
 
 
 def _shipped(options: BuildOptions, weights: Request) -> tuple[Bundle | None, Ranges | None]:
-    """Return the bundle that ships with the weights, and its ranges where INT8 takes those."""
+    """Return the shipped bundle with these weights, and its ranges if INT8 uses them."""
     if weights.kind != "shipped":
         return None, None
-    find_weights(weights)  # compares the sha256 that is asked for
+    find_weights(weights)  # compares the sha256
     bundle = open_bundle(shipped_bundle(weights.shipped))
     if options.attention:
         require_attention(bundle)
@@ -200,13 +204,14 @@ def _shipped(options: BuildOptions, weights: Request) -> tuple[Bundle | None, Ra
         return bundle, None
     if options.method != AUTO_METHOD:
         raise UsageError(
-            f"ranges ship with {options.model}, and --method {options.method} cannot change them: leave it out, or give --calibration-data"
+            f"ranges ship with {options.model}, and --method {options.method} cannot change them. "
+            "Fix: leave --method out, or give --calibration-data."
         )
     return bundle, load_ranges(bundle.path / RANGES, bundle.path / FP32_MODEL)
 
 
 def _counts(options: BuildOptions, usual: Counts, no_ranges: bool, method: str) -> Counts:
-    """Return how many faces the build needs for what."""
+    """Return the number of faces for each part of the split."""
     calibrates = options.calibration_data is not None or (options.precision == "int8" and no_ranges)
     measures = calibrates and method == AUTO_METHOD
     compares = options.precision != "fp32" or options.eval_data is not None

@@ -1,4 +1,4 @@
-"""From pictures of a data set to faces that can be measured: cropped, hashed, and none without contrast."""
+"""Read faces from the pictures of a data set: crop, hash, and leave out pictures without contrast."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from fer_edge.spec import CropRule
 #: Standard deviation of the 48×48 gray picture, in grey levels of 255. Of 32,140 faces of FER2013 the flattest has
 #: 9.1, one in a thousand is below 18.6; cards of one grey with the noise of a camera have 1 to 2.
 MIN_CONTRAST = 5.0
-#: A data set with a larger share of such pictures is no data set of faces.
+#: A data set with a larger share of such pictures is refused.
 _MAX_FLAT = 0.01
 _NAMED = 5
-#: Pictures are read at least so many at once.
+#: Smallest number of pictures to read at once.
 _MIN_READ = 64
 
 
 @dataclass
 class Account:
-    """What became of the pictures of one data set.
+    """Counts of the pictures of one data set, by outcome.
 
     Attributes
     ----------
     read : int
-        Pictures that were looked at.
+        Pictures that were read.
     photographs : bool
-        Whether they are photographs, of which the largest face was cut out.
+        ``True`` if they are photographs, from which the largest face was cropped.
     no_face, flat, repeated, in_comparison : int
-        Left out: no face found, hardly any contrast, copies of another face that is read, copies of a face that is
-        compared.
+        Pictures left out: no face found, hardly any contrast, copies of another face that is read, copies of a face
+        in the comparison.
     """
 
     read: int = 0
@@ -53,7 +53,7 @@ class Account:
 
 @dataclass(frozen=True)
 class HashedFaces:
-    """Face crops and their hashes, row for row; ``detected`` is whether a detector cut them out of photographs."""
+    """Face crops and their hashes, row by row; ``detected`` is true for crops that a detector cut from photographs."""
 
     faces: FaceDataset
     hashes: FaceHashes
@@ -68,17 +68,17 @@ class HashedFaces:
         return HashedFaces(self.faces.subset(indices), self.hashes.subset(indices), self.detected)
 
     def repeats(self) -> np.ndarray:
-        """Return ``[N]`` bool: whether each face is a copy of one before it."""
+        """Return ``[N]`` bool, true for each face that is a copy of an earlier one."""
         return repeats(self.hashes, shifted=self.detected)
 
 
 class FaceReader:
-    """Reads faces for one network; used as a context, since it may hold a detector.
+    """Reads faces for one network; a context manager, since it may hold a detector.
 
     Parameters
     ----------
     rule : CropRule
-        How faces are cut out of photographs.
+        Rule for cropping faces from photographs.
     on_progress : callable
         Called with (stage, done, total).
     """
@@ -110,12 +110,14 @@ class FaceReader:
     def draw(
         self, dataset: FaceDataset, order: np.ndarray, count: int, excluded: FaceHashes | None
     ) -> tuple[HashedFaces, Account]:
-        """Return up to ``count`` faces in ``order``, of which none is a copy of another or of one ``excluded``.
+        """Return up to ``count`` faces in ``order``, without copies of each other or of ``excluded`` faces.
+
+        The result is empty if all faces are excluded.
 
         Raises
         ------
         DataError
-            As in :meth:`read_all`; where all faces are excluded the result is empty.
+            As in :meth:`read_all`.
         """
         account = Account(photographs=self._photographs(dataset))
         kept: list[_Read] = []
@@ -184,7 +186,7 @@ class FaceReader:
 
 @dataclass(frozen=True)
 class _Read:
-    """Indices of pictures, the crops of photographs, hashes; the places of pictures without contrast."""
+    """Indices of pictures, face boxes in photographs, hashes, and names of pictures without contrast."""
 
     indices: np.ndarray
     boxes_xyxy: np.ndarray | None
@@ -201,10 +203,10 @@ def _check(dataset: FaceDataset, account: Account, flat: Sequence[str]) -> None:
         raise DataError(
             f"{account.flat} of {account.read} pictures of {dataset.name} have hardly any contrast: expected a standard "
             f"deviation of at least {MIN_CONTRAST:g} of 255 grey levels, found {', '.join(sorted(flat)[:_NAMED])}"
-            f"{', …' if account.flat > _NAMED else ''}: remove these pictures, or give pictures of faces"
+            f"{', …' if account.flat > _NAMED else ''}. Fix: remove these pictures, or give pictures of faces."
         )
     if account.photographs and account.no_face == account.read:
         raise DataError(
-            f"no face is found in the {account.read} photographs of {dataset.name}: give photographs in which a face "
-            "is at least 40 pixels high, or a folder of face crops"
+            f"no face is found in the {account.read} photographs of {dataset.name}. Fix: give photographs in which a "
+            "face is at least 40 pixels high, or a folder of face crops."
         )

@@ -1,4 +1,4 @@
-"""The report of a build: in the bundle, or beside the output of a build that is refused, with the next commands."""
+"""Report of a build, in the bundle; for a refused build, beside its output and with commands to try next."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fer_edge.errors import GateError
 from fer_edge.manifest import REPORT, REPORT_PAGE, Manifest
 from fer_edge.system.provenance import device_name, measurement_record, processor_features
 
-#: Options of INT8 alone.
+#: Resets the options that only INT8 has.
 _NO_BOUNDS: Mapping[str, Any] = {
     "max_drop": None,
     "min_cosine": None,
@@ -32,7 +32,7 @@ _NO_BOUNDS: Mapping[str, Any] = {
 
 
 def faces_report(split: Split) -> dict[str, Any]:
-    """Return the split and its warnings."""
+    """Return the summary and warnings of a split."""
     return {"data": dict(split.summary), "warnings": list(split.warnings)}
 
 
@@ -50,7 +50,7 @@ def refused_report(
     error: GateError,
     candidates: tuple[Candidate, ...],
 ) -> dict[str, Any]:
-    """Return the report of a build that was refused: all that was measured until then, and the reason."""
+    """Return the report of a refused build: all measurements until then, and the reason."""
     measured: dict[str, Any] = {"gate": {"passed": False, "bounds": [], "reason": str(error)}}
     if isinstance(error.tried, Int8Attempt):
         measured = report_of_refused(error.tried, candidates, plan.int8, str(error))
@@ -91,7 +91,7 @@ def refused_folder(output: Path) -> Path:
 
 
 def forget_refusal(output: Path) -> None:
-    """Remove the report of an earlier build that was refused; a folder that holds anything else stays."""
+    """Remove the report of an earlier refused build; keep a folder that holds anything else."""
     folder = refused_folder(output)
     if folder.is_dir() and not folder.is_symlink() and _is_report(folder):
         shutil.rmtree(folder)
@@ -103,36 +103,38 @@ def refuse(options: BuildOptions, output: Path, error: GateError, report: Mappin
     Returns
     -------
     GateError
-        Gives the figures, the next commands, and the place of the report, or the reason why there is none.
+        With the figures, the path of the report or the reason why there is none, and the next commands.
     """
     refused = error.tried if isinstance(error.tried, Int8Attempt) else None
     steps = next_steps(options, refused.steps if refused is not None else ())
-    warned = "".join(f"; {text.rstrip('.')}" for text in report.get("warnings", ()))
-    advice = f"{warned}; next: " + ", or ".join(f"{command} ({why})" for command, why in steps)
+    # The commands replace the remedies of the error and of the warnings.
+    texts = (str(error), *report.get("warnings", ()))
+    found = ". ".join(text.partition(". Fix: ")[0].rstrip(".") for text in texts)
+    fix = "Fix: run " + ", or ".join(f"{command} ({why})" for command, why in steps)
     whole = {**report, "next_steps": [{"command": command, "purpose": why} for command, why in steps]}
     folder = refused_folder(output)
     if folder.exists() and not (folder.is_dir() and _is_report(folder)):
         return GateError(
-            f"{error}{advice}; {folder} holds something else, so no report was written there", error.tried
+            f"{found}. {folder} holds something else, so no report was written there. {fix}.", error.tried
         )
     try:
         with whole_folder(folder) as part:
             write_json(part / REPORT, whole)
             write_report_page(part / REPORT_PAGE, whole)
     except OSError as problem:
-        return GateError(f"{error}{advice}; no report could be written ({problem})", error.tried)
-    return GateError(f"{error}{advice}; what was tried is in {folder / REPORT_PAGE}", error.tried)
+        return GateError(f"{found}. No report could be written ({problem}). {fix}.", error.tried)
+    return GateError(f"{found}. The measurements are in {folder / REPORT_PAGE}. {fix}.", error.tried)
 
 
 def next_steps(options: BuildOptions, tried: Sequence[Step] = ()) -> list[tuple[str, str]]:
-    """Return commands that may succeed where the build was refused, each with its purpose.
+    """Return commands that may succeed after a refused build, each with its purpose.
 
     Parameters
     ----------
     options : BuildOptions
-        Of the refused build.
+        Options of the refused build.
     tried : sequence of Step
-        What mixed precision tried.
+        Steps of the mixed-precision search.
     """
     if options.precision != "int8":
         return [(build_command(options, precision=p), f"build {p.upper()}") for p in ("int8", "fp32")]
@@ -149,7 +151,7 @@ def next_steps(options: BuildOptions, tried: Sequence[Step] = ()) -> list[tuple[
 
 
 def _reached(bounds: Mapping[str, float | None], tried: Sequence[Step]) -> dict[str, float]:
-    """Return bounds that the model nearest to FP32 of all that were tried meets."""
+    """Return bounds that are met by the tried model nearest to FP32."""
     if not tried:
         return {}
     best = max(tried, key=lambda step: step.logit_cosine)

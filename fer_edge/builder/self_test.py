@@ -1,7 +1,7 @@
-"""The self-test of a bundle: faces on which wrong arithmetic shows, and what each model gives for them.
+"""Make the self-test of a bundle: faces that expose wrong arithmetic, and the reference logits of each model.
 
-References are computed by ONNX Runtime in exact arithmetic. Of 256 rendered faces (32 where a network is slow) it takes
-the four on which saturated INT8 errs most, and four that spread over the classes.
+ONNX Runtime computes the references in exact arithmetic. Of 256 rendered faces (32 for a slow network), the test uses
+the four with the largest errors under saturated INT8, and four that spread over the classes.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from fer_edge.preprocess import prepare_batch
 from fer_edge.spec import ModelSpec
 from fer_edge.synthetic import DEFAULT_GENERATOR, GENERATORS
 
-#: Other faces than those that calibrate and compare.
+#: Differs from the seeds of the calibration and comparison faces.
 _SEED = 20_261_127
 _CANDIDATES, _FEW_CANDIDATES = 256, 32
 _SLOW_PIXELS = 128 * 128
 _SENSITIVE, _SPREAD = 4, 4
-#: Crops are larger than the input, so that resizing is tested.
+#: Crop side relative to the input: larger, so that resizing is tested.
 _ENLARGED = 1.25
 _BATCH = 8
 _SENSITIVE_DIALECT = "cpu"
-#: Key of a model's references → its name in a bundle.
+#: Key of a model's references → name of the model in the bundle.
 _MODELS = {
     "fp32": FP32_MODEL,
     "fp16": FP16_MODEL,
@@ -42,7 +42,7 @@ _MODELS = {
 
 @dataclass(frozen=True)
 class SelfTest:
-    """The manifest's record of a self-test, and its file by its name in the bundle."""
+    """The manifest's record of a self-test, and its file (name in the bundle → file)."""
 
     record: SelfTestRecord
     files: Mapping[str, Path]
@@ -55,10 +55,10 @@ def make_self_test(
     timing_only: bool = False,
     on_progress: Progress = lambda stage, done, total: None,
 ) -> SelfTest:
-    """Write ``self_test.npz`` into ``work``, with what each model among ``files`` (name in the bundle → file) gives.
+    """Write ``self_test.npz`` into ``work``, with the logits of each model in ``files`` (name in the bundle → file).
 
-    Crops of a ``self_test.npz`` among ``files`` are kept where they are sensitive, since choosing takes time.
-    Random weights (``timing_only``) leave no signal to compare: the first faces do.
+    Crops of a ``self_test.npz`` in ``files`` are kept if they are sensitive, since choosing takes time.
+    Random weights (``timing_only``) have no signal to compare, so the first faces are used.
     """
     models = {key: files[name] for key, name in _MODELS.items() if name in files}
     errors = None
@@ -79,7 +79,7 @@ def make_self_test(
 def _choose_crops(
     kept: Path | None, models: Mapping[str, Path], spec: ModelSpec, on_progress: Progress
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return ``[N, h, w, 3]`` crops, those of a ``kept`` self-test if possible, and their errors under saturated sums."""
+    """Return ``[N, h, w, 3]`` crops, those of a ``kept`` self-test if possible, and their errors under saturation."""
     if kept is not None:
         crops = read_self_test(kept.read_bytes(), spec).crops
         errors = _saturation_errors(models, crops, spec, on_progress)
@@ -121,7 +121,7 @@ def _candidates(spec: ModelSpec, count: int) -> np.ndarray:
 
 
 def choose_faces(logits: np.ndarray, errors: np.ndarray) -> Sequence[int]:
-    """Return the faces with the largest errors, then the surest faces of as many classes as there are."""
+    """Return the faces with the largest errors, then the most confident faces of as many classes as possible."""
     sensitive = [int(i) for i in np.argsort(-errors, kind="stable")[:_SENSITIVE]]
     ordered = np.sort(logits, axis=1)
     surest = np.argsort(-(ordered[:, -1] - ordered[:, -2]), kind="stable")

@@ -1,5 +1,5 @@
-"""The faces of a build, split before anything is measured: for calibration, for the measurements of ``auto``,
-and for the comparison of INT8 with FP32. No face of one part, nor a copy of it, is in another.
+"""Split the faces of a build before anything is measured: for calibration, for the measurements of ``auto``,
+and for the comparison of INT8 with FP32. The parts share no face and no copy of a face.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from fer_edge.datasets.duplicates import copies_of, hash_faces, repeats
 from fer_edge.errors import CalibrationError, DataError
 from fer_edge.spec import CropRule
 
-#: To fewer distinct faces generated ones are added, where something is measured on them.
+#: Generated faces are added to a measured part with fewer distinct faces.
 MIN_MEASURED = 16
-#: With fewer distinct faces the ranges depend on who happens to be in the pictures.
+#: With fewer distinct faces the ranges depend on the individual pictures.
 FEW_CALIBRATING = 100
-#: Of generated faces.
+#: Seeds of the generated faces.
 _SEEDS = {"calibrating": 0, "comparing": 1, "held_out": 2}
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many faces a build asks for; 0 for a part that it does not need."""
+    """Number of faces in each part; 0 for a part that the build does not need."""
 
     calibrating: int
     held_out: int
@@ -39,20 +39,20 @@ class Counts:
 
 @dataclass(frozen=True)
 class Split:
-    """The parts, and what the report says of them.
+    """The parts, and their entries in the report.
 
     Attributes
     ----------
     calibrating, held_out, comparing : FaceDataset or None
-        ``None`` where the build does not need the part.
+        ``None`` if the build does not need the part.
     summary : mapping
         Plain JSON types. Part → ``data``, ``faces``, ``distinct``, ``generated``, ``completed`` (with generated
         faces), ``sha256``; ``pictures``: data set → :class:`fer_edge.builder.reader.Account`; ``overlap``: faces of
-        one part with a copy in another, ``None`` where faces are given for the comparison and ranges that ship with
-        the model were taken from unknown faces; ``skipped`` and ``left_out``: data set → bad rows that were left out
-        because the options say so, and what the rules of the data set leave out.
+        one part with a copy in another, ``None`` if it is unknown, as for shipped ranges with ``--eval-data``;
+        ``skipped`` and ``left_out``: data set → bad rows that were skipped (``skip_bad``), and counts of rows that
+        the rules of the data set exclude.
     warnings : tuple of str
-        What weakens the figures.
+        Limitations of the figures.
     """
 
     calibrating: FaceDataset | None
@@ -64,7 +64,7 @@ class Split:
 
 @dataclass(frozen=True)
 class _Part:
-    """Faces of one purpose; ``completed`` is whether generated faces were added to real ones, which are too few."""
+    """Faces of one purpose; ``completed`` is true if generated faces were added to too few real ones."""
 
     hashed: HashedFaces
     generated: int
@@ -95,22 +95,22 @@ def split_faces(
 ) -> Split:
     """Read faces, leave copies out, and split the others.
 
-    Faces that are given for the comparison are all compared. Without them the calibration data is split as ``counts``
-    ask; of few faces at least a quarter is compared and an eighth held out. Parts of fewer than 16 distinct faces
-    on which something is measured are filled up with generated faces.
+    All faces of the evaluation data are compared. Without evaluation data the calibration data is split by
+    ``counts``; with few faces, at least a quarter is compared and an eighth held out. Measured parts of fewer than 16
+    distinct faces are filled up with generated faces.
 
     Parameters
     ----------
     sources : Sources
-        The data sets; generated faces stand for one that is missing.
+        The data sets; generated faces replace a missing one.
     counts : Counts
-        How many faces each part takes at most.
+        Largest number of faces in each part.
     rule : CropRule
-        How faces are cut out of photographs.
+        Rule for cropping faces from photographs.
     on_progress : callable
         Called with (stage, done, total).
     shipped_ranges : str, optional
-        Names the data of ranges that ship with the model, where the build uses those.
+        Name of the data that the shipped ranges were measured on, if the build uses them.
 
     Raises
     ------
@@ -139,7 +139,8 @@ def split_faces(
     overlap = _overlap(read)
     if overlap:
         raise CalibrationError(
-            f"{overlap} faces are in two parts of the split: this is a bug, do not use these faces"
+            f"expected no face in two parts of the split, found {overlap}. "
+            "Fix: report this with the output of fer-edge doctor."
         )
     given = [d for d in (sources.evaluation, sources.calibration) if d is not None]
     warnings = _warnings(parts, accounts) + _skipped(given)
@@ -147,8 +148,8 @@ def split_faces(
     if shipped_ranges is not None and sources.evaluation is not None:
         unknown = True
         warnings.append(
-            f"the ranges ship with the model and were taken from {shipped_ranges}: whether faces of "
-            f"{sources.evaluation.name} are among those is unknown; give --calibration-data to be sure"
+            f"the ranges ship with the model and were measured on {shipped_ranges}, which may contain faces of "
+            f"{sources.evaluation.name}. Fix: give --calibration-data to exclude that"
         )
     return Split(
         calibrating=parts["calibrating"].faces if "calibrating" in parts else None,
@@ -168,7 +169,7 @@ def split_faces(
 def _draw(
     reader: FaceReader, sources: Sources, counts: Counts, comparing: HashedFaces | None
 ) -> tuple[HashedFaces, Account]:
-    """Return distinct faces in a repeatable order, of which none has a copy among those that are compared."""
+    """Return distinct faces in a reproducible order, without copies of the compared faces."""
     count = counts.calibrating + counts.held_out + (counts.comparing if comparing is None else 0)
     if sources.calibration is None:
         dataset = generated_faces(count, sources.generator, _SEEDS["calibrating"])
@@ -179,15 +180,15 @@ def _draw(
     drawn, account = reader.draw(dataset, order, count, None if comparing is None else comparing.hashes)
     if comparing is not None and not len(drawn):
         raise DataError(
-            f"no face of {dataset.name} is left to calibrate on: all {account.in_comparison} are in the comparison data "
-            f"{comparing.faces.name} too, or copies of faces there; give other faces to --calibration-data, or leave "
-            "--eval-data out: then a part of the calibration data is kept for the comparison"
+            f"no face of {dataset.name} is left to calibrate on, since all {account.in_comparison} are faces of the "
+            f"comparison data {comparing.faces.name} or copies of them. Fix: give other faces to --calibration-data, or "
+            "leave --eval-data out to compare on a part of the calibration data."
         )
     return drawn, account
 
 
 def _shared_out(drawn: HashedFaces, counts: Counts, compared: bool) -> dict[str, HashedFaces]:
-    """Split distinct faces into those that calibrate, are held out, and, unless others are compared, are compared."""
+    """Split distinct faces for calibration, for holding out and, unless ``compared`` is true, for the comparison."""
     total = len(drawn)
     comparing = held_out = 0
     if not compared:
@@ -207,7 +208,7 @@ def _shared_out(drawn: HashedFaces, counts: Counts, compared: bool) -> dict[str,
 
 
 def _part(name: str, read: Mapping[str, HashedFaces], sources: Sources) -> _Part:
-    """Count the distinct faces of a part; fill it up where something is measured on it and they are few."""
+    """Count the distinct faces of a part, and fill up a measured part that has too few."""
     hashed = read[name]
     distinct = int((~hashed.repeats()).sum())
     real = (
@@ -239,7 +240,7 @@ def _part(name: str, read: Mapping[str, HashedFaces], sources: Sources) -> _Part
 
 
 def _overlap(read: Mapping[str, HashedFaces]) -> int:
-    """Return how many faces of a part have a copy in another, by their hashes."""
+    """Return the number of faces with a copy in another part, by their hashes."""
     return sum(
         int(copies_of(a.hashes, b.hashes, shifted=False).sum()) for a, b in combinations(read.values(), 2)
     )
@@ -252,7 +253,7 @@ def _named_apart(name: str, taken: Mapping[str, object]) -> str:
 def _skipped(given: Sequence[FaceDataset]) -> list[str]:
     found = {d.name: d.skipped for d in given if d.skipped.count}
     return [
-        f"rows or pictures of {name} that cannot be read are left out: {skipped.count}, first {skipped.first[0]}"
+        f"{skipped.count} rows or pictures of {name} cannot be read and are left out, first {skipped.first[0]}"
         for name, skipped in found.items()
     ]
 
@@ -261,8 +262,8 @@ def _warnings(parts: Mapping[str, _Part], accounts: Mapping[str, Account]) -> li
     found = []
     if "calibrating" in parts and (distinct := parts["calibrating"].distinct) < FEW_CALIBRATING:
         found.append(
-            f"distinct faces of {parts['calibrating'].faces.name} that calibrate: {distinct}, expected at least "
-            f"{FEW_CALIBRATING}; INT8 may fail on other faces, give more to --calibration-data"
+            f"expected at least {FEW_CALIBRATING} distinct faces of {parts['calibrating'].faces.name} to calibrate on, found "
+            f"{distinct}, so INT8 may fail on other faces. Fix: give more faces to --calibration-data"
         )
     for name, purpose in (("held_out", "a calibration is chosen on"), ("comparing", "INT8 is compared on")):
         if name in parts and parts[name].completed:

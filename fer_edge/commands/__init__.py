@@ -1,1 +1,1 @@
-"""The commands of ``fer-edge``: each module parses, calls one library function and prints one table."""
+"""Commands of ``fer-edge``: each module parses arguments, calls one library function and prints one table."""

@@ -1,4 +1,4 @@
-"""What commands share: arguments, tables, results."""
+"""Shared arguments, tables and output of the commands."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from fer_edge.models.catalogue import CATALOGUE, SHIPPED
 from fer_edge.probabilities import NAMED_PRIORS, Prior, ProbabilityRule
 
 _FILE_COLUMNS = 160
-#: Longer words, such as paths and hashes, are broken outside the first column.
+#: Longer words, such as paths and hashes, are broken, except in the first column.
 _MAX_WORD_COLUMNS = 40
 
 
 class Command(Protocol):
-    """One subcommand."""
+    """A subcommand of ``fer-edge``."""
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         """Add arguments."""
@@ -39,21 +39,21 @@ class Command(Protocol):
 
 
 def add_bundle(parser: argparse.ArgumentParser, **settings: Any) -> None:
-    """Add which bundle; find it with :func:`fer_edge.models.catalogue.find_bundle`."""
+    """Add the bundle argument, to be resolved with :func:`fer_edge.models.catalogue.find_bundle`."""
     names = ("default", *SHIPPED)
-    text = f"a bundle, or the name of one that ships ({', '.join(names)})"
+    text = f"path of a bundle, or name of a shipped one ({', '.join(names)})"
     offer(parser.add_argument("bundle", **{"help": text, **settings}), lambda: names)
 
 
 def add_model(parser: argparse.ArgumentParser, **settings: Any) -> None:
-    """Add which network; a key of :data:`fer_edge.models.catalogue.CATALOGUE`."""
+    """Add the option for the network, a key of :data:`fer_edge.models.catalogue.CATALOGUE`."""
     text = f"one of {', '.join(CATALOGUE)}"
     offer(parser.add_argument("--model", **{"metavar": "NAME", "help": text, **settings}), lambda: CATALOGUE)
 
 
-def add_backend(parser: argparse.ArgumentParser, purpose: str = "where the network runs") -> None:
-    """Add the backend by name."""
-    text = f"{purpose}: a name that 'fer-edge doctor' lists, or auto"
+def add_backend(parser: argparse.ArgumentParser, purpose: str = "backend of the network") -> None:
+    """Add the option for the backend."""
+    text = f"{purpose}: a name listed by 'fer-edge doctor', or auto"
     offer(parser.add_argument("--backend", default="auto", metavar="NAME", help=text), _backend_names)
 
 
@@ -64,44 +64,44 @@ def _backend_names() -> list[str]:
 
 
 def add_precision(
-    parser: argparse.ArgumentParser, purpose: str = "by default what the bundle was built for"
+    parser: argparse.ArgumentParser, purpose: str = "default: the precision that the bundle was built for"
 ) -> None:
-    """Add the precision."""
+    """Add the option for the precision."""
     parser.add_argument("--precision", choices=PRECISIONS, help=purpose)
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
-    """Add what to do with bad rows and pictures, and with classes that are numbered."""
+    """Add options for bad rows and pictures, and for numbered classes."""
     parser.add_argument(
         "--skip-bad",
         action="store_true",
-        help="leave rows and pictures out that cannot be read, and list them",
+        help="leave out rows and pictures that cannot be read, and list them",
     )
     parser.add_argument(
         "--class-order",
         metavar="NAME,…",
-        help="names of classes that folders or labels number, in the order of the numbers",
+        help="class names, in the order of the numbers used for folders or labels",
     )
 
 
 def reading_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what :func:`add_reading` has read, as arguments of :func:`fer_edge.datasets.load_dataset`."""
+    """Return the options of :func:`add_reading` as arguments of :func:`fer_edge.datasets.load_dataset`."""
     return {"on_bad_row": "skip" if args.skip_bad else "error", "class_order": args.class_order}
 
 
 def add_detector(parser: argparse.ArgumentParser) -> None:
-    """Add which detector to use, its weights, and where its networks run."""
+    """Add options for the detector, its weights and its backend."""
     text = f"one of {', '.join(DETECTORS)}"
     offer(parser.add_argument("--detector", default="mtcnn", metavar="NAME", help=text), lambda: DETECTORS)
     parser.add_argument("--detector-model", type=Path, metavar="FILE", help="weights of the detector (yunet)")
     backend = parser.add_argument(
-        "--detector-backend", default=DetectorOptions.backend, metavar="NAME", help="where its networks run"
+        "--detector-backend", default=DetectorOptions.backend, metavar="NAME", help="backend of the detector"
     )
     offer(backend, _backend_names)
 
 
 def detector_options(args: argparse.Namespace, **others: Any) -> DetectorOptions:
-    """Return what :func:`add_detector` has read, after looking at the detector's name.
+    """Return the options of :func:`add_detector`, after checking the detector's name.
 
     Raises
     ------
@@ -113,12 +113,12 @@ def detector_options(args: argparse.Namespace, **others: Any) -> DetectorOptions
 
 
 def add_prior(parser: argparse.ArgumentParser) -> None:
-    """Add how frequent the classes are where the network is used; read it with :func:`parse_prior`."""
+    """Add the option for the class prior, to be read with :func:`parse_prior`."""
     parser.add_argument(
         "--prior",
         metavar="NAME|FILE.json|CLASS=P,…",
-        help=f"how frequent the classes are: {', '.join(NAMED_PRIORS)}, a JSON object of a probability for each "
-        "class, or such as anger=0.1,…; the default of the bundle, if left out",
+        help=f"class prior: {', '.join(NAMED_PRIORS)}, a JSON file with an object of class probabilities, "
+        "or pairs such as anger=0.1,…; default: the prior of the bundle",
     )
 
 
@@ -128,8 +128,8 @@ def parse_prior(text: str | None) -> Prior | None:
     Raises
     ------
     UsageError
-        If it is neither, or a class is given twice. The classes themselves are compared with those of a network by
-        :func:`fer_edge.probabilities.make_rule`.
+        If it is neither, or a class is given twice. :func:`fer_edge.probabilities.make_rule` checks the class names
+        against those of a network.
     """
     if text is None or text in NAMED_PRIORS:
         return text
@@ -138,7 +138,7 @@ def parse_prior(text: str | None) -> Prior | None:
     if "=" not in text:
         names = ", ".join(NAMED_PRIORS)
         raise UsageError(
-            f"unknown prior {text!r:.80}: choose from {names}, or give FILE.json or pairs such as anger=0.1,…"
+            f"unknown prior {text!r:.80}. Fix: choose from {names}, or give FILE.json or pairs such as anger=0.1,…"
             f"{closest(text, NAMED_PRIORS)}"
         )
     pairs = []
@@ -149,7 +149,9 @@ def parse_prior(text: str | None) -> Prior | None:
         except ValueError:
             found = ""
         if not found or not name.strip():
-            raise UsageError(f"--prior: expected pairs such as anger=0.1, found {part!r:.80}")
+            raise UsageError(
+                f"expected CLASS=PROBABILITY in --prior, found {part!r:.80}. Fix: give pairs such as anger=0.1,happy=0.3."
+            )
     return _without_duplicates(pairs)
 
 
@@ -157,14 +159,17 @@ def _prior_of_file(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
     except OSError as error:
-        raise UsageError(f"--prior {path} cannot be read ({error.strerror}): give a JSON file") from error
+        raise UsageError(
+            f"--prior {path} cannot be read ({error.strerror}). Fix: give a JSON file."
+        ) from error
     except (ValueError, RecursionError) as error:
         raise UsageError(
-            f"--prior {path} is no JSON ({error}): give an object of a probability for each class"
+            f"--prior {path} is not JSON ({error}). Fix: write a JSON object with a probability for each class."
         ) from error
     if not isinstance(value, dict):
         raise UsageError(
-            f"--prior {path} holds a JSON {type(value).__name__}: give an object of a probability for each class"
+            f"expected a JSON object in --prior {path}, found {type(value).__name__}. "
+            "Fix: write an object with a probability for each class."
         )
     return value
 
@@ -172,22 +177,22 @@ def _prior_of_file(path: Path) -> dict[str, Any]:
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UsageError(f"--prior gives {', '.join(twice)} twice: give each class once")
+        raise UsageError(f"--prior has {', '.join(twice)} more than once. Fix: give each class once.")
     return dict(pairs)
 
 
 def prior_text(rule: ProbabilityRule) -> str:
-    """Return the prior of a rule as the user would give it."""
+    """Return the prior of a rule in the syntax of ``--prior``."""
     if rule.class_prior is None or rule.prior in NAMED_PRIORS:
         return rule.prior
     return ", ".join(f"{name}={value:g}" for name, value in rule.class_prior.items())
 
 
 class _Console(Console):
-    """A console that leaves a closed pipe to the command line, which ends with its exit code."""
+    """A console that passes on a closed pipe, for which the command line has an exit code."""
 
     def on_broken_pipe(self) -> None:
-        """Raise what rich has caught."""
+        """Raise the error again that rich has caught."""
         raise BrokenPipeError
 
 
@@ -196,18 +201,18 @@ def print_result(args: argparse.Namespace, value: dict[str, Any], *tables: Table
     if args.json:
         print(json.dumps(value, indent=2, default=str))
         return
-    # Names of files, layers and extras hold square brackets, which are no markup.
+    # Names of files, layers and extras may contain square brackets, which are not markup.
     console = _Console(highlight=False, markup=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = _FILE_COLUMNS  # nobody's window ends there
+        console.width = _FILE_COLUMNS  # output to a file has no window width
     for table in tables:
         console.print(table, soft_wrap=isinstance(table, str))
 
 
 class _NamedRows(Table):
-    """A table that breaks neither a name, which its first column holds, nor a word of another column.
+    """A table that breaks neither the names in its first column nor the words in the others.
 
-    Where they do not fit beside each other, its borders are left out, then each name gets a line of its own.
+    If it is too wide, its borders are left out; if that is not enough, each name gets a line of its own.
     """
 
     def __init__(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -234,7 +239,7 @@ class _NamedRows(Table):
         yield from super().__rich_console__(console, options)
 
     def _share(self, room: int) -> list[int] | None:
-        """Return the width of each column, ``None`` if names and words need more than ``room`` together."""
+        """Return the width of each column, or ``None`` if names and words need more than ``room``."""
         cells = list(zip(self._headers, *self._rows, strict=True))
         wanted = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in cells]
         widths = [wanted[0], *(min(_widest_word(column), _MAX_WORD_COLUMNS) for column in cells[1:])]
@@ -256,7 +261,7 @@ class _NamedRows(Table):
 
 
 def _widest_word(cells: Sequence[str]) -> int:
-    """Return the columns of the widest word; a figure and its unit, such as ``6.11 MB``, are one."""
+    """Return the width of the widest word; a figure with its unit, such as ``6.11 MB``, is one word."""
     return max(
         cell_len(word)
         for cell in cells
@@ -265,7 +270,7 @@ def _widest_word(cells: Sequence[str]) -> int:
 
 
 def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """Return a table whose first column holds names, to be copied; columns of figures are right-aligned."""
+    """Return a table with names in the first column; columns of figures are right-aligned."""
     return _NamedRows(title, columns, [[str(cell) for cell in row] for row in rows])
 
 

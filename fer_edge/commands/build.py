@@ -39,7 +39,7 @@ _PRECISIONS = {
 }
 _PARTS = {"calibrating": "calibrate", "held_out": "choose a calibration", "comparing": "compare"}
 
-#: What is known of published weights, by its key in the provenance.
+#: Key in the provenance of published weights → title.
 _ORIGIN = {
     "remark": "Which weights these are",
     "address": "Where they come from",
@@ -54,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--weights",
         default="auto",
         metavar="auto|NAME|random|FILE",
-        help="what ships, else what the authors have published, fetched once (auto); or a file; random is for timing only",
+        help="auto (shipped weights, else weights published by the authors, downloaded once), a file, or random (for timing only)",
     )
     add_weights_sha256(parser)
     add_author_inputs(parser)
@@ -62,51 +62,51 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for name, text in _PRECISIONS.items():
         precision.add_argument(f"--{name}", dest="precision", action="store_const", const=name, help=text)
     parser.set_defaults(precision="int8")
-    add_backend(parser, "where FP32 and INT8 are compared")
+    add_backend(parser, "backend for the comparison of FP32 and INT8")
     parser.add_argument("--calibration-data", type=Path, metavar="PATH", help="faces: a CSV or a folder")
     parser.add_argument("--calibration-split", metavar="NAME", help="Usage of FER2013, such as Training")
     parser.add_argument(
         "--calibration-images",
         type=whole(1),
         metavar="N",
-        help="faces to calibrate on: 512, of networks above 15 G multiply-adds 128",
+        help="faces to calibrate on; default: 512, or 128 for networks above 15 G multiply-adds",
     )
     parser.add_argument(
         "--comparison-images",
         type=whole(1),
         metavar="N",
-        help="faces to compare on without --eval-data: 128, of networks above 15 G multiply-adds 64",
+        help="faces to compare on without --eval-data; default: 128, or 64 for networks above 15 G multiply-adds",
     )
     parser.add_argument(
         "--method",
         default="auto",
-        help="entropy, minmax, mse or percentile; auto measures them all and what can be corrected (default)",
+        help="entropy, minmax, mse, percentile, or auto (default), which measures them all and the corrections",
     )
     parser.add_argument(
         "--generator",
         metavar="NAME",
-        help=f"who makes images where there is no --calibration-data: {', '.join(GENERATORS)} ({DEFAULT_GENERATOR} if left out)",
+        help=f"generator of images without --calibration-data: {', '.join(GENERATORS)}; default: {DEFAULT_GENERATOR}",
     )
     parser.add_argument(
         "--max-drop",
         type=number(0, 100),
         metavar="PP",
-        help="percentage points that INT8 may lose: layers stay in floating point until it holds, or the build fails",
+        help="largest loss by INT8 in percentage points: layers stay in floating point until it is met, or the build fails",
     )
     parser.add_argument(
         "--min-cosine",
         type=number(-1, 1),
         metavar="X",
-        help="likewise the least cosine of the logits with those of FP32",
+        help="likewise the smallest cosine of the logits with those of FP32",
     )
     parser.add_argument(
         "--min-agreement",
         type=number(0, 1),
         metavar="X",
-        help="likewise the least share of faces that keep their class",
+        help="likewise the smallest share of faces that keep their class",
     )
     parser.add_argument(
-        "--sensitivity", action="store_true", help="measure what every layer does in INT8 alone"
+        "--sensitivity", action="store_true", help="measure the effect of quantising each layer alone"
     )
     parser.add_argument("--sensitivity-images", type=whole(1), default=64, metavar="N")
     parser.add_argument("--eval-data", type=Path, metavar="PATH", help="labelled faces for the comparison")
@@ -114,7 +114,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eval-labels", default="auto", choices=("auto", "ferplus", "fer2013"))
     add_reading(parser)
     parser.add_argument(
-        "--attention", action="store_true", help="give the network's built-in attention as an output"
+        "--attention", action="store_true", help="export the network's built-in attention as an output"
     )
     parser.add_argument(
         "--compute-capability",
@@ -122,7 +122,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=(),
         metavar="X.Y",
-        help="devices to compile engines for with TensorRT-RTX, without a GPU, such as 8.6 8.9 12.0",
+        help="compute capabilities to compile engines for, with TensorRT-RTX and without a GPU, such as 8.6 8.9 12.0",
     )
     plugin = parser.add_mutually_exclusive_group()
     plugin.add_argument(
@@ -130,28 +130,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
         dest="plugin",
         action="store_const",
         const="required",
-        help="engines compute self-attention by our plugin, or the build fails",
+        help="compute self-attention in engines by our plugin, or fail",
     )
     plugin.add_argument(
         "--no-plugin",
         dest="plugin",
         action="store_const",
         const="none",
-        help="engines compute self-attention by standard operators",
+        help="compute self-attention in engines by standard operators",
     )
     parser.set_defaults(plugin="auto")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="the bundle's folder")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the bundle")
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Build and show FP32 against INT8."""
+    """Build, and print the comparison of FP32 and INT8."""
     value, tables = perform(args)
     print_result(args, value, *tables)
     return 0
 
 
 def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]]:
-    """Build; return the result and what to show of it."""
+    """Build; return the result, and the tables and lines to print."""
     from fer_edge.builder import BuildOptions, build
 
     values = {field: getattr(args, field) for field in BuildOptions.__dataclass_fields__}
@@ -249,7 +249,7 @@ def _comparison_lines(comparison: Comparison) -> list[Table | str]:
 
 
 def _choices(report: BuildReport) -> list[Table | str]:
-    """What was tried and what was left in floating point."""
+    """Return tables of the measured calibrations and of the layers in floating point."""
     lines: list[Table | str] = []
     if candidates := report.report.get("candidates"):
         rows = [
@@ -270,7 +270,7 @@ def _choices(report: BuildReport) -> list[Table | str]:
 
 
 def _faces(report: Mapping[str, Any]) -> list[Table | str]:
-    """On which faces the figures hold, and what weakens them."""
+    """Return the faces of the figures, and warnings about limitations."""
     data = report["data"]
     rows = [
         (purpose, data[key]["data"], data[key]["distinct"], data[key]["generated"])
@@ -306,7 +306,7 @@ def _faces(report: Mapping[str, Any]) -> list[Table | str]:
 
 
 def _in_words(value: object) -> object:
-    """Return one address, or those of an ensemble's members."""
+    """Return one address, or the joined addresses of an ensemble's members."""
     return ", ".join(map(str, value.values())) if isinstance(value, Mapping) else value
 
 

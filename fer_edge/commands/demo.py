@@ -18,13 +18,13 @@ from fer_edge.system.extras import require_extra
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add arguments."""
     parser.add_argument(
-        "--image", type=Path, metavar="FILE", help="a photograph of scikit-image, if left out"
+        "--image", type=Path, metavar="FILE", help="a photograph; default: one from scikit-image"
     )
     parser.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR")
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Call ``build --int8`` and ``run`` as a user would."""
+    """Run ``build --int8`` and ``run`` on a photograph."""
     image = args.image or sample_photograph()
     bundle, picture = args.output / "conv-attention-int8.fer", args.output / "annotated.png"
     building = _parse(args, build_command.configure, "--int8", "--output", str(bundle))
@@ -39,7 +39,7 @@ def execute(args: argparse.Namespace) -> int:
 def _parse(
     args: argparse.Namespace, configure: Callable[[argparse.ArgumentParser], None], *arguments: str
 ) -> argparse.Namespace:
-    """Parse the arguments of another command, with what all commands share."""
+    """Parse the arguments of another command, including the shared options."""
     parser = Parser()
     parser.set_defaults(json=args.json, quiet=args.quiet, verbose=args.verbose)
     configure(parser)

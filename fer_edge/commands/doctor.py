@@ -25,11 +25,11 @@ _EXACT = "exact"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """No arguments."""
+    """Add no arguments."""
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Look at the machine, and try every backend and detector."""
+    """Inspect the machine, and try every backend and detector."""
     checks = diagnose()
     backends = {name: backend.available() for name, backend in BACKENDS.items()}
     int8 = {name: _int8_state(BACKENDS[name]) for name, state in backends.items() if state.ok}
@@ -59,7 +59,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def make_check_table(checks: Sequence[Check]) -> Table:
-    """Return what was found, one line a check."""
+    """Return a table of the findings, one row per check."""
     table = Table.grid(padding=(0, 2))
     table.add_column()
     table.add_column(no_wrap=True)
@@ -70,7 +70,7 @@ def make_check_table(checks: Sequence[Check]) -> Table:
 
 
 def make_advice_table(checks: Sequence[Check]) -> Table:
-    """Return what to do: words, then commands as they are typed."""
+    """Return a table of remedies: text, then shell commands."""
     table = Table(Column("What to do", overflow="fold"), box=None, padding=0)
     for check in checks:
         if check.advice:

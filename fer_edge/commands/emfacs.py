@@ -22,20 +22,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=whole(1),
         default=10,
         metavar="N",
-        help="how many of 68 landmarks count as most activated",
+        help="number of the 68 landmarks that count as most activated",
     )
     parser.add_argument(
         "--landmarks",
         metavar="NAME",
-        help="predictor of landmarks for data without: face-mesh or mtcnn-mean-face",
+        help="landmark predictor for data without landmarks: face-mesh or mtcnn-mean-face",
     )
-    parser.add_argument("--landmark-model", type=Path, metavar="FILE", help="its model file")
+    parser.add_argument(
+        "--landmark-model", type=Path, metavar="FILE", help="model file of the landmark predictor"
+    )
     add_reading(parser)
     parser.add_argument("--images", type=whole(1), metavar="N", help="a sample of N images")
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Measure and show one row per class."""
+    """Measure, and print one row per class."""
     from fer_edge._utils.progress import face_counter
     from fer_edge.datasets import load_dataset
     from fer_edge.detection import create_detector

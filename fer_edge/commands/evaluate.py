@@ -45,12 +45,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_prior(parser)
     add_detector(parser)
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="write metrics.json and confusion.png there"
+        "--output", type=Path, metavar="DIR", help="folder for metrics.json and confusion.png"
     )
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Evaluate and show the figures."""
+    """Evaluate, and print the figures."""
     prior = parse_prior(args.prior)
     detecting = detector_options(args)
     if args.output:
@@ -69,7 +69,7 @@ def execute(args: argparse.Namespace) -> int:
     from fer_edge.system.provenance import measurement_record
 
     bundle = open_bundle(find_bundle(args.bundle))
-    make_rule(bundle.manifest, prior)  # before the data is read
+    make_rule(bundle.manifest, prior)  # fail before the data is read
     backend = choose_backend(args.backend, bundle, args.precision)
     faces = load_dataset(args.data, args.split, args.labels, **reading_options(args))
 
@@ -93,8 +93,8 @@ def execute(args: argparse.Namespace) -> int:
     warnings = []
     if training is not None:
         warnings.append(
-            f"all parts that {faces.name} has are evaluated together, {training} too, on which networks are trained: "
-            "give --split for one part"
+            f"all parts of {faces.name} are evaluated together, including {training}, on which networks are trained. "
+            "Fix: give --split for one part"
         )
     value = {
         **result.to_dict(),

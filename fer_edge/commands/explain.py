@@ -41,41 +41,46 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", type=Path, help="a photograph or a face crop")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.png")
     parser.add_argument(
-        "--class", dest="class_name", metavar="NAME", help="the class that Grad-CAM explains; the likeliest"
+        "--class",
+        dest="class_name",
+        metavar="NAME",
+        help="class that Grad-CAM explains; default: the most likely",
     )
     parser.add_argument(
-        "--face", choices=("auto", "whole"), default="auto", help="find the face, or take the whole picture"
+        "--face", choices=("auto", "whole"), default="auto", help="detect the face, or use the whole picture"
     )
     add_detector(parser)
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
-    """Add what :func:`open_explainer` reads."""
+    """Add the options of :func:`open_explainer`."""
     names = ("default", *SHIPPED)
-    text = f"a bundle, the name of one that ships ({', '.join(names)}), or a weights file"
+    text = f"path of a bundle, name of a shipped one ({', '.join(names)}), or a weights file"
     offer(parser.add_argument("bundle", help=text), lambda: names)
     parser.add_argument("--method", choices=tuple(METHODS), default="attention")
     parser.add_argument(
-        "--weights", type=Path, metavar="FILE", help="what the bundle was made from, if it is not found"
+        "--weights", type=Path, metavar="FILE", help="weights of the bundle, if they are not found"
     )
-    add_model(parser, help=f"network of an author's weights file: one of {', '.join(CATALOGUE)}")
+    add_model(parser, help=f"network of a weights file by its authors: one of {', '.join(CATALOGUE)}")
     parser.add_argument(
-        "--map", metavar="NAME", help="another attention of the network, such as row, mask, gate, landmarks"
+        "--map",
+        metavar="NAME",
+        help="another attention map of the network, such as row, mask, gate, landmarks",
     )
     add_prior(parser)
     parser.add_argument("--allow-random", action="store_true", help="accept random weights")
-    parser.add_argument("--stage", type=whole(1, 4), default=3, help="of resmasking: 1 to 4")
+    parser.add_argument("--stage", type=whole(1, 4), default=3, help="stage of resmasking, from 1 to 4")
     parser.add_argument(
         "--location",
         type=whole(0),
         nargs=2,
         metavar=("ROW", "COLUMN"),
-        help="for --map row, in cells of the map",
+        help="position for --map row, in cells of the map",
     )
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Explain, draw, and show the probabilities."""
+    """Explain, draw, and print the probabilities."""
     output = Output("--output", args.output, suffixes=tuple(sorted(WRITTEN_SUFFIXES)))
     check_outputs([output], (args.image, args.bundle, args.weights, args.detector_model))
     detecting = detector_options(args)
@@ -102,14 +107,14 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def open_explainer(args: argparse.Namespace) -> Explainer:
-    """Return what explains: the bundle itself where it can, else its weights in PyTorch."""
+    """Return an explainer: the bundle itself if it supports the method, else its weights in PyTorch."""
     return _refuse_random(args, _open(args))
 
 
 def _refuse_random(args: argparse.Namespace, explainer: Explainer) -> Explainer:
     if explainer.random_weights and not args.allow_random:
         raise UsageError(
-            f"{args.bundle} has random weights, which explain nothing: give trained weights, or --allow-random"
+            f"expected trained weights, found random ones in {args.bundle}. Fix: give trained weights, or --allow-random."
         )
     return explainer
 
@@ -121,13 +126,15 @@ def _open(args: argparse.Namespace) -> Explainer:
     own_map = args.map is not None or args.location is not None or args.stage != 3
     if path.is_file():
         if args.weights is not None:
-            raise UsageError(f"{path} is a weights file already: leave --weights out")
+            raise UsageError(
+                f"expected a bundle with --weights, found the weights file {path}. Fix: leave --weights out."
+            )
         weights, model, rule = path, args.model, None
     else:
         bundle = open_bundle(find_bundle(args.bundle))
         if args.model not in (None, bundle.spec.network):
             raise UsageError(
-                f"{bundle.path} holds {bundle.spec.network}, not {args.model}: leave --model out"
+                f"expected the network {args.model} in {bundle.path}, found {bundle.spec.network}. Fix: leave --model out."
             )
         if args.method == "attention" and not own_map and "attention" in bundle.spec.outputs:
             return BundleExplainer(bundle, choose_backend(bundle=bundle), prior=prior)

@@ -24,42 +24,42 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--weights",
         default="auto",
         metavar="auto|NAME|random|PATH",
-        help="what ships, else what the authors have published, fetched once (auto); our .safetensors, a file of the network's authors, or for resmasking-ensemble a folder with its members' files",
+        help="auto (shipped weights, else weights published by the authors, downloaded once), our .safetensors, a file of the network's authors, or for resmasking-ensemble a folder with its members' files",
     )
     add_weights_sha256(parser)
     add_author_inputs(parser)
     parser.add_argument(
-        "--check-data", type=Path, metavar="PATH", help="faces for the check; generated ones if left out"
+        "--check-data", type=Path, metavar="PATH", help="faces for the check; default: generated ones"
     )
     parser.add_argument(
-        "--attention", action="store_true", help="give the network's built-in attention as an output"
+        "--attention", action="store_true", help="export the network's built-in attention as an output"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.onnx")
 
 
 def add_weights_sha256(parser: argparse.ArgumentParser) -> None:
-    """Add what the weights must have."""
-    parser.add_argument("--weights-sha256", metavar="HEX", help="refuse weights that do not have this sha256")
+    """Add the option for the expected sha256 of the weights."""
+    parser.add_argument("--weights-sha256", metavar="HEX", help="refuse weights with another sha256")
 
 
 def add_author_inputs(parser: argparse.ArgumentParser) -> None:
-    """Add what EmotionalDAN needs beside its authors' checkpoint."""
+    """Add the files that EmotionalDAN needs with its authors' checkpoint."""
     parser.add_argument(
         "--canonical-shape",
         type=Path,
         metavar="FILE.npy|.npz",
-        help="emotionaldan: 68 points; the constant in Model2.meta if left out",
+        help="emotionaldan: 68 points; default: the constant in Model2.meta",
     )
     parser.add_argument(
         "--image-statistics",
         type=Path,
         metavar="FILE.npz",
-        help="emotionaldan: ImgMean and ImgStd of the training",
+        help="emotionaldan: ImgMean and ImgStd of the training data",
     )
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Export and show what was recognised and the difference to PyTorch."""
+    """Export, and print the recognised network and the difference to PyTorch."""
     author_inputs = args.canonical_shape is not None or args.image_statistics is not None
     request = request_weights(args.model, args.weights, args.weights_sha256, author_inputs)
     output = Output("--output", args.output, suffixes=(".onnx",))

@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Verify and show."""
+    """Verify a bundle, and print its contents."""
     bundle = open_bundle(find_bundle(args.bundle))
     manifest, spec = bundle.manifest, bundle.spec
     facts = [

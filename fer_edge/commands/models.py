@@ -27,13 +27,13 @@ from fer_edge.weights.cache import weights_folder
 #: Values of the column "weights", and their meaning.
 _WEIGHTS = {
     "ships": "with the package",
-    "cached": "fetched before",
-    "download": "fetched from the authors when first needed",
-    "unconfirmed": "tried at the authors' addresses, not known to be there",
+    "cached": "downloaded before",
+    "download": "downloaded from the authors on first use",
+    "unconfirmed": "tried at the authors' addresses, availability unknown",
     "your file": "give --weights FILE",
 }
 _BYTES_PER_PARAMETER = 4
-#: Name → network, of each network; of one with models that ship, of these.
+#: Listed name → network: the shipped models of a network, else the network itself.
 _NAMES = {
     name: network
     for network in CATALOGUE
@@ -43,12 +43,12 @@ _NAMES = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the name."""
-    text = "show all that is known of this one"
+    text = "show all details of this model"
     offer(parser.add_argument("name", nargs="?", metavar="NAME", help=text), lambda: _NAMES)
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Show the catalogue, or one of its networks."""
+    """Print the catalogue, or the details of one model."""
     if args.name is not None:
         return _show_one(args)
     kinds = {name: _weights_kind(name) for name in _NAMES}
@@ -63,7 +63,7 @@ def execute(args: argparse.Namespace) -> int:
         *(f"{kind}: {text}." for kind, text in _WEIGHTS.items() if kind in kinds.values()),
         "Size and accuracy are those of FP32.",
         *(f"{name}: measured on {shipped_figures(name)['data']}." for name in SHIPPED),
-        "All about one of them: fer-edge models NAME",
+        "Details of one model: fer-edge models NAME",
     )
     return 0
 
@@ -142,7 +142,7 @@ def _show_one(args: argparse.Namespace) -> int:
 
 
 def _spec(name: str) -> ModelSpec | None:
-    """Return the spec of the bundle that ships, else of the network, which only PyTorch's side knows."""
+    """Return the spec of the shipped bundle, else of the network, which needs PyTorch."""
     if name in SHIPPED:
         from fer_edge.bundle import open_bundle
 

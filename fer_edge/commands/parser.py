@@ -1,4 +1,4 @@
-"""The argument parser: nearest names for what is mistyped, and numbers within their range."""
+"""Argument parser with suggestions for mistyped names, and types for bounded numbers."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ class Parser(argparse.ArgumentParser):
     """An :class:`argparse.ArgumentParser` that suggests the nearest name. Options are not abbreviated."""
 
     def __init__(self, **settings: Any) -> None:
-        # An abbreviation that works today is ambiguous once another option is added.
+        # A new option could make an existing abbreviation ambiguous.
         super().__init__(allow_abbrev=False, **settings)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             names = [str(choice) for choice in action.choices]
             raise argparse.ArgumentError(
-                action, f"unknown {value!r}: choose from {', '.join(names)}{closest(str(value), names)}"
+                action, f"unknown {value!r}. Fix: choose from {', '.join(names)}{closest(str(value), names)}"
             )
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """See :meth:`argparse.ArgumentParser.parse_args`; each unknown option comes with the nearest known one."""
+        """Parse as :mod:`argparse` does, and suggest the nearest option for each unknown one."""
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             parser = self._chosen(getattr(found, "command", None))
@@ -56,7 +56,7 @@ def _describe(word: str, known: Iterable[str]) -> str:
 
 
 def whole(least: int, most: int | None = None) -> Callable[[str], int]:
-    """Return the reader of a whole number within ``least`` and ``most``, for ``add_argument(type=…)``."""
+    """Return an ``add_argument(type=…)`` for whole numbers from ``least`` to ``most``."""
 
     def read(text: str) -> int:
         try:
@@ -73,7 +73,7 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
 
 
 def number(least: float, most: float | None = None) -> Callable[[str], float]:
-    """Return the reader of a finite number within ``least`` and ``most``."""
+    """Return an ``add_argument(type=…)`` for finite numbers from ``least`` to ``most``."""
 
     def read(text: str) -> float:
         try:
@@ -88,7 +88,7 @@ def number(least: float, most: float | None = None) -> Callable[[str], float]:
 
 
 def offer(argument: argparse.Action, names: Callable[[], Iterable[str]]) -> None:
-    """Have the shell complete the value of an argument with ``names``, which are asked for only then."""
+    """Let the shell complete the value of an argument with ``names``, called only on completion."""
     argument.completer = lambda **context: list(names())  # type: ignore[attr-defined]
 
 

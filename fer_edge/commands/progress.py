@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar per stage on a terminal, else a line per stage and one every 30 s."""
+"""Show progress on standard error: a bar per stage on a terminal, else a line per stage and one every 30 s."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from fer_edge._utils.progress import Progress
 
-#: Continuous integration ends jobs that are silent for some minutes; people doubt much earlier.
+#: Well below the silence of some minutes after which continuous integration ends a job.
 SECONDS_BETWEEN_LINES = 30.0
 
 
 class Lines:
-    """Writes a line when a stage begins, and one every ``interval_s`` while it lasts, also where it reports nothing.
+    """Writes a line when a stage begins, and one every ``interval_s`` until it ends, even without progress reports.
 
     Parameters
     ----------
     stream : text file
-        Gets the lines.
+        Stream for the lines.
     interval_s : float
-        Between lines.
+        Time between lines.
     """
 
     def __init__(self, stream: TextIO, interval_s: float = SECONDS_BETWEEN_LINES) -> None:
@@ -32,13 +32,13 @@ class Lines:
         self._began_s: dict[str, float] = {}
         self._state: tuple[str, int, int | None] | None = None
         self._said_s = time.monotonic()
-        self._changed = threading.Lock()  # of the fields above
+        self._changed = threading.Lock()  # guards the fields above
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._repeat, name="fer-edge-progress", daemon=True)
         self._thread.start()
 
     def __call__(self, stage: str, done: int, total: int | None) -> None:
-        """Note that ``done`` of ``total`` are done."""
+        """Record that ``done`` of ``total`` are done."""
         with self._changed:
             self._state = (stage, done, total)
             if stage not in self._began_s:
@@ -46,7 +46,7 @@ class Lines:
                 self._say(stage)
 
     def close(self) -> None:
-        """End the lines."""
+        """Stop writing lines."""
         self._closed.set()
         self._thread.join()
 
@@ -76,7 +76,7 @@ class Lines:
 
 @contextmanager
 def show_progress(quiet: bool = False) -> Iterator[Progress]:
-    """Yield a callback (stage, done, total) that shows what goes on; nothing with ``quiet``."""
+    """Yield a callback (stage, done, total) that shows progress, or nothing with ``quiet``."""
     if quiet:
         yield lambda stage, done, total: None
     elif sys.stderr.isatty():

@@ -50,22 +50,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="annotated image, video (.mp4) or folder")
     parser.add_argument("--jsonl", metavar="FILE|-", help="one JSON object per frame")
     parser.add_argument(
-        "--skip-bad", action="store_true", help="pictures of a folder that cannot be read are no failure"
+        "--skip-bad", action="store_true", help="do not fail on pictures of a folder that cannot be read"
     )
     add_backend(parser)
     add_precision(
-        parser, "that one or an error; by default the fastest of those that the bundle was tested for"
+        parser, "use this precision or fail; default: the fastest of those that the bundle was tested for"
     )
     add_detector(parser)
     parser.add_argument(
-        "--min-face", type=whole(1), default=40, metavar="PX", help="smallest face side; larger is faster"
+        "--min-face",
+        type=whole(1),
+        default=40,
+        metavar="PX",
+        help="smallest face side to detect; larger is faster",
     )
     parser.add_argument(
         "--min-probability",
         type=number(0, 1),
         default=MIN_PROBABILITY,
         metavar="P",
-        help="below, the label is left open",
+        help="leave the label open below this probability",
     )
     add_prior(parser)
     parser.add_argument("--max-frames", type=whole(1), metavar="N", help="stop after N frames")
@@ -74,39 +78,42 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--max-batch",
         type=whole(1),
         metavar="N",
-        help="faces per batch; with 1 OpenVINO compiles for single faces, which is faster for one",
+        help="faces per batch; 1 lets OpenVINO compile for single faces, which is faster for one face",
     )
     parser.add_argument(
-        "--dla-core", type=whole(0), metavar="N", help="DLA of a Jetson that computes the network, from 0"
+        "--dla-core",
+        type=whole(0),
+        metavar="N",
+        help="run the network on this DLA of a Jetson, counted from 0",
     )
     parser.add_argument(
-        "--gpu-fallback", action="store_true", help="let the GPU compute the layers that the DLA cannot"
+        "--gpu-fallback", action="store_true", help="run layers that the DLA does not support on the GPU"
     )
     parser.add_argument(
-        "--attention", action="store_true", help="draw where the network attends, and write it as JSON"
+        "--attention", action="store_true", help="draw the attention map, and write it as JSON"
     )
     parser.add_argument(
         "--no-self-test",
         dest="self_test",
         action="store_false",
-        help="do not compare the network with the reference outputs of its bundle; the results record that",
+        help="skip the comparison with the reference outputs of the bundle; the results record that",
     )
     parser.add_argument(
         "--no-tune",
         dest="tune",
         action="store_false",
-        help="do not measure what is the fastest here (fer-edge tune): take the first backend that is available",
+        help="use the first available backend instead of measuring the fastest one (fer-edge tune)",
     )
     parser.add_argument("--allow-random", action="store_true", help="accept a bundle with random weights")
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Run over the source; print the faces of the first frames and the latency by stage.
+    """Process the source; print the faces of the first frames and the latency of each stage.
 
     Returns
     -------
     int
-        1 if pictures of a folder could not be read, unless they are to be skipped.
+        1 if pictures of a folder could not be read and ``--skip-bad`` is not set.
     """
     value, tables = perform(args)
     if args.jsonl == "-":
@@ -119,7 +126,7 @@ def execute(args: argparse.Namespace) -> int:
 
 @dataclass
 class _Account:
-    """What was seen; only the first frames are kept."""
+    """Counts of frames and faces, and the results of the first frames."""
 
     shown: list[FrameResult] = field(default_factory=list)
     frames: int = 0
@@ -128,13 +135,13 @@ class _Account:
 
 
 def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]]:
-    """Run; return the result and what to show of it."""
+    """Run; return the result, and the tables and lines to print."""
     options = _check(args)
     from fer_edge.runtime import Runtime
     from fer_edge.sources.open import is_live, open_source
 
     with ExitStack() as opened:
-        # A camera is opened once everything else is ready: its frames age, and others cannot use it.
+        # A camera is opened last, since its frames age, and no other program can use it.
         source: Source | None = None
         if not is_live(args.source):
             source = opened.enter_context(closing(open_source(args.source)))
@@ -161,21 +168,21 @@ def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]
 
 
 def _check(args: argparse.Namespace) -> RuntimeOptions:
-    """Judge every argument before anything is opened."""
+    """Check every argument before anything is opened."""
     from fer_edge.runtime.options import make_options
     from fer_edge.sinks import PICTURE_SUFFIXES, VIDEO_SUFFIXES
     from fer_edge.sources.open import is_live
 
     if args.jsonl == "-" and args.json:
-        raise UsageError("--jsonl - and --json both write to standard output: choose one")
+        raise UsageError("--jsonl - and --json both write to standard output. Fix: leave one out.")
     outputs = []
     if args.output is not None:
         suffix = args.output.suffix.lower()
         kind = FILE if suffix in PICTURE_SUFFIXES and not args.output.is_dir() else FOLDER
         if is_live(args.source) and suffix and suffix not in VIDEO_SUFFIXES:
             raise UsageError(
-                f"--output {args.output} does not fit a live source: give a video name "
-                f"({', '.join(sorted(VIDEO_SUFFIXES))}) or a folder"
+                f"expected a video or a folder as --output of a live source, found {args.output}. "
+                f"Fix: give a name with {', '.join(sorted(VIDEO_SUFFIXES))}, or a folder."
             )
         outputs.append(Output("--output", args.output, kind))
     if args.jsonl not in (None, "-"):
@@ -272,7 +279,7 @@ def _sinks(
         if args.jsonl:
             sinks.append(JsonLinesSink(args.jsonl, runtime.info))
         yield sinks
-    except (KeyboardInterrupt, BrokenPipeError):  # what was recorded until then is kept
+    except (KeyboardInterrupt, BrokenPipeError):  # keep the results until then
         for sink in sinks:
             sink.close()
         raise

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fer_edge.export.training.history import EpochMetrics
     from fer_edge.export.training.recipe import Recipe
 
-#: Keys of :data:`fer_edge.export.training.recipes.RECIPES`, which cannot be read without PyTorch.
+#: Keys of :data:`fer_edge.export.training.recipes.RECIPES`, which needs PyTorch to import.
 RECIPE_NAMES = (
     "conv-attention-ferplus",
     "conv-attention-fer2013",
@@ -40,43 +40,51 @@ def configure(parser: argparse.ArgumentParser) -> None:
     offer(recipe, lambda: RECIPE_NAMES)
     parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="labelled faces")
     parser.add_argument(
-        "--split", metavar="NAME", help="part of the data to train on; by default the one made for training"
+        "--split", metavar="NAME", help="part of the data to train on; default: its training part"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --output")
     parser.add_argument(
-        "--initial", type=Path, metavar="FILE", help="start from these weights, ours or a checkpoint"
+        "--initial",
+        type=Path,
+        metavar="FILE",
+        help="start from these weights: our .safetensors or a checkpoint",
     )
     parser.add_argument(
-        "--epochs", type=whole(1), metavar="N", help="of every phase, instead of the recipe's"
-    )
-    parser.add_argument("--batch-size", type=whole(1), metavar="N", help="instead of the recipe's")
-    parser.add_argument(
-        "--fold", type=whole(1), metavar="K", help="which fold of subjects to hold out, from 1"
+        "--epochs", type=whole(1), metavar="N", help="epochs of every phase; default: those of the recipe"
     )
     parser.add_argument(
-        "--drop-classes", nargs="+", metavar="CLASS", help="leave these out of the data, by the data's names"
+        "--batch-size", type=whole(1), metavar="N", help="faces per batch; default: that of the recipe"
     )
     parser.add_argument(
-        "--images", type=whole(1), metavar="N", help="use so many images at most, for a trial"
+        "--fold", type=whole(1), metavar="K", help="fold of subjects to hold out, counted from 1"
     )
+    parser.add_argument(
+        "--drop-classes", nargs="+", metavar="CLASS", help="classes to leave out, by their names in the data"
+    )
+    parser.add_argument("--images", type=whole(1), metavar="N", help="largest number of images, for a trial")
     parser.add_argument("--max-steps", type=whole(1), metavar="N", help="stop early, for a trial")
     parser.add_argument(
-        "--checkpoint-steps", type=whole(1), metavar="N", help="save a checkpoint within epochs too"
+        "--checkpoint-steps", type=whole(1), metavar="N", help="save a checkpoint every N steps too"
     )
     parser.add_argument(
-        "--backgrounds", type=Path, metavar="DIR", help="images to render faces on (feratt); else generated"
+        "--backgrounds",
+        type=Path,
+        metavar="DIR",
+        help="background images for rendered faces (feratt); default: generated ones",
     )
     parser.add_argument(
         "--landmarks", default="face-mesh", metavar="NAME",
-        help="predictor of pseudo-labels where the data has no landmarks (emotionaldan): face-mesh or mtcnn-mean-face",
+        help="landmark predictor for data without landmarks (emotionaldan): face-mesh or mtcnn-mean-face",
     )  # fmt: skip
-    parser.add_argument("--landmark-model", type=Path, metavar="FILE", help="its model file")
+    parser.add_argument(
+        "--landmark-model", type=Path, metavar="FILE", help="model file of the landmark predictor"
+    )
     add_reading(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Train and show the last epochs."""
+    """Train, and print the last epochs."""
     lookup(dict.fromkeys(RECIPE_NAMES), args.recipe, "recipe")
     given = (args.data, args.initial, args.backgrounds, args.landmark_model)
     check_outputs([Output("--output", args.output, FOLDER)], given)
@@ -130,7 +138,10 @@ def _recipe(args: argparse.Namespace) -> Recipe:
         recipe = dataclasses.replace(recipe, batch_size=args.batch_size)
     if args.fold is not None:
         if not 0 < args.fold <= recipe.subject_folds:
-            raise UsageError(f"--fold must be from 1 to {recipe.subject_folds} for {args.recipe}")
+            raise UsageError(
+                f"expected a --fold from 1 to {recipe.subject_folds} for {args.recipe}, found {args.fold}. "
+                "Fix: give a fold in that range."
+            )
         recipe = dataclasses.replace(recipe, fold=args.fold - 1)
     if args.drop_classes:
         recipe = dataclasses.replace(recipe, dropped_classes=tuple(args.drop_classes))

@@ -15,22 +15,26 @@ if TYPE_CHECKING:
     from fer_edge.runtime.choice import Candidate
     from fer_edge.runtime.timing import Timing
 
-#: Longer than at the start of a runtime, since here the measurement was asked for.
+#: Longer than at the start of a runtime, since the user asked for the measurement.
 _OPENING_S = 300.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add arguments."""
     add_bundle(parser, nargs="?", default="default")
-    parser.add_argument("--again", action="store_true", help="measure now, whatever is kept")
-    add_backend(parser, "this one only")
-    add_precision(parser, "this one only")
-    parser.add_argument("--threads", type=whole(1), metavar="N", help="this number only")
-    parser.add_argument("--max-batch", type=whole(1), metavar="N", help="this number of faces per batch only")
+    parser.add_argument("--again", action="store_true", help="ignore the stored result and measure now")
+    add_backend(parser, "measure this backend only")
+    add_precision(parser, "measure this precision only")
+    parser.add_argument(
+        "--threads", type=whole(1), metavar="N", help="measure this number of CPU threads only"
+    )
+    parser.add_argument(
+        "--max-batch", type=whole(1), metavar="N", help="measure this number of faces per batch only"
+    )
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Measure, or read what was measured, and show it."""
+    """Measure, or read the stored result, and print it."""
     from fer_edge.bundle import open_bundle
     from fer_edge.models.catalogue import find_bundle
     from fer_edge.runtime.choice import switched_off
@@ -67,14 +71,14 @@ def execute(args: argparse.Namespace) -> int:
     )
     notes = [
         f"Chosen: {choice.candidate}: {choice.because}.",
-        f"Plain, without a measurement: {plain.candidate}.",
+        f"Default without a measurement: {plain.candidate}.",
         *_give_reasons(tuning.timings),
     ]
     if tuning.path is not None:
         when = "now" if tuning.measured_now else f"on {tuning.date[:10]}; --again measures now"
         notes.append(f"Measured {when}. Kept in {tuning.path}")
     if switched_off():
-        notes.append("FER_EDGE_TUNE=0: runtimes make the plain choice.")
+        notes.append("FER_EDGE_TUNE=0: runtimes use the default.")
     print_result(args, value, table, *notes)
     return 0
 
@@ -94,7 +98,7 @@ def _make_row(timing: Timing, chosen: Candidate) -> tuple[object, ...]:
 
 
 def _give_reasons(timings: Sequence[Timing]) -> list[str]:
-    """Return why candidates were dropped or left out, each reason once."""
+    """Return the reasons for dropping candidates or leaving them out, each once."""
     groups: dict[tuple[str, str], list[str]] = {}
     for timing in timings:
         if timing.reason:

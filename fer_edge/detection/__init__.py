@@ -31,7 +31,7 @@ def _haar(options: DetectorOptions) -> Detector:
     return HaarDetector(options)
 
 
-#: Each is imported when it is first created, so that a detector costs nothing where it is not used.
+#: Name → module, imported on first use.
 DETECTORS: Mapping[str, Callable[[DetectorOptions], Detector]] = {
     "mtcnn": _mtcnn,
     "yunet": _yunet,
@@ -45,9 +45,9 @@ def create_detector(name: str = "mtcnn", options: DetectorOptions | None = None)
     Raises
     ------
     UsageError
-        If there is no such detector.
+        If the detector is unknown.
     DetectorError
-        If its weights are missing, altered, or not what it reads.
+        If its weights are missing, altered, or of another network.
     BackendError
         If the backend that runs its networks is not available.
     """

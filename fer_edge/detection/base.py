@@ -1,4 +1,4 @@
-"""The seam between the runtime and a face detector."""
+"""Interface of face detectors."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _MAX_FACE_PX = 1 << 16
 
 @dataclass(frozen=True)
 class DetectorOptions:
-    """Choices that every detector understands.
+    """Options of all detectors.
 
     Attributes
     ----------
     min_face_px : int
-        Smallest face side looked for, in pixels of the frame. Larger is faster.
+        Smallest face side to detect, in pixels of the frame. Larger is faster.
     min_score : float or None
-        Detections below are dropped; ``None`` is the detector's own default.
+        Smallest score of a detection; ``None`` is the detector's own default.
     model : Path or None
         Weights file, for detectors that need one from the user.
     backend : str
-        What runs the networks of mtcnn and yunet, a key of :data:`fer_edge.backends.BACKENDS` or ``auto``.
+        Backend of mtcnn and yunet, a key of :data:`fer_edge.backends.BACKENDS` or ``auto``.
     threads : int or None
-        CPU threads; ``None`` leaves the choice to the backend. The networks are so small that more than
-        one rarely helps, and hurts where other work shares the cores.
+        CPU threads; ``None`` is the default of the backend. The networks are so small that more than one thread
+        rarely helps, and slows down other work on the same cores.
     """
 
     min_face_px: int = 40
@@ -45,15 +45,17 @@ class DetectorOptions:
         require_number("min_score", self.min_score, 0, 1, optional=True)
         require_path("model", self.model)
         if not isinstance(self.backend, str):
-            raise UsageError(f"backend must be a name, found {self.backend!r:.60}")
+            raise UsageError(
+                f"backend must be a name, found {self.backend!r:.60}. Fix: give a name listed by fer-edge doctor, or auto."
+            )
         require_whole("threads", self.threads, 1, MAX_THREADS, optional=True)
 
 
 class Detector(Protocol):
-    """Finds faces.
+    """A face detector.
 
-    Any thread may call, several at the same time, as with :class:`fer_edge.backends.base.Session`; a detector that
-    is closed, or was made before a fork of the process, raises :class:`fer_edge.errors.DetectorError`.
+    It is thread-safe, like :class:`fer_edge.backends.base.Session`. A detector that is closed, or was made before a
+    fork of the process, raises :class:`fer_edge.errors.DetectorError`.
     """
 
     name: str
@@ -62,4 +64,4 @@ class Detector(Protocol):
         """Return the faces of ``[H, W, 3]`` uint8 BGR, largest first, boxes inside the frame."""
 
     def close(self) -> None:
-        """Wait for the frames that run, then free what the detector holds."""
+        """Wait for running calls, then free the detector's resources."""

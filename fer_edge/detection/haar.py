@@ -1,4 +1,4 @@
-"""The Haar cascade that ships with OpenCV: no weights to fetch, frontal faces only, no landmarks.
+"""Haar cascade of OpenCV: no weights to download, frontal faces only, no landmarks.
 
 P. Viola, M. Jones: "Rapid Object Detection using a Boosted Cascade of Simple Features", CVPR 2001.
 """
@@ -22,10 +22,10 @@ DEFAULT_MIN_SCORE = 0.5
 
 _CASCADE = "haarcascade_frontalface_default.xml"
 _SCALE_STEP = 1.1
-# The frame is shrunk until the smallest face looked for has this side; the cascade's window has 24 pixels.
+# The frame is downscaled until the smallest face to detect has this side; the cascade's window has 24 pixels.
 _MIN_FACE_PX = 28
 _MIN_NEIGHBOURS = 3
-# Votes at which the score is 1 - 1/e; faces in photographs reach 2 to 12, half of them more than 6.
+# Votes at which the score is 1 - 1/e; faces in photographs have 2 to 12 votes, with a median of 6.
 _VOTES_SCALE = 3.0
 
 
@@ -33,13 +33,13 @@ class HaarDetector:
     """Finds upright frontal faces.
 
     The score is ``1 - exp(-votes / 3)``, where ``votes`` is the weighted vote of the cascade's last stage
-    for the best of the windows that were merged, and 0 below zero votes. It orders detections; it is not
-    a probability. ``options.backend`` and ``options.threads`` have no effect.
+    for the best of the merged windows, and 0 for negative votes. It ranks detections; it is not a
+    probability. ``options.backend`` and ``options.threads`` have no effect.
 
     Raises
     ------
     DetectorError
-        If this OpenCV has no cascades.
+        If the installed OpenCV has no cascades.
     """
 
     name = "haar"
@@ -47,10 +47,9 @@ class HaarDetector:
     def __init__(self, options: DetectorOptions) -> None:
         self._min_face_px = options.min_face_px
         self._min_score = DEFAULT_MIN_SCORE if options.min_score is None else options.min_score
-        self._cascade = Guard(_load(), "detector", DetectorError)  # OpenCV's keeps its work in itself
+        self._cascade = Guard(_load(), "detector", DetectorError)  # OpenCV's object is not thread-safe
 
     def detect(self, frame_bgr: np.ndarray) -> list[Detection]:
-        """See :class:`fer_edge.detection.base.Detector`."""
         frame = check_frame(frame_bgr)
         scale = min(_MIN_FACE_PX / self._min_face_px, 1.0)
         height, width = (max(round(side * scale), 1) for side in frame.shape[:2])
@@ -73,7 +72,6 @@ class HaarDetector:
         return to_detections(frame, boxes[keep], scores[keep], None, self._min_face_px)
 
     def close(self) -> None:
-        """See :class:`fer_edge.detection.base.Detector`."""
         self._cascade.close()
 
 
@@ -81,14 +79,14 @@ def _load() -> cv2.CascadeClassifier:
     data = getattr(cv2, "data", None)
     if data is None or not hasattr(cv2, "CascadeClassifier"):
         raise DetectorError(
-            f"OpenCV {cv2.__version__} has no Haar cascades in its main package: "
-            "run pip install 'opencv-python-headless<5', or choose another detector"
+            f"OpenCV {cv2.__version__} has no Haar cascades in its main package. "
+            "Fix: run pip install 'opencv-python-headless<5', or choose another detector."
         )
     path = Path(data.haarcascades) / _CASCADE
     cascade = cv2.CascadeClassifier(opencv_path(path))
     if cascade.empty():
         raise DetectorError(
-            f"OpenCV cannot read its cascade {path}: "
-            "run pip install --force-reinstall 'opencv-python-headless<5'"
+            f"OpenCV cannot read its cascade {path}. "
+            "Fix: run pip install --force-reinstall 'opencv-python-headless<5'"
         )
     return cascade

@@ -1,7 +1,7 @@
-"""How a detector opens its networks: as they are where sizes are free, else a copy for one size.
+"""Open the networks of a detector, unchanged on backends with dynamic sizes, else as a copy of fixed size.
 
-TensorRT compiles an engine for one size of the input; only the batch is free. Elsewhere a network that slides
-over an image takes each size as it comes.
+TensorRT compiles an engine for one input size; only its batch is dynamic. Other backends run a fully convolutional
+network at any size.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
 
 
 def open_network(content: bytes, backend: Backend, settings: SessionOptions) -> Session:
-    """Open an ONNX file that lies in memory.
+    """Open an ONNX file from memory.
 
     Raises
     ------
     BackendError
-        If the backend refuses it.
+        If the backend cannot load it.
     """
     return backend.open(ModelFile(Path("detector.onnx"), content), settings)
 
 
 def with_size(model: onnx.ModelProto, height: int | str, width: int | str) -> onnx.ModelProto:
-    """Return a copy whose input is ``[batch, 3, height, width]``; the shapes of all else follow.
+    """Return a copy with the input ``[batch, 3, height, width]`` and all other shapes inferred.
 
-    A size is a number of pixels, or the name of one that is free.
+    A size is a number of pixels, or the name of a dynamic dimension.
 
     Raises
     ------
     onnx.shape_inference.InferenceError
-        If the network cannot take that size.
+        If the network does not support that size.
     """
     import onnx
 
@@ -50,7 +50,7 @@ def with_size(model: onnx.ModelProto, height: int | str, width: int | str) -> on
 
 
 def serialize(model: onnx.ModelProto) -> bytes:
-    """Return the file of a model, of the same bytes each time."""
+    """Serialise a model deterministically."""
     return bytes(model.SerializeToString(deterministic=True))
 
 

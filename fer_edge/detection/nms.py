@@ -1,19 +1,19 @@
-"""Non-maximum suppression: of boxes that show the same face, the best."""
+"""Non-maximum suppression: keep the best of overlapping boxes."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# Bounds memory: a 4K picture full of small faces leaves thousands of boxes, and their overlaps took a gigabyte.
+# Bounds memory: the overlap matrix of thousands of boxes, from a 4K picture with small faces, took a gigabyte.
 _ROWS_AT_ONCE = 128
 
 
 def suppress(
     boxes: np.ndarray, scores: np.ndarray, max_overlap: float, of_smaller: bool = False
 ) -> np.ndarray:
-    """Return indices of the boxes ``[N, 4]`` that no better one overlaps, best first.
+    """Return indices of the boxes ``[N, 4]`` that no better box overlaps, best first.
 
-    Overlap is intersection over union or, with ``of_smaller``, over the smaller of the two areas, which
+    Overlap is intersection over union or, with ``of_smaller``, intersection over the smaller area, which
     also drops a box inside a better one.
     """
     order = np.argsort(-scores, kind="stable")
@@ -21,7 +21,7 @@ def suppress(
     areas = (corners[:, 2:] - corners[:, :2]).clip(0).prod(axis=1)
     keep = np.ones(len(order), bool)
     for start in range(0, len(order), _ROWS_AT_ONCE):
-        # Of a few boxes with themselves and all that are worse.
+        # Overlaps of a chunk of boxes with itself and all worse boxes.
         rows = slice(start, start + _ROWS_AT_ONCE)
         low = np.maximum(corners[rows, None, :2], corners[None, start:, :2])
         high = np.minimum(corners[rows, None, 2:], corners[None, start:, 2:])

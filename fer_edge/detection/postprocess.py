@@ -1,4 +1,4 @@
-"""The common form of results: boxes inside the frame, best first."""
+"""Convert boxes to detections inside the frame, largest first."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ def to_detections(
     landmarks: np.ndarray | None,
     min_face_px: int,
 ) -> list[Detection]:
-    """Return detections, largest first, with boxes cut to the frame.
+    """Return detections, largest first, with boxes clipped to the frame.
 
     Parameters
     ----------
     frame_bgr : np.ndarray
         ``[H, W, 3]``.
     boxes_xyxy : np.ndarray
-        ``[N, 4]`` pixels of the frame, which may reach beyond it.
+        ``[N, 4]`` pixels of the frame; may extend beyond it.
     scores : np.ndarray
         ``[N]`` in [0, 1].
     landmarks : np.ndarray or None
         ``[N, 5, 2]`` pixels of the frame.
     min_face_px : int
-        Faces whose longer side is shorter are left out. The side is measured before the cut, so that a
-        large face which is leaving the frame stays.
+        Smallest longer side of a face. It is measured before clipping, so that a large face that is partly
+        outside the frame is kept.
     """
     height, width = frame_bgr.shape[:2]
     side_px = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).max(axis=1, initial=0)

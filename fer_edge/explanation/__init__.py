@@ -1,1 +1,1 @@
-"""Where a network looked: attention and Grad-CAM, and their drawing."""
+"""Explanations of a network: attention maps and Grad-CAM, and their drawing."""

@@ -1,4 +1,4 @@
-"""The picture of an explanation: photograph, crop, heat map, overlay, probabilities."""
+"""Draw an explanation: photograph, crop, heat map, overlay, probabilities."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BAR, _BAR_TOP, _BAR_BACK = (190, 170, 150), (60, 120, 220), (236, 232, 228)
 _BOX = (60, 200, 90)
 _WIDTH = 4 * _TILE + 5 * _GAP
 _SCALE_WIDTH = 14
-_SMALLEST = 0.7  # of the usual size of letters
+_SMALLEST = 0.7  # relative to the usual font scale
 
 Color = tuple[int, int, int]
 
@@ -67,7 +67,7 @@ def _photograph(image_bgr: np.ndarray, explanation: Explanation) -> np.ndarray:
 
 
 def _fit(height: int, width: int) -> tuple[int, int]:
-    """Return the size at which a picture fills a tile and keeps its shape."""
+    """Return the size at which a picture fills a tile and keeps its aspect ratio."""
     scale = _TILE / max(height, width)
     return max(1, round(height * scale)), max(1, round(width * scale))
 
@@ -99,7 +99,7 @@ def _probabilities(canvas: np.ndarray, explanation: Explanation) -> None:
 
 
 def _color_scale(canvas: np.ndarray, left: int) -> None:
-    """Draw the colours of 0 to 1, and what the figures are not."""
+    """Draw the colour scale from 0 to 1, with a note about the values."""
     top = _TOP + _TILE + _CAPTION + _GAP + 6
     ramp = np.tile(np.linspace(0, 1, _TILE, dtype=np.float32), (_SCALE_WIDTH, 1))
     canvas[top : top + _SCALE_WIDTH, left : left + _TILE] = colorize(ramp)
@@ -110,8 +110,8 @@ def _color_scale(canvas: np.ndarray, left: int) -> None:
 def _text(
     canvas: np.ndarray, text: str, origin: tuple[int, int], scale: float, color: Color, width: int
 ) -> None:
-    """Write in one line; what is wider than ``width`` is made smaller, and then cut."""
-    text = text.encode("ascii", "replace").decode()  # OpenCV's fonts have no other letters
+    """Draw one line of text; shrink text wider than ``width``, then cut it off."""
+    text = text.encode("ascii", "replace").decode()  # OpenCV's fonts are ASCII only
     scale = min(scale, max(scale * width / max(_width(text, scale), 1), _SMALLEST * scale))
     if _width(text, scale) > width:
         while text and _width(text + "...", scale) > width:

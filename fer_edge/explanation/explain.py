@@ -1,4 +1,4 @@
-"""Explanations of one face: what was looked at, and the apparent expression that came out."""
+"""Explain one face: a heat map over the crop, and the apparent expression."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fer_edge.preprocess import crop_rectangle, cut_rectangle, prepare_batch
 from fer_edge.probabilities import MIN_PROBABILITY, Prior, ProbabilityRule, make_rule
 from fer_edge.spec import ModelSpec
 
-#: Method → what its maps show.
+#: Method → caption of its maps.
 METHODS: Mapping[str, str] = {
     "attention": "where the network attends",
     "gradcam": "what speaks for one class (Grad-CAM)",
@@ -27,16 +27,16 @@ METHODS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class ExplainerOutput:
-    """What an explainer says about a batch.
+    """Output of an explainer for a batch.
 
     Attributes
     ----------
     probabilities : np.ndarray
-        ``[B, K]`` float64, NaN where the network's output is not finite.
+        ``[B, K]`` float64, NaN if the network's output is not finite.
     maps : np.ndarray
         ``[B, h, w]`` float32 in [0, 1] over the crop.
     landmarks : np.ndarray or None
-        ``[B, 68, 2]`` float32 pixels of the network's input, where the network finds them.
+        ``[B, 68, 2]`` float32 pixels of the network's input, if the network predicts landmarks.
     """
 
     probabilities: np.ndarray
@@ -45,10 +45,10 @@ class ExplainerOutput:
 
 
 class Explainer(Protocol):
-    """A network that explains itself by ``method``, a key of :data:`METHODS`; any thread may call.
+    """A network with explanations by ``method``, a key of :data:`METHODS`; thread-safe.
 
-    ``rule`` makes its probabilities. One that is closed, or was made before a fork of the process, raises
-    :class:`fer_edge.errors.BackendError`.
+    ``rule`` converts logits to probabilities. An explainer that is closed, or was made before a fork of the process,
+    raises :class:`fer_edge.errors.BackendError`.
     """
 
     spec: ModelSpec
@@ -59,7 +59,7 @@ class Explainer(Protocol):
     def explain(self, batch: np.ndarray, classes: Sequence[int] | None = None) -> ExplainerOutput:
         """Explain ``[B, C, H, W]`` float32, B ≥ 1.
 
-        ``classes`` names the class of each image that Grad-CAM explains, the likeliest if left out.
+        ``classes`` are the class indices that Grad-CAM explains, one per image; by default the most likely ones.
         """
 
     def close(self) -> None:
@@ -67,12 +67,12 @@ class Explainer(Protocol):
 
 
 class BundleExplainer:
-    """Built-in attention of a bundle, without PyTorch.
+    """Explainer by the built-in attention of a bundle, without PyTorch.
 
     Raises
     ------
     BundleError
-        If the bundle's network gives no attention.
+        If the bundle's network has no attention output.
     """
 
     method = "attention"
@@ -92,19 +92,17 @@ class BundleExplainer:
         self._session = load_session(bundle, backend, precision, SessionOptions(threads=threads))
 
     def explain(self, batch: np.ndarray, classes: Sequence[int] | None = None) -> ExplainerOutput:
-        """See :class:`Explainer`."""
         outputs = self._session.run(batch)
         probabilities = self.rule(outputs["logits"])
         return ExplainerOutput(probabilities, min_max(outputs["attention"]), outputs.get("landmarks"))
 
     def close(self) -> None:
-        """See :class:`Explainer`."""
         self._session.close()
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """One face, explained.
+    """Explanation of one face.
 
     Attributes
     ----------
@@ -113,11 +111,11 @@ class Explanation:
     method : str
         A key of :data:`METHODS`.
     class_name : str or None
-        What Grad-CAM explains; ``None`` for attention, which is of no class.
+        Class that Grad-CAM explains; ``None`` for attention, which is not class-specific.
     box_xyxy : tuple of float or None
-        The face in pixels of the photograph; ``None`` where the whole picture was taken.
+        The face in pixels of the photograph; ``None`` if the whole picture was used.
     crop_xyxy : tuple of float
-        What the network saw of the photograph; may reach beyond it.
+        The face crop in pixels of the photograph; may extend beyond it.
     crop_bgr : np.ndarray
         ``[h, w, 3]`` uint8.
     heat : np.ndarray
@@ -125,9 +123,9 @@ class Explanation:
     probabilities : mapping
         Class name → probability, in the order of the network.
     rule : ProbabilityRule
-        How the probabilities were made of the logits.
+        Rule that converted the logits to probabilities.
     random_weights : bool
-        Whether the network has learnt nothing, so that the picture says nothing either.
+        ``True`` for random weights, whose explanation is meaningless.
     """
 
     network: str
@@ -143,22 +141,22 @@ class Explanation:
 
     @property
     def label(self) -> str:
-        """The likeliest apparent expression."""
+        """The most likely apparent expression."""
         return max(self.probabilities, key=self.probabilities.__getitem__)
 
     @property
     def certain(self) -> bool:
-        """Whether the likeliest expression is likely enough to be named on its own."""
+        """``True`` if the most likely expression is probable enough to be named alone."""
         return self.probabilities[self.label] >= MIN_PROBABILITY
 
     @property
     def flat(self) -> bool:
-        """Whether the map says nothing: no place differs, or nothing speaks for the class."""
+        """``True`` for a constant map, or one without positive evidence for the class."""
         return not self.heat.any()
 
     @property
     def peak_xy(self) -> tuple[float, float] | None:
-        """Centre of the hottest cell, in pixels of the photograph; ``None`` if the map is flat."""
+        """Centre of the cell with the maximum, in pixels of the photograph; ``None`` if the map is flat."""
         if self.flat:
             return None
         row, column = np.unravel_index(int(self.heat.argmax()), self.heat.shape)
@@ -169,7 +167,7 @@ class Explanation:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types; the map as rows, to three decimals."""
+        """Return plain JSON types, with the map as rows rounded to three decimals."""
         return {
             "network": self.network,
             "method": self.method,
@@ -198,18 +196,18 @@ def explain_image(
     image_bgr : np.ndarray
         ``[H, W, 3]`` uint8.
     explainer : Explainer
-        What explains.
+        Explainer of the network.
     detector : Detector, optional
-        What finds the face; without it the whole picture is the face crop.
+        Face detector; without it the whole picture is the face crop.
     class_name : str, optional
-        The class that Grad-CAM explains; the likeliest if left out.
+        Class that Grad-CAM explains; by default the most likely one.
 
     Raises
     ------
     DataError
         If there is no face of usable size, or the network's output is not finite.
     UsageError
-        If the class is unknown, or the method is of no class.
+        If the class is unknown, or the method is not class-specific.
     """
     spec = explainer.spec
     classes = None if class_name is None else [_class_index(explainer, class_name)]
@@ -221,15 +219,19 @@ def explain_image(
     if detector is not None:
         detections = detector.detect(image)
         if not detections:
-            raise DataError("no face was found in the picture: give another, or --face whole for a face crop")
+            raise DataError(
+                "expected a face in the picture, found none. Fix: give another picture, or --face whole for a face crop."
+            )
         box = detections[0].box_xyxy
         rectangle = crop_rectangle(box, spec.crop, height, width)
         if rectangle is None:
-            raise DataError(f"the face is smaller than {spec.crop.min_side_px} pixels: give a larger picture")
+            raise DataError(
+                f"expected a face of at least {spec.crop.min_side_px} pixels, found a smaller one. Fix: give a larger picture."
+            )
         crop, bounds = cut_rectangle(image, rectangle), rectangle
     explained = explainer.explain(prepare_batch([crop], spec), classes)
     if not (np.isfinite(explained.probabilities).all() and np.isfinite(explained.maps).all()):
-        raise DataError(f"{spec.network} gave values that are not finite: check the weights")
+        raise DataError(f"the output of {spec.network} is not finite. Fix: check the weights.")
     probabilities = explained.probabilities[0]
     explains = classes[0] if classes else int(probabilities.argmax())
     return Explanation(
@@ -249,7 +251,9 @@ def explain_image(
 def _class_index(explainer: Explainer, name: str) -> int:
     names = explainer.spec.class_names
     if explainer.method != "gradcam":
-        raise UsageError("attention is of no class: leave --class out, or use --method gradcam")
+        raise UsageError(
+            "attention maps are not class-specific, found --class. Fix: leave --class out, or use --method gradcam."
+        )
     if name not in names:
-        raise UsageError(f"unknown class {name!r}: choose from {', '.join(names)}{closest(name, names)}")
+        raise UsageError(f"unknown class {name!r}. Fix: choose from {', '.join(names)}{closest(name, names)}")
     return names.index(name)

@@ -1,4 +1,4 @@
-"""The weights that an explanation by gradients needs, found by the sha256 that the bundle states."""
+"""Find the weights for an explanation by gradients, by the sha256 in the bundle."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from fer_edge.models.catalogue import MODELS_FOLDER
 
 
 def weights_of(bundle: Bundle) -> Path:
-    """Return the weights file that ``bundle`` was made from, by the sha256 that it records.
+    """Return the weights file that ``bundle`` was made from, by its recorded sha256.
 
-    It is looked for beside the bundle, among what ships with the package, and among what has been fetched; of an
-    ensemble the folder with its files is returned.
+    The search covers the folder of the bundle, the weights in the package, and downloaded weights; for an ensemble
+    the folder with its files is returned.
 
     Raises
     ------
     WeightsError
-        If there is none.
+        If the weights are not found.
     """
     recorded = bundle.manifest.provenance.get("weights_sha256")
     candidates = [bundle.path.with_suffix(".safetensors"), *sorted(MODELS_FOLDER.glob("*.safetensors"))]
@@ -31,8 +31,8 @@ def weights_of(bundle: Bundle) -> Path:
     if isinstance(recorded, str) and (cached := cached_weights(recorded)):
         return cached
     raise WeightsError(
-        f"the weights that {bundle.path} was made from are neither beside it nor in the package nor in the cache: "
-        "give them with --weights FILE"
+        f"expected the weights of {bundle.path} beside it, in the package or in the cache, found none. "
+        "Fix: give them with --weights FILE."
     )
 
 
@@ -46,12 +46,12 @@ def check_weights(bundle: Bundle, path: Path) -> Path:
     """
     if not path.is_file():
         raise WeightsError(
-            f"weights file {path} does not exist: give the file that {bundle.path} was made from"
+            f"weights file {path} does not exist. Fix: give the file that {bundle.path} was made from."
         )
     recorded = bundle.manifest.provenance.get("weights_sha256")
     if recorded is not None and sha256_of(path) != recorded:
         raise WeightsError(
-            f"{path} is not what {bundle.path} was made from (sha256 differs): give those weights, or give the "
-            "weights file in place of the bundle"
+            f"expected the weights that {bundle.path} was made from, found {path} (sha256 differs). Fix: give those "
+            "weights, or give the weights file in place of the bundle."
         )
     return path

@@ -1,4 +1,4 @@
-"""Sinks, and the choice of one by suffix and source."""
+"""Sinks for annotated pictures, chosen by suffix and source."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fer_edge.sinks.files import ImageFileSink, ImageFolderSink, JsonLinesSink, 
 from fer_edge.sources.base import Source
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov"})
-#: Of the images that every OpenCV writes; it reads more.
+#: Image suffixes that every OpenCV build writes; it reads more.
 WRITTEN_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-#: Of what one file holds; any other output is a folder.
+#: Suffixes of single-file outputs; any other output is a folder.
 PICTURE_SUFFIXES = VIDEO_SUFFIXES | WRITTEN_SUFFIXES
 
 __all__ = [
@@ -31,14 +31,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class PictureSink:
-    """A kind of file that annotated pictures go to: for which sources it is, and how it is opened."""
+    """An output format for annotated pictures: its suffixes, the sources that it fits, and its constructor."""
 
     suffixes: frozenset[str]
     takes: Callable[[Source], bool]
     open: Callable[[Path, Source], Sink]
 
 
-#: The first whose suffixes and sources fit takes the pictures.
+#: In order of precedence.
 PICTURE_SINKS: Mapping[str, PictureSink] = {
     "video": PictureSink(
         VIDEO_SUFFIXES, lambda source: True, lambda path, source: VideoFileSink(path, source.fps)
@@ -55,7 +55,7 @@ PICTURE_SINKS: Mapping[str, PictureSink] = {
 
 
 def picture_sink(path: Path, source: Source) -> Sink:
-    """Return the sink for annotated pictures: an image, a video, or a folder (no suffix).
+    """Return the sink for annotated pictures: an image, a video, or a folder (without a suffix).
 
     Raises
     ------
@@ -63,11 +63,11 @@ def picture_sink(path: Path, source: Source) -> Sink:
         If the suffix does not fit the source, or the source would be overwritten.
     """
     if path.resolve() in source.reads:
-        raise UsageError(f"--output {path} would overwrite the source: choose another name")
+        raise UsageError(f"--output {path} would overwrite the source. Fix: choose another name.")
     for kind in PICTURE_SINKS.values():
         if path.suffix.lower() in kind.suffixes and kind.takes(source):
             return kind.open(path, source)
     raise UsageError(
-        f"--output {path} does not fit this source: give an image name for one image, "
-        "a video name (.mp4) for video, or a folder"
+        f"--output {path} does not fit this source. Fix: give an image name for one image, "
+        "a video name (.mp4) for video, or a folder."
     )

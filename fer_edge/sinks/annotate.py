@@ -1,4 +1,4 @@
-"""Drawing results on a frame."""
+"""Draw results on a frame."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DARK = (40, 32, 26)
 _WHITE = (255, 255, 255)
 _GREY = (150, 150, 150)
 _BAR_BACK = (90, 78, 70)
-#: BGR by canonical or FER2013 class name.
+#: Canonical or FER2013 class name → BGR.
 _COLORS = {
     "neutral": (190, 180, 160),
     "happiness": (60, 200, 250), "happy": (60, 200, 250),
@@ -25,13 +25,13 @@ _COLORS = {
     "contempt": (130, 160, 40),
 }  # fmt: skip
 _BARS = 3
-_FAR = 16000  # OpenCV draws with 16 bits and a fraction: what lies further out is drawn at this distance
+_FAR = 16000  # OpenCV draws with 16-bit fixed-point coordinates, which are clipped to this
 
 
 def annotate(frame_bgr: np.ndarray, result: FrameResult) -> np.ndarray:
     """Return a copy of the frame with boxes, labels and the three largest probabilities of each face.
 
-    Attention, where a face has it, is laid over what the network saw.
+    The attention of a face, if it has any, is blended over its crop.
     """
     canvas = frame_bgr.copy()
     for face in result.faces:
@@ -67,7 +67,7 @@ def _draw_panel(
     ranked: list[tuple[str, float]],
     color: tuple[int, int, int],
 ) -> None:
-    """Draw a panel under the face, or as near as the frame allows."""
+    """Draw a panel below the face, or as close as the frame allows."""
     line, pad = round(20 * unit), round(6 * unit)
     width, height = round(170 * unit), pad * 2 + line * (1 + len(ranked))
     left = int(np.clip(corner[0], 0, max(canvas.shape[1] - width, 0)))

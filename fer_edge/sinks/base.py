@@ -1,4 +1,4 @@
-"""The seam between the runtime and whatever takes its results."""
+"""Interface of sinks, which consume the results of the runtime."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from fer_edge.results import FrameResult
 
 
 class Sink(Protocol):
-    """Takes frames and results in order."""
+    """Consumer of frames and results, in order."""
 
     def write(self, frame_bgr: np.ndarray, result: FrameResult) -> None:
-        """Take one frame ``[H, W, 3]`` uint8 BGR (not to be changed) with its result."""
+        """Write one frame ``[H, W, 3]`` uint8 BGR (read-only) with its result."""
 
     def close(self) -> None:
-        """Finish: what was written is now whole."""
+        """Finish the output."""
 
     def discard(self) -> None:
-        """Remove what is half-written."""
+        """Remove incomplete output."""

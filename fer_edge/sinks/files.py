@@ -1,4 +1,4 @@
-"""Sinks that write files: annotated images, annotated video, JSON lines."""
+"""Sinks that write files: annotated images, annotated video, JSON Lines."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ from fer_edge.errors import DataError
 from fer_edge.results import FrameResult
 from fer_edge.sinks.annotate import annotate
 
-#: Of the header line. Lines of frames have the key ``index``.
+#: Keys of the header line; lines of frames have the key ``index`` instead.
 _SCHEMA = {"schema": "fer-edge/frames", "schema_version": 1}
 _DEFAULT_FPS = 25.0
-_MIN_FPS = 1.0  # slower, the encoders refuse or abort
+_MIN_FPS = 1.0  # the encoders refuse or abort below
 
 
 class ImageFileSink:
-    """One annotated image."""
+    """Writes one annotated image."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def write(self, frame_bgr: np.ndarray, result: FrameResult) -> None:
-        """See :class:`fer_edge.sinks.base.Sink`."""
         write_image(self.path, annotate(frame_bgr, result))
 
     def close(self) -> None:
@@ -41,9 +40,9 @@ class ImageFileSink:
 
 
 class ImageFolderSink:
-    """One annotated image per frame, under the name of its source.
+    """Writes one annotated image per frame, named after its source.
 
-    The frame number follows where names would repeat: ``numbered``, for the frames of a video.
+    The frame number is appended to repeated names, and to all names with ``numbered``, for the frames of a video.
     """
 
     def __init__(self, folder: Path, numbered: bool = False) -> None:
@@ -51,10 +50,11 @@ class ImageFolderSink:
         self.numbered = numbered
         self._written: set[str] = set()
         if folder.exists() and not folder.is_dir():
-            raise DataError(f"{folder} cannot be made a folder (a file has this name): choose another")
+            raise DataError(
+                f"expected a folder or a new name, found the file {folder}. Fix: choose another name."
+            )
 
     def write(self, frame_bgr: np.ndarray, result: FrameResult) -> None:
-        """See :class:`fer_edge.sinks.base.Sink`."""
         stem = Path(result.source).stem or "frame"
         if self.numbered or stem in self._written or not result.source:
             stem = f"{stem}_{result.index:06d}"
@@ -70,7 +70,7 @@ class ImageFolderSink:
 
 
 class VideoFileSink:
-    """An annotated video; it appears under its name once it is whole."""
+    """Writes an annotated video, which appears under its name when it is complete."""
 
     def __init__(self, path: Path, fps: float | None) -> None:
         self.path = path
@@ -80,7 +80,6 @@ class VideoFileSink:
         self._size = (0, 0)
 
     def write(self, frame_bgr: np.ndarray, result: FrameResult) -> None:
-        """See :class:`fer_edge.sinks.base.Sink`."""
         if self._writer is None:
             self._size = (frame_bgr.shape[1], frame_bgr.shape[0])
             part = self._stack.enter_context(whole_file(self.path))
@@ -88,20 +87,18 @@ class VideoFileSink:
             self._writer = cv2.VideoWriter(opencv_path(part), codec, self.fps, self._size)
             if not self._writer.isOpened():
                 self.discard()
-                raise DataError(f"{self.path} cannot be written as video: use the suffix .mp4 or .avi")
+                raise DataError(f"{self.path} cannot be written as video. Fix: use the suffix .mp4 or .avi.")
         image = annotate(frame_bgr, result)
         if (image.shape[1], image.shape[0]) != self._size:
             image = cv2.resize(image, self._size)
         self._writer.write(image)
 
     def close(self) -> None:
-        """See :class:`fer_edge.sinks.base.Sink`."""
         if self._writer is not None:
             self._writer.release()
         self._stack.close()
 
     def discard(self) -> None:
-        """See :class:`fer_edge.sinks.base.Sink`."""
         if self._writer is not None:
             self._writer.release()
             abandoned = RuntimeError("discarded")
@@ -109,15 +106,15 @@ class VideoFileSink:
 
 
 class JsonLinesSink:
-    """One JSON object per frame, to a file or to standard output (``-``); every line is whole.
+    """Writes one JSON object per frame, to a file or to standard output (``-``), without partial lines.
 
     Parameters
     ----------
     path : str
         The file, or ``-``.
     info : mapping, optional
-        :attr:`fer_edge.Runtime.info`. With it, the first line is a header ``{"schema", "schema_version", "info"}``,
-        so that results say what made them.
+        :attr:`fer_edge.Runtime.info`, written as a header line ``{"schema", "schema_version", "info"}``, so that the
+        results record their origin.
     """
 
     def __init__(self, path: str, info: Mapping[str, Any] | None = None) -> None:
@@ -126,13 +123,14 @@ class JsonLinesSink:
         self._file: TextIO | None = sys.stdout if path == "-" else None
 
     def write(self, frame_bgr: np.ndarray, result: FrameResult) -> None:
-        """See :class:`fer_edge.sinks.base.Sink`."""
         if self._file is None:
             try:
                 Path(self.path).parent.mkdir(parents=True, exist_ok=True)
                 self._file = Path(self.path).open("w", encoding="utf-8")  # noqa: SIM115  # closed in close()
             except OSError as error:
-                raise DataError(f"{self.path} cannot be written ({error.strerror})") from error
+                raise DataError(
+                    f"{self.path} cannot be written ({error.strerror}). Fix: choose another file."
+                ) from error
         if self._header is not None:
             self._file.write(json.dumps(self._header, allow_nan=False) + "\n")
             self._header = None
@@ -140,23 +138,22 @@ class JsonLinesSink:
         self._file.flush()
 
     def close(self) -> None:
-        """See :class:`fer_edge.sinks.base.Sink`."""
         if self._file is not None and self._file is not sys.stdout:
             self._file.close()
 
     def discard(self) -> None:
-        """Keep the lines that were written."""
+        """Keep the complete lines."""
         self.close()
 
 
 def write_image(path: Path, image_bgr: np.ndarray) -> None:
-    """Write an image whole or not at all; the suffix chooses the format."""
+    """Write an image atomically, in the format of the suffix."""
     suffix = path.suffix.lower() or ".png"
     try:
         ok, data = cv2.imencode(suffix, image_bgr)
     except cv2.error:
         ok = False
     if not ok:
-        raise DataError(f"{path} cannot be written as an image: use the suffix .png or .jpg")
+        raise DataError(f"{path} cannot be written as an image. Fix: use the suffix .png or .jpg.")
     with whole_file(path) as part:
         part.write_bytes(data.tobytes())

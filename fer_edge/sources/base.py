@@ -1,4 +1,4 @@
-"""A source: what gives frames."""
+"""Interface of sources, which produce frames."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from fer_edge.frames import Frame
 
 
 class Source(Protocol):
-    """Gives frames one after the other. A class that derives from it states what differs.
+    """Iterable of frames. Derived classes override the attributes that differ from the defaults.
 
     Attributes
     ----------
     is_live : bool
-        Whether frames that are not taken in time are lost.
+        ``True`` if frames that are not read in time are lost.
     frame_count : int or None
-        Where it is known.
+        Number of frames; ``None`` if unknown.
     fps : float or None
-        Frames per second, where they are known.
+        Frames per second; ``None`` if unknown.
     names_frames : bool
-        Whether each frame has a name of its own, as pictures have.
+        ``True`` if each frame has a name of its own, such as a file name.
     """
 
     is_live: bool = False
@@ -31,7 +31,7 @@ class Source(Protocol):
 
     @property
     def reads(self) -> frozenset[Path]:
-        """Files that it reads, and folders of such files: no result may overwrite them."""
+        """Input files and their folders, which no output may overwrite."""
         return frozenset()
 
     def __iter__(self) -> Iterator[Frame]:

@@ -9,19 +9,19 @@ import cv2
 from fer_edge._utils.files import opencv_path
 from fer_edge.errors import SourceError
 
-# FFmpeg, inside OpenCV, prints its own lines about files that it cannot read; our error says it once.
+# Silences FFmpeg in OpenCV, which prints lines about unreadable files; our error reports the problem once.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 def open_capture(address: int | str, problem: str) -> cv2.VideoCapture:
-    """Return an open capture of a camera's number, a file or an address.
+    """Open a capture of a camera number, a file or an address.
 
     Raises
     ------
     SourceError
         With the text ``problem`` if it cannot be opened.
     """
-    # OpenCV prints its own warnings for every backend it tries; our error says it once.
+    # OpenCV prints warnings for every backend that it tries; our error reports the problem once.
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:

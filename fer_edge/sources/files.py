@@ -1,4 +1,4 @@
-"""Frames of pictures and of video files."""
+"""Sources of frames from pictures and video files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fer_edge.sources.capture import open_capture
 
 
 class ImageSource(Source):
-    """One or more image files, in order. Of several, those that cannot be read are named after the last one."""
+    """One or more image files, in order; with several, unreadable files are reported after the last frame."""
 
     names_frames = True
 
@@ -27,7 +27,6 @@ class ImageSource(Source):
 
     @property
     def reads(self) -> frozenset[Path]:
-        """See :class:`Source`."""
         files = {path.resolve() for path in self.paths}
         return frozenset(files | {path.parent for path in files})
 
@@ -43,9 +42,10 @@ class ImageSource(Source):
                 continue
             yield Frame(image, index, time.monotonic(), name=path.name)
         if problems:
+            first = problems[0].partition(". Fix: ")[0]
             raise UnreadableFilesError(
-                f"{len(problems)} of {len(self.paths)} pictures cannot be read, all others were: {problems[0]}"
-                f"{', …' if len(problems) > 1 else ''}; remove them, or catch this error (--skip-bad)",
+                f"{len(problems)} of {len(self.paths)} pictures cannot be read, all others were: {first}"
+                f"{', …' if len(problems) > 1 else ''}. Fix: remove them, or catch this error (--skip-bad).",
                 tuple(problems),
             )
 
@@ -60,7 +60,7 @@ class VideoSource(ProcessBound, Source):
         super().__init__("video", SourceError)
         self.path = path
         self._capture = open_capture(
-            str(path), f"{path} is not a video that OpenCV can read: convert it to MP4 (H.264)"
+            str(path), f"{path} is not a video that OpenCV can read. Fix: convert it to MP4 (H.264)."
         )
         frames = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.frame_count = frames if frames > 0 else None
@@ -70,7 +70,6 @@ class VideoSource(ProcessBound, Source):
 
     @property
     def reads(self) -> frozenset[Path]:
-        """See :class:`Source`."""
         return frozenset({self.path.resolve()})
 
     def __iter__(self) -> Iterator[Frame]:
@@ -83,9 +82,11 @@ class VideoSource(ProcessBound, Source):
             self._index += 1
             yield frame
         if self._index == 0:
-            raise SourceError(f"{self.path} holds no frame that OpenCV can decode: convert it to MP4 (H.264)")
+            raise SourceError(
+                f"{self.path} holds no frame that OpenCV can decode. Fix: convert it to MP4 (H.264)."
+            )
 
     def close(self) -> None:
-        """Close the file; in a forked process nothing is done."""
+        """Close the file, except in a forked process."""
         if not self.is_inherited:
             self._capture.release()

@@ -1,4 +1,4 @@
-"""Cameras and streams: the newest frame, and a count of those that were dropped."""
+"""Cameras and streams: a source of the newest frame, with a count of dropped frames."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class LiveSource(ProcessBound, Source):
     def __init__(self, address: int | str) -> None:
         super().__init__("live source", SourceError)
         self.address = address
-        # User name and password of an address are for nobody's log.
+        # User name and password are removed from messages and results.
         what = f"camera {address}" if isinstance(address, int) else re.sub(r"(?<=://)[^/]*@", "", address)
         self._what = what
         self._capture = open_capture(
-            address, f"{what} cannot be opened: check that it is connected and not in use"
+            address, f"{what} cannot be opened. Fix: check that it is connected and not in use."
         )
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = rate if 0 < rate < 1000 else None
@@ -63,22 +63,22 @@ class LiveSource(ProcessBound, Source):
     def __iter__(self) -> Iterator[Frame]:
         timeout_s = _FIRST_FRAME_TIMEOUT_S
         while True:
-            self.require_process()  # the thread that grabs frames is in the other one
+            self.require_process()  # a fork does not copy the grabber thread
             with self._fresh:
                 if not self._fresh.wait_for(lambda: self._slot is not None or self._ended, timeout_s):
                     raise SourceError(
-                        f"{self._what} gave no frame for {timeout_s:.0f} s: check the connection"
+                        f"{self._what} gave no frame for {timeout_s:.0f} s. Fix: check the connection."
                     )
                 frame, self._slot = self._slot, None
             if frame is None:
                 if self._index == 0 and not self._closed:
-                    raise SourceError(f"{self._what} gave no frame: check the connection")
+                    raise SourceError(f"{self._what} gave no frame. Fix: check the connection.")
                 return
             timeout_s = _STALL_TIMEOUT_S
             yield frame
 
     def close(self) -> None:
-        """Stop the thread and release the device; in a forked process nothing is done."""
+        """Stop the thread and release the device, except in a forked process."""
         if self.is_inherited:
             return
         self._ended = self._closed = True

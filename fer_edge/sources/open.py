@@ -1,7 +1,7 @@
-"""Where frames come from: one image, a folder, a video file, a camera or a network stream.
+"""Open a source of frames: an image, a folder, a video file, a camera or a network stream.
 
-Files give every frame. Cameras and streams give the newest frame only: a thread keeps one slot, what it
-overwrites is counted, and no queue can grow.
+Files yield every frame. Cameras and streams yield the newest frame only: a thread overwrites a single slot and
+counts the dropped frames, so that no queue can grow.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from fer_edge.sources.live import LiveSource
 
 
 def as_source(source: Any) -> Source:
-    """Return a source for what a caller may give as one.
+    """Return ``source`` if it is a :class:`Source`, else open it.
 
     Raises
     ------
     UsageError
-        If it is anything but a :class:`Source`, an address, a path or the number of a camera.
+        If it is not a :class:`Source`, an address, a path or a camera number.
     SourceError
-        See :func:`open_source`.
+        As in :func:`open_source`.
     """
     if isinstance(source, Integral) and source is not True and source is not False:
         return open_source(int(source))
@@ -46,13 +46,13 @@ def as_source(source: Any) -> Source:
     )
     raise UsageError(
         "expected a camera number, path, address or Source (with is_live, close and frames to iterate over), found "
-        f"{type(source).__name__}: {hint}"
+        f"{type(source).__name__}. Fix: {hint}."
     )
 
 
 @dataclass(frozen=True)
 class SourceKind:
-    """A kind of source: how its address is recognised, and how it is opened."""
+    """A kind of source, with the test for its addresses and the function that opens it."""
 
     matches: Callable[[str], bool]
     open: Callable[[str], Source]
@@ -69,12 +69,12 @@ def _open_folder(text: str) -> Source:
     images = list_images(path)
     if not images:
         raise SourceError(
-            f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}): give another folder"
+            f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}). Fix: give another folder."
         )
     return ImageSource(images)
 
 
-#: The first that matches opens an address.
+#: In order of precedence.
 SOURCES: Mapping[str, SourceKind] = {
     "camera": SourceKind(str.isdecimal, lambda text: LiveSource(int(text)), is_live=True),
     "stream": SourceKind(lambda text: "://" in text, LiveSource, is_live=True),
@@ -85,7 +85,7 @@ SOURCES: Mapping[str, SourceKind] = {
 
 
 def is_live(source: str | int | Path) -> bool:
-    """Tell cameras and streams, of which only the newest frame counts, from files."""
+    """Return ``True`` for cameras and streams, which yield only the newest frame, and ``False`` for files."""
     kind = _kind_of(str(source))
     return kind is not None and kind.is_live
 
@@ -96,7 +96,7 @@ def open_source(source: str | int | Path) -> Source:
     Raises
     ------
     SourceError
-        If it does not exist, is empty, or cannot be decoded.
+        If the source does not exist, is empty, or cannot be decoded.
     """
     text = str(source)
     kind = _kind_of(text)
@@ -104,10 +104,10 @@ def open_source(source: str | int | Path) -> Source:
         return kind.open(text)
     if not text:
         raise SourceError(
-            "the source is empty: give an image, a folder, a video, a camera number or an address"
+            "the source is an empty string. Fix: give an image, a folder, a video, a camera number or an address."
         )
     raise SourceError(
-        f"{Path(text)} does not exist: give an image, a folder, a video, a camera number or an rtsp:// address"
+        f"{Path(text)} does not exist. Fix: give an image, a folder, a video, a camera number or an rtsp:// address."
     )
 
 

@@ -1,8 +1,8 @@
-"""Images for calibration where no real faces are at hand, made from random numbers alone, by name.
+"""Generators of calibration images by name, for use without real faces.
 
-None shows anyone, and none derives from anybody's picture. ``rendered`` gives ranges nearest to those of real
-faces (``benchmarks/data_free.py``): trained networks answer most strongly to the parts of a face, so images
-without them leave the ranges of deep layers too small.
+The images are made from random numbers only and show no real person. ``rendered`` gives ranges nearest to those of
+real faces (``benchmarks/data_free.py``): trained networks respond most strongly to the parts of a face, so images
+without them make the ranges of deep layers too small.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ def generate_noise(count: int, seed: int = 0, side: int = SIDE) -> np.ndarray:
 
 
 def generate_leaves(count: int, seed: int = 0, side: int = SIDE) -> np.ndarray:
-    """Return shapes of all sizes that hide one another, ``[count, side, side, 3]`` BGR uint8."""
+    """Return overlapping shapes of all sizes (dead leaves), ``[count, side, side, 3]`` BGR uint8."""
     return images_of((paint_leaves,), count, seed, side)
 
 
 def generate_mixed(count: int, seed: int = 0, side: int = SIDE) -> np.ndarray:
-    """Return rendered faces with a quarter each of leaves and noise, ``[count, side, side, 3]`` BGR uint8."""
+    """Return half rendered faces, a quarter leaves and a quarter noise, ``[count, side, side, 3]`` BGR uint8."""
     return images_of((render_face, paint_leaves, render_face, paint_noise), count, seed, side)
 
 
-#: Name → (count, seed) → ``[count, 96, 96, 3]`` BGR uint8, the same for the same seed; fewer are the first of more.
+#: Name → (count, seed) → ``[count, 96, 96, 3]`` BGR uint8, reproducible by seed; a smaller count returns a prefix.
 GENERATORS: Mapping[str, Callable[[int, int], np.ndarray]] = {
     "rendered": render_faces,
     "drawn": generate_faces,

@@ -1,7 +1,7 @@
-"""Generated face-like images: for checks and calibration where no real faces are at hand.
+"""Drawn face-like images, for checks and calibration without real faces.
 
 Smooth skin, dark eyes and brows, a nose, a mouth of varying shape, side light, hair and background,
-blur and noise. They are no faces of anyone; they only have the spatial statistics of face crops.
+blur and noise. They show no real person; they only have the spatial statistics of face crops.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _SHIFT = 4  # OpenCV draws with 4 fractional bits
 
 
 def generate_faces(count: int, seed: int = 0, side: int = _SIDE) -> np.ndarray:
-    """Return ``[count, side, side, 3]`` BGR uint8, the same for the same seed."""
+    """Return ``[count, side, side, 3]`` BGR uint8, reproducible by seed."""
     rng = np.random.default_rng(seed)
     faces = np.zeros((count, side, side, 3), np.uint8)
     for face in faces:

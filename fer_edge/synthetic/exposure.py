@@ -1,4 +1,4 @@
-"""What a camera does to a scene: exposure, contrast, sharpening, grain."""
+"""Camera simulation: exposure, contrast, sharpening, grain."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import cv2
 import numpy as np
 
 SIDE = 96
-#: Share of crops that are almost black or almost white: a lamp behind the head, a flash too near.
+#: Share of crops that are almost black or almost white, as with a lamp behind the head or a flash too close.
 _EXTREMES = 0.06
 
 
 def images_of(
     painters: Sequence[Callable[[np.random.Generator], np.ndarray]], count: int, seed: int, side: int
 ) -> np.ndarray:
-    """Return ``[count, side, side, 3]`` BGR uint8 from painters that take turns.
+    """Return ``[count, side, side, 3]`` BGR uint8 from alternating painters.
 
-    A painter returns ``[SIDE, SIDE, 3]`` in any unit; :func:`expose` makes pixels of it.
+    A painter returns ``[SIDE, SIDE, 3]`` in any unit; :func:`expose` converts it to pixels.
     """
     rng = np.random.default_rng(seed)
     images = np.zeros((count, side, side, 3), np.uint8)
@@ -29,10 +29,10 @@ def images_of(
 
 
 def expose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return ``[H, W, 3]`` uint8 with a drawn mean and contrast, grain, and clipped lights and shadows.
+    """Return ``[H, W, 3]`` uint8 with random mean and contrast, grain, and clipped lights and shadows.
 
-    Automatic exposure puts the mean near the middle gray; face crops fill the range from black to white, so
-    their deviation is about a quarter of it.
+    Automatic exposure puts the mean near mid-grey. Face crops fill the range from black to white, so their standard
+    deviation is about a quarter of it.
     """
     if rng.random() < _EXTREMES:
         mean, deviation = rng.choice([rng.uniform(10, 45), rng.uniform(205, 240)]), rng.uniform(8, 30)
@@ -45,6 +45,6 @@ def expose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def sharpen(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Add up to three times what a blur takes away, as cameras and the scaling of pictures do."""
+    """Apply an unsharp mask with a gain of up to three, as cameras and image scalers do."""
     blurred = cv2.GaussianBlur(image, (0, 0), rng.uniform(1, 3))
     return image + rng.uniform(0, 3) * (image - blurred)

@@ -1,4 +1,4 @@
-"""Dead leaves: shapes of all sizes that hide one another, which is where the edges of photographs come from."""
+"""Dead leaves: overlapping shapes of all sizes, a model of the edges in photographs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _SMALLEST, _LARGEST = 2.0, SIDE / 2
 def paint_leaves(rng: np.random.Generator) -> np.ndarray:
     """Return one image, ``[SIDE, SIDE, 3]`` float32 BGR.
 
-    Radii follow the density r⁻³, which looks alike at every scale (Lee, Mumford & Huang, 2001), between 2 and
-    48 pixels; fewer leaves leave larger faces of one tone.
+    Radii follow the scale-invariant density r⁻³ (Lee, Mumford & Huang, 2001), between 2 and 48 pixels. Fewer leaves
+    give larger areas of one tone.
     """
     image = np.full((SIDE, SIDE, 3), _tone(rng), np.float32)
     for radius in np.minimum(_SMALLEST * (1 - rng.random(rng.integers(60, 240))) ** -0.5, _LARGEST):
@@ -28,5 +28,5 @@ def paint_leaves(rng: np.random.Generator) -> np.ndarray:
 
 
 def _tone(rng: np.random.Generator) -> list[float]:
-    """Return a gray with a tint, BGR."""
+    """Return a tinted grey, BGR."""
     return (rng.uniform(0, 255) + rng.normal(0, 20, 3)).tolist()

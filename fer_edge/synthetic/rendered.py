@@ -1,8 +1,8 @@
-"""Faces rendered from a relief: a height over the crop, lamps, skin, eyes, brows, mouth, hair.
+"""Faces rendered from a height map with lamps, skin, eyes, brows, mouth and hair.
 
-What a drawing of flat shapes lacks and networks answer to: shading that follows the form, folds beside the mouth
-and between the brows, bared teeth, highlights, harsh side light. Lengths are in half widths of the face; u runs
-to the right of the image and v downwards, from the middle of the face.
+Networks respond to features that a drawing of flat shapes lacks: shading that follows the form, folds beside the
+mouth and between the brows, bared teeth, highlights, harsh side light. Lengths are in half widths of the face; u points
+to the right of the image and v downwards, from the centre of the face.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _EYE_WIDTH = 0.17
 
 @dataclass(frozen=True)
 class _Face:
-    """One face and what it does; heights of parts are values of v."""
+    """Geometry, expression and colours of one face; heights of parts are values of v."""
 
     pixels: float  # half width
-    aspect: float  # height over width
+    aspect: float  # height / width
     eye: float
-    eye_distance: float  # from the middle
+    eye_distance: float  # from the centre
     eye_opening: float
     brow_raise: float
     frown: float
@@ -74,12 +74,12 @@ def render_face(rng: np.random.Generator) -> np.ndarray:
     mane = _inside(np.hypot(u, (v + 0.1) / (1.05 * face.aspect)) - rng.uniform(1.05, 1.25), 0.03)
     behind = _cover(around, mane, strands * light.mean())
     image = _cover(behind, _inside(np.hypot(u, v / face.aspect) - 1, 0.02), image)
-    image = np.maximum(image, 0) ** (1 / rng.uniform(1.4, 2.4))  # the curve of a display
+    image = np.maximum(image, 0) ** (1 / rng.uniform(1.4, 2.4))  # display gamma
     return sharpen(cv2.GaussianBlur(image.astype(np.float32), (0, 0), rng.uniform(0.4, 1.6)), rng)
 
 
 def _face_coordinates(face: _Face, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return u and v of every pixel, the head tilted and turned a little."""
+    """Return u and v of every pixel, with the head slightly tilted and turned."""
     x, y = _COLUMNS - SIDE / 2 - rng.normal(0, 3), _ROWS - SIDE / 2 - rng.normal(0, 3)
     tilt, turn = rng.normal(0, 0.12), rng.normal(0, 0.12)
     u = (x * np.cos(tilt) + y * np.sin(tilt)) / face.pixels
@@ -88,7 +88,7 @@ def _face_coordinates(face: _Face, rng: np.random.Generator) -> tuple[np.ndarray
 
 
 def _relief(face: _Face, u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the height of every pixel."""
+    """Return the height map."""
 
     def bump(at: Sequence[float], size: Sequence[float], turned: float = 0.0) -> np.ndarray:
         a, b = u - at[0], v - at[1]
@@ -116,7 +116,7 @@ def _relief(face: _Face, u: np.ndarray, v: np.ndarray, rng: np.random.Generator)
 
 
 def _light(height: np.ndarray, face: _Face, rng: np.random.Generator) -> np.ndarray:
-    """Return the light that every pixel sends back: ambient, one or two lamps, their highlights."""
+    """Return the reflected light of every pixel: ambient, one or two lamps, their highlights."""
     down, right = np.gradient(height * face.pixels)
     normal = np.stack([-right, -down, np.ones_like(height)], axis=-1)
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
@@ -132,7 +132,7 @@ def _light(height: np.ndarray, face: _Face, rng: np.random.Generator) -> np.ndar
 
 
 def _skin_and_features(face: _Face, u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the colour of every pixel without light, ``[SIDE, SIDE, 3]``."""
+    """Return the unlit colour of every pixel, ``[SIDE, SIDE, 3]``."""
     colour = np.broadcast_to(face.skin, (*u.shape, 3))
     if rng.random() < 0.3:
         beard = 0.7 * _inside(face.mouth - 0.1 - v - 0.3 * u * u, 0.1)
@@ -187,10 +187,10 @@ def _spectacles(colour: np.ndarray, face: _Face, u: np.ndarray, v: np.ndarray) -
 
 
 def _inside(distance: np.ndarray, softness: float) -> np.ndarray:
-    """Return 1 where ``distance`` is negative, 0 where it is positive, soft at the edge."""
+    """Return 1 for negative and 0 for positive ``distance``, with a soft edge."""
     return 1 / (1 + np.exp(np.clip(distance / softness, -30, 30)))
 
 
 def _cover(below: np.ndarray, mask: np.ndarray, above: np.ndarray | Sequence[float]) -> np.ndarray:
-    """Lay ``above`` over ``below`` where ``mask`` (``[H, W]``, 0 to 1) is set."""
+    """Blend ``above`` over ``below`` by ``mask`` (``[H, W]``, 0 to 1)."""
     return below + mask[..., None] * (np.asarray(above, np.float32) - below)

@@ -1,4 +1,4 @@
-"""MTCNN: three small networks in a row, each of which sees fewer windows than the one before.
+"""MTCNN: a cascade of three small networks, each of which runs on fewer windows than the one before.
 
 K. Zhang, Z. Zhang, Z. Li, Y. Qiao: "Joint Face Detection and Alignment using Multi-task Cascaded
 Convolutional Networks", IEEE Signal Processing Letters 23(10), 2016.
@@ -31,16 +31,16 @@ _PNET_SCORE = _RNET_SCORE = 0.7
 _LEVEL_OVERLAP, _OVERLAP = 0.5, 0.7
 # Bounds on work and memory: windows kept per level, passed to RNet and to ONet.
 _MAX_PER_LEVEL, _MAX_RNET, _MAX_ONET = 512, 256, 128
-# Where the size of the input is fixed, PNet slides over squares of this side: small enough that those of small
-# levels are not mostly empty, large enough that overlaps are a small part of them.
+# On backends with fixed sizes PNet runs on square tiles of this side: small enough that tiles of small levels are
+# not mostly empty, large enough that the overlap is a small part of a tile.
 _TILE_PX, _TILES_PER_RUN = 64, 128
 
 
 class MtcnnDetector:
     """Finds faces and five landmarks.
 
-    ``options.min_face_px`` sets the largest level of the image pyramid, and with it the time that a frame
-    takes; below 12 pixels, which is PNet's window, nothing smaller is found.
+    ``options.min_face_px`` sets the largest level of the image pyramid, and so the time per frame. Faces smaller than
+    PNet's window of 12 pixels are not found.
 
     Raises
     ------
@@ -59,7 +59,7 @@ class MtcnnDetector:
         settings = SessionOptions(threads=options.threads)
         self._tile_px = _TILE_PX if backend.fixed_shapes else None
         sessions: dict[str, Session] = {}
-        with ExitStack() as opened:  # an error closes the sessions that are open
+        with ExitStack() as opened:  # closes the open sessions after an error
             for name, content in mtcnn_models().items():
                 tiled = name == "pnet" and self._tile_px is not None
                 sessions[name] = open_network(_tiled(content) if tiled else content, backend, settings)
@@ -68,7 +68,6 @@ class MtcnnDetector:
         self._sessions = Guard(sessions, "detector", DetectorError, free=_close_all, parallel=True)
 
     def detect(self, frame_bgr: np.ndarray) -> list[Detection]:
-        """See :class:`fer_edge.detection.base.Detector`."""
         frame = check_frame(frame_bgr)
         halvings = halve(frame)
         with self._sessions as sessions:
@@ -78,7 +77,6 @@ class MtcnnDetector:
         return to_detections(frame, boxes, scores, landmarks, self._min_face_px)
 
     def close(self) -> None:
-        """See :class:`fer_edge.detection.base.Detector`."""
         self._sessions.close()
 
     def _propose(self, halvings: list[np.ndarray], pnet: Session) -> np.ndarray:
@@ -104,7 +102,7 @@ class MtcnnDetector:
         return to_square(boxes[suppress(boxes, scores, _OVERLAP)[:_MAX_RNET]])
 
     def _refine(self, halvings: list[np.ndarray], boxes: np.ndarray, rnet: Session) -> np.ndarray:
-        """Let RNet reject and move boxes; return square boxes, best first."""
+        """Reject and move boxes by RNet; return square boxes, best first."""
         if not len(boxes):
             return boxes
         outputs = rnet.run(_batch([crop(halvings, box, 24) for box in boxes]))
@@ -116,7 +114,7 @@ class MtcnnDetector:
     def _locate(
         self, halvings: list[np.ndarray], boxes: np.ndarray, onet: Session
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Let ONet decide; return boxes ``[N, 4]``, scores ``[N]`` and landmarks ``[N, 5, 2]``."""
+        """Run ONet on the boxes; return boxes ``[N, 4]``, scores ``[N]`` and landmarks ``[N, 5, 2]``."""
         if not len(boxes):
             return boxes, np.empty(0, np.float32), np.empty((0, 5, 2), np.float32)
         outputs = onet.run(_batch([crop(halvings, box, 48) for box in boxes]))
@@ -143,7 +141,7 @@ def to_square(boxes: np.ndarray) -> np.ndarray:
 
 
 def shift(boxes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Return boxes ``[N, 4]`` with each edge moved by its offset, which is in box sides."""
+    """Return boxes ``[N, 4]`` with each edge moved by its offset, in units of the box sides."""
     return boxes + offsets * np.tile(boxes[:, 2:] - boxes[:, :2], 2)
 
 
@@ -159,5 +157,5 @@ def _tiled(content: bytes) -> bytes:
 
 
 def _batch(images: list[np.ndarray]) -> np.ndarray:
-    """Return equal-sized BGR images as ``[B, 3, H, W]`` float32 RGB, from -1 to 1."""
+    """Return equal-sized BGR images as ``[B, 3, H, W]`` float32 RGB in [-1, 1]."""
     return np.asarray(cv2.dnn.blobFromImages(images, 1 / 128, mean=(127.5, 127.5, 127.5), swapRB=True))

@@ -1,4 +1,4 @@
-"""The frame at falling sizes, and the pieces of them that MTCNN's networks see."""
+"""Image pyramid of a frame, and the pieces of its levels that PNet runs on."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ WINDOW_PX, STRIDE_PX = 12, 2  # of PNet
 
 _OVERLAP_PX = WINDOW_PX - STRIDE_PX
 _PYRAMID_FACTOR = 0.709
-# Gray around each level lets a window hang over the edge: of a face that fills or leaves the frame, PNet
-# would otherwise see no whole window. A level smaller than _MIN_LEVEL_PX shows too little of any face.
+# A grey margin around each level lets windows extend over the edge; otherwise no window of PNet would cover a face
+# that fills or leaves the frame. A level smaller than _MIN_LEVEL_PX shows too little of any face.
 _MARGIN_PX, _MIN_LEVEL_PX = 4, 8
 _GRAY = (127, 127, 127)
-# Bounds the memory of one run, 250 bytes a pixel. Strips of 2 million pixels took 1.7 GB for a 4K frame and faces
-# from 12 pixels on, these 0.35, and no longer: more of what a layer makes is still in the cache for the next.
+# Bounds the memory of one run, 250 bytes a pixel. For a 4K frame and faces from 12 pixels, strips of 2 million
+# pixels took 1.7 GB and these 0.35 GB, in the same time, since more of a layer's output stays in the cache.
 _STRIP_AREA_PX = 1 << 17
 
 
@@ -28,13 +28,13 @@ class Piece(NamedTuple):
     Attributes
     ----------
     image : np.ndarray
-        ``[h, w, 3]`` uint8 BGR; gray outside the level.
+        ``[h, w, 3]`` uint8 BGR; grey outside the level.
     windows : (int, int)
-        Rows and columns of PNet's windows, from the upper left, that lie in the level and its margin.
+        Rows and columns of PNet's windows, from the upper left, within the level and its margin.
     corner_xy : (int, int)
-        Where the first window starts, in pixels of the level.
+        Origin of the first window, in pixels of the level.
     level : int
-        Its number.
+        Index of the level.
     scale_xy : np.ndarray
         Pixels of the level per pixel of the frame, ``[2]``.
     """
@@ -49,8 +49,8 @@ class Piece(NamedTuple):
 def halve(frame: np.ndarray) -> list[np.ndarray]:
     """Return the frame at full size, half, a quarter and so on.
 
-    Crops and pyramid levels are then taken from an image at most twice their resolution, where linear
-    interpolation is as good as averaging the frame, and many times cheaper.
+    Crops and pyramid levels are then sampled from an image of at most twice their resolution. There, linear
+    interpolation is as good as area averaging of the frame, and many times faster.
     """
     images = [frame]
     while min(images[-1].shape[:2]) >= 2 * WINDOW_PX:
@@ -61,7 +61,7 @@ def halve(frame: np.ndarray) -> list[np.ndarray]:
 
 
 def crop(halvings: list[np.ndarray], box: np.ndarray, side_px: int) -> np.ndarray:
-    """Return a square box of the frame as ``[side_px, side_px, 3]`` uint8, gray where it lies outside."""
+    """Return a square box of the frame as ``[side_px, side_px, 3]`` uint8, grey outside the frame."""
     step = max(float(box[2] - box[0]), 1.0) / side_px
     index = _halving(halvings, step)
     step /= 2**index
@@ -77,19 +77,19 @@ def crop(halvings: list[np.ndarray], box: np.ndarray, side_px: int) -> np.ndarra
 
 
 def _halving(halvings: list[np.ndarray], step: float) -> int:
-    """Return which halving to read so that neighbours in the result are less than two pixels apart."""
+    """Return the index of the halving in which neighbours of the result are less than two pixels apart."""
     return min(int(math.log2(max(step, 1.0))), len(halvings) - 1)
 
 
 def cut_pyramid(halvings: list[np.ndarray], min_face_px: int, tile_px: int | None) -> Iterator[Piece]:
-    """Yield what PNet shall see, level after level: squares of ``tile_px``, else strips as wide as the level.
+    """Yield the inputs of PNet, level by level: squares of ``tile_px``, else strips as wide as the level.
 
-    PNet's window covers ``min_face_px`` in the first level, and more in each that follows. A piece starts at even
-    pixels and overlaps the next by what the window reaches beyond its stride, so that the pieces of a level
-    together give each of its windows once.
+    PNet's window covers ``min_face_px`` in the first level, and more in each later one. A piece starts at even
+    pixels and overlaps the next by the window size minus the stride, so that the pieces of a level contain each of
+    its windows once.
     """
     for number, (level, scale_xy) in enumerate(_levels(halvings, min_face_px)):
-        # Even sides, so that no window hangs over them.
+        # Even sides, so that no window extends over the edge.
         height, width = (side + 2 * _MARGIN_PX + side % STRIDE_PX for side in level.shape[:2])
         down, right = height - _OVERLAP_PX, width - _OVERLAP_PX  # where windows start
         strip = max(_STRIP_AREA_PX // width // STRIDE_PX, 1) * STRIDE_PX, right
@@ -113,7 +113,7 @@ def cut_pyramid(halvings: list[np.ndarray], min_face_px: int, tile_px: int | Non
 
 
 def _levels(halvings: list[np.ndarray], min_face_px: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the frame at falling sizes, with the scale of x and y."""
+    """Yield the frame at decreasing sizes, with the scales of x and y."""
     height, width = halvings[0].shape[:2]
     scale = min(WINDOW_PX / min_face_px, 1.0)
     while min(height, width) * scale >= _MIN_LEVEL_PX:

@@ -1,4 +1,4 @@
-"""MTCNN's published weights, converted once into ONNX files of ours, whose sha256 are part of this code.
+"""Convert MTCNN's published weights once into ONNX files, whose sha256 are pinned in this module.
 
 The PyPI package ``mtcnn`` 1.0.0 (MIT licence) carries the weights of Zhang et al. (2016) as Keras arrays.
 Its code needs TensorFlow, so only its three data files are read, and they are read without unpickling.
@@ -32,9 +32,9 @@ class Network:
     Attributes
     ----------
     weights_sha256 : str
-        Of the published weights file.
+        sha256 of the published weights file.
     onnx_sha256 : str
-        Of the converted file. onnx 1.16 and 1.23, protobuf 3.20 and 7.36 write the same bytes.
+        sha256 of the converted file. onnx 1.16 and 1.23, protobuf 3.20 and 7.36 write the same bytes.
     input_px : int or None
         Side of the input; ``None`` for a network that slides over an image of any size.
     trunk : tuple of (shape, pool)
@@ -94,15 +94,15 @@ NETWORKS: Mapping[str, Network] = {
 
 
 def mtcnn_models() -> Mapping[str, bytes]:
-    """Return the contents of the ONNX files ``pnet``, ``rnet`` and ``onet``, converting the weights where that is due.
+    """Return the contents of the ONNX files ``pnet``, ``rnet`` and ``onet``, converting the weights if necessary.
 
     The input of each is ``[B, 3, H, W]`` float32 RGB, ``(pixel - 127.5) / 128``. Outputs are ``offsets``
     (x1, y1, x2, y2 in box sides), ``score`` (probability of a face) and, of ``onet``, ``landmarks``
     (x of five points, then y, in box sides), as ``[B, K]``, or ``[B, K, h, w]`` of ``pnet``.
 
-    The files lie in the cache folder, under a name that changes with the weights and with this converter.
-    Each is read once, and converted again unless it has the sha256 that this code states. Processes and threads may do
-    so at the same time: each file is replaced whole, by the same bytes.
+    The files are in the cache folder, under a name that depends on the weights and on this converter.
+    Each is read once, and converted again if its sha256 differs from the pinned one. Processes and threads may do
+    so concurrently: each file is replaced atomically, by the same bytes.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def mtcnn_models() -> Mapping[str, bytes]:
 
 
 def weights_folder() -> Path:
-    """Return the folder of the published files, found without importing the package.
+    """Return the folder of the published files without importing the package.
 
     Raises
     ------
@@ -129,8 +129,8 @@ def weights_folder() -> Path:
         package = importlib.metadata.distribution("mtcnn")
     except importlib.metadata.PackageNotFoundError:
         raise DetectorError(
-            f"the face detector reads its weights from the package {_REQUIREMENT}, which is not installed: "
-            f"run pip install {_REQUIREMENT}, or choose another detector"
+            f"the face detector reads its weights from the package {_REQUIREMENT}, which is not installed. "
+            f"Fix: run pip install {_REQUIREMENT}, or choose another detector."
         ) from None
     return Path(str(package.locate_file("mtcnn/assets/weights")))
 
@@ -138,9 +138,9 @@ def weights_folder() -> Path:
 def read_weights(name: str) -> list[np.ndarray]:
     """Return the float32 arrays of one network in Keras layout, after checking the file's sha256.
 
-    The file is an LZ4 frame around a joblib list: before each array a pickled description, framed with its
-    length, then one byte that counts the padding, the padding, and the numbers. The hash fixes what the
-    description says, so it is skipped, and no pickle is ever run.
+    The file is an LZ4 frame around a joblib list: for each array a pickled description with its length, one
+    byte with the size of the padding, the padding, and the values. The sha256 fixes the description, so it is
+    skipped, and no pickle is executed.
 
     Raises
     ------
@@ -152,26 +152,26 @@ def read_weights(name: str) -> list[np.ndarray]:
         data = path.read_bytes()
     except OSError as error:
         raise DetectorError(
-            f"cannot read the detector weights {path} ({error.strerror}): "
-            f"run pip install --force-reinstall {_REQUIREMENT}"
+            f"the detector weights {path} cannot be read ({error.strerror}). "
+            f"Fix: run pip install --force-reinstall {_REQUIREMENT}"
         ) from error
     found = hashlib.sha256(data).hexdigest()
     expected = NETWORKS[name].weights_sha256
     if found != expected:
         raise DetectorError(
-            f"{path} is not the published file: expected sha256 {expected[:12]}…, found {found[:12]}…; "
-            f"run pip install --force-reinstall {_REQUIREMENT}"
+            f"{path} is not the published file: expected sha256 {expected[:12]}…, found {found[:12]}…. "
+            f"Fix: run pip install --force-reinstall {_REQUIREMENT}"
         )
     try:
         import lz4.frame
     except ImportError as error:
         raise DetectorError(
-            f"{path} is compressed with lz4, which is not installed: run pip install lz4"
+            f"{path} is compressed with lz4, which is not installed. Fix: run pip install lz4"
         ) from error
 
     content = lz4.frame.decompress(data)
     arrays = []
-    position = 2  # behind the protocol's number
+    position = 2  # after the pickle protocol
     for shape in NETWORKS[name].shapes:
         _, description_bytes = struct.unpack_from("<cQ", content, position)
         position += 9 + description_bytes
@@ -208,21 +208,21 @@ def build_onnx(network: Network, arrays: Sequence[np.ndarray]) -> bytes:
     value, channels = "input", 3
     for shape, pool in network.trunk:
         weight, bias, slope = next(remaining), next(remaining), next(remaining)
-        if len(shape) == 2:  # Keras flattened the map as [width, height, channels]
+        if len(shape) == 2:  # Keras flattens the map as [width, height, channels]
             side = math.isqrt(shape[0] // channels)
             weight = weight.reshape(side, side, channels, -1).transpose(2, 1, 0, 3).reshape(shape)
             value = add("Flatten", value)
         value = linear(value, weight, bias)
-        # PReLU, as a·x + (1 - a)·relu(x): ONNX Runtime's own operator takes longer than the convolution.
+        # PReLU as a·x + (1 - a)·relu(x): ONNX Runtime's PReLU operator takes longer than the convolution.
         slope = slope.reshape(-1, 1, 1) if len(shape) == 4 else slope
         value = add("Add", add("Mul", value, slope), add("Mul", add("Relu", value), 1 - slope))
-        if pool:  # Keras pads "same" behind the map only, as ceil_mode does; elsewhere nothing is left over
+        if pool:  # Keras pads "same" at the end only, like ceil_mode; all other sizes divide evenly
             value = add("MaxPool", value, kernel_shape=[pool, pool], strides=[2, 2], ceil_mode=1)
         channels = shape[-1]
 
     for name in network.heads:
         weight, bias = next(remaining), next(remaining)
-        if name == "score":  # a softmax over two classes is the sigmoid of their difference
+        if name == "score":  # softmax over two classes = sigmoid of their difference
             difference = linear(value, weight[..., 1:] - weight[..., :1], bias[1:] - bias[:1])
             add("Sigmoid", difference, output=name)
         else:
@@ -246,14 +246,14 @@ def build_onnx(network: Network, arrays: Sequence[np.ndarray]) -> bytes:
         ],
         constants,
     )
-    # Stated, so that the bytes do not follow the version of onnx.
+    # Set explicitly, so that the bytes do not depend on the version of onnx.
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString(deterministic=True)
 
 
 def _read_kept(path: Path, network: Network) -> bytes | None:
-    """Return the converted file, ``None`` where it is missing or another."""
+    """Return the converted file, or ``None`` if it is missing or has another sha256."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -270,7 +270,7 @@ def _convert(folder: Path, paths: Mapping[str, Path]) -> dict[str, bytes]:
                 part.write_bytes(contents[name])
     except OSError as error:
         raise DetectorError(
-            f"cannot write the detector's networks to {folder} ({error.strerror}): "
-            "set FER_EDGE_CACHE to a folder that can be written"
+            f"the detector's networks cannot be written to {folder} ({error.strerror}). "
+            "Fix: set FER_EDGE_CACHE to a writable folder."
         ) from error
     return contents

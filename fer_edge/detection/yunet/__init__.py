@@ -1,1 +1,1 @@
-"""YuNet: one network, as a graph that any backend runs."""
+"""YuNet: a single network that any backend runs."""

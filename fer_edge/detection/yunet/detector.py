@@ -1,4 +1,4 @@
-"""YuNet: one small network that finds faces and five landmarks.
+"""YuNet: a single small network that finds faces and five landmarks.
 
 W. Wu, H. Peng, S. Yu: "YuNet: A Tiny Millisecond-level Face Detector", Machine Intelligence Research 20, 2023.
 """
@@ -27,12 +27,12 @@ DEFAULT_MIN_SCORE = 0.7
 
 _MAX_OVERLAP = 0.3
 _MAX_CANDIDATES = 1000
-# The frame is shrunk until the smallest face looked for has this side, which YuNet still finds.
+# The frame is downscaled until the smallest face to detect has this side, which YuNet still finds.
 _MIN_FACE_PX = 20
-# The network takes sides that are multiples of its last stride. More zeros than that have an effect: with steps of
-# 128 pixels the worst box of 208 photographs overlaps that of OpenCV by 0.85 only.
+# Sides are padded to multiples of the last stride. More padding changes the result: with steps of 128 pixels the
+# worst box of 208 photographs has an IoU of only 0.85 with that of OpenCV.
 _STEP_PX, _MIN_SIDE_PX = max(STRIDES_PX), 64
-# Sessions kept where each size needs its own: a camera has one size, a folder of photographs many.
+# Cached sessions on backends with fixed sizes: a camera has one size, a folder of photographs many.
 _MAX_SIZES = 4
 _MAX_LOG_SIDE = 12.0  # of a box, in strides; exp() of more is beyond any frame
 
@@ -40,13 +40,13 @@ _MAX_LOG_SIDE = 12.0  # of a box, in strides; exp() of more is beyond any frame
 class YuNetDetector:
     """Finds faces and five landmarks with the YuNet file ``options.model``.
 
-    On a backend that wants fixed sizes, such as TensorRT, the first frame of each size takes as long as it needs
-    to compile for it: fit for a camera, slow for a folder of photographs.
+    On a backend with fixed sizes, such as TensorRT, the first frame of each size triggers a compilation: suitable for
+    a camera, slow for a folder of photographs.
 
     Raises
     ------
     DetectorError
-        If no file is named, or it is not YuNet.
+        If no file is given, or it is not YuNet.
     BackendError
         If ``options.backend`` is not available.
     """
@@ -55,9 +55,7 @@ class YuNetDetector:
 
     def __init__(self, options: DetectorOptions) -> None:
         if options.model is None:
-            raise DetectorError(
-                f"detector yunet needs a model file: name one with --detector-model FILE ({FIX})"
-            )
+            raise DetectorError(f"detector yunet expects a model file, found none. {FIX}")
         self._min_face_px = options.min_face_px
         self._min_score = DEFAULT_MIN_SCORE if options.min_score is None else options.min_score
         backend = choose_backend(options.backend)
@@ -68,17 +66,17 @@ class YuNetDetector:
         if any_size:
             try:
                 network = open_network(serialize(model.free()), backend, settings)
-                # Some that do not fit together load too, and fail only when they run.
+                # Some inconsistent files load and fail only at run time.
                 network.run(np.zeros((1, 3, _MIN_SIDE_PX, _MIN_SIDE_PX), np.float32))
             except BackendError as error:
-                raise DetectorError(f"{options.model} cannot be run as YuNet ({error}): {FIX}") from error
+                reason = str(error).partition(". Fix: ")[0]
+                raise DetectorError(f"{options.model} cannot be run as YuNet ({reason}). {FIX}") from error
         else:
             network = _SessionPerSize(model, backend, settings)
         free = methodcaller("close")
         self._network = Guard(network, "detector", DetectorError, free=free, parallel=any_size)
 
     def detect(self, frame_bgr: np.ndarray) -> list[Detection]:
-        """See :class:`fer_edge.detection.base.Detector`."""
         frame = check_frame(frame_bgr)
         scale = min(_MIN_FACE_PX / self._min_face_px, 1.0)
         height, width = (max(round(side * scale), 1) for side in frame.shape[:2])
@@ -100,18 +98,17 @@ class YuNetDetector:
         )
 
     def close(self) -> None:
-        """See :class:`fer_edge.detection.base.Detector`."""
         self._network.close()
 
 
 class _SessionPerSize:
-    """YuNet on a backend that compiles it for one size: a session of each of the last sizes, for one thread."""
+    """YuNet on a backend with fixed sizes: one session for each of the most recent sizes; not thread-safe."""
 
     largest_batch: int | None = 1
 
     def __init__(self, model: YuNetModel, backend: Backend, settings: SessionOptions) -> None:
         self._model, self._backend, self._settings = model, backend, settings
-        #: By height and width; the size used last comes last.
+        #: Keyed by height and width, in order of last use.
         self._by_size: dict[tuple[int, int], Session] = {}
 
     def run(self, batch: np.ndarray) -> Mapping[str, np.ndarray]:
@@ -132,16 +129,16 @@ class _SessionPerSize:
 def decode(
     outputs: Mapping[str, np.ndarray], width: int, min_score: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return what YuNet says of one image, in its pixels, as OpenCV's ``FaceDetectorYN`` reads it.
+    """Decode the outputs for one image to its pixels, as OpenCV's ``FaceDetectorYN`` does.
 
     Parameters
     ----------
     outputs : Mapping of str to np.ndarray
         The twelve outputs of :class:`fer_edge.detection.yunet.graph.YuNetModel`, ``[1, anchors, numbers]``.
     width : int
-        Of the image; anchors are listed row by row.
+        Width of the image; anchors are in row-major order.
     min_score : float
-        Anchors below are left out.
+        Smallest score of an anchor.
 
     Returns
     -------

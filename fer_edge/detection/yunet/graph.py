@@ -1,7 +1,7 @@
-"""YuNet's graph, read from a user's file and made to take images of any size, or a batch of one given size.
+"""Read YuNet's graph from a file, and make the image size dynamic, or the batch dynamic at a fixed size.
 
-The published files fix the batch at 1 and the image at 320 × 320 or 640 × 640, or compute shapes from shapes
-inside the graph. Only the twelve reshapes that list the anchors of a map, one per output, depend on it.
+The published files fix the batch at 1 and the image at 320 × 320 or 640 × 640, or compute shapes inside the
+graph. Only the twelve reshapes that flatten the anchors of a map, one per output, depend on the shape.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     import onnx
 
 STRIDES_PX = (8, 16, 32)
-#: Numbers per anchor: class, objectness, box, five landmarks.
+#: Values per anchor: class, objectness, box, five landmarks.
 HEADS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
 OUTPUTS = {f"{head}_{stride}": (head, stride) for head in HEADS for stride in STRIDES_PX}
-FIX = "give a YuNet file, such as face_detection_yunet_2023mar.onnx of OpenCV Zoo"
+FIX = "Fix: give a YuNet file with --detector-model FILE, such as face_detection_yunet_2023mar.onnx of OpenCV Zoo."
 
 _MAX_FILE_BYTES = 64 << 20  # published ones have a third of a megabyte
 _PROBE_PX = 64
@@ -37,12 +37,12 @@ class YuNetModel:
     path : Path
         An ONNX file with the input ``[B, 3, H, W]`` BGR in [0, 255] and the outputs ``cls_S``, ``obj_S``,
         ``bbox_S`` and ``kps_S`` for the strides S = 8, 16, 32, each ``[B, anchors, numbers]``. No other file
-        that it names is read.
+        that it refers to is read.
 
     Raises
     ------
     DetectorError
-        If it is missing, no ONNX, or another network.
+        If the file is missing, is not ONNX, or holds another network.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,11 +51,11 @@ class YuNetModel:
         self._check_shapes()
 
     def free(self) -> onnx.ModelProto:
-        """Return it for images of any size that is a multiple of 32."""
+        """Return the network for images of any size that is a multiple of 32."""
         return self._with_size("height", "width", dict.fromkeys(STRIDES_PX))
 
     def at(self, height: int, width: int) -> onnx.ModelProto:
-        """Return it for images of one size, a multiple of 32; the batch alone is free."""
+        """Return the network for images of one size, a multiple of 32, with a dynamic batch."""
         anchors = {stride: (height // stride) * (width // stride) for stride in STRIDES_PX}
         return self._with_size(height, width, anchors)
 
@@ -67,30 +67,30 @@ class YuNetModel:
             found = [size.dim_value for size in output.type.tensor_type.shape.dim][1:]
             if found != expected:
                 raise self._error(
-                    f"{output.name} of an image of {_PROBE_PX} pixels a side: expected {expected[0]} anchors of "
-                    f"{expected[1]}, found {found}"
+                    f"expected {expected[0]} anchors of {expected[1]} values in {output.name} of an image with "
+                    f"{_PROBE_PX} × {_PROBE_PX} pixels, found {found}"
                 )
 
     def _read(self) -> onnx.ModelProto:
         import onnx
 
         if not self._path.is_file():
-            raise DetectorError(f"{self._path} is not a file: {FIX}")
+            raise DetectorError(f"{self._path} is not a file. {FIX}")
         size = self._path.stat().st_size
         if not 0 < size <= _MAX_FILE_BYTES:
-            raise self._error(f"it has {size} bytes")
+            raise self._error(f"expected 1 to {_MAX_FILE_BYTES} bytes, found {size}")
         try:
             model = onnx.load_model_from_string(self._path.read_bytes())
-        except Exception as error:  # protobuf's and onnx's own, without a public base
-            raise self._error("it is no ONNX file") from error
+        except Exception as error:  # errors of protobuf and onnx, without a public base class
+            raise self._error("it is not an ONNX file") from error
         graph = model.graph
         if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
-            raise self._error("it keeps weights in another file")
+            raise self._error("its weights are in another file")
         constants = {tensor.name for tensor in graph.initializer}
         inputs = [value for value in graph.input if value.name not in constants]
         if len(inputs) != 1 or {value.name for value in graph.output} != set(OUTPUTS):
             raise self._error(
-                f"expected one input and the outputs {', '.join(OUTPUTS)}, found {len(inputs)} and "
+                f"expected one input and the outputs {', '.join(OUTPUTS)}, found {len(inputs)} inputs and "
                 f"{', '.join(value.name for value in graph.output)[:100]}"
             )
         del graph.input[:]
@@ -100,7 +100,7 @@ class YuNetModel:
     def _with_size(
         self, height: int | str, width: int | str, anchors: Mapping[int, int | None]
     ) -> onnx.ModelProto:
-        """Return a copy whose reshapes have constant shapes; what computed them before is dropped."""
+        """Return a copy with constant shapes in the reshapes, without the nodes that computed them."""
         import onnx
         from onnx import numpy_helper
 
@@ -110,7 +110,7 @@ class YuNetModel:
         model.CopyFrom(self._model)
         for name, (head, stride) in OUTPUTS.items():
             reshape = self._find_reshape(model.graph, name)
-            # A count that is known is stated: TensorRT would not derive it, and call the size free.
+            # A known anchor count is written: TensorRT would not infer it, and treat the size as dynamic.
             count = anchors[stride]
             shape = (0, -1, HEADS[head]) if count is None else (-1, count, HEADS[head])
             reshape.input[1] = f"{name}.shape"
@@ -125,7 +125,7 @@ class YuNetModel:
             raise self._error(" ".join(str(error).split())[-200:]) from error
 
     def _find_reshape(self, graph: onnx.GraphProto, output: str) -> onnx.NodeProto:
-        """Return the reshape that lists the anchors of ``output``; a sigmoid may follow it."""
+        """Return the reshape that flattens the anchors of ``output``; a sigmoid may follow it."""
         makers = {name: node for node in graph.node for name in node.output}
         name = output
         for _ in range(_NODES_BEHIND_RESHAPE):
@@ -138,11 +138,11 @@ class YuNetModel:
         raise self._error(f"{output} does not come from a reshape")
 
     def _error(self, reason: str) -> DetectorError:
-        return DetectorError(f"{self._path} cannot be read as YuNet ({reason}): {FIX}")
+        return DetectorError(f"{self._path} cannot be read as YuNet ({reason}). {FIX}")
 
 
 def _drop_unused_nodes(graph: onnx.GraphProto) -> None:
-    """Drop nodes that lead to no output; the order of nodes is that of computation."""
+    """Drop nodes that no output depends on; nodes are in topological order."""
     used = {value.name for value in graph.output}
     kept: list[onnx.NodeProto] = []
     for node in reversed(graph.node):
