@@ -226,7 +226,7 @@ def test_sources_that_cannot_be_read_are_one_line_and_exit_1(
         (["build", "--method", "entropie"], 2, "unknown calibration method .*did you mean 'entropy'"),
         (["build", "--generator", "faces"], 2, "unknown generator 'faces'. Fix: choose from drawn, leaves"),
         (["build", "--max-drop", "nan"], 2, "--max-drop: must be a number from 0 to 100, found 'nan'"),
-        (["build", "--fp32", "--min-cosine", "0.99"], 2, "are for INT8, the precision is fp32"),
+        (["build", "--fp32", "--min-cosine", "0.99"], 2, "are for INT8, found the precision fp32"),
         (
             ["build", "--sensitivity-images", "0"],
             2,
@@ -239,7 +239,7 @@ def test_sources_that_cannot_be_read_are_one_line_and_exit_1(
             2,
             "--max-batch: must be a whole number of at least 1",
         ),
-        (["run", "--source", "x", "--jsonl", "-", "--json"], 2, "choose one"),
+        (["run", "--source", "x", "--jsonl", "-", "--json"], 2, "Fix: leave one out"),
         (["eval", "default", "--data", "missing.csv"], 1, "does not exist"),
         (["train", "--recipe", "conv", "--data", "x", "--output", "y"], 2, "unknown recipe"),
         (["inspect", "missing.fer"], 1, "does not exist"),

@@ -317,4 +317,4 @@ def test_the_bundle_that_ships_is_not_overwritten(astronaut_file: Path) -> None:
 def test_an_empty_source_is_not_the_working_folder(tmp_path: Path) -> None:
     done = run("run", "--source", "", cwd=tmp_path)
     assert done.returncode == 1
-    assert "the source is empty" in done.stderr
+    assert "the source is an empty string" in done.stderr

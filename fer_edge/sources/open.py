@@ -42,7 +42,7 @@ def as_source(source: Any) -> Source:
     hint = (
         "give its camera number or address, or call runtime(frame) for each frame that you read"
         if isinstance(source, cv2.VideoCapture)
-        else "for single frames call runtime(frame)"
+        else "call runtime(frame) for single frames"
     )
     raise UsageError(
         "expected a camera number, path, address or Source (with is_live, close and frames to iterate over), found "

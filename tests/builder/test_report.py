@@ -32,7 +32,9 @@ def test_the_report_says_what_was_tried(tmp_path: Path) -> None:
     )
     (tmp_path / "x.fer.refused").mkdir()
     (tmp_path / "x.fer.refused" / "report.json").write_text("stale")
-    with pytest.raises(GateError, match=r"what was tried is in .*x\.fer\.refused/report\.html") as raised:
+    with pytest.raises(
+        GateError, match=r"The measurements are in .*x\.fer\.refused/report\.html\. Fix: run "
+    ) as raised:
         build(options)
     assert [path.name for path in tmp_path.iterdir()] == ["x.fer.refused"]
     assert {path.name for path in refused_folder(output).iterdir()} == {"report.json", "report.html"}
@@ -102,7 +104,9 @@ def test_a_folder_of_something_else_stays(tmp_path: Path) -> None:
     mine.mkdir()
     (mine / "letter.txt").write_text("mine")
     error = refuse(BuildOptions(), tmp_path / "x.fer", GateError("too far"), {})
-    assert re.search(r"^too far; next: fer-edge build .* holds something else, so no report", str(error))
+    assert re.search(
+        r"^too far\. .* holds something else, so no report .* Fix: run fer-edge build ", str(error)
+    )
     forget_refusal(tmp_path / "x.fer")
     assert [path.name for path in mine.iterdir()] == ["letter.txt"]
 
@@ -110,8 +114,7 @@ def test_a_folder_of_something_else_stays(tmp_path: Path) -> None:
 def test_a_report_that_cannot_be_written_does_not_hide_the_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     error = refuse(BuildOptions(), tmp_path / "file" / "x.fer", GateError("too far"), {})
-    assert str(error).startswith("too far; next: fer-edge build")
-    assert "no report could be written" in str(error)
+    assert re.search(r"^too far\. No report could be written .* Fix: run fer-edge build ", str(error))
 
 
 @pytest.mark.slow
@@ -123,7 +126,8 @@ def test_demo_advises_whole_commands(
     monkeypatch.setattr("fer_edge.calibration.int8.COLLAPSED", Bounds(min_cosine=0.9999999))
     assert main(["demo", "--output", str(tmp_path / "demo")]) == 1
     message = capsys.readouterr().err
-    advice = message.split("; next: ")[1].split("; what was tried")[0]
+    assert message.count("Fix: ") == 1
+    advice = message.split("Fix: run ")[1]
     commands = re.findall(r"(fer-edge build .*?) \(", advice)
     assert len(commands) == 3
     for command in commands:

@@ -37,7 +37,7 @@ def test_text_and_json_name_faces_overlap_and_warnings(
     text = " ".join(capsys.readouterr().out.split())
     assert "Faces with a copy in another part: 0." in text
     assert "Left out of 4 pictures of faces: 1 copies of another face" in text
-    assert "Warning: distinct faces of faces that calibrate: 3, expected at least 100" in text
+    assert "Warning: expected at least 100 distinct faces of faces to calibrate on, found 3" in text
     assert "Warning: INT8 is compared on 16 generated images (rendered)" in text
     assert "with 16 generated images (rendered)." in text
     assert main(arguments(faces, "--json")) == 0

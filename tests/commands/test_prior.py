@@ -39,11 +39,11 @@ def test_names_pairs_and_files(tmp_path: Path) -> None:
     [
         ("balence", "unknown prior 'balence'.*did you mean 'balanced'"),
         ("", "unknown prior ''"),
-        ("anger=0.5,happiness", "expected pairs such as anger=0.1, found 'happiness'"),
+        ("anger=0.5,happiness", "expected CLASS=PROBABILITY in --prior, found 'happiness'. Fix: give pairs"),
         ("anger=0.5,=0.5", "found '=0.5'"),
         ("anger=half", "found 'anger=half'"),
         ("anger=0.5,", "found ''"),
-        ("anger=0.5,anger=0.5", "gives anger twice"),
+        ("anger=0.5,anger=0.5", "--prior has anger more than once"),
         ("none.json", "none.json cannot be read .No such file"),
     ],
 )  # fmt: skip
@@ -55,13 +55,13 @@ def test_what_is_no_prior(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"[0.5]", "holds a JSON list"),
-        (b'"balanced"', "holds a JSON str"),
-        (b"{", "is no JSON"),
-        (b"", "is no JSON"),
-        (b"\xff\xfe", "is no JSON"),
-        (b"[" * 100_000, "is no JSON"),
-        (b'{"anger": 0.5, "anger": 0.5}', "gives anger twice"),
+        (b"[0.5]", "expected a JSON object in --prior .*, found list"),
+        (b'"balanced"', "expected a JSON object in --prior .*, found str"),
+        (b"{", "is not JSON"),
+        (b"", "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b'{"anger": 0.5, "anger": 0.5}', "--prior has anger more than once"),
     ],
     ids=["list", "text", "torn", "empty", "binary", "deep", "twice"],
 )  # fmt: skip

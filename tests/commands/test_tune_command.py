@@ -34,7 +34,7 @@ def test_tune_measures_then_reads(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(table) == len(first["timings"])
     assert sum("chosen" in line for line in table) == 1
     assert max(map(len, table)) <= 80
-    for words in ("Chosen:", "Plain, without a measurement:", "--again measures now", "FER_EDGE_TUNE=0"):
+    for words in ("Chosen:", "Default without a measurement:", "--again measures now", "FER_EDGE_TUNE=0"):
         assert words in text
 
 

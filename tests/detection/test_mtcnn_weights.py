@@ -159,7 +159,7 @@ def test_damaged_cache_is_built_again(cache, damage):
         hashes = {p.stem: hashlib.sha256(p.read_bytes()).hexdigest() for p in path.parent.iterdir()}
         path.with_name("sha256.json").write_text(json.dumps(hashes))
     if damage == "a folder":
-        with pytest.raises(DetectorError, match="cannot write the detector's networks"):
+        with pytest.raises(DetectorError, match="the detector's networks cannot be written"):
             mtcnn_models()
         return
     assert mtcnn_models() == contents

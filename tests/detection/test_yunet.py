@@ -118,16 +118,16 @@ def refuse(path: Path, reason: str) -> None:
     with pytest.raises(DetectorError, match=reason) as caught:
         create_detector("yunet", DetectorOptions(model=path))
     assert str(path) in str(caught.value)
-    assert "give a YuNet file, such as" in str(caught.value)
+    assert "Fix: give a YuNet file with --detector-model FILE, such as" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (None, "is not a file"),
-        (b"", "it has 0 bytes"),
-        (b"garbage" * 100, "it is no ONNX file"),
-        (bytes((64 << 20) + 1), "it has 67108865 bytes"),
+        (b"", "expected 1 to 67108864 bytes, found 0"),
+        (b"garbage" * 100, "it is not an ONNX file"),
+        (bytes((64 << 20) + 1), "expected 1 to 67108864 bytes, found 67108865"),
     ],
 )
 def test_what_is_no_network_is_refused(tmp_path, content, reason):
@@ -183,11 +183,11 @@ def damaged(model: onnx.ModelProto, damage: str) -> onnx.ModelProto:
     ("damage", "reason"),
     [
         ("two inputs", "found 2"),
-        ("weights elsewhere", "keeps weights in another file"),
+        ("weights elsewhere", "its weights are in another file"),
         ("no reshape", "bbox_8 does not come from a reshape"),
         ("a cycle", "cls_8 does not come from a reshape"),
-        ("another stride", r"bbox_8 of an image of 64 .* expected 64 anchors of 4, found \[16, 4\]"),
-        ("another layer", r"cls_8 of an image of 64 .* found \[\]"),
+        ("another stride", r"expected 64 anchors of 4 values in bbox_8 .* found \[16, 4\]"),
+        ("another layer", r"expected 64 anchors of 1 values in cls_8 .* found \[\]"),
         ("another width", r"cannot be run as YuNet \(.*running Conv node"),
     ],
 )

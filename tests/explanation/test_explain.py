@@ -62,9 +62,9 @@ def test_attention_and_one_of_its_rows(
     ("extra", "message", "code"),
     [
         (["--class", "joy", "--method", "gradcam"], "unknown class 'joy'", 2),
-        (["--class", "happiness"], "attention is of no class", 2),
+        (["--class", "happiness"], "attention maps are not class-specific", 2),
         (["--map", "rows"], "did you mean 'row'", 2),
-        (["--model", "resmasking"], "not resmasking", 2),
+        (["--model", "resmasking"], "expected the network resmasking", 2),
         (["--weights", "none.safetensors", "--method", "gradcam"], "does not exist", 1),
     ],
 )
@@ -110,7 +110,7 @@ def test_weights_are_found_by_their_sha256(tmp_path: Path) -> None:
 def test_weights_that_are_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fer_edge.explanation.weights.MODELS_FOLDER", tmp_path)
     copy = open_bundle(Path(shutil.copytree(shipped_bundle(), tmp_path / "mine.fer")))
-    with pytest.raises(Exception, match="give them with --weights FILE"):
+    with pytest.raises(Exception, match="Fix: give them with --weights FILE"):
         weights_of(copy)
 
 
@@ -124,7 +124,7 @@ def test_random_weights_explain_nothing_without_consent(
     output = tmp_path / "a.png"
     arguments = ["explain", str(tmp_path / "r.safetensors"), str(astronaut_file), "--output", str(output)]
     assert main(arguments) == 2
-    assert "random weights, which explain nothing" in capsys.readouterr().err
+    assert "expected trained weights, found random ones" in capsys.readouterr().err
     assert not output.exists()
     assert main([*arguments, "--allow-random", "--json"]) == 0
     value = json.loads(capsys.readouterr().out)

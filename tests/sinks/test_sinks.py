@@ -199,7 +199,7 @@ def test_image_folder_uses_the_source_names(tmp_path: Path) -> None:
 
 def test_image_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("x")
-    with pytest.raises(DataError, match="cannot be made a folder"):
+    with pytest.raises(DataError, match="expected a folder or a new name, found the file"):
         ImageFolderSink(tmp_path / "out")
 
 

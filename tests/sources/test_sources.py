@@ -136,7 +136,7 @@ def test_an_avi_without_its_end_gives_what_it_has(tmp_path: Path) -> None:
     ("source", "problem"),
     [
         ("missing.png", "missing.png does not exist"),
-        ("", "the source is empty"),
+        ("", "the source is an empty string"),
         ("a\0b", "does not exist"),
         ("-1", "does not exist"),
         ("99", "camera 99 cannot be opened"),
@@ -235,7 +235,7 @@ def test_an_image_source_can_be_read_twice(tmp_path: Path) -> None:
         (None, "found NoneType"),
         (True, "found bool"),
         (3.5, "found float"),
-        ([np.zeros((9, 9, 3), np.uint8)], "found list: for single frames call runtime"),
+        ([np.zeros((9, 9, 3), np.uint8)], "found list. Fix: call runtime(frame) for single frames"),
     ],
 )
 def test_what_is_no_source_is_named(source: object, message: str) -> None:

@@ -149,7 +149,7 @@ def test_a_mean_over_faces_does_not_depend_on_how_they_are_batched(
 
 
 def test_no_faces_is_an_error(model_file: Path) -> None:
-    with pytest.raises(CalibrationError, match="no faces to correct biases on"):
+    with pytest.raises(CalibrationError, match="expected faces to correct biases on, found none"):
         measure_bias_shifts(model_file, [], place(make_every_kind()))
 
 

@@ -134,11 +134,11 @@ def test_what_cannot_be_met_is_an_error_that_holds_all_that_was_tried() -> None:
     for left in tried:
         count = len(left)
         assert (
-            f"{count} layers in floating point: {9 - count:+.2f} points, cosine {0.9 + count / 1000:.5f}"
+            f"{count} layers in floating point with {9 - count:+.2f} points, cosine {0.9 + count / 1000:.5f}"
             in text
         )
     assert "the most harmful of them layer0, layer1, layer2, layer3, layer4;" in text
-    assert "build --fp32" in text
+    assert "Fix: relax the bounds, calibrate on other faces, or build with --fp32" in text
     assert "\n" not in text
 
 
@@ -180,7 +180,7 @@ def test_where_too_little_is_in_integers_already_nothing_more_is_left_out() -> N
         ({"max_drop_pp": -0.1}, "max_drop_pp must be None or a number from 0 to 100, found -0.1"),
         ({"max_drop_pp": 100.5}, "found 100.5"),
         ({"max_drop_pp": float("nan")}, "max_drop_pp must be None or a number from 0 to 100, found nan"),
-        ({"min_cosine": 1.0}, "min_cosine must be from -1 to below 1: INT8 rounds, found 1"),
+        ({"min_cosine": 1.0}, "min_cosine must be from -1 to below 1, since INT8 rounds, found 1. Fix: "),
         ({"min_cosine": -1.5}, "found -1.5"),
         ({"min_cosine": float("nan")}, "min_cosine must be None or a number from -1 to 1, found nan"),
         ({"min_cosine": float("inf")}, "found inf"),

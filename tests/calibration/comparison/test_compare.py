@@ -163,8 +163,16 @@ def test_identical_or_empty_logits_have_no_noise_ratio() -> None:
 @pytest.mark.parametrize(
     ("fp32", "int8", "message"),
     [
-        (np.zeros((2, 3)), np.full((2, 3), np.nan), "INT8 logits are not finite: calibrate with other faces"),
-        (np.full((2, 3), np.inf), np.zeros((2, 3)), "FP32 logits are not finite: the weights"),
+        (
+            np.zeros((2, 3)),
+            np.full((2, 3), np.nan),
+            "INT8 logits are not finite. Fix: calibrate with other faces",
+        ),
+        (
+            np.full((2, 3), np.inf),
+            np.zeros((2, 3)),
+            "FP32 logits are not finite. Fix: give other weights or faces",
+        ),
         (np.zeros((0, 3)), np.zeros((0, 3)), "expected logits of the same faces"),
         (np.zeros((2, 3)), np.zeros((2, 4)), r"\[2, 3\] and \[2, 4\]"),
     ],

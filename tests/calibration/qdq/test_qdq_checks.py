@@ -132,7 +132,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     ),
     "scales of an activation": (per_channel_activation, "input/Q stores an activation as .* with 3 scales"),
     "-128": (set_constant("conv1.weight.q", minus_128), "conv1.weight/DQ holds -128"),
-    "weights with a zero point": (set_constant("conv1.weight.zero_point", shifted), "conv1.weight/DQ is a constant whose"),
+    "weights with a zero point": (set_constant("conv1.weight.zero_point", shifted), "conv1.weight/DQ is a constant with a zero point"),
     "weights without a sign": (
         set_constant("conv1.weight.q", lambda v: np.abs(v).astype(np.uint8)),
         "conv1.weight/DQ stores weights as UINT8, expected INT8",
@@ -153,7 +153,7 @@ def test_a_fault_is_found_and_the_node_named(
     damaged = copy_of(models[dialect])
     damage, message = FAULTS[fault]
     damage(damaged)
-    with pytest.raises(CalibrationError, match=f"{message}.*do not use the model"):
+    with pytest.raises(CalibrationError, match=f"{message}.*Fix: do not use the model"):
         check_qdq(damaged, DIALECTS[dialect].signed)
 
 

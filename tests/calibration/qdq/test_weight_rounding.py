@@ -123,7 +123,10 @@ def test_grouped_transposed_convolutions_count_the_channels_of_all_groups() -> N
 @pytest.mark.parametrize(
     ("shifts", "message"),
     [
-        ({"missing": [1.0]}, "for missing with 1 channels, the model has no such layer: calibrate again"),
+        (
+            {"missing": [1.0]},
+            "for missing with 1 channels, the model has no such layer. Fix: calibrate again",
+        ),
         ({"conv": [1.0] * 5}, "for conv with 5 channels, the model has one with 4 channels"),
         ({"conv": []}, "for conv with 0 channels"),
         ({"mean": [1.0] * 4}, "for mean with 4 channels, the model has no such layer"),

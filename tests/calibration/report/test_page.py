@@ -362,7 +362,7 @@ def test_an_interval_without_width_is_not_called_certain(tmp_path: Path) -> None
     same = np.arange(80) % 8
     report["comparison"]["paired"] = compare_paired(same, same, same, FERPLUS).to_dict()
     text = Page(render(report, tmp_path)).text()
-    assert "with 80 faces a change of up to about 3.8 percentage points can go unseen" in text
+    assert "with 80 faces a change of up to about 3.8 percentage points can go undetected" in text
 
 
 def test_without_labels_the_page_says_what_is_not_known(tmp_path: Path) -> None:
