@@ -38,7 +38,7 @@ def calibrate(
     model : Path
         FP32 ONNX file; ``auto`` may replace it by its equalised form.
     spec : ModelSpec
-        Pixels in, labels out.
+        Input and output specification.
     backend : Backend
         Backend on which ``auto`` measures.
     faces, held_out : FaceDataset

@@ -99,7 +99,7 @@ def make_half(
     model, output : Path
         ONNX files.
     spec : ModelSpec
-        Pixels in, labels out.
+        Input and output specification.
     faces : FaceDataset
         Faces for the check.
     least_cosine : float

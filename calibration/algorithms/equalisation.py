@@ -93,7 +93,7 @@ def save_equalised(model: Path, pairs: Sequence[Pair], batches: Iterable[np.ndar
     model, output : Path
         ONNX files.
     pairs : sequence of Pair
-        Of ``model``.
+        Layer pairs of ``model``.
     batches : iterable of np.ndarray
         ``[B, C, H, W]`` float32, preprocessed.
     """

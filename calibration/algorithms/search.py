@@ -67,7 +67,7 @@ def choose_calibration(
     trial : Trial
         FP32 model and backend; the file is replaced by its equalised form if that is best.
     observations : Observations
-        Of the FP32 model on ``faces``.
+        Statistics of the FP32 model on ``faces``.
     faces, held_out : FaceDataset
         Faces for the ranges, and faces to measure them on; the two should have no face in common.
     on_progress : callable

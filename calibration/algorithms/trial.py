@@ -37,9 +37,9 @@ class Trial:
     backend : Backend
         Runs them, in its own dialect.
     spec : ModelSpec
-        Pixels in, labels out.
+        Input and output specification.
     placed : PlacedGraph
-        Of the model.
+        Graph and placement of the model.
     """
 
     model: Path

@@ -53,7 +53,7 @@ class PlacedGraph:
     model : onnx.ModelProto
         The model without the values of its weights.
     graph : Graph
-        Of ``model``.
+        Index of ``model``.
     placement : Placement
         Layers that stay in floating point.
     by_rule : mapping

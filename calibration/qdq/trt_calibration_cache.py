@@ -48,7 +48,7 @@ def write_calibration_cache(
     Parameters
     ----------
     ranges : Ranges
-        Of ``model``.
+        Activation ranges of ``model``.
     model : onnx.ModelProto
         The FP32 model; tensors that share a scale there share one here.
     tensorrt : (int, int, int)

@@ -51,7 +51,7 @@ def quantise(
     model : onnx.ModelProto
         FP32.
     ranges : Ranges
-        Of ``model``.
+        Activation ranges of ``model``.
     dialect_name : str
         A key of :data:`fer_edge.calibration.qdq.dialects.DIALECTS`.
     placed : PlacedGraph, optional

@@ -1,4 +1,4 @@
-"""The faces that a build reads: each data set once, and generated ones."""
+"""Faces of a build: each data set is read once; generated faces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The FP32 model of a build: weights and bundles that ship, by name and by file."""
+"""The FP32 model of a build: shipped weights and bundles, by name and by file."""
 
 from __future__ import annotations
 

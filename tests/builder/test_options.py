@@ -1,4 +1,4 @@
-"""The command that is advised is one that ``fer-edge build`` accepts, and asks for the same."""
+"""``build_command`` returns a command that ``fer-edge build`` parses to the same options."""
 
 from __future__ import annotations
 

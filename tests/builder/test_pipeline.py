@@ -1,4 +1,4 @@
-"""Building bundles: what ships, random weights, trained weights, both dialects, comparison."""
+"""Building bundles: shipped, random and trained weights, both dialects, comparison."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_default_bundle_holds_both_dialects_and_a_report(int8_bundle: Path) 
     }  # fmt: skip
     report = json.loads((int8_bundle / "report.json").read_text())
     comparison = report["comparison"]
-    assert comparison["agreement"] > 0.95  # generated faces look less sure than real ones: there 99 % agree
+    assert comparison["agreement"] > 0.95  # 99 % on real faces, which give more confident predictions
     assert comparison["logit_cosine"] > 0.999
     assert comparison["int8_bytes"] < 0.4 * comparison["fp32_bytes"]
     assert report["record"]["versions"]["onnxruntime"]
@@ -99,7 +99,7 @@ def test_shipped_bundles_are_small_trained_and_calibrated_on_real_faces(name: st
     "name", [next(iter(SHIPPED)), *(pytest.param(name, marks=pytest.mark.slow) for name in [*SHIPPED][1:])]
 )
 def test_shipped_figures_are_reached(name: str, shared: Path) -> None:
-    """The figure of the model card, measured again on 600 faces: within three standard errors."""
+    """The figure of the model card is reproduced on 600 faces within three standard errors."""
     data = shared / "data" / "fer2013" / "fer2013.csv.gz"
     faces = load_dataset(data, "PublicTest", SHIPPED[name].labels).sample(600)
     bundle = open_bundle(shipped_bundle(name))
@@ -205,7 +205,7 @@ def test_a_bound_that_int8_misses_is_met_by_mixed_precision(int8_bundle: Path, t
         backend="onnxruntime", min_cosine=bound, sensitivity_images=8, output=tmp_path / "mixed.fer"
     )
     report = build(options).report
-    bundle = open_bundle(tmp_path / "mixed.fer")  # every file as the manifest says
+    bundle = open_bundle(tmp_path / "mixed.fer")  # verifies every file
     left = report["mixed_precision"]["float_layers"]
     assert left
     assert json.loads((bundle.path / "report.json").read_text())["mixed_precision"]["float_layers"] == left
@@ -297,7 +297,7 @@ def test_what_cannot_be_built_leaves_no_bundle(
 ) -> None:
     with pytest.raises(error, match=message):
         build(BuildOptions(**{"backend": "onnxruntime", "output": tmp_path / "x.fer", **options}))
-    left = ["x.fer.refused"] if error is GateError else []  # the report of what was tried
+    left = ["x.fer.refused"] if error is GateError else []  # holds the report
     assert [path.name for path in tmp_path.iterdir()] == left
 
 

@@ -1,4 +1,4 @@
-"""The plan of a build: decided once, before any work, and without reading a data set."""
+"""The plan of a build is made once, before any work, and without reading a data set."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_build_loads_each_data_set_once_and_after_the_plan(
     assert read == []
     assert plan.sources is plan.sources
     assert read == [mine, theirs]
-    build(options)  # needs both: for ranges, and for a temperature
+    build(options)  # needs both data sets: for ranges, and for a temperature
     assert read == [mine, theirs, mine, theirs]
 
 

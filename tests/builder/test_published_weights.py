@@ -1,4 +1,4 @@
-"""Builds and exports from weights that are fetched: what is printed, recorded, and found again."""
+"""Builds and exports from downloaded weights: output, provenance, and reuse of the cache."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILE = PUBLISHED[NETWORK][0]
 
 @pytest.fixture
 def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A mirror that has no file yet, and an empty cache."""
+    """An empty mirror and an empty cache."""
     with serving({}) as server:
         monkeypatch.setenv("FER_EDGE_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("FER_EDGE_WEIGHTS_MIRROR", server.address)

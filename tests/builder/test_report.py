@@ -1,4 +1,4 @@
-"""A refused build leaves what was tried, and the error names commands that go on."""
+"""A refused build writes a report, and its error names the next commands."""
 
 from __future__ import annotations
 
@@ -52,13 +52,15 @@ def test_the_report_says_what_was_tried(tmp_path: Path) -> None:
     assert "✕ Refused" in page
     for step in report["next_steps"]:
         assert step["command"] in str(raised.value)
-        make_plan(parsed(step["command"]))  # another build accepts it
+        make_plan(parsed(step["command"]))  # is a valid build
     best = max(step["logit_cosine"] for step in report["mixed_precision"]["steps"])
     again = parsed(report["next_steps"][0]["command"])
-    assert 0 <= best - again.min_cosine < 1e-4  # what was reached is enough
+    assert 0 <= best - again.min_cosine < 1e-4  # the reached value is enough
     built = build(again)
     assert built.bundle.path == output
-    assert [path.name for path in tmp_path.iterdir()] == ["x.fer"]  # what was refused is forgotten
+    assert [path.name for path in tmp_path.iterdir()] == [
+        "x.fer"
+    ]  # the report of the refused build is removed
 
 
 def test_what_collapses_may_leave_layers_in_floating_point() -> None:
@@ -121,7 +123,7 @@ def test_a_report_that_cannot_be_written_does_not_hide_the_error(tmp_path: Path)
 def test_demo_advises_whole_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As on a processor that computes INT8 wrongly: the gate is set higher than INT8 comes."""
+    """Simulates a processor that computes INT8 wrongly by a bound that INT8 cannot meet."""
     monkeypatch.setattr("fer_edge.calibration.int8.COLLAPSED_COSINE", 0.9999999)
     monkeypatch.setattr("fer_edge.calibration.int8.COLLAPSED", Bounds(min_cosine=0.9999999))
     assert main(["demo", "--output", str(tmp_path / "demo")]) == 1

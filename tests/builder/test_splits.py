@@ -1,4 +1,4 @@
-"""Faces are split before anything is measured: no compared face, nor a copy of it, calibrates."""
+"""Faces are split before anything is measured; calibration uses no compared face and no copy of one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def sizes(found: Split) -> tuple[int, ...]:
 
 
 def pixels(faces: FaceDataset | None) -> np.ndarray:
-    """Decoded pixels at 24×24, centred and of length 1: an independent measure of likeness."""
+    """Return decoded pixels at 24×24, centred and of norm 1: an independent similarity measure."""
     if faces is None or not len(faces):
         return np.zeros((0, 576))
     rows = []
@@ -52,7 +52,7 @@ def pixels(faces: FaceDataset | None) -> np.ndarray:
 
 
 def assert_apart(found: Split, most: float = 0.985) -> None:
-    """No face of a part is, pixel by pixel, nearly one of another part."""
+    """Assert that no face of a part is nearly equal to one of another part, pixel by pixel."""
     parts = [pixels(part) for part in (found.calibrating, found.held_out, found.comparing)]
     for a, b in itertools.combinations(parts, 2):
         if len(a) and len(b):
@@ -62,7 +62,7 @@ def assert_apart(found: Split, most: float = 0.985) -> None:
 
 @pytest.fixture(scope="module")
 def thousand() -> np.ndarray:
-    """Pictures with the spectrum of photographs: a split asks for nothing more, and faces take longer to render."""
+    """Pictures with the spectrum of photographs, which are enough for a split and faster than rendered faces."""
     return np.stack(
         [cv2.resize(image, (48, 48), interpolation=cv2.INTER_AREA) for image in generate_noise(1000, 77)]
     )
@@ -107,7 +107,7 @@ def test_five_black_pictures_are_refused(tmp_path: Path) -> None:
     sources = load_sources(BuildOptions(calibration_data=tmp_path))
     with pytest.raises(DataError, match=r"5 of 5 pictures of .* have hardly any contrast.*0\.png \(0\.0\)"):
         split_faces(sources, COUNTS, RULE)
-    with pytest.raises(DataError, match="5 of 5 pictures"):  # for the comparison too
+    with pytest.raises(DataError, match="5 of 5 pictures"):  # in the comparison data too
         split(data(render_faces(30)), load_dataset(tmp_path))
 
 
@@ -151,7 +151,7 @@ def jpeg(image: np.ndarray, quality: int = 70) -> np.ndarray:
 
 
 def test_copies_count_once(thousand: np.ndarray, tmp_path: Path) -> None:
-    """Forty pictures, of which twenty are the others as JPEG, larger, mirrored or as they are."""
+    """Forty pictures, of which twenty are copies of the others: as JPEG, larger, mirrored or unchanged."""
     for i, face in enumerate(thousand[:20]):
         copy = (face, cv2.resize(face, (140, 140)), face[:, ::-1], cv2.resize(face, (33, 33)))[i % 4]
         cv2.imwrite(str(tmp_path / f"{i:02}.png"), face)
@@ -177,7 +177,7 @@ def test_the_same_data_cannot_calibrate_and_be_compared(thousand: np.ndarray) ->
     advice = r"no face of both is left to calibrate on, since all 50 are faces of the comparison data both.*Fix: .*leave --eval-data out"
     with pytest.raises(DataError, match=advice):
         split(faces, faces)
-    assert_apart(split(faces))  # what the message says
+    assert_apart(split(faces))  # the remedy of the message
 
 
 def test_few_labelled_faces_are_filled_up_without_labels(thousand: np.ndarray) -> None:
@@ -198,7 +198,7 @@ def test_few_labelled_faces_are_filled_up_without_labels(thousand: np.ndarray) -
 
 
 def test_generated_faces_that_were_given_are_not_generated_again() -> None:
-    """A user's folder may hold the very images that would fill up the comparison."""
+    """A user's folder may hold the same generated images that would fill up the comparison."""
     found = split(data(np.concatenate([render_faces(12, seed) for seed in (0, 1, 2)])))
     assert min(sizes(found)[1:]) == MIN_MEASURED
     assert_apart(found)
@@ -225,7 +225,7 @@ def test_the_overlap_with_ranges_that_ship_is_unknown(thousand: np.ndarray) -> N
 
 @pytest.mark.slow
 def test_the_splits_of_fer2013_share_faces_and_the_parts_do_not(shared: Path) -> None:
-    """Of the faces of PublicTest that are in Training too, none calibrates."""
+    """No face of PublicTest that is in Training too is used for calibration."""
     path = shared / "data/fer2013/fer2013.csv.gz"
     training, public = (load_dataset(path, split, "fer2013") for split in ("Training", "PublicTest"))
     digests = [bytes(face) for face in public]

@@ -1,4 +1,4 @@
-"""INT8 of the network that ships, with all layers in integers and with some in floating point."""
+"""INT8 of the shipped network, with all layers in integers and with some in floating point."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def mixed(
     plain: tuple[Int8Result, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Int8Result, Path, Bounds]:
-    """A bound that all layers in INT8 miss: three quarters of what they lose."""
+    """A bound that INT8 misses: three quarters of the loss with all layers in integers."""
     work = tmp_path_factory.mktemp("mixed")
     bounds = Bounds(min_cosine=1 - 0.75 * (1 - plain[0].comparison.logit_cosine))
     return make(bundle, ranges, work, Int8Options(bounds, sensitivity_images=8)), work, bounds

@@ -116,7 +116,7 @@ def test_shipped_networks_give_the_logits_of_pytorch_in_half_precision(name: str
         exact = module(torch.from_numpy(batch))
         rounded = module.half()(torch.from_numpy(batch).half())
     exact, rounded = (np.asarray(v[0] if isinstance(v, tuple) else v, np.float64) for v in (exact, rounded))
-    unit = np.abs(rounded - exact).max()  # what PyTorch itself loses in half precision
+    unit = np.abs(rounded - exact).max()  # error of PyTorch in half precision
     assert np.abs(found["logits"] - exact).max() < 2 * unit + 1e-3
 
 

@@ -1,4 +1,4 @@
-"""INT8 from a file on disk: bounds met by mixed precision or refused, every dialect, the same twice."""
+"""INT8 from a file on disk: bounds met by mixed precision or refused, every dialect, reproducible."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_integer_share_is_that_of_layers_with_integer_weights(
 def test_every_dialect_comes_from_one_calibration(
     bundle: Bundle, ranges: Ranges, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No face runs through the FP32 model again for ranges."""
+    """Ranges need no second run of the FP32 model."""
 
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("ranges were computed again")
@@ -118,7 +118,7 @@ def test_mixed_precision_meets_the_bound_and_says_what_it_left_out(
         nodes = nodes_of(quantised)
         for layer in left:
             if len(original[layer].input) > 1 and original[layer].op_type != "Add":
-                assert nodes[layer].input[1] == original[layer].input[1], dialect  # FP32 weights as they were
+                assert nodes[layer].input[1] == original[layer].input[1], dialect  # unchanged FP32 weights
         assert any(n.endswith(".weight.q") for n in constants_of(quantised))
     batch = prepare_batch(list(FACES), bundle.spec)
     fp32 = run(onnx.load(bundle.model_path("fp32", "cpu")), batch)["logits"]
@@ -141,7 +141,7 @@ def test_a_bound_that_cannot_be_met_is_an_error(bundle: Bundle, ranges: Ranges, 
 
 
 def test_a_drop_is_not_judged_on_a_few_labelled_faces(plain: tuple[Int8Result, Path]) -> None:
-    """One labelled face that stays right is no proof: the share of all faces whose class changes is judged."""
+    """With one labelled face, which is still correct, the share of all faces whose class changes is judged."""
     comparison = plain[0].comparison
     names = ("a", "b", "c")
     for labelled in (MIN_LABELLED_FACES - 1, MIN_LABELLED_FACES):
@@ -152,7 +152,7 @@ def test_a_drop_is_not_judged_on_a_few_labelled_faces(plain: tuple[Int8Result, P
 
 
 def collapse(ranges: Ranges) -> Ranges:
-    """As from constant images: nothing but the smallest values is kept."""
+    """Ranges as from constant images: only the smallest values are kept."""
     return dataclasses.replace(
         ranges,
         tensors={

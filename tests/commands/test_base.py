@@ -1,4 +1,4 @@
-"""Tables and lines of the command line show what they are given, square brackets and long names included."""
+"""Tables and lines of the command line show their input, including square brackets and long names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COLUMNS = ("backend", "network", "size", "state")
 
 @pytest.fixture
 def folder(tmp_path: Path, astronaut_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a picture, and the same as a data set."""
+    """A folder with a picture, and the same folder as a data set."""
     monkeypatch.setenv("FER_EDGE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "data" / "happy").mkdir(parents=True)
     shutil.copy(astronaut_file, tmp_path / "data" / "happy")

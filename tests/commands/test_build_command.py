@@ -1,4 +1,4 @@
-"""What ``fer-edge build`` says of the faces on which its figures hold."""
+"""Faces in the output of ``fer-edge build``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fer_edge.synthetic import render_faces
 
 @pytest.fixture
 def faces(tmp_path: Path) -> Path:
-    """Three faces, one of them twice."""
+    """Three distinct faces, one of them twice."""
     folder = tmp_path / "faces"
     folder.mkdir()
     for i, face in enumerate(render_faces(3, 8)):

@@ -15,7 +15,7 @@ from fer_edge.synthetic.drawn import generate_faces
 
 @pytest.fixture
 def rafdb(tmp_path: Path) -> Path:
-    """RAF-DB's layout with three good rows, a bad label, and an image that is none, in a folder [b]."""
+    """RAF-DB's layout with three good rows, a bad label and an unreadable image, in a folder [b]."""
     root = tmp_path / "[b] raf"
     (root / "EmoLabel").mkdir(parents=True)
     (root / "Image" / "aligned").mkdir(parents=True)

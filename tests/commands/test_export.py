@@ -1,4 +1,4 @@
-"""fer-edge export: what it says about the file it was given."""
+"""``fer-edge export``: output about the weights file."""
 
 from __future__ import annotations
 

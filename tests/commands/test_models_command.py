@@ -1,4 +1,4 @@
-"""``fer-edge models``: a list to choose from, and all that is known of one network."""
+"""``fer-edge models``: the list of models, and the details of one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def rows(text: str) -> dict[str, list[str]]:
-    """Name → the other cells of its line."""
+    """Return name → other cells of its row."""
     lines = [
         [cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if "│" in line
     ]

@@ -1,4 +1,4 @@
-"""Mistyped options and names, numbers out of range, and how soon both are noticed."""
+"""Mistyped options and names and numbers out of range are errors before any work."""
 
 from __future__ import annotations
 

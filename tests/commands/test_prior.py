@@ -1,4 +1,4 @@
-"""``--prior`` as a user gives it: names, files, pairs, and what is none of them; and what the commands show of it."""
+"""``--prior``: names, files, pairs and invalid input; and the output of the commands."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_explain_answers_under_the_prior(
         assert a == pytest.approx(b, abs=2e-4)
         assert found["attention", prior]["prior"] == found["gradcam", prior]["prior"]
     assert found["attention", PAIRS]["probabilities"]["happiness"] == 0
-    # Grad-CAM explains the class that is likeliest under the prior, and not that of the largest raw logit.
+    # Grad-CAM explains the most likely class under the prior, not the class of the largest logit.
     explained = found["gradcam", PAIRS]
     assert explained["class"] == max(explained["probabilities"], key=explained["probabilities"].__getitem__)
     assert explained["heat"] != found["gradcam", "training"]["heat"]

@@ -1,4 +1,4 @@
-"""Progress without a terminal: a line per stage, and lines while a stage says nothing."""
+"""Progress without a terminal: a line per stage, and lines during a stage without reports."""
 
 from __future__ import annotations
 

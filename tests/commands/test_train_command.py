@@ -1,4 +1,4 @@
-"""``fer-edge train`` as far as its arguments go; the training itself is tested in tests/export/training."""
+"""Arguments of ``fer-edge train``; the training itself is tested in tests/export/training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``fer-edge tune``: a table of what was measured, and the same as JSON."""
+"""``fer-edge tune``: a table of the measurements, and the same as JSON."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_tune_varies_only_what_is_open(capsys: pytest.CaptureFixture[str]) -> No
     arguments = ["tune", "visual-attention", "--backend", "onnxruntime", "--json"]
     assert main([*arguments, "--threads", "1"]) == 0
     value = json.loads(capsys.readouterr().out)
-    (timing,) = value["timings"]  # one candidate is timed all the same
+    (timing,) = value["timings"]  # a single candidate is timed too
     assert timing["n"] > 1
     assert timing["candidate"] == {
         "backend": "onnxruntime",

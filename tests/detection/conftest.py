@@ -1,4 +1,4 @@
-"""Fixtures of the detectors: where converted networks are kept, YuNet's file, photographs with faces."""
+"""Fixtures of the detectors: cache folder, YuNet's file, photographs with faces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The detectors on photographs and on bad input."""
+"""Detectors on photographs and on invalid input."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Detectors on backend tensorrt as it is, where the GPU is played and computes each engine's own graph.
+"""Detectors on the real backend tensorrt with a simulated GPU that computes each engine's graph.
 
-Many candidates, and frames that no camera gives. OpenVINO sees the latter too. Expected is what the detectors find by
-default, in ONNX Runtime.
+Many candidates, and unusual frames, the latter on OpenVINO too. Expected are the results of the detectors by default,
+in ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fer_edge.errors import UsageError
 
 
 class GraphDevice(FakeDevice):
-    """Its engine files are ONNX files that say for which batches they were built."""
+    """A simulated GPU whose engine files are ONNX files with the batch sizes of the build."""
 
     def __init__(self) -> None:
         super().__init__(None, lambda: 0.0)
@@ -52,7 +52,7 @@ class GraphDevice(FakeDevice):
 
 @pytest.fixture
 def devices(monkeypatch):
-    """What backend tensorrt opens, one for each network; all must be left clean."""
+    """Runners opened by backend tensorrt, one for each network; all must be closed without leaks."""
     opened: list[GraphDevice] = []
 
     def open_device(flavour: str, **options: object) -> GraphDevice:
@@ -77,7 +77,7 @@ def devices(monkeypatch):
 
 @pytest.fixture
 def create(devices, create):
-    """Detectors are closed before their devices are looked at."""
+    """Detectors are closed before their devices are checked."""
     return create
 
 
@@ -107,7 +107,7 @@ def test_more_candidates_than_an_engine_takes_at_once(name, devices, create, fac
 
 
 def test_an_engine_is_no_larger_than_the_batches_that_it_gets(devices, create):
-    """YuNet sees one frame at a time; buffers for sixteen would be a gigabyte for a 4K frame."""
+    """YuNet runs on one frame at a time; buffers for sixteen 4K frames would take a gigabyte."""
     create("yunet", backend="tensorrt").detect(np.zeros((480, 640, 3), np.uint8))
     (device,) = devices
     assert set(device.batches) == {1}
@@ -140,7 +140,7 @@ def noise(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
-#: Frames of a size, and what is done to the 200 × 200 pixels of a face that stand in the middle of the larger ones.
+#: Frame sizes, and a transform of the 200 × 200 pixel face in the middle of the larger ones.
 FRAMES = {
     "a pixel": (1, 1, None),
     "a row": (1, 2000, None),

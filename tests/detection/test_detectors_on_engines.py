@@ -1,4 +1,4 @@
-"""The graphs that detectors give to TensorRT: the same faces as on the CPU, and engines built without a GPU."""
+"""Graphs of the detectors for TensorRT: the same faces as on the CPU, and engines built without a GPU."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SIZES = {"pnet": (64, 64), "rnet": (24, 24), "onet": (48, 48), "yunet": (64, 96)
 
 
 class OneSizeSession:
-    """Takes what an engine takes."""
+    """A session with the input checks of an engine."""
 
     def __init__(self, session: Session, size: tuple[int, int]) -> None:
         self.session, self.size, self.batches, self.closed = session, size, [], False
@@ -49,7 +49,7 @@ class OneSizeSession:
 
 
 class OneSizeBackend(Backend):
-    """Like TensorRT, refuses a size that is free; runs the same graph in ONNX Runtime."""
+    """A backend that refuses dynamic sizes, like TensorRT, and runs the same graph in ONNX Runtime."""
 
     name, dialect, fixed_shapes = "one-size", "tensorrt", True
 
@@ -118,7 +118,7 @@ def test_few_sizes_of_yunet_are_kept(backend, create):
 
     for side in (64, 140, 190, 230, 64, 320):
         detector.detect(np.zeros((side, 90, 3), np.uint8))
-    # 140 went when 320 came: 64 had been asked for again.
+    # 320 evicted 140, since 64 was used more recently.
     assert sorted(sizes_open()) == [(64, 64), (160, 64), (192, 64), (256, 64)]
     assert len(backend.sessions) == 5
     detector.close()
@@ -129,7 +129,7 @@ def test_few_sizes_of_yunet_are_kept(backend, create):
 
 @pytest.mark.parametrize("name", ["mtcnn", "yunet"])
 def test_threads_with_more_sizes_than_are_kept(name, backend, create, astronaut):
-    """A session that one thread uses is not closed for the size of another."""
+    """A session in use by one thread is not evicted by another thread's size."""
     crowds = draw_crowds(astronaut, 12)
     pictures = [crowd[: 428 - 96 * (i % 3), : 642 - 96 * (i // 3 % 3)] for i, crowd in enumerate(crowds)]
     detector = create(name, backend=backend.name)
@@ -155,7 +155,7 @@ def test_networks_are_closed_where_another_cannot_be_opened(backend, create, mon
 
 @pytest.fixture
 def graphs(backend, create) -> dict[str, onnx.ModelProto]:
-    """What the detectors open on such a backend."""
+    """Return the graphs that the detectors open on such a backend."""
     create("mtcnn", backend=backend.name)
     create("yunet", min_face_px=MIN_FACE_PX, backend=backend.name).detect(np.zeros((80, 110, 3), np.uint8))
     return dict(zip(SIZES, backend.graphs, strict=True))
@@ -174,7 +174,7 @@ def test_engines_are_built(graphs, tmp_path):
 
 @needs_rtx
 def test_tensorrt_sees_one_free_size(graphs, tmp_path):
-    """The runner takes engines whose tensors have a free batch and all else fixed."""
+    """The runner takes engines with a dynamic batch and all other dimensions fixed."""
     program = """
         import json, sys
         import tensorrt_rtx as trt

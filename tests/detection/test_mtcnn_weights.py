@@ -31,7 +31,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def reference(name: str, batch: np.ndarray) -> dict[str, np.ndarray]:
-    """Run the network as its paper and Keras describe it: PReLU, softmax, a flatten over [W, H, C]."""
+    """Run the network as defined by its paper and Keras: PReLU, softmax, a flatten over [W, H, C]."""
     torch = pytest.importorskip("torch")
     F = torch.nn.functional
     arrays = [torch.from_numpy(array.copy()) for array in read_weights(name)]
@@ -42,7 +42,7 @@ def reference(name: str, batch: np.ndarray) -> dict[str, np.ndarray]:
         return x @ weight + bias
 
     x = torch.from_numpy(batch)
-    # "same" pads the larger half of the missing row and column behind: here one at the end, or none.
+    # "same" pads the larger half at the end: here one row and column, or none.
     pools = {"pnet": [2, 0, 0], "rnet": [3, 3, 0, 0], "onet": [3, 3, 2, 0, 0]}[name]
     for pool in pools:
         weight, bias, slope = arrays[:3]
@@ -102,7 +102,7 @@ def test_missing_package_says_what_to_install(cache, monkeypatch):
 
 
 def with_weights(folder: Path, monkeypatch) -> None:
-    """Let the finder return a copy of the published files."""
+    """Return a copy of the published files in place of the package."""
     copy = folder / "mtcnn" / "assets" / "weights"
     copy.mkdir(parents=True)
     for name in NETWORKS:
@@ -154,7 +154,7 @@ def test_damaged_cache_is_built_again(cache, damage):
         path.write_bytes(content[:-100] + bytes(100))
     elif damage == "a folder":
         path.mkdir()
-    elif damage == "with a hash of its own":  # no file of the cache vouches for another
+    elif damage == "with a hash of its own":  # a hash in the cache is not trusted
         path.write_bytes(content[:-100] + bytes(100))
         hashes = {p.stem: hashlib.sha256(p.read_bytes()).hexdigest() for p in path.parent.iterdir()}
         path.with_name("sha256.json").write_text(json.dumps(hashes))
@@ -167,7 +167,7 @@ def test_damaged_cache_is_built_again(cache, damage):
 
 
 def test_a_file_that_is_exchanged_while_a_detector_opens_is_not_loaded(cache, monkeypatch):
-    """The bytes that were hashed are those that a backend gets, whatever lies in the cache by then."""
+    """A backend gets the bytes that were hashed, even if the cache changes in between."""
     mtcnn_models()
     (folder,) = cache.iterdir()
     opened = []

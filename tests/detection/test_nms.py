@@ -20,7 +20,7 @@ def test_suppress_keeps_the_best_of_each_place():
 
 @pytest.mark.parametrize("of_smaller", [False, True])
 def test_suppress_keeps_of_many_boxes_what_one_by_one_would_keep(of_smaller):
-    """More than are compared at a time; the reference takes boxes in turn, best first."""
+    """More boxes than are compared at a time; the reference is a loop over boxes, best first."""
     draw = np.random.default_rng(5)
     corners, sides, scores = draw.uniform(0, 300, (500, 2)), draw.uniform(5, 60, (500, 2)), draw.random(500)
     boxes = np.concatenate([corners, corners + sides], axis=1)
@@ -39,7 +39,7 @@ def test_suppress_keeps_of_many_boxes_what_one_by_one_would_keep(of_smaller):
 
 
 def test_memory_is_bounded_where_a_large_frame_is_full_of_candidates():
-    """4000 boxes compared all at once would take more than a gigabyte."""
+    """Comparing 4000 boxes at once would take more than a gigabyte."""
     corners = np.random.default_rng(6).uniform(0, 4000, (4000, 2))
     boxes = np.concatenate([corners, corners + 20], axis=1)
     tracemalloc.start()

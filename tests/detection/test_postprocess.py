@@ -1,4 +1,4 @@
-"""Boxes of a network → detections of a frame."""
+"""Conversion of network boxes to detections of a frame."""
 
 from __future__ import annotations
 

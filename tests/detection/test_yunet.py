@@ -1,4 +1,4 @@
-"""YuNet in backends of ours against OpenCV's FaceDetectorYN, and files that are not YuNet."""
+"""YuNet on our backends against OpenCV's FaceDetectorYN, and files that are not YuNet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FILES = ["yunet_n_320_320.onnx", "yunet_n_640_640.onnx", "yunet_n_dynamic.onnx"]
 
 
 def detect_with_opencv(file: Path, frame: np.ndarray, min_score: float) -> list[Detection]:
-    """What OpenCV finds where the frame is shrunk until faces of MIN_FACE_PX have 20 pixels, with sides of 64 at least."""
+    """Return OpenCV's detections on the frame downscaled until MIN_FACE_PX is 20 pixels, with sides of at least 64."""
     height, width = (round(side * 20 / MIN_FACE_PX) for side in frame.shape[:2])
     image = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
     bottom, right = max(64 - height, 0), max(64 - width, 0)
@@ -59,7 +59,7 @@ def test_faces_are_those_of_opencv(file, backend, photographs, yunet_folder, yun
     options = DetectorOptions(MIN_FACE_PX, model=yunet_folder / file, backend=backend, threads=1)
     detector = create_detector("yunet", options)
     worst = compare(
-        # OpenCV cannot read the file with free sizes; its weights are the same.
+        # OpenCV cannot read the file with dynamic sizes; its weights are the same.
         (detector.detect(frame), detect_with_opencv(yunet_file, frame, 0.7))
         for frame in photographs
     )

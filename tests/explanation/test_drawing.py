@@ -1,4 +1,4 @@
-"""What an explanation says, and its picture."""
+"""Values of an explanation, and its picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``fer-edge explain`` and ``fer-edge emfacs`` as a user meets them, and the weights that they take."""
+"""``fer-edge explain`` and ``fer-edge emfacs``, and their choice of weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sinks: drawing, image and video files, JSON lines, and the choice of one."""
+"""Sinks: drawing, image and video files, JSON Lines, and their selection."""
 
 from __future__ import annotations
 

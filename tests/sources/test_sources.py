@@ -1,4 +1,4 @@
-"""Sources: real images, folders and videos, damaged ones, and streams that give the newest frame only."""
+"""Sources: real and damaged images, folders and videos, and streams, which yield only the newest frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generated faces: repeatable, varied, of the right form."""
+"""Generated faces: reproducible, varied, of the expected shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generated calibration images: repeatable, varied, and with the statistics of real face crops."""
+"""Generated calibration images: reproducible, varied, and with the statistics of real face crops."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ every = pytest.mark.parametrize("generate", GENERATORS.values(), ids=GENERATORS)
 
 
 def gray48(images: np.ndarray) -> np.ndarray:
-    """Return ``[N, 48, 48]`` float64, the form of FER2013."""
+    """Return ``[N, 48, 48]`` float64, the format of FER2013."""
     gray = (cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in images)
     return np.stack([cv2.resize(g, (48, 48), interpolation=cv2.INTER_AREA) for g in gray]).astype(np.float64)
 
@@ -127,7 +127,7 @@ def test_rendered_faces_have_eyes_a_nose_and_two_like_halves(rendered: np.ndarra
     assert eyes < cheeks - 8
     nostrils, nose = mean[28:31, 21:27].mean(), mean[20:26, 22:26].mean()
     assert nostrils < nose
-    # Light comes from either side alike.
+    # Light comes equally from either side.
     assert np.abs(mean - mean[:, ::-1]).mean() < 6
 
 
@@ -146,7 +146,7 @@ def test_statistics_of_real_faces(
     for measure, within in ((np.mean, 20), (np.std, 12)):
         ours, theirs = (np.percentile(measure(x, axis=(1, 2)), (5, 50, 95)) for x in (found, real))
         assert ours[1] == pytest.approx(theirs[1], abs=within)
-        # As wide a spread, and not twice as wide.
+        # A similar spread, below twice as wide.
         assert 0.8 < (ours[2] - ours[0]) / (theirs[2] - theirs[0]) < 2
 
 
@@ -171,5 +171,5 @@ def test_the_default_clips_real_faces_less_than_the_others(shared: Path) -> None
     expected = widths(list(faces))
     names = (DEFAULT_GENERATOR, "drawn", "noise")
     default, *others = (np.median(widths(list(GENERATORS[name](32, 0))) / expected) for name in names)
-    assert 0.7 < default < 1.25  # 0.73: query, key and value answer to generated faces half as strongly
+    assert 0.7 < default < 1.25  # 0.73: query, key and value respond half as strongly to generated faces
     assert max(others) < default

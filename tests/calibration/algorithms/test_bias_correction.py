@@ -1,4 +1,4 @@
-"""Bias correction against PyTorch: what rounding adds to each layer on average is gone afterwards."""
+"""Bias correction against PyTorch: it removes the mean rounding error of each layer."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def shifts(model_file: Path) -> dict[str, tuple[float, ...]]:
 def mean_error(
     layer: str, shift: tuple[float, ...] | None, model: onnx.ModelProto
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What rounding changes in each channel of a layer, on average over faces and positions, and its scale."""
+    """Return the mean rounding error of each channel of a layer over faces and positions, and its scale."""
     weight, bias, axis, source, operator = LAYERS[layer]
     values = constants_of(model)
     x = torch.tensor(FACES if source == "input" else run(tapped(model, source), FACES)[source])
@@ -121,7 +121,7 @@ def test_a_layer_in_floating_point_keeps_its_bias(
 
 
 def test_a_transposed_convolution_that_one_dialect_cannot_store_is_not_shifted_there(tmp_path: Path) -> None:
-    """3×3, stride 2: TensorRT has an integer kernel; it has no phases of one size to be convolutions."""
+    """3×3, stride 2: integer in TensorRT; its phases differ in size, so it is not rewritten as convolutions."""
     b = Builder(12)
     b.add("Relu", [b.conv("input", "conv1", 3, 4, 3)], "relu1")
     weights = [b.weight("w", 4, 4, 3, 3), b.weight("b", 4)]
@@ -137,7 +137,9 @@ def test_a_transposed_convolution_that_one_dialect_cannot_store_is_not_shifted_t
     cpu, tensorrt = (quantise(model, ranges, dialect) for dialect in ("cpu", "tensorrt"))
     assert list(nodes_of(cpu)["up"].input)[1:] == ["w", "b"]
     assert nodes_of(tensorrt)["up"].input[2] == "up.shifted_bias"
-    assert "relu2.scale" not in constants_of(cpu)  # nothing reads it as integers, nothing made it as such
+    assert "relu2.scale" not in constants_of(
+        cpu
+    )  # it has neither an integer producer nor an integer consumer
 
 
 def test_a_mean_over_faces_does_not_depend_on_how_they_are_batched(
@@ -233,7 +235,7 @@ def test_what_does_not_fit_the_model_is_refused(
 
 
 def test_a_shift_is_minus_the_mean_of_the_error(model_file: Path) -> None:
-    """One channel by hand: a dense layer on faces whose mean is known."""
+    """One channel by hand: a dense layer on faces with a known mean."""
     b = Builder(2)
     flat = b.add("Flatten", ["input"], "flat")
     weight = np.linspace(-1, 1, 24, dtype=np.float32).reshape(2, 12)

@@ -1,4 +1,4 @@
-"""Cross-layer equalisation: the function stays, ranges of channels come together, pairs are where they must be."""
+"""Cross-layer equalisation keeps the function and narrows the spread of channel ranges; pairs are found correctly."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def pairs_of(model: onnx.ModelProto, placement: Placement = DEFAULT_PLACEMENT) -
 
 
 def chain() -> onnx.ModelProto:
-    """Convolutions with a max-pool, a leaky ReLU and nothing between; spread and dead channels."""
+    """Convolutions with a max-pool, a leaky ReLU or nothing in between; spread and dead channels."""
     b = Builder()
     b.conv("input", "conv1", 3, 8, 3)
     b.add(
@@ -50,7 +50,7 @@ def chain() -> onnx.ModelProto:
             if tensor.name.startswith("conv1"):
                 values[3] = 0 if tensor.name.endswith("w") else -1  # never active behind the ReLU
             if tensor.name == "conv2.w":
-                values[:, 5] = 0  # nobody reads channel 5
+                values[:, 5] = 0  # channel 5 has no consumer
             tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), tensor.name))
     return finish(b, "relu5", 8)
 
@@ -82,7 +82,7 @@ def test_pairs_are_found_through_what_a_positive_scale_passes(model: onnx.ModelP
     assert pairs_of(model, kept) == {
         ("conv1", "conv2"),
         ("up", "conv5"),
-    }  # one in front may be in floating point
+    }  # the first layer may be in floating point
 
 
 def test_maxima_are_those_of_each_channel(model: onnx.ModelProto, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_channels_of_the_tensor_between_come_together(
 def test_a_channel_is_scaled_by_its_range_and_by_its_share_of_the_weights_that_read_it(
     model: onnx.ModelProto, equalised: onnx.ModelProto
 ) -> None:
-    """Xiao et al., Eq. 4 with α = 0.75, but for the common factor; dead and unread channels are left alone."""
+    """Xiao et al., Eq. 4 with α = 0.75, except for the common factor; dead and unread channels are unchanged."""
     before, after = constants_of(model), constants_of(equalised)
     activation = run(tapped(model, "pool"), FACES)["pool"].max(axis=(0, 2, 3))
     weight = np.abs(before["conv2.w"])
@@ -171,7 +171,7 @@ def test_a_norm_is_a_layer_on_either_side(tmp_path: Path) -> None:
     expected, found = (run(tapped(m, "relu2"), FACES) for m in (model, equal))
     for name, values in expected.items():
         assert np.abs(found[name] - values).max() < 5e-6 * np.abs(values).max(), name
-    # In front of a norm nothing is given up: all channels that live get one range, but for the bound.
+    # In front of a norm α is 1: all live channels get the same range, within the bound.
     largest = run(tapped(equal, "relu1"), FACES)["relu1"].max(axis=(0, 2, 3))
     factors = constants_of(equal)["norm.scale"] / constants_of(model)["norm.scale"]
     free = (largest > 0) & (factors > 1 / 15.9) & (factors < 15.9)

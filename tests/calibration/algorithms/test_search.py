@@ -1,4 +1,4 @@
-"""The choice of a calibration: its logic with made-up figures, and the figures on the network that ships."""
+"""The choice of a calibration: its logic with synthetic figures, and the figures on the shipped network."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def saved(b: Builder, folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Invented(Trial):
-    """Its logits are as far from FP32 as ``noise`` says, by what a candidate is: a method, corrected, equalised."""
+    """A trial whose logits have the ``noise`` given for each candidate: a method, corrected, equalised."""
 
     noise: Mapping[str, float | None] = field(default_factory=dict)
     sha256: str = ""
@@ -140,7 +140,7 @@ def test_what_is_more_work_is_kept_if_it_is_worth_it(
     assert choice.ranges.model_sha256 == sha256_of(model)
     method = expected.split(" + ")[0]
     expected_ranges = observe(model, [BATCH], {}).ranges(method).tensors
-    assert choice.ranges.tensors == expected_ranges  # of all faces, on the file as it is now
+    assert choice.ranges.tensors == expected_ranges  # of all faces, on the current file
     assert choice.ranges.images == len(FACES)
     quantise(onnx.load(model), choice.ranges, "cpu")
     measured = {c.name: c.snr_db for c in choice.candidates}
@@ -186,7 +186,7 @@ def test_a_failure_leaves_the_model_as_it_was(model: Path, monkeypatch: pytest.M
     assert list(model.parent.iterdir()) == [model]
 
 
-# --- the network that ships ---------------------------------------------------------------------------
+# --- the shipped network ------------------------------------------------------------------------------
 
 
 def logits_of(model: onnx.ModelProto, faces: FaceDataset, spec: object) -> np.ndarray:
@@ -194,7 +194,7 @@ def logits_of(model: onnx.ModelProto, faces: FaceDataset, spec: object) -> np.nd
 
 
 def snr_db(reference: np.ndarray, found: np.ndarray) -> float:
-    """By hand: logits without what is common to all classes of a face."""
+    """Noise by hand: logits minus their mean over the classes of a face."""
     signal = reference - reference.mean(axis=1)[:, None]
     noise = found - found.mean(axis=1)[:, None] - signal
     return float(10 * np.log10((signal**2).sum() / (noise**2).sum()))
@@ -239,7 +239,7 @@ def test_on_the_shipped_network_the_figures_are_what_its_models_give(
     done = [(d, t) for stage, d, t in stages if stage == "choosing a calibration"]
     assert done == sorted(done)
     assert done[-1][0] == done[-1][1]
-    assert DEFAULT_PLACEMENT.rules != ranges.placement.rules  # that of the family
+    assert DEFAULT_PLACEMENT.rules != ranges.placement.rules  # the placement of the family
 
 
 def test_an_unknown_method_is_refused_before_a_face_is_run() -> None:

@@ -1,4 +1,4 @@
-"""Sensitivity: a layer made fragile comes first, and the noise of single layers adds up to that of all."""
+"""Sensitivity: a fragile layer comes first, and the noise of single layers adds up to that of all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SMALL = dataclasses.replace(SPEC, input_height=16, input_width=16)
 
 
 def fragile_network() -> onnx.ModelProto:
-    """Four convolutions, and a channel whose outlier takes the scale of what ``conv3`` reads."""
+    """Four convolutions, and a channel whose outlier sets the scale of the input of ``conv3``."""
     b = Builder()
     b.conv("input", "first", 1, 8, 3)
     b.add("Relu", ["first"], "relu1")
@@ -40,7 +40,7 @@ def fragile_network() -> onnx.ModelProto:
     b.add("Relu", [b.conv("uneven", "conv3", 8, 8, 3)], "relu3")
     (weight,) = (t for t in b.constants if t.name == "conv3.w")
     values = onnx.numpy_helper.to_array(weight).copy()
-    values[:, 0] /= 400  # it says no more than the others do
+    values[:, 0] /= 400  # it contributes no more than the others
     weight.CopyFrom(onnx.numpy_helper.from_array(values, "conv3.w"))
     b.add("Add", [b.conv("relu3", "conv4", 8, 8, 3), "relu3"], "sum")
     b.gemm(
@@ -94,7 +94,7 @@ def test_the_fragile_layer_comes_first(found: tuple[LayerSensitivity, ...]) -> N
 def test_one_layer_alone_computes_in_integers(
     fragile: Path, ranges: Ranges, faces: FaceDataset, found: tuple[LayerSensitivity, ...]
 ) -> None:
-    """The figure of each layer, from a model that is quantised and run here."""
+    """The figure of each layer matches a model that is quantised and run here."""
     model, batch = onnx.load(fragile), prepare_batch(list(faces), SMALL)
     reference = run(model, batch)["logits"]
     reference = reference - reference.mean(axis=1, keepdims=True)
@@ -111,7 +111,7 @@ def test_one_layer_alone_computes_in_integers(
 
 
 def test_noise_adds_up_nearly_as_independent_noise_does() -> None:
-    """On the network that ships: within a factor of 2 (3 dB)."""
+    """The sum holds on the shipped network within a factor of 2 (3 dB)."""
     bundle = open_bundle(shipped_bundle())
     model = bundle.model_path("fp32", "cpu")
     ranges = dataclasses.replace(load_ranges(bundle.path / RANGES, model), bias_shifts={})
@@ -139,7 +139,7 @@ def test_accuracy_is_measured_where_there_are_enough_labels(
 ) -> None:
     trial = trial_of(fragile)
     many = FaceDataset("many", np.concatenate([faces.images] * 5)[:MIN_LABELLED], None, (), are_crops=True)
-    targets = trial.fp32_logits(many).argmax(axis=1)  # FP32 is right on all
+    targets = trial.fp32_logits(many).argmax(axis=1)  # FP32 is correct on all faces
     for layer in measure_sensitivity(trial, ranges, labelled(many, targets)):
         kept = {n.name for n in integer_layers(trial.placed, "cpu")} - {layer.layer}
         alone = dataclasses.replace(ranges, placement=Placement(float_layers=frozenset(kept)))
@@ -159,7 +159,7 @@ def test_layers_left_out_already_stay_so(fragile: Path, ranges: Ranges, faces: F
 
 
 def test_a_tensor_around_what_the_dialect_cannot_store_is_not_charged_to_other_layers(tmp_path: Path) -> None:
-    """A 4×4 transposed convolution is floating point in the cpu dialect: its own tensors are no layer's noise."""
+    """A 4×4 transposed convolution is floating point in the cpu dialect, so its tensors add no noise."""
     b = Builder()
     b.add("Relu", [b.conv("input", "conv1", 1, 8, 3)], "relu1")
     b.add(

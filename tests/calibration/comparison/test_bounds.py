@@ -1,4 +1,4 @@
-"""Bounds and mixed precision as logic: made-up harm of layers, every answer by hand or by trying all sets."""
+"""Logic of bounds and mixed precision: synthetic losses of layers; expected results by hand or exhaustive search."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fer_edge.errors import GateError, UsageError
 
 LAYERS = [f"layer{i}" for i in range(8)]
 EQUAL = dict.fromkeys(LAYERS, 1)
-#: Of eight equal layers, a quarter of the multiply-adds is two.
+#: Eight equal layers: a quarter of the multiply-adds is two layers.
 MOST = 6
 
 
@@ -84,14 +84,14 @@ def test_what_is_tried_is_recorded_once_each_in_order() -> None:
 
 
 def test_layers_that_turn_out_harmless_are_put_back() -> None:
-    """The order was wrong about three layers: alone they harm, together they do not."""
+    """The order overrates three layers, which are harmful alone but not together."""
     harm = dict(zip(LAYERS, [0, 0, 0, 5, 0, 0, 0, 0], strict=True))
     found = mix_precision(LAYERS, additive(harm), share(EQUAL), Bounds(max_drop_pp=1))
     assert found.float_layers == ("layer3",)
 
 
 def test_a_loss_that_is_not_monotone_still_ends_in_a_set_that_passes() -> None:
-    """Two errors that cancel: leaving out one of them alone is worse than none."""
+    """Two errors that cancel: leaving out one of them is worse than leaving out none."""
 
     def evaluate(left: frozenset[str]) -> Outcome:
         pair = {"layer0", "layer1"} & left

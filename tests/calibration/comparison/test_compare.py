@@ -1,4 +1,4 @@
-"""The comparison of FP32 with INT8 on real models, against what it is defined to be, written another way."""
+"""The comparison of FP32 with INT8 on real models, against an independent implementation."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def int8(bundle: Bundle, fp32: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def faces(bundle: Bundle, fp32: Path) -> FaceDataset:
-    """Generated faces, two in three labelled as FP32 sees them."""
+    """Generated faces, two thirds of them labelled by the FP32 prediction."""
     crops = np.stack(list(generate_faces(FACES, seed=3)))[..., 0]
     session = ORT.open(fp32, SessionOptions())
     seen = session_logits(session, list(crops), bundle.spec).argmax(axis=1)
@@ -183,7 +183,7 @@ def test_logits_that_cannot_be_compared(fp32: np.ndarray, int8: np.ndarray, mess
 
 
 def weights_model(path: Path, megabytes: int) -> Path:
-    """A network of one input value that carries ``megabytes`` of weights."""
+    """A network of one input value with ``megabytes`` of weights."""
     rng = np.random.default_rng(0)
     weights = rng.normal(size=(4, megabytes * 65536)).astype(np.float32)
     node = onnx.helper.make_node("MatMul", ["flat", "weights"], ["logits"])
@@ -224,6 +224,6 @@ def test_a_process_that_fails_says_why(bundle: Bundle, tmp_path: Path) -> None:
 
 def test_memory_is_not_guessed(bundle: Bundle, fp32: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peak_memory, "run_worker", lambda *_, **__: pytest.fail("a process was started"))
-    assert peak_memory_bytes(fp32, OnnxRuntimeBackend(), bundle.spec) is None  # not the registered one
+    assert peak_memory_bytes(fp32, OnnxRuntimeBackend(), bundle.spec) is None  # not a registered backend
     monkeypatch.setattr(peak_memory, "own_peak_bytes", lambda: None)
     assert peak_memory_bytes(fp32, ORT, bundle.spec) is None

@@ -17,7 +17,7 @@ NAMES = ("a", "b", "c")
 
 
 def drawn(faces: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Predictions of FP32 that are right on about 80 %, of INT8 that mostly repeat them, and the labels."""
+    """FP32 predictions that are correct on about 80 %, INT8 predictions that mostly repeat them, and the labels."""
     rng = np.random.default_rng(seed)
     targets = rng.integers(0, 3, faces)
     fp32 = np.where(rng.random(faces) < 0.7, targets, rng.integers(0, 3, faces))
@@ -45,7 +45,7 @@ def test_the_accuracy_interval_is_that_of_scipy() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_width_is_that_of_the_closed_form(seed: int) -> None:
-    """Var(difference) = (b + c − (b − c)² / N) / N² for b and c faces that one precision alone gets right."""
+    """Var(difference) = (b + c − (b − c)² / N) / N² for b and c faces that only one precision classifies correctly."""
     fp32, int8, targets = drawn(2000, seed)
     found = compare_paired(fp32, int8, targets, NAMES)
     b, c, n = found.only_fp32_right, found.only_int8_right, found.faces
@@ -98,7 +98,7 @@ def test_a_harmed_class_is_beyond_noise_and_the_others_are_not_blamed() -> None:
 
 
 def test_chance_alone_is_beyond_noise_about_once_in_twenty() -> None:
-    """Two equally good precisions, 300 times: the interval is one of 95 %, not narrower."""
+    """Two equally good precisions, 300 times: the interval has a coverage of 95 %."""
     outside = 0
     rng = np.random.default_rng(3)
     for seed in range(300):

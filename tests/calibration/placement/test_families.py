@@ -1,4 +1,4 @@
-"""The table of families names every network once, every rule with a reason, and explains a model layer by layer."""
+"""The table of families has every network once, a reason for every rule, and explains a model layer by layer."""
 
 from __future__ import annotations
 

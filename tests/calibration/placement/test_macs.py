@@ -1,4 +1,4 @@
-"""Multiply-adds of an ONNX graph are those that PyTorch counts."""
+"""Multiply-adds of an ONNX graph equal those counted by PyTorch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which layers stay in floating point, on graphs with the shapes that the networks have; and what ONNX Runtime fuses."""
+"""Layers that stay in floating point, on graphs shaped like the networks; and operators that ONNX Runtime fuses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def integer_nodes(model: onnx.ModelProto) -> set[str]:
 
 
 def check_dialects(model: onnx.ModelProto, folder: Path, tolerance: float = 0.05) -> None:
-    """Both dialects are valid and give nearly the numbers of FP32 in ONNX Runtime."""
+    """Assert that both dialects are valid and nearly equal FP32 in ONNX Runtime."""
     path = folder / "model.onnx"
     onnx.save(model, path)
     ranges = observe(path, [FACES], {}).ranges("minmax")
@@ -100,7 +100,7 @@ def test_offsets_behind_geometry_are_heads_and_the_layers_before_are_not(tmp_pat
 
 
 def test_what_makes_and_reads_the_picture_of_the_next_stage_stays_in_floating_point(tmp_path: Path) -> None:
-    """EmotionalDAN: the moved face and an image that a dense layer makes are read by one convolution."""
+    """EmotionalDAN: one convolution reads the warped face and an image made by a dense layer."""
     b = Builder()
     b.add("Relu", [b.conv("input", "conv1", 3, 4, 3)], "relu1")
     flat = b.add("Flatten", [b.add("GlobalAveragePool", ["relu1"], "mean1")], "flat1")
@@ -151,7 +151,7 @@ def test_gates_stay_in_floating_point_and_silu_is_no_gate(tmp_path: Path) -> Non
 
 
 def test_attention_scores_stay_in_floating_point_and_what_they_weigh_does_not(tmp_path: Path) -> None:
-    """Sun et al.: the weighted features are an output, and the convolution that makes them still is integer."""
+    """Sun et al.: the weighted features are an output, and the convolution that makes them is still integer."""
     b = Builder()
     b.add("Relu", [b.conv("input", "features", 3, 8, 3)], "relu")
     hidden = b.add("Tanh", [b.conv("relu", "score1", 8, 6)], "tanh1")
@@ -217,7 +217,7 @@ def test_normalisation_between_relu_and_pool_is_computed_in_floating_point(tmp_p
 
 
 def optimised_operators(model: onnx.ModelProto, folder: Path) -> Counter[str]:
-    """Operators that ONNX Runtime makes of the cpu dialect."""
+    """Return the operators into which ONNX Runtime fuses the cpu dialect."""
     onnx.save(model, folder / "model.onnx")
     quantised = quantise(model, observe(folder / "model.onnx", [FACES], {}).ranges("minmax"), "cpu")
     settings = onnxruntime.SessionOptions()

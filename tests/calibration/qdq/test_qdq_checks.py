@@ -1,4 +1,4 @@
-"""Faults put into Q/DQ models that are right: each is found, and the node is named."""
+"""Faults injected into valid Q/DQ models: each is found, and the node is named."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Fault = Callable[[onnx.ModelProto], None]
 
 
 def any_ranges(model: onnx.ModelProto, placement: Placement) -> Ranges:
-    """Ranges that no face was needed for: only the form of the Q/DQ model matters here."""
+    """Ranges without faces, since only the form of the Q/DQ model matters here."""
     tensors = {name: TensorRange(-1.0, 2.0, -1.0, 2.0) for name in place(model, placement).groups}
     return Ranges("minmax", 1, {}, "", tensors, placement)
 
@@ -179,7 +179,7 @@ def test_an_asymmetric_zero_point_is_right_in_one_dialect_alone(models: dict[str
 
 
 def test_the_wrong_axis_of_square_weights_is_valid_onnx_and_runs() -> None:
-    """Why the check is needed: nothing else notices, and the numbers are wrong."""
+    """The check is needed: no other check fails, and the results are wrong."""
     b = Builder()
     b.add("Relu", [b.conv("input", "conv1", 3, 6, 3)], "relu1")
     square = b.rng.normal(size=(6, 6, 3, 3)) * np.geomspace(0.01, 1, 6)[:, None, None, None]

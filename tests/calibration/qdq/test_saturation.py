@@ -1,4 +1,4 @@
-"""The emulation of saturated sums, against sums of two that are computed one by one."""
+"""Emulation of saturated sums, against pairwise sums in a loop."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_depthwise_convolutions_and_small_weights_do_not_saturate(tmp_path: Path
 
 
 def test_what_changes_in_one_layer_reaches_the_next(tmp_path: Path) -> None:
-    """Two dense layers: the second sees the saturated integers of the first."""
+    """Two dense layers: the second reads the saturated integers of the first."""
     nodes, constants = quantised("x", 1.0, 0)
     hidden_nodes, hidden_constants = quantised("h", 200.0, 0)
     for name in ("a", "b"):

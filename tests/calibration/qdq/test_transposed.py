@@ -1,4 +1,4 @@
-"""Transposed convolutions as convolutions: the numbers of ONNX Runtime's ConvTranspose, whatever the kernel."""
+"""Transposed convolutions as convolutions: the results of ONNX Runtime's ConvTranspose, for any kernel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FACES = np.random.default_rng(2).random((2, 3, 6, 6)).astype(np.float32)
 
 
 def make(kernel: int, relu: bool = True, bias: bool = True, **changes: object) -> onnx.ModelProto:
-    """Convolution, the transposed one, and a convolution that reads it."""
+    """A convolution, a transposed convolution, and a convolution that reads it."""
     b = Builder(side=6)
     b.add("Relu", [b.conv("input", "first", 3, 5)], "narrow")
     weights = [b.weight("up.w", 5, 4, kernel, kernel), *([b.weight("up.b", 4)] if bias else [])]

@@ -1,4 +1,4 @@
-"""Rounding of weights against a loop over channels, and corrections of biases against PyTorch's layers."""
+"""Rounding of weights against a loop over channels, and bias corrections against PyTorch's layers."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_values_broadcast_along_one_axis() -> None:
 
 
 def layers() -> onnx.ModelProto:
-    """A convolution without a bias, two dense layers that share theirs."""
+    """A convolution without a bias, and two dense layers with a shared bias."""
     b = Builder()
     b.add("Conv", ["input", b.weight("w", 4, 3, 3, 3)], "conv", kernel_shape=[3, 3])
     flat = b.add("Flatten", [b.add("GlobalAveragePool", ["conv"], "mean")], "flat")

@@ -1,4 +1,4 @@
-"""Calibration methods against ONNX Runtime's, and against their definitions written another way."""
+"""Calibration methods against ONNX Runtime, and against independent implementations of their definitions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fer_edge.synthetic.drawn import generate_faces
 
 @pytest.fixture(scope="module")
 def tensors() -> Mapping[str, list[np.ndarray]]:
-    """What flows through the shipped network, three batches of faces: in front of, within and behind it."""
+    """Activations of the shipped network for three batches of faces: input, inner tensors and output."""
     bundle = open_bundle(shipped_bundle())
     faces = prepare_batch(list(generate_faces(12)), bundle.spec)
     names = ["c1.2/Relu", "c3.5/Relu"]
@@ -62,7 +62,7 @@ def test_percentile_is_that_of_onnxruntime(
         bins = 2 * observer.span / BINS
         assert found.high == pytest.approx(high, abs=bins), name
         everything = np.abs(np.concatenate([b.ravel() for b in batches]))
-        exact = np.quantile(everything, 0.9999, method="higher")  # values are sparse out there
+        exact = np.quantile(everything, 0.9999, method="higher")  # values are sparse in the tail
         assert found.high == pytest.approx(exact, abs=bins), name
         assert found.high < found.max
     capsys.readouterr()  # the other implementation prints
@@ -76,7 +76,7 @@ def test_minmax_keeps_what_onnxruntime_keeps(tensors: Mapping[str, list[np.ndarr
 
 
 def test_mse_beats_every_other_threshold_on_the_values_themselves() -> None:
-    """No histogram: what a symmetric 8-bit tensor loses, over a fine grid of thresholds."""
+    """Error of a symmetric 8-bit tensor over a fine grid of thresholds, without a histogram."""
     rng = np.random.default_rng(4)
     values = np.append(rng.laplace(size=100_000), [25.0, -30.0]).astype(np.float32)
 
@@ -138,9 +138,9 @@ def test_entropy_matches_the_definition_on_activations(
 
 
 def test_entropy_clips_outliers_as_onnxruntime_does(capsys: pytest.CaptureFixture[str]) -> None:
-    """Its histogram has two sides and every stride is one bin: the thresholds agree within 4 % of the span.
+    """With a two-sided histogram and a stride of one bin the thresholds agree within 4 % of the span.
 
-    Behind a ReLU they do not: there it counts the zeros, and clips at a third of what the definition gives.
+    Behind a ReLU they do not: ONNX Runtime counts the zeros, and clips at a third of the defined threshold.
     """
     values = np.append(np.random.default_rng(0).normal(size=200_000), [20.0, -25.0]).astype(np.float32)
     observer = observe(values)

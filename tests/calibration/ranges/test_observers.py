@@ -43,7 +43,7 @@ def test_values_that_are_not_finite_are_refused(bad: float) -> None:
 
 
 def test_memory_does_not_grow_with_the_number_of_images() -> None:
-    """What an observer holds after 2 and after 200 batches, whatever their range."""
+    """The memory of an observer is the same after 2 and after 200 batches of any range."""
     rng = np.random.default_rng(2)
 
     def held(batches: int) -> int:
@@ -54,7 +54,7 @@ def test_memory_does_not_grow_with_the_number_of_images() -> None:
         arrays = [value for value in vars(observer).values() if isinstance(value, np.ndarray)]
         others = [value for value in vars(observer).values() if not isinstance(value, np.ndarray)]
         assert all(isinstance(value, (str, float)) for value in others)
-        assert all(array.base is None for array in arrays)  # no view into something larger
+        assert all(array.base is None for array in arrays)  # no views of larger arrays
         return sum(array.nbytes for array in arrays)
 
     assert held(2) == held(200) == BINS * 8

@@ -1,4 +1,4 @@
-"""What the report says of INT8 is what was measured."""
+"""The report of INT8 holds the measured figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report page: what it says is what it was given, names cannot become markup, and a browser shows it whole."""
+"""The report page shows its input, escapes names, and fits in a browser window."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HOSTILE = "</title><script>document.title='owned'</script><img src=x onerror=ale
 
 
 def comparison(class_names: tuple[str, ...] = FERPLUS) -> dict[str, Any]:
-    """A comparison of drawn logits, computed by the product; class 2 suffers in INT8."""
+    """A comparison of random logits by the package; INT8 degrades class 2."""
     rng = np.random.default_rng(0)
     classes = len(class_names)
     targets = rng.integers(0, classes, 700)
@@ -63,7 +63,7 @@ def comparison(class_names: tuple[str, ...] = FERPLUS) -> dict[str, Any]:
 
 
 def full_report(name: str = "", class_names: tuple[str, ...] = FERPLUS) -> dict[str, Any]:
-    """Every section, as a build of a residual network gives it; ``name`` is put into every name."""
+    """A report with every section, as of a residual network; ``name`` is part of every name."""
     rng = np.random.default_rng(1)
     layers = [
         {
@@ -149,7 +149,7 @@ def full_report(name: str = "", class_names: tuple[str, ...] = FERPLUS) -> dict[
 
 
 class Page(HTMLParser):
-    """The elements of a page, its texts with where they stand, and whether every element is closed."""
+    """Parser of the elements of a page, its texts with their positions, and unclosed elements."""
 
     VOID = ("meta",)
 
@@ -250,7 +250,7 @@ def test_every_number_is_one_of_the_report_and_reads_as_it_is(tmp_path: Path) ->
 
 
 def test_no_other_text_states_a_figure(tmp_path: Path) -> None:
-    """Digits stand in the report's own names, in explanations and at axes, and nowhere else."""
+    """Digits occur only in the report's own names, in explanations and at axes."""
     report = full_report()
     page = Page(render(report, tmp_path))
     names = [str(v) for v in leaves(report) if isinstance(v, str)]
@@ -273,7 +273,7 @@ def test_no_other_text_states_a_figure(tmp_path: Path) -> None:
 
 
 def rows_of(page: str, caption: str) -> list[list[str]]:
-    """The texts of a table's cells, a row each."""
+    """Return the texts of a table's cells, row by row."""
     table = page[page.index(f"<caption>{caption}</caption>") :].partition("</table>")[0]
     rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall("<tr>.*?</tr>", table)]
     return [[unescape(re.sub("<[^>]+>", "", cell)).replace("\u00a0", " ") for cell in row] for row in rows]
@@ -293,7 +293,7 @@ def test_every_figure_stands_under_its_name(tmp_path: Path) -> None:
         ["mse, bias correction ✓ chosen", "35.9 dB", "99.17 %", "0.99984"],
     ]
     assert rows_of(page, "Steps")[1:3] == [["0", "−1.28 pp", "0.99710"], ["1", "−0.71 pp", "0.99850"]]
-    assert rows_of(page, "What it costs")[1::2] == [
+    assert rows_of(page, "Latency with mixed precision")[1::2] == [
         ["latency p50", "7.21 ms", "1.83 ms"],
         ["latency p99", "11.74 ms", "6.04 ms"],
         ["peak memory", "82.91 MB", "–"],
@@ -488,9 +488,9 @@ addEventListener("load", () => {{
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What headless Chromium measures of several pages, each 390 pixels wide, and its console.
+    """Return measurements by headless Chromium of several pages, each 390 pixels wide, and its console.
 
-    Its window is at least 500 wide, so each page is in a frame.
+    Its window is at least 500 pixels wide, so each page is in a frame.
     """
     if CHROMIUM is None:
         pytest.skip("needs Chromium: apt-get install --no-install-recommends chromium")
@@ -518,7 +518,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             self.wfile.write(HARNESS.format(frames=frames).encode())
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Suppress the log."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
         Thread(target=server.serve_forever, daemon=True).start()
@@ -556,7 +556,7 @@ def test_the_browser_loads_nothing_and_has_nothing_to_complain_about(browser: di
         assert browser[name]["scripts"] == 0
         assert browser[name]["title"].startswith("resmasking")
     assert set(browser["asked"]) <= {"/", "/favicon.ico", "/careless.svg"}
-    # Only the page into which a script was put is complained about.
+    # Only the page with an injected script is reported.
     assert all("Content Security Policy" in line for line in browser["console"])
 
 
@@ -571,7 +571,7 @@ def test_the_page_is_read_in_the_browser(browser: dict[str, Any]) -> None:
 
 
 def test_the_policy_refuses_what_slips_in(browser: dict[str, Any]) -> None:
-    """The measurements can fail: a careless page overflows, loads and runs; the same in ours is refused."""
+    """The measurements can fail: an unsafe page overflows, loads and runs scripts; our page blocks the same."""
     careless, refused = browser["careless"], browser["refused"]
     assert careless["scrollWidth"] >= 800
     assert careless["wide"]
