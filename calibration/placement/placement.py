@@ -92,14 +92,14 @@ def place(model: onnx.ModelProto, placement: Placement = DEFAULT_PLACEMENT) -> P
     Raises
     ------
     CalibrationError
-        If two nodes have one name, by which layers are known.
+        If two nodes have the same name, since layers are identified by name.
     """
     graph = Graph(model)
     name, count = Counter(node.name for node in graph.nodes).most_common(1)[0]
     if count > 1:
         raise CalibrationError(
-            f"expected a name of its own for every node, found {count} nodes named {name!r}. "
-            "Fix: export the model again with fer-edge export"
+            f"expected a unique name for every node, found {count} nodes named {name!r}. "
+            "Fix: export the model again with fer-edge export."
         )
     by_rule = {name: tuple(node.name for node in FLOAT_RULES[name].find(graph)) for name in placement.rules}
     light = without_weights(model)

@@ -231,7 +231,7 @@ def test_an_image_source_can_be_read_twice(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (cv2.VideoCapture(), "found VideoCapture: give its camera number or address"),
+        (cv2.VideoCapture(), "found VideoCapture. Fix: give its camera number or address"),
         (None, "found NoneType"),
         (True, "found bool"),
         (3.5, "found float"),

@@ -90,7 +90,8 @@ class YuNetModel:
         inputs = [value for value in graph.input if value.name not in constants]
         if len(inputs) != 1 or {value.name for value in graph.output} != set(OUTPUTS):
             raise self._error(
-                f"expected one input and the outputs {', '.join(OUTPUTS)}, found {len(inputs)} inputs and "
+                f"expected one input and the outputs {', '.join(OUTPUTS)}, found the inputs "
+                f"{', '.join(value.name for value in inputs)[:100]} and the outputs "
                 f"{', '.join(value.name for value in graph.output)[:100]}"
             )
         del graph.input[:]
