@@ -282,7 +282,7 @@ def rows_of(page: str, caption: str) -> list[list[str]]:
 def test_every_figure_stands_under_its_name(tmp_path: Path) -> None:
     report = full_report()
     page = render(report, tmp_path)
-    assert rows_of(page, "What was asked for")[1:] == [
+    assert rows_of(page, "Requested bounds")[1:] == [
         ["drop of accuracy, pp", "0.5", "1.284", "✕ missed"],
         ["agreement, at least", "0.97", "0.9917", "✓ held"],
     ]
@@ -293,7 +293,7 @@ def test_every_figure_stands_under_its_name(tmp_path: Path) -> None:
         ["mse, bias correction ✓ chosen", "35.9 dB", "99.17 %", "0.99984"],
     ]
     assert rows_of(page, "Steps")[1:3] == [["0", "−1.28 pp", "0.99710"], ["1", "−0.71 pp", "0.99850"]]
-    assert rows_of(page, "Latency with mixed precision")[1::2] == [
+    assert rows_of(page, "Latency, size and memory")[1::2] == [
         ["latency p50", "7.21 ms", "1.83 ms"],
         ["latency p99", "11.74 ms", "6.04 ms"],
         ["peak memory", "82.91 MB", "–"],
@@ -319,7 +319,7 @@ def test_every_figure_stands_under_its_name(tmp_path: Path) -> None:
 
 def test_each_section_is_shown_only_where_its_key_is(tmp_path: Path) -> None:
     titles = {
-        "gate": "Bounds", "comparison": "Accuracy", "candidates": "What was tried", "sensitivity": "Sensitive layers",
+        "gate": "Bounds", "comparison": "Accuracy", "candidates": "Calibration methods", "sensitivity": "Sensitive layers",
         "mixed_precision": "Mixed precision", "placement": "Floating point by rule", "calibration": "Calibration",
     }  # fmt: skip
     report = full_report()
@@ -339,7 +339,7 @@ def test_the_verdict_is_that_of_the_gate(tmp_path: Path) -> None:
     report = full_report()
     missed = Page(render(report, tmp_path)).text()
     assert "✕ Missed" in missed
-    assert re.search(r"drop of accuracy, pp\s*: measured\s+1.284\s*, asked\s+0.5", missed)
+    assert re.search(r"drop of accuracy, pp\s*: measured\s+1.284\s*, requested\s+0.5", missed)
     assert "✓ Passed" not in missed
     report["gate"] = {"passed": True, "bounds": report["gate"]["bounds"][1:]}
     assert "✓ Passed" in Page(render(report, tmp_path)).text()

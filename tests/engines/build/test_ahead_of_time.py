@@ -61,7 +61,7 @@ def test_a_bundle_with_engines(precision: str, tmp_path: Path) -> None:
         (
             {"compute_capabilities": ("8.6",), "backend": "onnxruntime"},
             UsageError,
-            "compiled by tensorrt-rtx: give --backend tensorrt-rtx",
+            "compiled by tensorrt-rtx, found --backend .*Fix: give --backend tensorrt-rtx",
         ),
         ({"plugin": "maybe"}, UsageError, "unknown choice for the plugin 'maybe'"),
     ],
