@@ -253,7 +253,8 @@ def _named_apart(name: str, taken: Mapping[str, object]) -> str:
 def _skipped(given: Sequence[FaceDataset]) -> list[str]:
     found = {d.name: d.skipped for d in given if d.skipped.count}
     return [
-        f"{skipped.count} rows or pictures of {name} cannot be read and are left out, first {skipped.first[0]}"
+        f"{skipped.count} rows or pictures of {name} cannot be read and are left out, first "
+        f"{skipped.first[0].partition('. Fix: ')[0]}"
         for name, skipped in found.items()
     ]
 

@@ -149,7 +149,10 @@ def test_other_networks_are_refused(tmp_path):
     path = tmp_path / "mtcnn.onnx"
     for content in mtcnn_models().values():
         path.write_bytes(content)
-        refuse(path, r"expected one input and the outputs cls_8, .*, found the inputs [a-z]+ and the outputs offsets")
+        refuse(
+            path,
+            r"expected one input and the outputs cls_8, .*, found the inputs [a-z]+ and the outputs offsets",
+        )
 
 
 def damaged(model: onnx.ModelProto, damage: str) -> onnx.ModelProto:
