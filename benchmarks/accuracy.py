@@ -3,9 +3,9 @@
     python benchmarks/accuracy.py fer2013.csv.gz --model conv-attention resmasking:CHECKPOINT [--images 500]
 
 Both quantise the same ONNX file on the same faces, and everything is measured on the same faces, with all
-sessions in turns within one run: compare ratios within a run, not figures of two runs. Every session is opened
-several times, in turned order: the place that its memory happens to get makes the same file up to 2 % slower
-or faster, and so does what was opened before it.
+sessions interleaved within one run: compare ratios within a run, not figures of two runs. Every session is opened
+several times, in rotated order: memory placement and the sessions opened before make the same file up to 2 %
+slower or faster.
 NAME is a bundle that ships, or a network with ``:WEIGHTS`` (a file, or ``random``). ``fer2013new.csv`` lies
 beside the CSV.
 """
@@ -54,7 +54,7 @@ CALIBRATION_SPLIT, EVALUATION_SPLIT = "Training", "PublicTest"
 Variant = tuple[str, str]
 Ratio = dict[str, float | int | None]
 FP32, OURS = "FP32", "FER-Edge INT8"
-#: Of NNCF: how the shift of each layer's mean is estimated. ``fast`` is its default.
+#: Estimators of the shift of each layer's mean in NNCF; ``fast`` is its default.
 BIAS_CORRECTIONS = {"fast": "NNCF INT8", "full": "NNCF INT8 full"}
 BASELINE = (FP32, "openvino")
 
@@ -64,20 +64,20 @@ def quantise_with_nncf(
 ) -> tuple[Path, ...]:
     """Quantise with NNCF's preset for CPUs; return the files of the result, the one to load first.
 
-    It gets one face at a time, as NNCF takes a range of every batch and then their mean.
+    It reads one face at a time, because NNCF averages the ranges of batches.
     """
     try:
         import nncf
         import openvino
     except ImportError as error:
         raise UsageError(
-            "comparing with NNCF needs it: run pip install 'nncf>=3' 'openvino>=2024.6'"
+            "NNCF or OpenVINO is not installed. Fix: run pip install 'nncf>=3' 'openvino>=2024.6'"
         ) from error
     nncf.set_log_level(logging.ERROR)
-    # OpenVINO does not expand functions that a model carries, such as our attention.
+    # OpenVINO does not expand local functions of a model, such as our attention.
     inlined = path.with_suffix(".onnx")
     onnx.save(onnx.inliner.inline_local_functions(onnx.load(model)), inlined)
-    # Core.read_model leaves biases behind a Reshape, where NNCF does not find them to correct them.
+    # Core.read_model keeps biases behind a Reshape, where NNCF does not correct them.
     network = openvino.convert_model(inlined)
     quantised = nncf.quantize(
         network,
@@ -91,7 +91,7 @@ def quantise_with_nncf(
 
 
 def measure(name: str, args: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """Build one network in every way; return its rows, the peaks beside them, and what they were measured on."""
+    """Build one network in every variant; return its rows, peak rates and the machine."""
     bundle, labels = _build(name, args, work)
     spec = bundle.spec
     calibration = load_dataset(args.data, CALIBRATION_SPLIT).sample(args.calibration_images)
@@ -100,7 +100,9 @@ def measure(name: str, args: argparse.Namespace, work: Path) -> dict[str, Any]:
     if args.images is not None:
         faces = faces.sample(args.images)
     if not len(faces):
-        raise DataError(f"{faces.name} has no face of a class of {name}: give other data")
+        raise DataError(
+            f"{faces.name} has no face with a class of {name}. Fix: give data with labelled faces of these classes."
+        )
     fp32, int8 = bundle.path / FP32_MODEL, bundle.model_path("int8", "cpu")
     models: dict[Variant, tuple[Path, ...]] = {
         (precision, backend): (path,)
@@ -156,7 +158,7 @@ def measure(name: str, args: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 
 def _build(name: str, args: argparse.Namespace, work: Path) -> tuple[Bundle, str | None]:
-    """Return the INT8 bundle, and whose labels its weights were trained on where that is known."""
+    """Return the INT8 bundle, and the kind of labels its weights were trained on, if known."""
     network, _, weights = name.partition(":")
     shipped = SHIPPED.get(network) if not weights else None
     options = BuildOptions(
@@ -198,7 +200,7 @@ def _scores(
 
 
 def _centred_cosine(logits: np.ndarray, reference: np.ndarray) -> float:
-    """Mean cosine between logits less their mean, which softmax does not see."""
+    """Mean cosine between centred logits: softmax ignores their mean."""
     a, b = (values - values.mean(axis=1, keepdims=True) for values in (logits, reference))
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return float(((a * b).sum(axis=1) / np.maximum(norms, 1e-12)).mean())
@@ -218,12 +220,12 @@ def _opened(
 def _latencies(
     models: Mapping[Variant, tuple[Path, ...]], size: int, spec: ModelSpec, args: argparse.Namespace
 ) -> list[dict[Variant, list[float]]]:
-    """Return the latencies of each opening."""
+    """Return the latencies of each session."""
     batch = np.random.default_rng(0).random((size, *spec.input_shape), np.float32)
     options = SessionOptions(threads=args.threads, max_batch=size)
     openings = []
     for opening in range(args.openings):
-        # Of two small sessions in OpenVINO the later one was 10 % slower, whichever it was.
+        # The later of two small OpenVINO sessions was 10 % slower in either order.
         order = list(models.items()) if opening % 2 == 0 else list(models.items())[::-1]
         with _opened(dict(order), options) as sessions:
             work = {key: functools.partial(session.run, batch) for key, session in sessions.items()}
@@ -232,14 +234,14 @@ def _latencies(
 
 
 def _time_against(openings: Sequence[Mapping[Variant, list[float]]], key: Variant, other: Variant) -> Ratio:
-    """Mean over the openings of the logarithm of the ratio of medians, and what it is uncertain by."""
+    """Mean over the sessions of the logarithm of the ratio of medians, and its uncertainty."""
     logs = [float(np.log(np.median(taken[key]) / np.median(taken[other]))) for taken in openings]
     error = float(np.std(logs, ddof=1) / len(logs) ** 0.5) if len(logs) > 1 else None
     return {"ratio": float(np.exp(np.mean(logs))), "standard_error": error, "openings": len(logs)}
 
 
 def print_tables(console: Console, result: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-    """Print accuracy, latency and peak of one network, and where they were measured."""
+    """Print accuracy, latency, peak rate and machine of one network."""
     rows = result["rows"]
     accuracy = [
         (
@@ -293,15 +295,15 @@ def main() -> None:
     )
     parser.add_argument("data", type=Path, help="fer2013.csv[.gz]")
     parser.add_argument("--model", nargs="+", default=list(SHIPPED), metavar="NAME[:WEIGHTS]")
-    parser.add_argument("--images", type=int, help="faces of PublicTest for accuracy; all where not given")
+    parser.add_argument("--images", type=int, help="faces of PublicTest for accuracy (default: all)")
     parser.add_argument("--calibration-images", type=int, default=512)
     parser.add_argument("--method", default=BuildOptions.method, help="calibration method of FER-Edge")
     parser.add_argument("--bias-correction", nargs="*", choices=BIAS_CORRECTIONS, default=["fast"])
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8])
     parser.add_argument(
-        "--openings", type=int, default=6, help="how often sessions are opened to be timed, in turned order"
+        "--openings", type=int, default=6, help="number of sessions timed per variant, in rotated order"
     )
-    parser.add_argument("--runs", type=int, default=20, help="of each session of an opening")
+    parser.add_argument("--runs", type=int, default=20, help="timed runs of each session")
     parser.add_argument("--budget-s", type=float, default=120, help="seconds of timing per batch size")
     parser.add_argument("--peak-size", type=int, default=PEAK_SIZE, help="side of the matrices of the peak")
     parser.add_argument("--peak-runs", type=int, default=PEAK_RUNS)

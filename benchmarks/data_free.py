@@ -2,10 +2,9 @@
 
     python benchmarks/data_free.py DATA [--model NAME[:WEIGHTS] ...] [--images N] [--json FILE]
 
-DATA is ``fer2013.csv[.gz]``. Every network meets every source of calibration images once; each method then
-chooses its ranges from the same histograms. ``real, others`` is a second sample of real faces: what differs
-there is chance. The figures are those of INT8 against FP32 on faces of ``PublicTest``, in ONNX Runtime.
-A range is a tensor's from zero to its ends; its ratio is that of generated images to that of real faces.
+DATA is ``fer2013.csv[.gz]``. Every network is calibrated once per source of images; each method then chooses
+its ranges from the same histograms. ``real, others`` is a second sample of real faces: its difference is chance. The figures are those of INT8 against FP32 on faces of ``PublicTest``, in ONNX Runtime.
+A ratio is the range of a tensor on generated images over its range on real faces.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ class Row:
 
 
 def network(name: str, work: Path) -> tuple[Path, ModelSpec, str]:
-    """Return the FP32 ONNX of ``NAME`` (shipped) or ``NAME:WEIGHTS``, its spec, and whose labels it has."""
+    """Return the FP32 ONNX of ``NAME`` (shipped) or ``NAME:WEIGHTS``, its spec, and the kind of labels it was trained on."""
     key, _, weights = name.partition(":")
     if not weights:
         bundle = open_bundle(shipped_bundle(key))
@@ -94,7 +93,7 @@ def sources(data: Path, count: int, generators: Sequence[str]) -> Iterator[tuple
 
 
 def ratios(found: Mapping[str, TensorRange], real: Mapping[str, TensorRange]) -> np.ndarray:
-    """Return one ratio per tensor; a tensor that is zero on real faces has none."""
+    """Return one ratio per tensor that is not zero on real faces."""
 
     def width(r: TensorRange) -> float:
         return max(r.high, 0.0) - min(r.low, 0.0)
@@ -103,13 +102,13 @@ def ratios(found: Mapping[str, TensorRange], real: Mapping[str, TensorRange]) ->
 
 
 def batches(images: Sequence[np.ndarray] | FaceDataset, spec: ModelSpec) -> Iterator[np.ndarray]:
-    """Yield ``[B, C, H, W]`` float32."""
+    """Yield batches ``[B, C, H, W]`` float32."""
     for start in range(0, len(images), BATCH):
         yield prepare_batch([images[i] for i in range(start, min(start + BATCH, len(images)))], spec)
 
 
 def logits_of(model: Path, faces: FaceDataset, spec: ModelSpec) -> np.ndarray:
-    """Return ``[N, K]``."""
+    """Return logits ``[N, K]``."""
     session = BACKENDS[BACKEND].open(model, SessionOptions())
     logits = np.concatenate([session.run(batch)["logits"] for batch in batches(faces, spec)])
     session.close()
@@ -163,7 +162,7 @@ def measure(
 
 
 def centred_cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the mean cosine of the logits of each face, their mean taken off."""
+    """Return the mean cosine of the centred logits of each face."""
     a, b = (v - v.mean(axis=1, keepdims=True) for v in (a, b))
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return float(((a * b).sum(axis=1) / np.maximum(norms, 1e-12)).mean())
@@ -205,7 +204,7 @@ def main() -> None:
 
 
 def shown(row: Row) -> tuple[str, ...]:
-    """Return the cells of a row."""
+    """Return the table cells of a row."""
     accuracy = f"{row.change_pp:+.2f} ({row.low_pp:+.2f} to {row.high_pp:+.2f})"
     cells = (row.images, row.method, row.dialect, accuracy, f"{row.agreement:.1%}", f"{row.logit_cosine:.5f}")
     if row.median_ratio is None:

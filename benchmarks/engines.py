@@ -1,12 +1,12 @@
-"""Engines without a GPU: what TensorRT-RTX needs to compile each network, by precision and device.
+"""Cost of compiling each network with TensorRT-RTX without a GPU, by precision and device.
 
     python benchmarks/engines.py [--network NAME …] [--compute-capability 8.6 …] [--json FILE]
 
-Weights are random and ranges come from two generated faces: neither changes what is measured, except that
+Weights are random and ranges come from two generated faces: neither changes the figures, except that
 random weights of Residual Masking Network hold blocks of zeros, which an INT8 engine stores once.
 
-FILE is written after each network. Where it exists, rows of the same commit, compiler and plugin are taken from it:
-the same command goes on where it was interrupted.
+FILE is written after each network. Rows of the same commit, compiler and plugin are reused from an existing FILE,
+so the same command continues an interrupted run.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ from fer_edge.system.machine import LocalMachine
 from fer_edge.system.memory import measure_free_memory
 from fer_edge.system.provenance import measurement_record
 
-#: Networks that need so much memory, in GB: left out where there is less, unless they are named.
+#: Memory in GB that a network needs; with less it is left out, unless it is named.
 LARGE = {"resmasking-ensemble": 16}
-#: What must be equal for a row of a file to be taken.
+#: Fields that must be equal to reuse a row of a file.
 SAME = ("commit", "compiler", "plugin")
 
 Row = dict[str, Any]
 
 
 def default_networks() -> list[str]:
-    """Return all that this machine has the memory for."""
+    """Return all networks that fit the memory of this machine."""
     free = measure_free_memory(LocalMachine())
     gigabytes = 0 if free is None else free.total_bytes / 1e9
     return [name for name in NETWORKS if LARGE.get(name, 0) <= gigabytes]
@@ -77,10 +77,10 @@ def write_models(name: str, folder: Path) -> dict[str, Path]:
 
 
 def measure(name: str, wanted: Sequence[tuple[str, ComputeCapability]]) -> list[Row]:
-    """Return a row for every precision and compute capability; bytes and seconds, or why there is no engine."""
+    """Return a row for every precision and compute capability; bytes and seconds, or the reason without an engine."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
-        # What exporting holds is given back before anything is compiled.
+        # A subprocess frees the memory of the export before engines are compiled.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             paths = pool.submit(write_models, name, Path(folder)).result()
         for precision, capability in wanted:
@@ -110,7 +110,7 @@ def measure(name: str, wanted: Sequence[tuple[str, ComputeCapability]]) -> list[
 
 
 def kept_rows(path: Path | None, now: dict[str, Any]) -> list[Row]:
-    """Return what an earlier run found under the same conditions."""
+    """Return the rows of an earlier run under the same conditions."""
     if path is None or not path.is_file():
         return []
     earlier = json.loads(path.read_text(encoding="utf-8"))
@@ -120,12 +120,12 @@ def kept_rows(path: Path | None, now: dict[str, Any]) -> list[Row]:
 
 
 def identity(row: Row) -> tuple[str, str, str]:
-    """Return what names a row."""
+    """Return the key of a row."""
     return row["network"], row["precision"], row["compute_capability"]
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """Return a line of the table."""
+    """Return the table cells of a row."""
     sizes = ("onnx_bytes", "weights_memory_bytes", "engine_bytes", "peak_memory_bytes")
     megabytes = (f"{row[k] / 1e6:.1f}" if row.get(k) is not None else "–" for k in sizes)
     layers = (str(row.get(k, "–")) for k in ("layers", "plugin_layers"))
@@ -133,7 +133,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def main() -> None:
-    """Measure what is not measured yet, and print everything in one table."""
+    """Measure the missing rows, and print all of them in one table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--compute-capability", nargs="+", type=parse_capability, default=[(8, 6)])
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
-    console = Console(highlight=False, width=130)  # a pipe would get 80 columns, which cut the names
+    console = Console(highlight=False, width=130)  # a pipe has 80 columns, which would cut the names
     require_module(FLAVOURS["tensorrt-rtx"])
     networks = args.network or default_networks()
     for name in (name for name in LARGE if not args.network and name not in networks):

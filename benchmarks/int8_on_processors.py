@@ -33,7 +33,7 @@ from fer_edge.system.provenance import measurement_record
 def measure(
     name: str, bundle: Bundle, faces: FaceDataset, logits: dict[str, np.ndarray]
 ) -> list[dict[str, Any]]:
-    """Return one row for each backend; ``logits`` gets the logits of every session."""
+    """Return one row for each backend; store the logits of every session in ``logits``."""
     targets = known_targets(faces, bundle.spec)
     faces, targets = faces.subset(np.flatnonzero(targets >= 0)), targets[targets >= 0]
     rows = []
@@ -83,10 +83,10 @@ def main() -> None:
     """Measure, print, and write the requested files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path, help="fer2013.csv(.gz), with fer2013new.csv beside it")
-    parser.add_argument("--faces", type=int, help="the first N faces; all if left out")
+    parser.add_argument("--faces", type=int, help="the first N faces (default: all)")
     parser.add_argument("--names", nargs="+", default=tuple(SHIPPED), metavar="NAME")
     parser.add_argument(
-        "--bundles", type=Path, metavar="DIR", help="INT8 bundles, built there where they are missing"
+        "--bundles", type=Path, metavar="DIR", help="folder of INT8 bundles; missing ones are built"
     )
     parser.add_argument("--logits", type=Path, metavar="FILE.npz", help="write the logits")
     parser.add_argument(

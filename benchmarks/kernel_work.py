@@ -1,4 +1,4 @@
-"""What one call of a CUDA kernel moves and computes, counted while it runs on the CPU, and a board's roofline for it.
+"""Count the memory traffic and arithmetic of one CUDA kernel call in CPU emulation, and estimate its roofline.
 
 Used by kernels.py and kernels_on_gpu.py.
 """
@@ -23,7 +23,7 @@ HALF = 2  # bytes
 
 @dataclass(frozen=True)
 class Board:
-    """Peaks of a module, from its data sheets: dense FP16 is half of dense INT8."""
+    """Peak rates of a Jetson module from its data sheet; dense FP16 is half of dense INT8."""
 
     int8_tops: float
     memory_gb_per_s: float
@@ -41,7 +41,7 @@ BOARDS = {
 }
 #: Positions and channels: the shipped network at 48 × 48, and the paper's form at 224 × 224.
 ATTENTION_SHAPES = {"conv-attention 48×48": (36, 128), "conv-attention 224×224": (784, 128)}
-#: Side and channels of the input: the shipped network's, and that of networks with three colours.
+#: Side and channels of the input: those of the shipped network, and of networks with three colours.
 CROP_SHAPES = {"gray 48×48": (48, 1), "RGB 224×224": (224, 3)}
 FRAME_HEIGHT, FRAME_WIDTH, FACE_PX = 720, 1280, 160
 #: Faces that lie side by side in a frame.
@@ -50,22 +50,22 @@ MAX_FACES = FRAME_WIDTH * FRAME_HEIGHT // FACE_PX**2
 
 @dataclass(frozen=True)
 class Work:
-    """What one call does.
+    """Work of one kernel call.
 
     Attributes
     ----------
     kernel, shape : str
-        What, and for which network.
+        Kernel, and the network whose shape it has.
     batch : int
         Faces.
     counted_bytes : int
         Loads and stores of global memory by all threads, as counted in emulation.
     once_bytes : int
-        Every input and output once: what memory must give where caches serve the rest.
+        Every input and output once: the memory traffic with perfect caches.
     operations : int
         Two per multiply-add counted, padding included.
     unfused_bytes : int or None
-        What separate kernels move, each tensor once per kernel that reads or writes it.
+        Memory traffic of separate kernels, each tensor once per kernel that reads or writes it.
     """
 
     kernel: str
@@ -78,18 +78,18 @@ class Work:
 
     @property
     def intensity(self) -> float:
-        """Operations per byte that memory must give."""
+        """Operations per byte of memory traffic."""
         return self.operations / self.once_bytes
 
     def times_us(self, board: Board) -> tuple[float, float]:
-        """Return the estimates for each byte once, and as counted."""
+        """Return the time estimates for each byte once, and for the counted bytes."""
         return board.time_us(self.operations, self.once_bytes), board.time_us(
             self.operations, self.counted_bytes
         )
 
 
 class Emulation:
-    """The kernels compiled for the CPU; every call returns what was counted."""
+    """The kernels compiled for the CPU; every call returns its counts."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -107,7 +107,7 @@ class Emulation:
     def _compile(self, driver: str, program: Path) -> None:
         compiler = shutil.which("g++")
         if compiler is None:
-            raise UsageError("counting needs a compiler of version 12 or newer: run apt install g++")
+            raise UsageError("no C++ compiler of version 12 or newer is found. Fix: run apt install g++")
         command = [compiler, "-std=c++20", "-O2", "-march=native", "-fno-strict-aliasing", "-pthread"]
         command += [
             "-DFER_EDGE_EMULATION",
@@ -122,7 +122,7 @@ class Emulation:
 
 
 def count_attention(emulation: Emulation, shape: str, batch: int) -> Work:
-    """Return what ``self_attention`` does in FP16."""
+    """Return the work of ``self_attention`` in FP16."""
     positions, channels = ATTENTION_SHAPES[shape]
     depth = channels // 8
     sizes = [depth, depth, channels, channels]  # query, key, value, residual
@@ -141,7 +141,7 @@ def count_attention(emulation: Emulation, shape: str, batch: int) -> Work:
 
 
 def count_crops(emulation: Emulation, shape: str, faces: int) -> Work:
-    """Return what ``crop_resize_normalize`` does for ``faces`` of 160 pixels in a BGR frame of 1280 × 720."""
+    """Return the work of ``crop_resize_normalize`` for ``faces`` of 160 pixels in a BGR frame of 1280 × 720."""
     side, channels = CROP_SHAPES[shape]
     frame = np.random.default_rng(0).integers(0, 256, (FRAME_HEIGHT, FRAME_WIDTH * 3), np.uint8)
     columns = FRAME_WIDTH // FACE_PX
@@ -182,6 +182,6 @@ def _work(
 
 
 def _pixels_read(side: int) -> int:
-    """How many columns (or rows) of a face the bilinear samples of ``side`` output pixels touch."""
+    """Return the number of columns (or rows) of a face that ``side`` bilinear samples read."""
     position = ((np.arange(side) + 0.5) * FACE_PX / side - 0.5).clip(0, FACE_PX - 1)
     return len(np.union1d(np.floor(position), np.ceil(position)))

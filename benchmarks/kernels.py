@@ -1,15 +1,14 @@
-"""The CUDA kernels: what they move and compute, how long a Jetson needs at least, and on a GPU how long they take.
+"""Memory traffic and arithmetic of the CUDA kernels, lower bounds of their time on a Jetson, and times on a GPU.
 
     python benchmarks/kernels.py [--batch 1 4 16] [--json FILE]
 
 Without a GPU: bytes and multiply-adds are counted while the kernels run on the CPU (kernel_work.py). From
 them follows a roofline estimate, which is not measured: the larger of operations by the tensor peak and bytes by
-the memory bandwidth. It knows no launch, no latency and no idle multiprocessor, so small work takes longer.
+the memory bandwidth. It ignores launches, latency and idle multiprocessors, so small work takes longer.
 Multiplications off the tensor cores count like those on them: a few in a hundred of self-attention's; in
 crop_resize_normalize all, and too few to matter beside its bytes. Integer arithmetic on pixels does not count.
 
-Two times are given: where caches serve all that is read again ("each byte once"), and where nothing is kept
-("as counted"). Unfused, self-attention also writes its N × N scores and reads them again, twice.
+Two times are given: with perfect caches ("each byte once"), and without caches ("as counted"). Unfused, self-attention also writes its N × N scores and reads them again, twice.
 
 With a GPU, compiled kernels and PyTorch for CUDA, they are timed too, see kernels_on_gpu.py.
 
@@ -88,7 +87,7 @@ def derive_pool(height: int = 144, width: int = 112, hidden: int = 66) -> Pool:
     weights = hidden * (channels + 1) + hidden + 1
     features, between, scores = channels * locations, hidden * locations, locations
     one = features + weights + scores + channels  # the map and the embedding are outputs
-    # Besides: the hidden layer is written and read, as are its scores; the map and the features are read by the sum.
+    # The hidden layer and its scores are written and read; the sum reads the map and the features.
     four = one + 2 * between + 3 * scores + features
     six = four + 2 * between + 2 * scores
     return Pool(
@@ -101,7 +100,7 @@ def derive_pool(height: int = 144, width: int = 112, hidden: int = 66) -> Pool:
 
 
 def work_table(works: Sequence[Work]) -> object:
-    """Return the table of what was counted, and the estimates per board."""
+    """Return the table of counts, and of the estimates per board."""
     heads = ("kernel", "for", "batch", "KB counted", "KB each once", "KB unfused", "MFLOP", "FLOP/byte")
     return make_table(
         f"Times: {LABEL}, µs, each byte once – as counted",
@@ -124,7 +123,7 @@ def work_table(works: Sequence[Work]) -> object:
 
 
 def pool_table(pool: Pool) -> object:
-    """Return the table that says why the pool is not fused."""
+    """Return the table of the traffic that a fused pool would save."""
     rows = [
         ("the pool", launches, moved, pool.operations) for launches, moved in pool.bytes_by_launches.items()
     ]
@@ -154,7 +153,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
     if min(args.batch) < 1 or max(args.batch) > MAX_FACES:
-        parser.error(f"--batch must be from 1 to {MAX_FACES}")
+        parser.error(f"--batch must be from 1 to {MAX_FACES}. Fix: give batch sizes in that range.")
     with tempfile.TemporaryDirectory() as folder:
         emulation = Emulation(Path(folder))
         works = [count_attention(emulation, shape, n) for shape in ATTENTION_SHAPES for n in args.batch]

@@ -1,11 +1,12 @@
-"""Times of the kernels on the GPU of this machine, beside PyTorch's and TensorRT's ways to compute the same.
+"""Times of the kernels on the GPU of this machine, compared with PyTorch and TensorRT.
 
 Used by kernels.py. It has not been run on a GPU yet.
 
 Self-attention in FP16: the fused kernel; cuBLAS, softmax, cuBLAS (PyTorch); scaled-dot-product attention, whose
-kernel PyTorch chooses; and an engine of the operator's function body, which TensorRT fuses as it likes, where TensorRT
-is installed. Twenty calls are one CUDA graph, as in the product's runner, timed by CUDA events. The percentages are of what this GPU reaches on
-a copy of 256 MB and on a product of 4096 × 4096 matrices, with the bytes and operations that the task needs at least.
+kernel PyTorch chooses; and an engine of the operator's function body, which TensorRT fuses by itself, where TensorRT
+is installed. Twenty calls are one CUDA graph, as in the product's runner, timed by CUDA events. The percentages compare the
+minimum bytes and operations of the task with the rates that this GPU reaches on a copy of 256 MB and on a product of
+4096 × 4096 matrices.
 """
 
 from __future__ import annotations
@@ -39,18 +40,18 @@ _TOLERANCE = 2e-2
 
 @dataclass(frozen=True)
 class Measured:
-    """One way to compute one task.
+    """Times of one method for one task.
 
     Attributes
     ----------
     method, shape : str
-        How, and for which network.
+        Method, and the network whose shape it has.
     batch : int
         Faces.
     p50_us, p99_us : float
         Per call, over runs of 20 calls each.
     bandwidth_percent, tensor_percent : float
-        Of what the GPU reached on a copy and on a large product.
+        Percentage of the rates of a copy and of a large product.
     """
 
     method: str
@@ -63,7 +64,7 @@ class Measured:
 
 
 def attention_model(positions: int, channels: int) -> onnx.ModelProto:
-    """Return self-attention alone as an FP16 network with a free batch; γ is a constant."""
+    """Return self-attention alone as an FP16 network with a dynamic batch; γ is a constant."""
     depth = channels // 8
     model = onnx.parser.parse_model(f"""
 <ir_version: 9, opset_import: ["" : 18, "{DOMAIN}" : 1]>
@@ -82,19 +83,21 @@ attention (float16[b, {depth}, {positions}] query, float16[b, {depth}, {position
 
 
 def measure(works: Sequence[Work]) -> list[Measured]:
-    """Time every way to compute the self-attention among ``works``.
+    """Time every method for the self-attention among ``works``.
 
     Raises
     ------
     UsageError
-        If PyTorch has no CUDA, or a way gives another result than PyTorch in single precision.
+        If PyTorch has no CUDA, or a method differs from PyTorch in single precision.
     """
     import torch
 
     if not torch.cuda.is_available():
-        raise UsageError("the comparison needs PyTorch with CUDA: see https://pytorch.org/get-started")
+        raise UsageError(
+            "PyTorch cannot use CUDA on this machine. Fix: install PyTorch with CUDA as on https://pytorch.org/get-started"
+        )
     rows = []
-    # Not the default stream, with which others would synchronise.
+    # Not the default stream, which synchronises with others.
     with tempfile.TemporaryDirectory() as folder, torch.no_grad(), torch.cuda.stream(torch.cuda.Stream()):
         copy_bytes_per_us, product_flop_per_us = _peaks(torch)
         for work in works:
@@ -119,7 +122,7 @@ def measure(works: Sequence[Work]) -> list[Measured]:
 
 
 def time_table(rows: Sequence[Measured]) -> object:
-    """Return what :func:`measure` found, as a table."""
+    """Return the results of :func:`measure` as a table."""
     return make_table(
         "Measured on this GPU",
         ("method", "for", "batch", "p50 µs", "p99 µs", "% of bandwidth", "% of tensor peak"),
@@ -141,7 +144,7 @@ def time_table(rows: Sequence[Measured]) -> object:
 def _ways(
     torch: Any, batch: int, positions: int, channels: int, folder: Path
 ) -> dict[str, Callable[[], Any]]:
-    """Return calls that compute the same on the current stream; each has been checked once."""
+    """Return equivalent calls on the current stream, each checked once."""
 
     def draw(rows: int, scale: float) -> Any:
         return (scale * torch.randn(batch, rows, positions, device="cuda")).half()
@@ -175,7 +178,10 @@ def _ways(
     for name, way in ways.items():
         error = (way().float() - expected).abs().max().item()
         if not error <= _TOLERANCE * expected.abs().max().item():
-            raise UsageError(f"{name} is off by {error:g} at {tuple(value.shape)}: its time means nothing")
+            raise UsageError(
+                f"{name} differs from float32 PyTorch by {error:g} at {tuple(value.shape)}. "
+                "Fix: report this with the output of fer-edge doctor."
+            )
     return ways
 
 
@@ -189,7 +195,9 @@ def _engine(torch: Any, flavour: str, inputs: Mapping[str, Any], folder: Path) -
     runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
     engine = runtime.deserialize_cuda_engine(engine_file.read_bytes())
     if engine is None:
-        raise EngineError(f"{flavour} cannot read the engine that it built")
+        raise EngineError(
+            f"{flavour} cannot read the engine that it built. Fix: report this with the output of fer-edge doctor."
+        )
     context = engine.create_execution_context()
     out = torch.empty_like(inputs["value"])
     for name, tensor in inputs.items():
@@ -199,14 +207,16 @@ def _engine(torch: Any, flavour: str, inputs: Mapping[str, Any], folder: Path) -
 
     def call(kept_alive: tuple[Any, ...] = (runtime, engine)) -> Any:
         if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
-            raise EngineError(f"{flavour} cannot run the engine")
+            raise EngineError(
+                f"{flavour} cannot run the engine. Fix: report this with the output of fer-edge doctor."
+            )
         return out
 
     return call
 
 
 def engine_options(flavour: str, batch: int, **changes: Any) -> EngineOptions:
-    """Return how the engine to compare with is built: for one batch size, by standard operators."""
+    """Return the build options of the reference engine: one batch size, standard operators."""
     return EngineOptions(flavour, "fp16", batch, batch, batch, plugin="none", **changes)
 
 

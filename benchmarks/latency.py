@@ -1,9 +1,9 @@
-"""Latency of a bundle's network: every backend, precision and batch size in turn, within one run.
+"""Latency of a bundle's network: every backend, precision and batch size, interleaved within one run.
 
     python benchmarks/latency.py BUNDLE [--batch 1 8] [--threads 2] [--json FILE]
 
-The sessions take turns, so a change of the machine's speed meets all of them alike: compare ratios within
-a run, not figures of two runs.
+The sessions are interleaved, so a change of the machine's speed affects all of them alike: compare ratios
+within a run, not figures of two runs.
 """
 
 from __future__ import annotations

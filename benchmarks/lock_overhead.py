@@ -1,8 +1,8 @@
-"""Overhead of the guard that lets threads share a session or detector, with one caller; and what more callers gain.
+"""Overhead of the guard that lets threads share a session or detector, with one caller; and the throughput of several callers.
 
     python benchmarks/lock_overhead.py IMAGE [--runs 2000] [--json FILE]
 
-With the guard and without take turns. The ratio is the median over the turns, with its 95 % interval (bootstrap).
+Calls with and without the guard are interleaved. The ratio is the median over the turns, with its 95 % interval (bootstrap).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CALLERS, _PERCENTILES = (1, 2, 4), ("p50", "p90", "p99")
 def without_guard(
     owner: object, call: Callable[[], object]
 ) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Return ``call`` with the guards of ``owner`` and without; both set them first, which takes as long."""
+    """Return ``call`` with and without the guards of ``owner``; both set the guards first, at equal cost."""
     name = next(name for name in _GUARDS if hasattr(owner, name))
     guard, activity = getattr(owner, name), openvino._ACTIVITY
     with guard as value:
@@ -51,7 +51,7 @@ def without_guard(
 
 
 def ratio(guarded: list[float], bare: list[float]) -> tuple[float, float, float]:
-    """Return the 95 % interval of the median ratio of paired latencies, and in between the median."""
+    """Return lower bound, median and upper bound (95 %) of the ratio of paired latencies."""
     ratios, rng = np.array(guarded) / np.array(bare), np.random.default_rng(0)
     medians = [np.median(rng.choice(ratios, len(ratios))) for _ in range(_RESAMPLES)]
     low, high = np.percentile(medians, (2.5, 97.5))
@@ -59,7 +59,7 @@ def ratio(guarded: list[float], bare: list[float]) -> tuple[float, float, float]
 
 
 def calls_per_s(call: Callable[[], object], callers: int, runs: int) -> float:
-    """Return how many calls a second ``callers`` threads get together."""
+    """Return the calls per second of ``callers`` threads together."""
     started = time.perf_counter()
     with ThreadPoolExecutor(callers) as pool:
         for done in [pool.submit(call) for _ in range(runs)]:
@@ -86,7 +86,7 @@ def main() -> None:
     for name, (owner, call) in cases.items():
         work = dict(zip(("guarded", "bare"), without_guard(owner, call), strict=True))
         taken = take_turns(work, args.runs)
-        work["guarded"]()  # the guards are in place again
+        work["guarded"]()  # the guards are restored
         low, median, high = ratio(taken["guarded"], taken["bare"])
         row = {"of": name, "n": len(taken["bare"]), "ratio": median, "low": low, "high": high}
         row |= {f"{k} {q}": getattr(summarise(v), f"{q}_ms") for k, v in taken.items() for q in _PERCENTILES}

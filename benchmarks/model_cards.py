@@ -1,9 +1,9 @@
-"""Measures the bundles that ship on FER2013's PublicTest and writes their model cards.
+"""Measure the shipped bundles on FER2013's PublicTest and write their model cards.
 
     python benchmarks/model_cards.py fer2013.csv.gz [--photographs DIR] [--names NAME ...] [--priors-only]
 
 ``fer2013new.csv`` lies beside the CSV. The figures by prior come from the record that benchmarks/priors.py writes,
-every other figure from the run that writes the card; ``--priors-only`` writes that section of a card anew.
+all other figures from the run that writes the card; ``--priors-only`` rewrites only that section.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def accuracy_section(figures: Mapping[str, Metrics]) -> str:
 
 
 def recipe_section(model: ShippedModel, provenance: Mapping[str, Any]) -> str:
-    """Return what the weights were trained with, from their own record."""
+    """Return the training recipe, from the record of the weights."""
     recipe, validation = provenance["recipe"], provenance["validation"]
     options = ", ".join(f"{k} {v}" for k, v in recipe["network_options"].items())
     phases = "; ".join(
@@ -126,7 +126,7 @@ def recipe_section(model: ShippedModel, provenance: Mapping[str, Any]) -> str:
 
 
 def priors_section(name: str, record: Mapping[str, Any]) -> str:
-    """Return what the prior changes, from the record of benchmarks/priors.py."""
+    """Return the effect of the prior, from the record of benchmarks/priors.py."""
     model, where = record["models"][name], record["record"]
     shares = ", ".join(f"{c} {percent(share)}" for c, share in model["class_frequencies"].items())
     rows = [
@@ -247,8 +247,8 @@ def main() -> None:
     )
     parser.add_argument("csv", type=Path, help="fer2013.csv[.gz]")
     parser.add_argument("--photographs", type=Path, metavar="DIR", help="a folder with legend.csv")
-    parser.add_argument("--names", nargs="+", choices=list(SHIPPED), help="only these")
-    parser.add_argument("--priors-only", action="store_true", help="leave everything else as it is")
+    parser.add_argument("--names", nargs="+", choices=list(SHIPPED), help="bundles to measure (default: all)")
+    parser.add_argument("--priors-only", action="store_true", help="rewrite only the section of priors")
     args = parser.parse_args()
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     for name in args.names or SHIPPED:

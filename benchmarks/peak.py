@@ -32,18 +32,18 @@ from fer_edge.system.provenance import measurement_record
 PEAK_SIZE, PEAK_RUNS = 2048, 20
 #: The convolution is like those of a residual network: 3×3, 256 channels, on 56×56.
 _CHANNELS, _SIDE = 256, 56
-#: In a row within one model: what is spent on its input and output hardly counts then.
+#: Products in a row within one model, so that its input and output cost little in comparison.
 _REPEATS = 4
 
 
 @dataclass(frozen=True)
 class Peak:
-    """What one method reached.
+    """Rate of one method.
 
     Attributes
     ----------
     precision : {"int8", "fp32"}
-        What is multiplied; INT8 is summed in int32.
+        Type of the operands; INT8 accumulates in int32.
     method : str
         Library and work.
     n : int
@@ -60,7 +60,7 @@ class Peak:
 
 
 def measure_peaks(size: int = PEAK_SIZE, runs: int = PEAK_RUNS, threads: int | None = None) -> list[Peak]:
-    """Measure every method in turn; the best of each precision comes first.
+    """Measure the methods interleaved; the best of each precision comes first.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def measure_peaks(size: int = PEAK_SIZE, runs: int = PEAK_RUNS, threads: int | N
     runs : int
         Runs of each method.
     threads : int or None
-        Of each library; ``None`` leaves the choice to it.
+        Threads of each library; ``None``: its default.
     """
     product = 2 * size**3
     convolution = 2 * 9 * _CHANNELS**2 * _SIDE**2
@@ -107,7 +107,7 @@ def best_peaks(peaks: Sequence[Peak]) -> dict[str, Peak]:
 
 
 def peak_table(peaks: Sequence[Peak]) -> Any:
-    """Return a table of what every method reached."""
+    """Return a table of the rates of all methods."""
     rows = [(p.precision, p.method, p.n, f"{p.best_gops:.0f}", f"{p.p50_gops:.0f}") for p in peaks]
     return make_table("Peak of this machine", ("precision", "method", "n", "best GOPS", "p50 GOPS"), rows)
 
@@ -115,18 +115,18 @@ def peak_table(peaks: Sequence[Peak]) -> Any:
 def _products(
     operator: str, shape: tuple[int, ...], weight_shape: tuple[int, ...], int8: bool
 ) -> onnx.ModelProto:
-    """Return a network of products in a row, in INT8 with the Q/DQ that backends turn into integer kernels."""
+    """Return a network of chained products, in INT8 with Q/DQ for integer kernels."""
     integers = np.random.default_rng(1).integers(-127, 128, weight_shape, np.int8)
     attributes = {"pads": [1, 1, 1, 1]} if operator == "Conv" else {}
     constants = {} if int8 else {"weight": (integers / 127).astype(np.float32)}
     nodes = []
     if int8:
-        # A scale like that of sums of so many products: what a network stores.
+        # A typical scale for sums of this many products.
         wide = math.prod(weight_shape[1:]) ** 0.5 / 64
         constants |= {"scale": np.float32(1 / 255), "zero": np.uint8(0), "wide": np.float32(wide)}
         nodes += _stored("input", "scale", "x0")
         for i in range(_REPEATS):
-            # Of its own for each: ONNX Runtime's form without saturation rewrites weights, and fails on shared ones.
+            # One per product: ONNX Runtime's form without saturation rewrites weights, and fails on shared ones.
             constants |= {f"weight{i}": integers, f"weight_zero{i}": np.int8(0)}
             given = [f"weight{i}", "scale", f"weight_zero{i}"]
             nodes.append(helper.make_node("DequantizeLinear", given, [f"w{i}"]))
@@ -148,7 +148,7 @@ def _products(
 
 
 def _stored(name: str, scale: str, result: str) -> list[onnx.NodeProto]:
-    """Return the pair that stores ``name`` as uint8."""
+    """Return the Q/DQ pair that stores ``name`` as uint8."""
     return [
         helper.make_node("QuantizeLinear", [name, scale, "zero"], [f"{name}.q"]),
         helper.make_node("DequantizeLinear", [f"{name}.q", scale, "zero"], [result]),

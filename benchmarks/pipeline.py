@@ -2,7 +2,7 @@
 
     python benchmarks/pipeline.py IMAGE --bundle BUNDLE [--attention] [--json FILE]
 
-FP32 and INT8 take turns within the run.
+FP32 and INT8 are interleaved within the run.
 """
 
 from __future__ import annotations
@@ -48,7 +48,11 @@ def main() -> None:
     parser.add_argument("--detector-model", type=Path)
     parser.add_argument("--min-face", type=int, default=40)
     parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--attention", action="store_true", help="with and without it; needs such a bundle")
+    parser.add_argument(
+        "--attention",
+        action="store_true",
+        help="measure with and without attention; needs a bundle with attention",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
     frame = frame_640x480(read_image(args.image))

@@ -1,11 +1,10 @@
-"""Measures the bundles that ship under each prior: on held-out training images, PublicTest and photographs.
+"""Measure the shipped bundles under each prior: on held-out training images, PublicTest and photographs.
 
     python benchmarks/priors.py fer2013.csv.gz --photographs DIR [--json FILE]
 
 Each network runs once over each face, in FP32; every prior is applied to the same logits. The calibration error is
 given with faces weighed by q / π, which is right for data with the class frequencies of the training labels, and
-without weights. ``fer2013new.csv`` lies
-beside the CSV.
+without weights. ``fer2013new.csv`` lies beside the CSV.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "ece", "ece_unweighted")
 def measure(name: str, faces: FaceDataset, recorded_as: str, *, like_training: bool) -> dict[str, Any]:
     """Return the figures of one bundle on one set of faces, by prior.
 
-    Faces weighed by q / π show the calibration under q only where they are ``like_training``, of frequencies π.
+    Weights q / π estimate the calibration under q only for faces ``like_training``, of frequencies π.
     """
     bundle = open_bundle(shipped_bundle(name))
     names = bundle.spec.class_names

@@ -1,9 +1,9 @@
-"""Writes the bundles that ship anew, in the current format: the same model and ranges, with a self-test and priors.
+"""Rewrite the shipped bundles in the current format: the same model and ranges, with a self-test and priors.
 
     python benchmarks/renew_bundles.py fer2013.csv.gz [--names NAME ...]
 
 The faces of a self-test are chosen on the INT8 model that is built from the bundle, so that saturated INT8 arithmetic
-shows on them; a self-test that is there stays. Class frequencies are those of the labels that the recorded run saw.
+shows on them; an existing self-test stays. Class frequencies are those of the training labels of the recorded run.
 ``fer2013new.csv`` lies beside the CSV.
 """
 
@@ -35,19 +35,19 @@ from fer_edge.export.training.recipes import RECIPES
 from fer_edge.models.catalogue import SHIPPED, shipped_bundle
 from fer_edge.probabilities import make_rule, softmax
 
-#: Accuracy on held-out images that the default prior may cost.
+#: Largest loss of accuracy on held-out images for the default prior.
 MAX_LOSS = 0.03
 RULE = (
     "balanced, unless on the held-out part of Training balanced accuracy does not rise against the prior training, or "
     "accuracy falls by more than 3 points"
 )
 _FILES = (FP32_MODEL, RANGES, SELF_TEST)
-#: Of a recorded recipe: what decides which labels the loss saw.
+#: Fields of a recorded recipe that determine the training labels.
 _RECORDED = ("labels", "seed", "validation_count", "per_class", "subject_folds", "fold")
 
 
 def training_labels(name: str, csv: Path) -> tuple[dict[str, float], FaceDataset]:
-    """Return the class frequencies that the loss saw in the recorded run of a bundle, and its held-out faces."""
+    """Return the class frequencies of the training labels of a bundle's recorded run, and its held-out faces."""
     bundle = open_bundle(shipped_bundle(name))
     recorded: Mapping[str, Any] = bundle.manifest.provenance["recipe"]
     recipe = dataclasses.replace(
@@ -68,7 +68,7 @@ def held_out_metrics(bundle: Bundle, faces: FaceDataset) -> dict[str, Metrics]:
     Raises
     ------
     DataError
-        If the accuracy is not that which the run recorded: the images are others.
+        If the accuracy differs from the recorded one, because the images are others.
     """
     session = load_session(bundle, BACKENDS["onnxruntime"], "fp32")
     scaled, targets = labelled_logits(session, faces, bundle.spec, temperature=bundle.manifest.temperature)
@@ -83,8 +83,8 @@ def held_out_metrics(bundle: Bundle, faces: FaceDataset) -> dict[str, Metrics]:
     recorded = bundle.manifest.provenance["validation"]["validation_accuracy"]
     if abs(found["training"].accuracy - recorded) > 1.5 / len(targets):
         raise DataError(
-            f"accuracy of {bundle.path} on its held-out images: expected {recorded}, as recorded, found "
-            f"{found['training'].accuracy}: give the data that it was trained on"
+            f"expected the recorded accuracy {recorded} of {bundle.path} on its held-out images, found "
+            f"{found['training'].accuracy}. Fix: give the data that it was trained on."
         )
     return found
 
@@ -113,7 +113,7 @@ def with_priors(bundle: Bundle, name: str, csv: Path) -> Manifest:
 
 
 def renew(name: str, csv: Path) -> None:
-    """Write one bundle anew."""
+    """Rewrite one bundle."""
     path = shipped_bundle(name)
     bundle = open_bundle(path)
     manifest = with_priors(bundle, name, csv)
@@ -132,7 +132,7 @@ def renew(name: str, csv: Path) -> None:
 
 
 def main() -> None:
-    """Write all shipped bundles, or the named ones."""
+    """Rewrite all shipped bundles, or the named ones."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("csv", type=Path, help="fer2013.csv[.gz]")
     parser.add_argument("--names", nargs="+", choices=list(SHIPPED), default=list(SHIPPED))

@@ -1,9 +1,9 @@
-"""Overhead of the engine runner on the host: a batch on a device that does everything at once.
+"""Overhead of the engine runner on the host, with a simulated device that completes everything at once.
 
     python benchmarks/runner_overhead.py [--batch 1 8 16 40] [--runs 20000] [--threads 1 4] [--json FILE]
 
-The device copies real memory, computes nothing and waits for nothing, so what is measured is Python: two changes of
-thread, some fifteen calls that CUDA would get, and the copies between NumPy and pinned memory. Calls of cuda-python
+The device copies real memory, computes nothing and waits for nothing, so only Python is measured: two thread
+switches, some fifteen calls to the device, and the copies between NumPy and pinned memory. Calls of cuda-python
 add their own time, and a GPU its work.
 """
 
@@ -34,84 +34,75 @@ _WARM_UP = 500
 
 
 class InstantEngine:
-    """An engine and its context: the output is what lies in its memory."""
+    """An engine and its context that leave the output memory unchanged."""
 
     input = TensorInfo("input", np.dtype(np.float32), _SAMPLE)
     outputs = (TensorInfo("logits", np.dtype(np.float32), (_CLASSES,)),)
     min_batch, max_batch, scratch_bytes = 1, 16, 256
 
     def create_context(self, batch: int, addresses: Mapping[str, int], scratch: int) -> InstantEngine:
-        """Return itself."""
+        """Return the engine, which is its own context."""
         return self
 
     def enqueue(self, stream: int) -> None:
         """Compute nothing."""
 
     def close(self) -> None:
-        """Free nothing."""
+        """Do nothing."""
 
 
 class InstantDevice:
-    """See :class:`fer_edge.cuda.device.Device`: host memory, no streams."""
+    """Simulated device with host memory and without streams."""
 
     def __init__(self) -> None:
         self._memory: dict[int, np.ndarray] = {}
         self._handles = itertools.count(1)
 
     def allocate(self, size_bytes: int) -> int:
-        """Host memory."""
         memory = np.zeros(size_bytes, np.uint8)
         self._memory[memory.ctypes.data] = memory
         return memory.ctypes.data
 
     def free(self, address: int) -> None:
-        """Forget it."""
         del self._memory[address]
 
     def allocate_pinned(self, size_bytes: int) -> np.ndarray:
-        """Host memory."""
         return np.zeros(size_bytes, np.uint8)
 
     def create_stream(self) -> int:
-        """A number."""
         return next(self._handles)
 
     create_event = create_stream
 
     def copy(self, target: int, source: int, size_bytes: int, stream: int) -> None:
-        """Now."""
         ctypes.memmove(target, source, size_bytes)
 
     def is_done(self, event: int) -> bool:
-        """Always."""
         return True
 
     def elapsed_ms(self, begin: int, end: int) -> float:
-        """None."""
         return 0.0
 
     def load_engine(self, file: EngineFile) -> InstantEngine:
-        """No file is read."""
         return InstantEngine()
 
     def capture(self, stream: int, enqueue: Callable[[], None]) -> int:
-        """A number."""
         return next(self._handles)
 
     def close(self) -> None:
-        """Nothing is left."""
+        """Do nothing."""
 
     def _ignore(self, *arguments: int) -> None:
-        """There is no work to order."""
+        """Do nothing: there is no work to order."""
 
     record = wait = launch = destroy_stream = destroy_event = destroy_graph = _ignore
 
     def free_pinned(self, memory: np.ndarray) -> None:
-        """NumPy's."""
+        """Do nothing: NumPy frees the memory."""
 
 
 def measure(rows: int, runs: int, threads: int) -> dict[str, float | int]:
-    """Return percentiles of the time per call in microseconds, and what memory 1000 calls leave behind in bytes.
+    """Return percentiles of the time per call in microseconds, and the bytes that 1000 calls leave allocated.
 
     With several callers a call waits for those before it; ``wall_us`` is the whole time through all calls.
     """
@@ -153,7 +144,7 @@ def measure(rows: int, runs: int, threads: int) -> dict[str, float | int]:
 
 
 def _memory(runner: EngineRunner, batch: np.ndarray, calls: int = 1000) -> tuple[int, int]:
-    """Return what so many calls leave allocated on the host, and the most that one holds meanwhile."""
+    """Return the bytes that the calls leave allocated on the host, and the peak of one call."""
     out = {"logits": np.empty((len(batch), _CLASSES), np.float32)}
     tracemalloc.start()
     try:

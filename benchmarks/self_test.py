@@ -1,9 +1,9 @@
-"""How reliably the self-test notices saturated INT8 sums, whether it raises false alarms, and its cost.
+"""Detection rate of the self-test for saturated INT8 sums, its false alarms and its cost.
 
     python benchmarks/self_test.py [--draws 1000] [--pool 1024] [--saturated saturated.npz] [--output FILE.json]
 
-Each draw chooses its faces as a build does, from a random quarter of a pool of rendered faces, and judges by two faces
-and by all eight. Saturated logits come from the emulation, or, with ``--saturated``, from a processor without VNNI:
+Each draw chooses its faces like a build, from a random quarter of a pool of rendered faces, and is judged by two and by
+eight faces. Saturated logits come from the emulation, or, with ``--saturated``, from a processor without VNNI:
 
     qemu-x86_64 -cpu Haswell python benchmarks/self_test.py --bundle INT8.fer --write-saturated saturated.npz --pool 256
 
@@ -43,7 +43,7 @@ _OPENINGS = 5
 
 
 def logits_of(bundle: Bundle, backend: str, precision: str, crops: np.ndarray, **options: Any) -> np.ndarray:
-    """Return the logits of one session, which is not tested first."""
+    """Return the logits of one session, opened without a self-test."""
     settings = SessionOptions(threads=1, **options)
     session = load_tested_session(bundle, BACKENDS[backend], precision, settings, self_test=False).session
     try:
@@ -84,7 +84,7 @@ def count(
 
 
 def cost(bundle: Bundle) -> list[dict[str, Any]]:
-    """Return what the self-test takes when a session opens, beside a single inference."""
+    """Return the time of the self-test of a new session, and that of a single inference."""
     rows = []
     for backend in available_backends("cpu"):
         for precision in ("fp32", "int8"):
@@ -114,15 +114,15 @@ def cost(bundle: Bundle) -> list[dict[str, Any]]:
 def main() -> None:
     """Measure the default network."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", default=next(iter(SHIPPED)), metavar="NAME", help="a bundle that ships")
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="its INT8 bundle, built if left out")
+    parser.add_argument("--model", default=next(iter(SHIPPED)), metavar="NAME", help="a shipped bundle")
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="its INT8 bundle (default: build it)")
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--pool", type=int, default=1024, help="rendered faces")
     parser.add_argument(
         "--saturated", type=Path, metavar="FILE.npz", help="logits of a processor that saturates"
     )
     parser.add_argument(
-        "--write-saturated", type=Path, metavar="FILE.npz", help="write them, and do nothing else"
+        "--write-saturated", type=Path, metavar="FILE.npz", help="only write the saturated logits"
     )
     parser.add_argument("--output", type=Path, metavar="FILE.json")
     args = parser.parse_args()

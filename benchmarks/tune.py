@@ -1,9 +1,9 @@
-"""Regret of what `fer-edge tune` chooses: its time per face against that of the best candidate, in a later run.
+"""Regret of the choice of `fer-edge tune`: its time per face against the best candidate's, in a later run.
 
     python benchmarks/tune.py [--tunings 3] [--turns 40] [--output benchmarks/records/tune.json]
 
 Three bundles are built: conv-attention and visual-attention in INT8, resnet18 with random weights in FP32. Each is
-tuned several times as by a first start; then all candidates, those that tuning dropped included, take turns. Regret is
+tuned several times as on first use; then all candidates, including dropped ones, are timed interleaved. Regret is
 time of the choice / best − 1, by the median time per face with one and with four faces in a call.
 """
 
@@ -38,7 +38,7 @@ from fer_edge.system.machine import LocalMachine
 from fer_edge.system.processors import count_processors
 from fer_edge.system.provenance import measurement_record
 
-#: Name → how its bundle is built.
+#: Name → build options of the bundle.
 BUNDLES = {
     "conv-attention INT8": BuildOptions("conv-attention", backend="onnxruntime"),
     "visual-attention INT8": BuildOptions(
@@ -98,14 +98,16 @@ def measure(bundle: Bundle, tunings: int, turns: int) -> dict[str, Any]:
 def main() -> None:
     """Build, tune, measure, print, and write the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--bundles", type=Path, metavar="DIR", help="built there where they are missing")
+    parser.add_argument(
+        "--bundles", type=Path, metavar="DIR", help="folder of the bundles; missing ones are built"
+    )
     parser.add_argument("--tunings", type=int, default=3, metavar="N")
     parser.add_argument("--turns", type=int, default=40, metavar="N")
     parser.add_argument("--output", type=Path, metavar="FILE.json")
     args = parser.parse_args()
     console, found = Console(highlight=False, width=150), dict[str, Any]()
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["FER_EDGE_CACHE"] = folder  # the user's own choices stay as they are
+        os.environ["FER_EDGE_CACHE"] = folder  # do not change the user's stored choices
         for name, options in BUNDLES.items():
             path = (args.bundles or Path(folder)) / f"{name.replace(' ', '-').lower()}.fer"
             if not path.exists():

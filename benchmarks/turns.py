@@ -1,6 +1,6 @@
-"""Timing in turns: a change of the machine's speed meets everything that is compared alike.
+"""Interleaved timing: a change of the machine's speed affects all compared calls alike.
 
-The order changes with every turn, because what ran before matters: its threads may still spin, and the caches
+The order changes with every turn, because the previous call matters: its threads may still spin, and the caches
 hold its weights.
 """
 
@@ -24,11 +24,11 @@ def take_turns(
     Parameters
     ----------
     work : mapping
-        What is timed, by name.
+        Timed calls by name.
     turns : int
-        How often each is called, besides the turns that warm up.
+        Number of timed calls of each, after the warm-up.
     budget_s : float
-        No turn begins after so many seconds, but :data:`MIN_TURNS` are made.
+        No turn begins after this number of seconds, except the first :data:`MIN_TURNS`.
     """
     taken: dict[Key, list[float]] = {key: [] for key in work}
     order = list(work.items())

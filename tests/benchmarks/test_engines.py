@@ -1,4 +1,4 @@
-"""The benchmark of engines goes on where it was interrupted, and says what the compiler refuses."""
+"""The benchmark of engines continues an interrupted run, and reports refused engines."""
 
 from __future__ import annotations
 

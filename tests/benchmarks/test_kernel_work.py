@@ -1,4 +1,4 @@
-"""What the kernels move and compute is right where it can be worked out by hand."""
+"""Counted traffic and arithmetic of the kernels equal values computed by hand."""
 
 from __future__ import annotations
 

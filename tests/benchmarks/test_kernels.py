@@ -1,4 +1,4 @@
-"""The table of the kernels is right where it can be worked out by hand, and says what it is."""
+"""The table of the kernels equals values computed by hand, and is labelled as an estimate."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_batches_that_fit_no_frame_are_refused(batch: str) -> None:
     command = [sys.executable, str(BENCHMARKS / "kernels.py"), "--batch", batch]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "--batch must be from 1 to 36" in done.stderr
+    assert "--batch must be from 1 to 36. Fix:" in done.stderr
 
 
 def test_the_model_to_compare_with_computes_attention(on_gpu: ModuleType, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is published of priors: the record, the manifests and the model cards say the same."""
+"""The record of priors, the manifests and the model cards agree."""
 
 from __future__ import annotations
 
