@@ -24,9 +24,9 @@ from fer_edge.manifest import LOGIT_PRIORS, TEMPERATURES, parse_frequencies
 from fer_edge.spec import ModelSpec
 
 _HEADER = "fer_edge"
-#: What a provenance says about the file that the weights come from.
+#: Provenance fields about the file of the weights.
 _FILE = ("weights_sha256", "layout", "container")
-#: What a network's constructor can raise for options that make no sense.
+#: Errors of a network's constructor for invalid options.
 _ODD_OPTIONS = (
     KeyError, TypeError, AttributeError, ValueError, IndexError, ArithmeticError, RuntimeError, MemoryError,
 )  # fmt: skip
@@ -37,7 +37,7 @@ _MAX_STAGES = 32
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network with weights, and what is known about them."""
+    """A network with its weights and their provenance."""
 
     module: nn.Module
     spec: ModelSpec
@@ -46,12 +46,12 @@ class TrainedNetwork:
 
     @property
     def temperature(self) -> float:
-        """What makes the confidences honest, as fitted on the images held out in training; 1 if none was.
+        """Temperature that calibrates the confidences, fitted on the held-out images of training; 1 if none was.
 
         Raises
         ------
         WeightsError
-            If the recorded one is no number in the range of the fit.
+            If the recorded temperature is not a number in the range of the fit.
         """
         validation = self.provenance.get("validation")
         fitted = validation.get("temperature") if isinstance(validation, Mapping) else None
@@ -60,13 +60,13 @@ class TrainedNetwork:
         least, most = TEMPERATURES
         if not is_number(fitted) or not least <= fitted <= most:
             raise WeightsError(
-                f"the weights record the temperature {fitted!r:.40}, expected a number from {least:g} to {most:g}: fetch or train them again"
+                f"the weights record the temperature {fitted!r:.40}, expected a number from {least:g} to {most:g}. Fix: fetch the weights again, or train again."
             )
         return float(fitted)
 
     @property
     def class_frequencies(self) -> dict[str, float] | None:
-        """Share of each class among the targets that the loss saw; ``None`` for weights that do not record it.
+        """Share of each class among the targets of the loss; ``None`` for weights that do not record it.
 
         Raises
         ------
@@ -76,27 +76,31 @@ class TrainedNetwork:
         try:
             return parse_frequencies(self.provenance.get("class_frequencies"), self.spec)
         except ValueError as error:
-            raise WeightsError(f"the weights cannot be used ({error}): fetch or train them again") from error
+            raise WeightsError(
+                f"the weights cannot be used ({error}). Fix: fetch the weights again, or train again."
+            ) from error
 
     @property
     def logit_prior(self) -> str | None:
         """Prior that the logits imply; ``None`` where unknown."""
         found = self.provenance.get("logit_prior")
         if found not in LOGIT_PRIORS:
-            raise WeightsError(f"the weights name an unknown logit_prior {found!r:.40}: train them again")
+            raise WeightsError(
+                f"the weights name an unknown logit_prior {found!r:.40}. Fix: train again with this version."
+            )
         return None if self.class_frequencies is None else found
 
     @property
     def default_prior(self) -> str | None:
-        """Weights name none."""
+        """None: weights have no default prior."""
         return None
 
 
 def save_weights(path: Path, trained: TrainedNetwork) -> None:
-    """Write the weights whole or not at all.
+    """Write the weights completely or not at all.
 
-    What the provenance says about the file they were loaded from moves into its ``source``. Numbers that are
-    not finite, such as a loss that was not measured, are stored as ``null``.
+    Provenance about the file they were loaded from moves into ``source``. NaN and infinite numbers, such as an
+    unmeasured loss, are stored as ``null``.
     """
     provenance = {name: value for name, value in trained.provenance.items() if name not in _FILE}
     source = {name: trained.provenance[name] for name in _FILE if name in trained.provenance}
@@ -115,7 +119,7 @@ def save_weights(path: Path, trained: TrainedNetwork) -> None:
 def load_weights(path: Path) -> TrainedNetwork:
     """Build the network that a file describes and fill it; nothing in the file is executed.
 
-    The provenance is that in the file, with the file's own ``weights_sha256``, ``layout`` and ``container``.
+    The provenance is read from the file and extended by the file's ``weights_sha256``, ``layout`` and ``container``.
 
     Raises
     ------
@@ -124,7 +128,7 @@ def load_weights(path: Path) -> TrainedNetwork:
     """
     if not path.is_file():
         raise WeightsError(
-            f"weights file {path} does not exist: give --weights a file, or 'random' for timing only"
+            f"weights file {path} does not exist. Fix: give --weights a file, or 'random' for timing only."
         )
     try:
         header = parse_json(read_safetensors_header(path).metadata[_HEADER])
@@ -132,29 +136,30 @@ def load_weights(path: Path) -> TrainedNetwork:
             tensors = safetensors.torch.load_file(name)
     except (SafetensorError, KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
         raise WeightsError(
-            f"{path} is not a whole FER-Edge weights file ({type(error).__name__}: {error}): fetch or train it again"
+            f"{path} is not a complete FER-Edge weights file ({type(error).__name__}: {error}). Fix: fetch the weights again, or train again."
         ) from error
     try:
         spec = ModelSpec.from_dict(header["spec"])
         options, provenance = dict(header["options"]), dict(header["provenance"])
         _require_small(options)
-        with torch.device("meta"):  # sizes are compared before memory is taken
+        with torch.device("meta"):  # compare sizes before memory is allocated
             module = build_network(spec.network, options)
     except (FerEdgeError, *_ODD_OPTIONS) as error:
+        reason = str(error).partition(". Fix: ")[0]
         raise WeightsError(
-            f"{path} does not describe a network that this version knows ({type(error).__name__}: {error}): fetch or train it again"
+            f"{path} does not describe a network of this version ({type(error).__name__}: {reason}). Fix: fetch the weights again, or train again."
         ) from error
     require_fit(module, tensors, str(path))
     module = build_network(spec.network, options)
     fill(module, tensors, str(path))
     found = dict(zip(_FILE, (sha256_of(path), "fer-edge", "safetensors"), strict=True))
     trained = TrainedNetwork(module.eval(), spec, options, provenance | found)
-    trained.temperature, trained.class_frequencies, trained.logit_prior  # noqa: B018 - refuses odd values now
+    trained.temperature, trained.class_frequencies, trained.logit_prior  # noqa: B018 - refuse invalid values now
     return trained
 
 
 def is_ours(path: Path) -> bool:
-    """Tell a weights file of ours, by its header, from others; so a damaged one is none."""
+    """Return whether the header is that of a FER-Edge weights file; false for a damaged one."""
     if not path.is_file() or not is_safetensors(path):
         return False
     try:
@@ -164,20 +169,20 @@ def is_ours(path: Path) -> bool:
 
 
 def fill(module: nn.Module, state: Mapping[str, Any], origin: str) -> None:
-    """Load ``state`` into ``module``; say what is missing, unknown, of another shape or not finite."""
+    """Load ``state`` into ``module``; refuse missing, unknown, differently shaped or non-finite entries."""
     require_fit(module, state, origin)
     module.load_state_dict(dict(state))
-    # NaN and infinity survive a sum; several times as fast as a look at each value.
+    # NaN and infinity survive a sum, which is several times as fast as a test of each value.
     sums = {name: value.sum(dtype=torch.float64) for name, value in module.state_dict().items()}
     damaged = [name for name, total in sums.items() if not torch.isfinite(total)]
     if damaged:
         raise WeightsError(
-            f"{origin} holds values that are not finite in {len(damaged)} entries (such as {damaged[0]}): fetch or train it again"
+            f"{origin} has NaN or infinite values in {len(damaged)} entries (such as {damaged[0]}). Fix: fetch the weights again, or train again."
         )
 
 
 def require_fit(module: nn.Module, state: Mapping[str, Any], origin: str) -> None:
-    """Refuse a state with missing, unknown or differently shaped entries; say which, and the likely reason."""
+    """Refuse a state with missing, unknown or differently shaped entries; name them and the likely reason."""
     expected = module.state_dict()
     missing = [name for name in expected if name not in state]
     unknown = [name for name in state if name not in expected]
@@ -199,12 +204,12 @@ def require_fit(module: nn.Module, state: Mapping[str, Any], origin: str) -> Non
         if len(missing) > 1:
             parts.append(f"missing are {', '.join(missing[:4])}{', …' if len(missing) > 4 else ''}")
         raise WeightsError(
-            f"{origin} does not fit {type(module).__name__}: {'; '.join(parts)}{_reason(missing, unknown, len(expected))}: give weights of this network"
+            f"{origin} does not fit {type(module).__name__}: {'; '.join(parts)}{_reason(missing, unknown, len(expected))}. Fix: give weights of this network."
         )
 
 
 def _reason(missing: list[str], unknown: list[str], expected: int) -> str:
-    """Guess why entries do not fit, where it can be told."""
+    """Return the likely reason for a misfit, or an empty text."""
     present = {name.partition(".")[0] for name in unknown}
     lacking = sorted({name.partition(".")[0] for name in missing} - present)
     if missing and unknown:
@@ -215,7 +220,7 @@ def _reason(missing: list[str], unknown: list[str], expected: int) -> str:
 
 
 def _require_small(options: Mapping[str, Any]) -> None:
-    """Refuse options that would take a network's constructor long."""
+    """Refuse options so large that the network's constructor would take long."""
     for name, value in options.items():
         numbers = value if isinstance(value, list) else [value]
         small = all(

@@ -1,7 +1,7 @@
 """Authors' checkpoints: read into our networks, and written back in the same layout.
 
 A file is untrusted: only numbers and plain values are read from it, and no code in it runs.
-A layout says how one network's authors name their entries; :data:`LAYOUTS` holds those we know.
+A layout maps the entry names of one network's authors; :data:`LAYOUTS` holds the known ones.
 """
 
 from fer_edge.export.checkpoints.dan import load_dan, save_dan

@@ -39,7 +39,7 @@ def without_aliases(
     for name in sorted(twins.keys() | {name for name in own if alias_of(name) is not None}):
         if name not in own or name not in twins or not same_values(own[name], twins[name]):
             raise WeightsError(
-                f"{origin}: expected the {what} {name} a second time as {alias_of(name)} with equal values, found them different or one missing: fetch the file again"
+                f"{origin} must hold the {what} {name} also as {alias_of(name)} with equal values, but one is missing or they differ. Fix: fetch the file again."
             )
     return own
 

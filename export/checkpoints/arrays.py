@@ -1,4 +1,4 @@
-"""NumPy files of strangers: headers first, then only what is asked for and no larger than it should be."""
+"""Read untrusted NumPy files: headers first, then single arrays of bounded size."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _MAX_DIMENSIONS = 32
 _MAX_MEMBERS = 2000  # of the papers' files about 100
 _MAX_SIDE_PX = 1 << 40
 _DESCR = re.compile(r"[<>|=]?[a-zA-Z]\d{0,4}")
-#: What Python's parser raises for text that is no literal.
+#: Errors of Python's parser for text that is not a literal.
 _NO_LITERAL = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, KeyError)
 
 
 @dataclass(frozen=True)
 class ArrayHeader:
-    """What an array's header declares."""
+    """Shape, type and order that an array's header declares."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -57,7 +57,7 @@ def is_npz(path: Path) -> bool:
 
 
 class NpzArrays(Mapping[str, np.ndarray]):
-    """The arrays of an ``.npz`` file, each read when it is asked for; pickled objects are refused.
+    """Lazily read arrays of an ``.npz`` file; pickled objects are refused.
 
     Attributes
     ----------
@@ -78,28 +78,28 @@ class NpzArrays(Mapping[str, np.ndarray]):
             members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
             if len(members) > _MAX_MEMBERS:
                 raise WeightsError(
-                    f"{path} has {len(members)} arrays, expected at most {_MAX_MEMBERS}: give the authors' file"
+                    f"{path} has {len(members)} arrays, expected at most {_MAX_MEMBERS}. Fix: give the authors' file."
                 )
             for member in members:
                 if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise ValueError("it is compressed as NumPy does not do it")
+                    raise ValueError("its compression is not one that NumPy writes")
                 with archive.open(member) as file:
                     name = member.filename.removesuffix(".npy")
-                    self.headers[name] = _read_header(file, f"{path}: {member.filename}")
+                    self.headers[name] = _read_header(file, f"{member.filename} in {path}")
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """Read one array, all of it."""
+        """Read one whole array."""
         header = self.headers[name]
         if header.column_major:
             return self._values(name, header.size).reshape(header.shape[::-1]).T
         return self._values(name, header.size).reshape(header.shape)
 
     def first(self, name: str) -> np.ndarray:
-        """Read the first row of one array, however many there are."""
+        """Read the first row of one array."""
         header = self.headers[name]
         if header.column_major or not header.size:
             raise WeightsError(
-                f"{self.path}: {name} is empty or in column-major order, expected rows: save it with np.savez"
+                f"{name} in {self.path} is empty or in column-major order, expected rows. Fix: save it with np.savez."
             )
         return self._values(name, header.size // header.shape[0]).reshape(header.shape[1:])
 
@@ -115,7 +115,7 @@ class NpzArrays(Mapping[str, np.ndarray]):
             zipfile.ZipFile(self.path) as archive,
             archive.open(f"{name}.npy") as file,
         ):
-            origin = f"{self.path}: {name}"
+            origin = f"{name} in {self.path}"
             return _read_values(file, _read_header(file, origin), count, origin)
 
 
@@ -131,15 +131,17 @@ def _read_header(file: IO[bytes], origin: str) -> ArrayHeader:
     """Read a header of format 1.0 or 2.0, as one literal of limited length with exactly its three fields."""
     start = file.read(8)
     if len(start) < 8 or not start.startswith(_MAGIC):
-        raise ValueError(f"{origin} lacks the magic string of an array")
+        raise ValueError(f"{origin} does not begin with the magic string of an .npy array")
     version = (start[6], start[7])
     if version not in ((1, 0), (2, 0)):
-        raise WeightsError(f"{origin} has array format {version}, expected 1.0 or 2.0: save it with np.savez")
+        raise WeightsError(
+            f"{origin} has array format {version}, expected 1.0 or 2.0. Fix: save it with np.savez."
+        )
     field = file.read(2 if version == (1, 0) else 4)
     length = int.from_bytes(field, "little")
     if length > _MAX_HEADER_BYTES:
         raise WeightsError(
-            f"{origin} has a header of {length} bytes, expected at most {_MAX_HEADER_BYTES}: save plain arrays with np.savez"
+            f"{origin} has a header of {length} bytes, expected at most {_MAX_HEADER_BYTES}. Fix: save plain arrays with np.savez."
         )
     text = file.read(length)
     if len(text) < length:
@@ -147,27 +149,29 @@ def _read_header(file: IO[bytes], origin: str) -> ArrayHeader:
     try:
         fields = ast.literal_eval(text.decode("latin1").strip())
     except _NO_LITERAL as error:
-        raise ValueError(f"{origin} has a header that is no literal ({type(error).__name__})") from error
+        raise ValueError(
+            f"{origin} has a header that is not a Python literal ({type(error).__name__})"
+        ) from error
     if not isinstance(fields, dict) or set(fields) != {"descr", "fortran_order", "shape"}:
-        raise ValueError(f"{origin} has a header without descr, fortran_order and shape alone")
+        raise ValueError(f"{origin} has a header whose fields are not descr, fortran_order and shape")
     descr, column_major, shape = fields["descr"], fields["fortran_order"], fields["shape"]
     if not isinstance(column_major, bool) or not isinstance(shape, tuple) or len(shape) > _MAX_DIMENSIONS:
-        raise ValueError(f"{origin} has odd dimensions")
+        raise ValueError(f"{origin} has an invalid shape or order")
     if not all(type(side) is int and abs(side) < _MAX_SIDE_PX for side in shape):
-        raise ValueError(f"{origin} has a shape with sides that are huge or no numbers")
+        raise ValueError(f"{origin} has a shape with too large or non-integer sides")
     dtype = _simple_dtype(descr, origin)
     if dtype.hasobject:
         raise WeightsError(
-            f"{origin} is refused: expected numbers, found pickled objects, which could run code: save plain arrays with np.savez"
+            f"expected numbers in {origin}, found pickled objects, which could run code. Fix: save plain arrays with np.savez."
         )
     return ArrayHeader(shape, dtype, column_major)
 
 
 def _simple_dtype(descr: object, origin: str) -> np.dtype:
-    """Return a type of one letter and size; fields and sub-arrays are none."""
+    """Return a scalar type; refuse fields and sub-arrays."""
     if not isinstance(descr, str) or not _DESCR.fullmatch(descr):
         raise WeightsError(
-            f"{origin} holds {repr(descr)[:60]}, expected real numbers: save plain arrays with np.savez"
+            f"{origin} holds {repr(descr)[:60]}, expected real numbers. Fix: save plain arrays with np.savez."
         )
     try:
         return np.dtype(descr)
@@ -176,29 +180,37 @@ def _simple_dtype(descr: object, origin: str) -> np.dtype:
 
 
 def _read_values(file: IO[bytes], header: ArrayHeader, count: int, origin: str) -> np.ndarray:
-    """Read ``count`` values: never more than the header and the limit allow, whatever the ZIP unpacks to."""
+    """Read ``count`` values, at most as many as the header and the limit allow."""
     size = count * header.dtype.itemsize
     if header.dtype.kind not in "fiu":
-        raise WeightsError(f"{origin} holds {header.dtype}, expected real numbers: give the authors' file")
+        raise WeightsError(
+            f"{origin} holds {header.dtype}, expected real numbers. Fix: give the authors' file."
+        )
     if any(side < 0 for side in header.shape):
-        raise WeightsError(f"{origin} declares {header.shape}, a negative size: fetch the file again")
+        raise WeightsError(
+            f"{origin} declares {header.shape}, expected no negative side. Fix: fetch the file again."
+        )
     if size > MAX_ARRAY_BYTES:
         raise WeightsError(
-            f"{origin} declares {header.shape} {header.dtype}, more than the {MAX_ARRAY_BYTES >> 20} MiB that are read: give the authors' file"
+            f"{origin} declares {header.shape} {header.dtype}, expected at most {MAX_ARRAY_BYTES >> 20} MiB. Fix: give the authors' file."
         )
     data = file.read(size)
     if len(data) != size:
-        raise WeightsError(f"{origin} ends after {len(data)} of {size} bytes: fetch the file again")
+        raise WeightsError(
+            f"{origin} is truncated after {len(data)} of {size} bytes. Fix: fetch the file again."
+        )
     return np.frombuffer(data, header.dtype)
 
 
 @contextlib.contextmanager
 def _whole(path: Path, what: str) -> Iterator[None]:
     if not path.is_file():
-        raise WeightsError(f"{path} does not exist or is no file, expected {what}: give another path")
+        raise WeightsError(
+            f"{path} is not an existing file, expected {what}. Fix: give the path of the file."
+        )
     try:
         yield
     except ZIP_ERRORS as error:
         raise WeightsError(
-            f"{path} cannot be read as {what} ({type(error).__name__}: {error}): fetch it again"
+            f"{path} cannot be read as {what} ({type(error).__name__}: {error}). Fix: fetch it again."
         ) from error

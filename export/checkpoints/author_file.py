@@ -14,7 +14,7 @@ from torch import Tensor
 from fer_edge._utils.files import combined_sha256, sha256_of
 from fer_edge._utils.inert_pickle import Made
 
-#: Records that authors leave beside the weights; they are repeated as the file's claims.
+#: Records beside the weights that are reported as the file's claims.
 _CLAIMS = (
     "best_val_acc", "best_val_loss", "best_train_acc", "best_train_loss", "test_acc", "best_acc1", "prec", "epoch",
 )  # fmt: skip
@@ -23,24 +23,24 @@ _NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
 
 @dataclass(frozen=True)
 class AuthorFile:
-    """What a file holds.
+    """Entries, records and provenance of one file.
 
     Attributes
     ----------
     path : Path
-        As the user gave it.
+        Path given by the user.
     container : str
         Kind of file and where the entries lie in it, for people.
     entries : mapping
         Name → tensor (PyTorch) or array (NumPy, TensorFlow; read when asked for).
     records : mapping
-        What lies beside the weights.
+        Other values beside the weights.
     parts : tuple of Path
-        The files that make it up.
+        Files of the checkpoint.
     changes : mapping
         For the provenance: ``dropped`` entries of other tools, ``converted`` types.
     licence : str or None
-        In place of the layout's, which is that of the published files.
+        Replaces the licence of the layout, which applies to the published files.
     """
 
     path: Path
@@ -52,7 +52,7 @@ class AuthorFile:
     licence: str | None = None
 
     def claims(self) -> dict[str, float]:
-        """Return the scores that the file claims, which nobody here has measured."""
+        """Return the scores recorded in the file, which FER-Edge has not measured."""
         numbers = {name: _number(self.records.get(name)) for name in _CLAIMS}
         return {name: number for name, number in numbers.items() if number is not None}
 
@@ -71,7 +71,7 @@ def _number(value: object) -> float | None:
         return None
     try:
         return value if math.isfinite(value) else None
-    except OverflowError:  # a whole number beyond all floating-point ones
+    except OverflowError:  # an integer beyond the range of float
         return None
 
 

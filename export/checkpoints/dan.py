@@ -37,7 +37,7 @@ def load_dan(path: Path) -> tuple[Dan, dict[str, Any]]:
     Returns
     -------
     module : Dan
-        In evaluation mode, float32. It gives landmarks and no expression.
+        In evaluation mode, float32. It predicts landmarks and no expression.
     provenance : dict
         File, ``weights_sha256``, layout and licence.
 
@@ -51,11 +51,11 @@ def load_dan(path: Path) -> tuple[Dan, dict[str, Any]]:
     missing = [name for name in names if name not in arrays]
     if missing:
         raise WeightsError(
-            f"{path} is not a two-stage DAN: {len(missing)} of {len(names)} arrays missing (such as {missing[0]}): expected {SIGNATURE}: give DAN.npz or DAN-Menpo.npz"
+            f"{path} is not a two-stage DAN: expected {SIGNATURE}, found {len(missing)} of {len(names)} arrays missing (such as {missing[0]}). Fix: give DAN.npz or DAN-Menpo.npz."
         )
     if f"arr_{_ARRAYS}" in arrays:
         raise WeightsError(
-            f"{path} has more than {_ARRAYS} arrays, as the tracking variant with its confidence output, which is not supported: give DAN.npz or DAN-Menpo.npz"
+            f"{path} has more than {_ARRAYS} arrays, like the unsupported tracking variant with a confidence output. Fix: give DAN.npz or DAN-Menpo.npz."
         )
     with torch.device("meta"):
         module = Dan()
@@ -72,13 +72,15 @@ def load_dan(path: Path) -> tuple[Dan, dict[str, Any]]:
     ]
     if wrong:
         raise WeightsError(
-            f"{path} does not fit DAN: {len(wrong)} wrong shapes (such as {wrong[0]}): give DAN.npz or DAN-Menpo.npz"
+            f"{path} does not fit DAN: {len(wrong)} wrong shapes (such as {wrong[0]}). Fix: give DAN.npz or DAN-Menpo.npz."
         )
-    state = {ours: _from_author(ours, arrays[f"arr_{i}"], f"{path}: arr_{i}") for i, ours in enumerate(order)}
+    state = {
+        ours: _from_author(ours, arrays[f"arr_{i}"], f"arr_{i} in {path}") for i, ours in enumerate(order)
+    }
     for ours, theirs in _BUFFERS.items():
         state[ours] = _tensor(arrays[theirs].reshape(shapes[ours]))
     if not (state["image_std"] > 0).all():
-        raise WeightsError(f"{path}: stdDevImg must be positive everywhere: fetch the file again")
+        raise WeightsError(f"stdDevImg in {path} must be positive everywhere. Fix: fetch the file again.")
     counters = [name for name in shapes if name.endswith(".num_batches_tracked")]
     module.to_empty(device="cpu")
     fill(module, state | {name: torch.zeros((), dtype=torch.int64) for name in counters}, str(path))
@@ -133,9 +135,11 @@ def _author_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _from_author(ours: str, value: np.ndarray, origin: str) -> Tensor:
     if ours.endswith("running_var"):
-        # An inverse deviation cannot exceed 1/√ε, but for rounding.
+        # An inverse deviation exceeds 1/√ε by rounding only.
         if not ((value > 0) & (value < 1.001 / np.sqrt(EPSILON))).all():
-            raise WeightsError(f"{origin} is no inverse deviation in (0, 100]: fetch the file again")
+            raise WeightsError(
+                f"{origin} must hold inverse deviations in (0, 100]. Fix: fetch the file again."
+            )
         return _tensor(np.maximum(1 / value.astype(np.float64) ** 2 - EPSILON, 0))
     return _tensor(_turned(value))
 

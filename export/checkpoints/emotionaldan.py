@@ -1,4 +1,4 @@
-"""The files of EmotionalDAN's authors: a TensorFlow checkpoint, and what it lacks."""
+"""The files of EmotionalDAN's authors: a TensorFlow checkpoint and the inputs that it lacks."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fer_edge.export.checkpoints.author_file import AuthorFile
 from fer_edge.export.checkpoints.tensorflow_bundle import TensorFlowCheckpoint
 from fer_edge.export.networks.emotionaldan import EMOTIONALDAN_SPEC, LANDMARKS, SIDE, from_tensorflow
 
-#: Number of classes → their order; three: what the authors group as negative, neutral, positive.
+#: Number of classes → their order; three: the authors' groups negative, neutral and positive.
 CLASSES = {7: EMOTIONALDAN_SPEC.class_names, 3: ("negative", "neutral", "positive")}
 
 
 @dataclass(frozen=True)
 class AuthorInputs:
-    """What EmotionalDAN needs beside its checkpoint.
+    """Inputs that EmotionalDAN needs beside its checkpoint.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ def from_author(file: AuthorFile, inputs: AuthorInputs) -> tuple[dict[str, Any],
     origin = str(file.path)
     if not isinstance(file.entries, TensorFlowCheckpoint):
         raise WeightsError(
-            f"{origin} is {file.container}, expected a TensorFlow checkpoint: give Model2.index"
+            f"{origin} is {file.container}, expected a TensorFlow checkpoint. Fix: give Model2.index."
         )
     shape = _canonical_shape(file.entries, inputs.canonical_shape)
     mean, std = _statistics(inputs.image_statistics, origin)
@@ -65,17 +65,17 @@ def _canonical_shape(checkpoint: TensorFlowCheckpoint, path: Path | None) -> np.
         origin = f"{checkpoint.prefix}.meta"
         if not shapes or any(not np.array_equal(shapes[0], other) for other in shapes):
             raise WeightsError(
-                f"{origin} is missing or does not hold one constant [1, 136]: the canonical shape is not in the checkpoint: give --canonical-shape FILE.npy|.npz"
+                f"expected the canonical shape as the only constant [1, 136] of {origin}, found none or several. Fix: give --canonical-shape FILE.npy or FILE.npz"
             )
         shape = shapes[0]
     else:
         origin, shape = str(path), _points(path)
     points = np.asarray(shape, np.float64).reshape(LANDMARKS, 2)
     low, high, middle = points.min(0), points.max(0), points.mean(0)
-    inside = (middle > 0).all() and (middle < SIDE).all()  # NaN is not
+    inside = (middle > 0).all() and (middle < SIDE).all()  # false for NaN
     if not inside or not SIDE / 10 < (high - low).max() < 2 * SIDE:
         raise WeightsError(
-            f"{origin}: the canonical shape lies from ({low[0]:.6g}, {low[1]:.6g}) to ({high[0]:.6g}, {high[1]:.6g}), expected a face in pixels of a {SIDE}×{SIDE} image: scale and move it"
+            f"the canonical shape in {origin} lies from ({low[0]:.6g}, {low[1]:.6g}) to ({high[0]:.6g}, {high[1]:.6g}), expected a face in pixels of a {SIDE}×{SIDE} image. Fix: scale and move it into the image."
         )
     return shape
 
@@ -84,7 +84,9 @@ def _points(path: Path) -> np.ndarray:
     if not is_npz(path):
         shape = read_npy(path)
         if shape.size != 2 * LANDMARKS:
-            raise WeightsError(f"{path} holds {shape.shape}, expected 68 points (x, y): give another file")
+            raise WeightsError(
+                f"{path} holds {shape.shape}, expected 68 points (x, y). Fix: give a file with the canonical shape."
+            )
         return shape
     arrays = NpzArrays(path)
     if "Landmark" in arrays:
@@ -94,7 +96,7 @@ def _points(path: Path) -> np.ndarray:
     fitting = [name for name, header in arrays.headers.items() if header.size == 2 * LANDMARKS]
     if len(fitting) != 1:
         raise WeightsError(
-            f"{path} holds {', '.join(arrays) or 'nothing'}, expected Landmark, or one array of 68 points: save the canonical shape alone with np.save"
+            f"{path} holds {', '.join(arrays) or 'nothing'}, expected Landmark, or one array of 68 points. Fix: save the canonical shape alone with np.save."
         )
     return arrays[fitting[0]]
 
@@ -102,13 +104,13 @@ def _points(path: Path) -> np.ndarray:
 def _statistics(path: Path | None, origin: str) -> tuple[np.ndarray, np.ndarray]:
     if path is None:
         raise WeightsError(
-            f"{origin} lacks the mean and deviation image of its training: give --image-statistics FILE.npz with ImgMean and ImgStd"
+            f"{origin} does not hold the mean and deviation images of its training. Fix: give --image-statistics FILE.npz with ImgMean and ImgStd."
         )
     arrays = NpzArrays(path)
     for name in ("ImgMean", "ImgStd"):
         found = arrays.headers[name].shape if name in arrays else "none"
         if name not in arrays or arrays.headers[name].size != SIDE * SIDE:
             raise WeightsError(
-                f"{path}: expected {name} of {SIDE}×{SIDE} values, found {found} (arrays: {', '.join(arrays)}): give the authors' training file"
+                f"expected {name} of {SIDE}×{SIDE} values in {path}, found {found} (arrays: {', '.join(arrays)}). Fix: give the authors' training file."
             )
     return arrays["ImgMean"], arrays["ImgStd"]

@@ -30,30 +30,30 @@ def combine(folder: Path, trained: Mapping[Path, TrainedNetwork]) -> TrainedNetw
     Raises
     ------
     WeightsError
-        If a member is missing, there twice or no member, or the classes differ.
+        If a member is missing, repeated or unknown, or the classes differ.
     """
     files: dict[str, Path] = {}
     for path, member in trained.items():
         layout = LAYOUTS.get(member.spec.network)
         if layout is None or layout.arch not in MEMBERS:
             raise WeightsError(
-                f"{path} holds {member.spec.network}, which is no member of {ENSEMBLE} ({', '.join(MEMBERS)}): take it out of the folder"
+                f"{path} holds {member.spec.network}, which is not a member of {ENSEMBLE} ({', '.join(MEMBERS)}). Fix: move it out of the folder."
             )
         if layout.arch in files:
             raise WeightsError(
-                f"{folder} holds {member.spec.network} twice ({files[layout.arch].name} and {path.name}): keep one"
+                f"{folder} holds {member.spec.network} twice ({files[layout.arch].name} and {path.name}). Fix: keep one of the files."
             )
         files[layout.arch] = path
     missing = [arch for arch in MEMBERS if arch not in files]
     if missing:
         raise WeightsError(
-            f"{folder} lacks {len(missing)} of {len(MEMBERS)} members: {', '.join(f'{arch} (published as {MEMBERS[arch].checkpoint})' for arch in missing)}: add them"
+            f"{folder} lacks {len(missing)} of {len(MEMBERS)} members: {', '.join(f'{arch} (published as {MEMBERS[arch].checkpoint})' for arch in missing)}. Fix: add their files."
         )
     first = trained[files["resmasking"]].spec
     for path, member in trained.items():
         if member.spec.class_names != first.class_names:
             raise WeightsError(
-                f"{path} has the classes {', '.join(member.spec.class_names[:8])}, others {', '.join(first.class_names[:8])}: give members trained on the same"
+                f"{path} has the classes {', '.join(member.spec.class_names[:8])}, other members have {', '.join(first.class_names[:8])}. Fix: give members trained on the same classes."
             )
     members: dict[str, nn.Module] = {arch: trained[files[arch]].module for arch in MEMBERS}
     digests = {path.name: str(member.provenance["weights_sha256"]) for path, member in trained.items()}

@@ -1,6 +1,6 @@
-"""Which of a file's entries are the weights of a network: wrappers, prefixes and counters of the training.
+"""Find the weights of a network in a file: strip wrappers, prefixes and training counters.
 
-No list of prefixes is needed: a layout knows its entries, so whatever stands before all of them is taken off.
+No list of prefixes is needed: a layout knows its entry names, so any common prefix before them is removed.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from fer_edge.errors import WeightsError
 T = TypeVar("T")
 Recognise = Callable[[Collection[str]], "str | None"]
 
-#: Where scripts put the weights, most usual first; other names are looked into as well.
+#: Keys under which scripts store the weights, most usual first; other keys are searched as well.
 _WRAPPERS = ("net", "state_dict", "model_state_dict", "model", "weights", "network", "module", "params")
 _DEEPEST = 4
 _MAX_PREFIX_CHARS = 6
 #: Averages of the weights over the training's steps, by the words of their names.
 _AVERAGE = re.compile(r"(^|[^a-z])(ema|swa|averaged?|shadow|teacher)([^a-z]|$)")
 _OTHER_STATE = re.compile(r"optim|sched|scaler|callback|loops|rng|hyper_parameters|config|args")
-#: What training tools wrap modules in: anywhere in a name, and no part of it.
+#: Names of wrapper modules of training tools, removed anywhere in an entry name.
 _WRAPPED = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|module)\.")
-#: Entries of other tools: thop's counters, torch's average counter, and state that is no tensor.
+#: Entries of other tools: thop's counters, torch's average counter, and non-tensor state.
 _TOOLS = ("total_ops", "total_params", "n_averaged", "_extra_state")
 
 
@@ -42,13 +42,13 @@ class ChosenEntries:
     where : tuple of str
         The keys that lead to them.
     records : mapping
-        What lies beside them at the top of the file.
+        Other values at the top level of the file.
     others : tuple of str
-        Other weights in the file, which were not chosen.
+        Other weights in the file that were not chosen.
     prefixes : tuple of str
         Prefixes that were removed from the names.
     dropped : mapping
-        Kind of entry that was left out → how many.
+        Kind of entry that was left out → number.
     """
 
     entries: Mapping[str, Any]
@@ -69,19 +69,19 @@ def choose_entries(
     Raises
     ------
     WeightsError
-        If there is nothing of the kind, or two entries get one name.
+        If there are no weights, or two entries get one name.
     """
     top = _mapping(content)
     if not top:
         raise WeightsError(
-            f"{origin} holds a {_kind(content)} of no use, expected a dict with 'net', 'state_dict' or the entries: give a checkpoint"
+            f"expected a dict with 'net', 'state_dict' or the entries in {origin}, found a {_kind(content)}. Fix: give a checkpoint."
         )
     places = list(_places(top, is_tensor))
     if not places:
         key = next((key for key in _WRAPPERS if key in top), None)
         if key is not None and _mapping(top[key]) is None:
             raise WeightsError(
-                f"{origin}: {key!r} is a {_kind(top[key])}, expected a dict of tensors: save the weights alone, torch.save(model.state_dict(), 'weights.pt')"
+                f"{key!r} in {origin} is a {_kind(top[key])}, expected a dict of tensors. Fix: save the weights alone with torch.save(model.state_dict(), 'weights.pt')"
             )
         places = [((), top)] if key is None else [((key,), _mapping(top[key]) or {})]
     judged = [(where, entries, _strip(entries, is_tensor, recognise, origin)) for where, entries in places]
@@ -121,7 +121,7 @@ def _places(
                 yield (
                     where,
                     mapping,
-                )  # perhaps with records, such as a best accuracy: the weights may lie deeper
+                )  # may hold only records, such as a best accuracy, with the weights deeper
             for key, value in mapping.items():
                 inner = _mapping(value)
                 if isinstance(key, str) and inner and not _OTHER_STATE.search(key.lower()):
@@ -130,7 +130,7 @@ def _places(
 
 
 def _rank(where: tuple[str, ...], stripped: _Stripped) -> tuple[bool, int, int]:
-    """Order: plain before averages, then how usual the name of the wrapper is, then the larger."""
+    """Sort key: plain before averaged weights, then the more usual wrapper, then the larger dict."""
     averaged = any(_AVERAGE.search(key.lower()) for key in (*where, stripped.prefix))
     usual = min((_WRAPPERS.index(key) for key in where if key in _WRAPPERS), default=len(_WRAPPERS))
     return averaged, 0 if not where else 1 + usual, -len(stripped.entries)
@@ -139,7 +139,7 @@ def _rank(where: tuple[str, ...], stripped: _Stripped) -> tuple[bool, int, int]:
 def _strip(
     entries: Mapping[Any, Any], is_tensor: Callable[[object], bool], recognise: Recognise, origin: str
 ) -> _Stripped:
-    """Take off what training put around the names of one dict of tensors."""
+    """Remove wrappers and prefixes of training tools from the names of one dict of tensors."""
     dropped: Counter[str] = Counter()
     kept: dict[Any, Any] = {}
     for name, value in entries.items():
@@ -171,7 +171,7 @@ def _strip(
 
 
 def _best_prefix(names: Collection[str], recognise: Recognise) -> tuple[str, str | None]:
-    """Return the shortest prefix behind which a layout lies, plain before average; at least a quarter has it."""
+    """Return the shortest prefix of at least a quarter of the names whose rest is a layout, plain before average."""
     counts: Counter[str] = Counter()
     for name in names:
         parts = name.split(".")[: _MAX_PREFIX_CHARS + 1]
@@ -192,7 +192,7 @@ def _renamed(entries: Mapping[str, T], rename: Callable[[str], str], origin: str
         short = rename(name)
         if short in found:
             raise WeightsError(
-                f"{origin} has {printable(name)} and another entry that both stand for {printable(short)}: save the weights of one model, torch.save(model.state_dict(), 'weights.pt')"
+                f"{origin} has {printable(name)} and another entry for the same {printable(short)}. Fix: save the weights of one model with torch.save(model.state_dict(), 'weights.pt')"
             )
         found[short] = value
     return found

@@ -19,7 +19,7 @@ from fer_edge.errors import WeightsError
 from fer_edge.export.checkpoints.aliases import State, without_aliases
 from fer_edge.export.networks.feratt import VARIANTS, FERAtt, FERAttOptions
 
-#: An entry that every file has, whatever the variant.
+#: An entry in the files of every variant.
 SIGNATURE = "conv_mid.weight"
 
 #: A file that asks for a larger representation is not one of the authors'.
@@ -34,7 +34,7 @@ _ENCODER_HEAD = f"{_UNET}encoder.fc."
 
 
 def from_author_paper(state: State, origin: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return options and state of our network for a file of late 2018 (:class:`WeightsError` if it is none)."""
+    """Return options and state of our network for a file of late 2018, or raise :class:`WeightsError`."""
     return _from_author("paper", state, origin)
 
 
@@ -54,7 +54,9 @@ def to_author(module: nn.Module) -> dict[str, Tensor]:
     Aliases are included.
     """
     if not isinstance(module, FERAtt):
-        raise TypeError(f"expected a FERAtt network, found {type(module).__name__}")
+        raise TypeError(
+            f"expected a FERAtt network, found {type(module).__name__}. Fix: pass a FERAtt module."
+        )
     own = module.state_dict()
     encoder = {alias: value for name, value in own.items() if (alias := _alias_of(name)) is not None}
     head = {f"{_ENCODER_HEAD}weight": torch.zeros(1000, 512), f"{_ENCODER_HEAD}bias": torch.zeros(1000)}
@@ -67,7 +69,7 @@ def _from_author(variant: str, state: State, origin: str) -> tuple[dict[str, Any
     found = variant_of(state)
     if found != variant:
         raise WeightsError(
-            f"{origin} holds the {found} variant of FERAtt, expected {variant}: give --model {VARIANTS[found].network}"
+            f"{origin} holds the {found} variant of FERAtt, expected {variant}. Fix: give --model {VARIANTS[found].network}."
         )
     own = without_aliases(state, _original_of, _alias_of, origin, "encoder entry")
     if variant == "paper":
@@ -79,13 +81,15 @@ def _from_author(variant: str, state: State, origin: str) -> tuple[dict[str, Any
 def _options(variant: str, own: State, origin: str) -> FERAttOptions:
     inner, head = "netclass.linear.weight", "netclass.classification.weight"
     if inner not in own:
-        raise WeightsError(f"{origin} has no classifier ({inner}): give a checkpoint of the whole network")
+        raise WeightsError(
+            f"{origin} has no classifier ({inner}). Fix: give a checkpoint of the whole network."
+        )
     width = own[inner].shape[:1].numel()
     if head not in own:
         return FERAttOptions(num_classes=width, embedding=None, variant=variant)
     if not 1 <= width <= _MAX_EMBEDDING:
         raise WeightsError(
-            f"{origin} has a representation of {width} values, expected 64, or at most {_MAX_EMBEDDING}: fetch the file again"
+            f"{origin} has a representation of {width} values, expected 64 and at most {_MAX_EMBEDDING}. Fix: fetch the file again."
         )
     return FERAttOptions(num_classes=own[head].shape[:1].numel(), embedding=width, variant=variant)
 
@@ -98,7 +102,7 @@ def variant_of(names: Collection[str]) -> str:
 
 
 def _alias_of(name: str) -> str | None:
-    """``attention_map.conv2.0.bn1.bias`` → ``attention_map.encoder.layer1.0.bn1.bias``."""
+    """Map an entry to its alias: ``attention_map.conv2.0.bn1.bias`` → ``attention_map.encoder.layer1.0.bn1.bias``."""
     names = {ours: theirs for theirs, ours in _ENCODER.items()}
     alias, count = _STORED_TWICE.subn(lambda match: f"{match[1]}encoder.{names[match[2]]}.", name)
     return alias if count else None

@@ -28,12 +28,12 @@ from fer_edge.export.checkpoints.torch_file import MAX_VALUES, TensorInFile, Tor
 def read_author_file(path: Path) -> AuthorFile:
     """Read a PyTorch checkpoint, plain safetensors, an ``.npz`` file, or a TensorFlow checkpoint (prefix or any file).
 
-    The kind is told by the content; of TensorFlow's, which is several files, by the names.
+    The format is recognised by content, that of TensorFlow's several files by name.
 
     Raises
     ------
     WeightsError
-        If it is missing, damaged, something else, holds code or declares more than any network has.
+        If it is missing, damaged or of another format, holds code, or declares more values than any network has.
     MissingExtraError
         If it needs an extra that is not installed.
     """
@@ -60,7 +60,7 @@ def read_author_file(path: Path) -> AuthorFile:
 
 
 def _read_safetensors(path: Path) -> AuthorFile:
-    """Read a file without our header: entries as an author's, no word on the licence."""
+    """Read a safetensors file without our header as an author's file of unstated licence."""
     try:
         header = read_safetensors_header(path)
         total = sum(torch.Size(shape).numel() for _, shape in header.tensors.values())
@@ -70,9 +70,9 @@ def _read_safetensors(path: Path) -> AuthorFile:
             entries: dict[str, Tensor] = safetensors.torch.load_file(name)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError) as error:
         raise WeightsError(
-            f"{path} is not a whole safetensors file ({error}): fetch or train it again"
+            f"{path} is not a complete safetensors file ({error}). Fix: fetch it again, or train again."
         ) from error
-    for name, kept in header.metadata.items():  # save_model of safetensors writes one of two equal entries
+    for name, kept in header.metadata.items():  # safetensors.save_model writes one of two equal entries
         if name not in entries and kept in entries:
             entries[name] = entries[kept]
     found = choose_entries(entries, lambda value: isinstance(value, Tensor), recognise, str(path))
@@ -108,18 +108,18 @@ def _author_file(
 
 
 def _check_entries(entries: Mapping[str, Any], origin: str) -> None:
-    """Refuse entries that are no dense numbers, before any value is read."""
+    """Refuse entries that are not dense numeric tensors, before any value is read."""
     for name, value in entries.items():
         if not isinstance(name, str) or not _is_plain(value):
             shown = name if isinstance(name, (str, int)) else type(name).__name__
             kind = value.of if isinstance(value, Made) else getattr(value, "dtype", type(value).__name__)
             raise WeightsError(
-                f"{origin}: entry {shown!r:.100} is not a dense tensor of numbers ({kind!s:.100}): save the weights alone, torch.save(model.state_dict(), 'weights.pt')"
+                f"entry {shown!r:.100} in {origin} is not a dense tensor of numbers ({kind!s:.100}). Fix: save the weights alone with torch.save(model.state_dict(), 'weights.pt')"
             )
     total = sum(value.numel() for value in entries.values())
     if total > MAX_VALUES:
         raise WeightsError(
-            f"{origin} declares {total} values, expected at most {MAX_VALUES}: give the weights of one network"
+            f"{origin} declares {total} values, expected at most {MAX_VALUES}. Fix: give the weights of one network."
         )
 
 

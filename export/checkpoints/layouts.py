@@ -1,4 +1,4 @@
-"""How the authors of each network store it, and how their files are told apart."""
+"""Checkpoint layouts of the networks' authors, and their signatures."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ Read = Callable[[AuthorFile, emotionaldan.AuthorInputs], tuple[dict[str, Any], d
 
 #: The authors' CK+ classes (Residual Masking Network).
 CK_PLUS = ("neutral", "anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise")
-#: Weights to start training from: their classes are objects, named by number.
+#: ImageNet weights to start training from; the 1000 object classes are named by number.
 IMAGENET = tuple(f"imagenet-{index}" for index in range(1000))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One network's files.
+    """File layout of one network.
 
     Attributes
     ----------
     signature : str
-        Entries that tell the layout, for people.
+        Entries that identify the layout, as text for errors.
     matches : callable
         Entry names → whether the file is of this layout. At most one layout matches.
     from_author : callable
@@ -42,13 +42,13 @@ class Layout:
     to_author : callable or None
         Our module → the authors' state; ``None`` where files are only read.
     container : str
-        Where the entries lie in a file that we write.
+        Key of the entries in a file that we write.
     arch : str
         The authors' name of the network.
     classes : mapping
         Number of classes → their names in order.
     licence : str
-        What is known about the licence of published files.
+        Licence of the published files, as far as known.
     """
 
     signature: str
@@ -66,7 +66,7 @@ class Layout:
         Raises
         ------
         WeightsError
-            If they have no data set of so many classes.
+            If the authors have no data set with this number of classes.
         """
         if num_classes not in self.classes:
             known = "; ".join(
@@ -74,7 +74,7 @@ class Layout:
                 for count, names in self.classes.items()
             )
             raise WeightsError(
-                f"{origin} has {num_classes} classes, expected those of {network}: {known}: give weights trained on these"
+                f"{origin} has {num_classes} classes, expected those of {network}, {known}. Fix: give weights trained on these classes."
             )
         spec = {"class_names": self.classes[num_classes]}
         imagenet = {"color": "rgb", "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
@@ -94,7 +94,9 @@ def _tensors(reader: Callable[[State, str], tuple[dict[str, Any], dict[str, Tens
 
     def read(file: AuthorFile, inputs: emotionaldan.AuthorInputs) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if not all(isinstance(value, Tensor) for value in file.entries.values()):
-            raise WeightsError(f"{file.path} is {file.container}, expected a PyTorch checkpoint: give that")
+            raise WeightsError(
+                f"{file.path} is {file.container}, expected a PyTorch checkpoint. Fix: give the authors' PyTorch file."
+            )
         return reader(file.entries, str(file.path))
 
     return read
@@ -109,7 +111,7 @@ def _is_feratt(variant: str, names: Names) -> bool:
 
 
 def _is_resnet(last_block: str, names: Names) -> bool:
-    """The last block of stage 3 tells the depth, the third convolution a bottleneck."""
+    """Recognise the depth by the last block of stage 3."""
     stage, block = last_block.split(".")[:2]
     deeper = f"{stage}.{int(block) + 1}."
     return f"{last_block}.weight" in names and not _starts(names, "mask1.", "mask4.", deeper)
@@ -121,7 +123,7 @@ _FERPLUS = {7: FERPLUS[:7], 8: FERPLUS}
 
 
 def _member(arch: str, signature: str, head: str, matches: Callable[[Names], bool]) -> Layout:
-    """One of the ensemble's plain networks."""
+    """Return the layout of a plain network of the ensemble."""
     return Layout(
         signature=signature,
         matches=matches,
@@ -234,11 +236,11 @@ def layout_of(network: str) -> Layout:
     """
     if network not in LAYOUTS:
         raise WeightsError(
-            f"{network} has no authors' checkpoint layout (there is one for {', '.join(LAYOUTS)}): give the .safetensors file that fer-edge train wrote, whose header names the network and its classes"
+            f"{network} has no authors' checkpoint layout (known for {', '.join(LAYOUTS)}). Fix: give the .safetensors file that fer-edge train wrote, whose header names the network and its classes."
         )
     return LAYOUTS[network]
 
 
 def describe_layouts() -> str:
     """Return every layout with its signature, in one line."""
-    return "; ".join(f"{network}: {layout.signature}" for network, layout in LAYOUTS.items())
+    return ", ".join(f"{network} ({layout.signature})" for network, layout in LAYOUTS.items())

@@ -1,4 +1,4 @@
-"""From a weights file of any kind to a network, and back to the authors' layout."""
+"""Load a network from a weights file of any format, and save it in the authors' layout."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NOTHING = AuthorInputs()
 
 
 def load_any(path: Path, network: str | None, inputs: AuthorInputs = _NOTHING) -> TrainedNetwork:
-    """Load ``network`` from our weights file or from its authors' files; the kind is told by the content.
+    """Load ``network`` from our weights file or from its authors' files; the format is recognised by content.
 
     Parameters
     ----------
@@ -39,14 +39,14 @@ def load_any(path: Path, network: str | None, inputs: AuthorInputs = _NOTHING) -
     network : str or None
         A key of :data:`~fer_edge.export.networks.NETWORKS`; ``None``: the one that the file holds.
     inputs : AuthorInputs
-        What EmotionalDAN needs beside its checkpoint.
+        Inputs that EmotionalDAN needs beside its checkpoint.
 
     Raises
     ------
     WeightsError
         If the file cannot be used, or holds another network.
     UsageError
-        If ``network`` is unknown, or ``inputs`` are given where nothing reads them.
+        If ``network`` is unknown, or ``inputs`` are given for a file that does not need them.
     """
     if network is not None:
         lookup(NETWORKS, network, "network")
@@ -68,7 +68,7 @@ def _load_one(path: Path, network: str | None, inputs: AuthorInputs) -> TrainedN
     trained = load_weights(path)
     if network not in (None, trained.spec.network):
         raise WeightsError(
-            f"{path} holds the network {trained.spec.network}, expected {network}: give --model {trained.spec.network} or another file"
+            f"{path} holds the network {trained.spec.network}, expected {network}. Fix: give --model {trained.spec.network}, or another file."
         )
     return trained
 
@@ -84,17 +84,19 @@ def load_found(found: FoundWeights, request: Request, inputs: AuthorInputs = _NO
     Raises
     ------
     WeightsError
-        If the file cannot be used, is not what was hashed, or has not the sha256 that is asked for.
+        If the file cannot be used, changed since it was hashed, or does not have the requested sha256.
     """
     try:
         trained = load_any(found.path, request.network, inputs)
     except WeightsError as error:
         if request.kind != "published":
             raise
-        raise WeightsError(f"{error}; if it was damaged, delete it and it is fetched again") from error
+        raise WeightsError(
+            f"{str(error).removesuffix('.')}, or delete a damaged file to have it downloaded again."
+        ) from error
     loaded = trained.provenance["weights_sha256"]
     if found.sha256 is not None and not inputs.given():
-        require_sha256(found.path, loaded, found.sha256)  # nobody replaced it meanwhile
+        require_sha256(found.path, loaded, found.sha256)  # the file may have been replaced since
     require_sha256(found.path, loaded, request.sha256)
     return dataclasses.replace(trained, provenance={**trained.provenance, **found.provenance})
 
@@ -102,12 +104,12 @@ def load_found(found: FoundWeights, request: Request, inputs: AuthorInputs = _NO
 def _refuse_inputs(path: Path, inputs: AuthorInputs) -> None:
     if inputs.given():
         raise UsageError(
-            f"{inputs.given()[0]}: canonical shape and image statistics belong to the authors' EmotionalDAN checkpoint: leave them out for {path}"
+            f"found {inputs.given()[0]}, but only the authors' EmotionalDAN checkpoint takes a canonical shape and image statistics. Fix: leave them out for {path}."
         )
 
 
 def random_network(network: str, seed: int = 0) -> TrainedNetwork:
-    """Return ``network`` with random weights, the same for equal seeds: good for timing only.
+    """Return ``network`` with random weights, equal for equal seeds; for timing only.
 
     Raises
     ------
@@ -123,14 +125,13 @@ def random_network(network: str, seed: int = 0) -> TrainedNetwork:
 
 
 def load_checkpoint(path: Path, network: str | None, inputs: AuthorInputs = _NOTHING) -> TrainedNetwork:
-    """Load an authors' checkpoint; without ``network``, of the one whose layout its entries have.
+    """Load an authors' checkpoint; without ``network``, the layout is recognised by its entries.
 
     Returns
     -------
     TrainedNetwork
         In evaluation mode, float32, with the authors' class order. Its provenance names the file's sha256,
-        layout, container and licence, and repeats the scores that the file claims, which nobody here has
-        measured.
+        layout, container and licence, and the scores recorded in the file, which FER-Edge has not measured.
 
     Raises
     ------
@@ -148,7 +149,7 @@ def load_checkpoint(path: Path, network: str | None, inputs: AuthorInputs = _NOT
 
 
 def save_checkpoint(path: Path, trained: TrainedNetwork, records: Mapping[str, float] | None = None) -> None:
-    """Write the file that the network's authors would have written, whole or not at all.
+    """Write a file in the layout of the network's authors, completely or not at all.
 
     The entries lie under ``net`` (Residual Masking) or ``state_dict`` (FERAtt), beside ``arch`` and
     ``records`` such as ``best_val_acc`` or ``prec``.
@@ -156,7 +157,7 @@ def save_checkpoint(path: Path, trained: TrainedNetwork, records: Mapping[str, f
     Raises
     ------
     WeightsError
-        If the network's authors published no layout, or one that is only read.
+        If the network's authors published no layout, or one that cannot be written.
     """
     network = trained.spec.network
     state, layout = to_author_state(trained.module, network), layout_of(network)
@@ -178,12 +179,12 @@ def to_author_state(module: nn.Module, network: str) -> dict[str, Tensor]:
     Raises
     ------
     WeightsError
-        If the network's authors published no layout, or one that is only read.
+        If the network's authors published no layout, or one that cannot be written.
     """
     write = layout_of(network).to_author
     if write is None:
         raise WeightsError(
-            f"the authors' files of {network} ({layout_of(network).container}) are read, not written: save .safetensors"
+            f"the authors' files of {network} ({layout_of(network).container}) can be read but not written. Fix: save a .safetensors file."
         )
     return write(module)
 
@@ -199,7 +200,7 @@ def _check_classes(file: AuthorFile, expected: Sequence[str]) -> None:
         if [_canonical(name) for name in stated] != [_canonical(name) for name in expected]:
             raise WeightsError(
                 f"{file.path} names its classes {', '.join(stated)[:200]} ({key}), expected the order of the network's "
-                f"authors, {', '.join(expected)}: reorder the rows of its last layer, or train with fer-edge train"
+                f"authors, {', '.join(expected)}. Fix: reorder the rows of its last layer, or train with fer-edge train."
             )
 
 
@@ -215,7 +216,7 @@ def _convert(file: AuthorFile, network: str, inputs: AuthorInputs) -> TrainedNet
     options, own = layout.from_author(file, inputs)
     spec = layout.spec(network, options["num_classes"], origin)
     _check_classes(file, spec.class_names)
-    with torch.device("meta"):  # no time is spent on random weights
+    with torch.device("meta"):  # do not initialise random weights
         module = build_network(network, options)
     module.to_empty(device="cpu")
     fill(module, _counters(module) | own, origin)
@@ -241,28 +242,28 @@ def _network_of(file: AuthorFile, network: str | None) -> str:
     found = recognise(file.entries)
     if found is not None and network in (None, found):
         return found
-    wanted = "" if network is None else f"{network} "
+    wanted = network or "a known network"
     signature = "" if network is None else f" (expected {LAYOUTS[network].signature})"
     if dan.is_dan(file.entries):
-        looks = "dan, which finds landmarks and no expression: use fer_edge.export.checkpoints.load_dan"
+        looks = "dan, which finds landmarks and no expression. Fix: use fer_edge.export.checkpoints.load_dan"
     elif found is not None:
-        looks = f"{found} ({LAYOUTS[found].signature}): use --model {found}"
+        looks = f"{found} ({LAYOUTS[found].signature}). Fix: use --model {found}"
     else:
         some = ", ".join(name[:80] for name in [*file.entries][:3]) or "nothing"
         expected = "" if network is None else f"expected entries such as {LAYOUTS[network].signature}, "
         raise WeightsError(
-            f"{file.path} ({file.container}) is no {wanted}checkpoint: {expected}found {some}{_nearest(file, network)}; known layouts are {describe_layouts()}; dan: {dan.SIGNATURE}: choose the --model that the file is for"
+            f"{file.path} ({file.container}) is not a checkpoint of {wanted}: {expected}found {some}{_nearest(file, network)}. Known layouts are {describe_layouts()}, dan ({dan.SIGNATURE}). Fix: give the --model that the file is for."
         )
     raise WeightsError(
-        f"{file.path} ({file.container}) is no {wanted}checkpoint{signature}: this looks like {looks}"
+        f"{file.path} ({file.container}) is not a checkpoint of {wanted}{signature}. It looks like {looks}"
     )
 
 
 def _nearest(file: AuthorFile, wanted: str | None) -> str:
-    """Name the network with most of the entries, if they are a good part of the file: a piece of it, or another version."""
+    """Name the network that shares most entries with the file, if they are a large part of it."""
     names = set(file.entries)
     best, shared = "", 0
-    for network in sorted(LAYOUTS, key=lambda name: name != wanted):  # of equals, the one asked for
+    for network in sorted(LAYOUTS, key=lambda name: name != wanted):  # prefer the requested one
         if LAYOUTS[network].to_author is None:
             continue
         with torch.device("meta"):
@@ -271,7 +272,7 @@ def _nearest(file: AuthorFile, wanted: str | None) -> str:
             best, shared = network, common
     if shared < max(8, len(names) // 2):
         return ""
-    return f" ({shared} of {len(names)} entries are also in {best}: a part of it, as the backbone alone, or another version)"
+    return f" ({shared} of {len(names)} entries are also in {best}, so it may be a part such as the backbone, or another version)"
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -286,12 +287,12 @@ def _load_member(path: Path) -> TrainedNetwork:
     network = recognise(file.entries)
     if network is None:
         raise WeightsError(
-            f"{path} ({file.container}) has none of the layouts {describe_layouts()}: keep only the members' files in this folder"
+            f"{path} ({file.container}) has no known layout, expected one of {describe_layouts()}. Fix: keep only the members' files in this folder."
         )
     return _convert(file, network, _NOTHING)
 
 
 def _counters(module: nn.Module) -> dict[str, Tensor]:
-    """Batch counters, which files of PyTorch before 0.4.1 lack and inference does not read."""
+    """Return zero batch counters: PyTorch before 0.4.1 did not store them, and inference does not read them."""
     names = (name for name in module.state_dict() if name.endswith(".num_batches_tracked"))
     return {name: torch.zeros((), dtype=torch.int64) for name in names}

@@ -22,7 +22,7 @@ _ALIAS = re.compile(r"^(mask\d+)\.downsample(\d+)\.")
 
 
 def from_author(state: State, origin: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return options and state of our network (:class:`WeightsError` if a shortcut or the head is missing)."""
+    """Return options and state of our network or raise :class:`WeightsError` for a missing shortcut or head."""
     own = without_aliases(state, _original_of, _alias_of, origin, "shortcut")
     plain = without_dropout(own)
     if plain:
@@ -46,7 +46,7 @@ def to_author(module: nn.Module) -> dict[str, Tensor]:
 
 
 def without_dropout(names: Collection[str]) -> bool:
-    """Tell the plain network from the one with dropout before its last layer."""
+    """Return whether the network has no dropout before its last layer."""
     return "fc.weight" in names and "fc.1.weight" not in names
 
 
@@ -57,7 +57,9 @@ def unchanged(head: str) -> Callable[[State, str], tuple[dict[str, Any], dict[st
 
 def _classes(state: State, head: str, origin: str) -> int:
     if head not in state:
-        raise WeightsError(f"{origin} has no classifier ({head}): give a checkpoint of the whole network")
+        raise WeightsError(
+            f"{origin} has no classifier ({head}). Fix: give a checkpoint of the whole network."
+        )
     return state[head].shape[:1].numel()
 
 

@@ -49,7 +49,7 @@ class _Entry:
 
 
 class TensorFlowCheckpoint(Mapping[str, np.ndarray]):
-    """The variables of a checkpoint, each read and verified when it is asked for.
+    """Lazily read and verified variables of a checkpoint.
 
     Parameters
     ----------
@@ -72,10 +72,14 @@ class TensorFlowCheckpoint(Mapping[str, np.ndarray]):
         messages = _Messages(str(index))
         header = messages.fields(table.pop(b"", b""))
         if header.get(2):
-            raise WeightsError(f"{index} is big-endian, expected little-endian: save it on another machine")
+            raise WeightsError(
+                f"{index} is big-endian, expected little-endian. Fix: save it on a little-endian machine."
+            )
         self._shards = header.get(1, [0])[0]
         if not isinstance(self._shards, int) or not 1 <= self._shards <= 99999:
-            raise WeightsError(f"{index} has no header with a number of shards: fetch the checkpoint again")
+            raise WeightsError(
+                f"{index} has no header with the number of shards. Fix: fetch the checkpoint again."
+            )
         self._entries = {
             _text(key, str(index)): messages.entry(value, f"{index}: {key[:100]!r}")
             for key, value in table.items()
@@ -86,23 +90,23 @@ class TensorFlowCheckpoint(Mapping[str, np.ndarray]):
         entry, origin = self._entries[name], f"{self.prefix}: {name}"
         if entry.dtype not in _DTYPES or entry.sliced:
             raise WeightsError(
-                f"{origin} has TensorFlow type {entry.dtype}{' in slices' if entry.sliced else ''}, expected plain numbers: give a checkpoint of the default saver"
+                f"{origin} has TensorFlow type {entry.dtype}{' in slices' if entry.sliced else ''}, expected plain numbers. Fix: give a checkpoint that TensorFlow's default saver wrote."
             )
         dtype = np.dtype(_DTYPES[entry.dtype])
         if _size(entry.shape) * dtype.itemsize != entry.size:
             raise WeightsError(
-                f"{origin} is {entry.shape} {dtype} in {entry.size} bytes, which do not agree: fetch the checkpoint again"
+                f"{origin} declares {entry.size} bytes, which do not fit {entry.shape} {dtype}. Fix: fetch the checkpoint again."
             )
         shard = _beside(self.prefix, f".data-{entry.shard:05d}-of-{self._shards:05d}")
         if entry.offset + entry.size > shard.stat().st_size:
             raise WeightsError(
-                f"{shard} has {shard.stat().st_size} bytes, {name} needs bytes {entry.offset} to {entry.offset + entry.size}: fetch it again, it is cut"
+                f"{shard} has {shard.stat().st_size} bytes, but {name} needs bytes {entry.offset} to {entry.offset + entry.size}. Fix: fetch the truncated file again."
             )
         with shard.open("rb") as file:
             file.seek(entry.offset)
             data = file.read(entry.size)
         if _masked_crc(data) != entry.checksum:
-            raise WeightsError(f"{shard} is damaged: {name} does not have its checksum: fetch it again")
+            raise WeightsError(f"{shard} is damaged: the checksum of {name} differs. Fix: fetch it again.")
         return np.frombuffer(data, dtype).reshape(entry.shape)
 
     def __iter__(self) -> Iterator[str]:
@@ -113,7 +117,7 @@ class TensorFlowCheckpoint(Mapping[str, np.ndarray]):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The index, the shards, and the graph if it is there."""
+        """The index, the shards, and the graph if it exists."""
         shards = (f".data-{i:05d}-of-{self._shards:05d}" for i in range(self._shards))
         needed = (_beside(self.prefix, suffix) for suffix in (".index", *shards))
         graph = self.prefix.with_name(f"{self.prefix.name}.meta")
@@ -156,10 +160,10 @@ def _read_table(data: bytes, origin: str) -> dict[bytes, bytes]:
     """
     if len(data) < _FOOTER or int.from_bytes(data[-8:], "little") != _MAGIC:
         raise WeightsError(
-            f"{origin} is no whole index of a TensorFlow checkpoint ({len(data)} bytes): fetch it again"
+            f"{origin} is not a complete index of a TensorFlow checkpoint ({len(data)} bytes). Fix: fetch it again."
         )
     try:
-        _, _, at = _handle(data, len(data) - _FOOTER)  # of the filters, which checkpoints lack
+        _, _, at = _handle(data, len(data) - _FOOTER)  # filter block, unused in checkpoints
         offset, size, _ = _handle(data, at)
         table: dict[bytes, bytes] = {}
         left, all_keys = len(data) - size, 0
@@ -167,30 +171,32 @@ def _read_table(data: bytes, origin: str) -> dict[bytes, bytes]:
             offset, size, _ = _handle(handle, 0)
             left -= size
             if left < 0:
-                raise WeightsError(f"{origin} reads its blocks more than once: fetch the checkpoint again")
+                raise WeightsError(
+                    f"{origin} is damaged: its blocks overlap. Fix: fetch the checkpoint again."
+                )
             for key, value in _block(data, offset, size, origin):
                 all_keys += len(key)
                 table[key] = value
                 if len(table) > _MAX_KEYS or all_keys > _MAX_ALL_KEYS_BYTES:
                     raise WeightsError(
-                        f"{origin} has more than {_MAX_KEYS} names or {_MAX_ALL_KEYS_BYTES >> 20} MiB of them: give the authors' checkpoint"
+                        f"{origin} has more than {_MAX_KEYS} names or {_MAX_ALL_KEYS_BYTES >> 20} MiB of them. Fix: give the authors' checkpoint."
                     )
     except (IndexError, struct.error) as error:
-        raise WeightsError(f"{origin} is damaged: fetch it again") from error
+        raise WeightsError(f"{origin} is damaged. Fix: fetch it again.") from error
     return table
 
 
 def _block(data: bytes, offset: int, size: int, origin: str) -> Iterator[tuple[bytes, bytes]]:
-    """Yield a block's keys and values; each key repeats the start of the one before."""
+    """Yield a block's keys and values; keys are prefix-compressed."""
     stop = offset + size
     if size < 4 or stop + _TRAILER > len(data) - _FOOTER:
         raise IndexError
     (checksum,) = struct.unpack_from("<I", data, stop + 1)
     if _masked_crc(data[offset : stop + 1]) != checksum:
-        raise WeightsError(f"{origin} is damaged: a block does not have its checksum: fetch it again")
+        raise WeightsError(f"{origin} is damaged: the checksum of a block differs. Fix: fetch it again.")
     if data[stop]:
         raise WeightsError(
-            f"{origin} is compressed, which TensorFlow's saver does not do: restore and save it with TensorFlow"
+            f"{origin} is compressed, which TensorFlow's saver does not do. Fix: restore and save it with TensorFlow."
         )
     (restarts,) = struct.unpack_from("<I", data, stop - 4)
     block, at, key = data[offset : stop - 4 - 4 * restarts], 0, b""
@@ -202,7 +208,7 @@ def _block(data: bytes, offset: int, size: int, origin: str) -> Iterator[tuple[b
             raise IndexError
         if shared + unshared > _MAX_KEY_BYTES or length > _MAX_ENTRY_BYTES:
             raise WeightsError(
-                f"{origin} has a name or an entry of more than {_MAX_KEY_BYTES} bytes: give the authors' checkpoint"
+                f"{origin} has a name or an entry of more than {_MAX_KEY_BYTES} bytes. Fix: give the authors' checkpoint."
             )
         key = key[:shared] + block[at : at + unshared]
         at += unshared + length
@@ -239,15 +245,15 @@ def _masked_crc(data: bytes) -> int:
 
 
 class _Messages:
-    """Messages of one file whose definitions are not at hand; the number of their fields is limited."""
+    """Decode the messages of one file without their definitions, up to a number of fields."""
 
     def __init__(self, origin: str) -> None:
         self._origin, self._left = origin, _MAX_FIELDS
 
     def fields(self, message: object) -> dict[int, list[Any]]:
-        """Return number → values of a message: whole numbers or bytes."""
+        """Return field number → values of a message, integers or bytes."""
         if not isinstance(message, bytes):
-            raise WeightsError(f"{self._origin} is damaged: expected a nested message: fetch it again")
+            raise WeightsError(f"{self._origin} is damaged: expected a nested message. Fix: fetch it again.")
         found: dict[int, list[Any]] = {}
         at = 0
         try:
@@ -255,7 +261,7 @@ class _Messages:
                 self._left -= 1
                 if self._left < 0:
                     raise WeightsError(
-                        f"{self._origin} has more than {_MAX_FIELDS} fields: give the authors' checkpoint"
+                        f"{self._origin} has more than {_MAX_FIELDS} fields. Fix: give the authors' checkpoint."
                     )
                 tag, at = _varint(message, at)
                 value: int | bytes
@@ -271,7 +277,7 @@ class _Messages:
                         value = int.from_bytes(value, "little")
                 found.setdefault(tag >> 3, []).append(value)
         except (IndexError, KeyError) as error:
-            raise WeightsError(f"{self._origin} is damaged: fetch it again") from error
+            raise WeightsError(f"{self._origin} is damaged. Fix: fetch it again.") from error
         return found
 
     def entry(self, value: bytes, origin: str) -> _Entry:
@@ -279,7 +285,7 @@ class _Messages:
         fields = self.fields(value)
         numbers = [fields.get(number, [0])[-1] for number in (1, 3, 4, 5, 6)]
         if not all(isinstance(number, int) for number in numbers):
-            raise WeightsError(f"{origin} is no entry of a checkpoint: fetch it again")
+            raise WeightsError(f"{origin} is not a checkpoint entry. Fix: fetch it again.")
         dtype, shard, offset, size, checksum = numbers
         return _Entry(dtype, self.shape(fields.get(2, [])), shard, offset, size, checksum, 7 in fields)
 
@@ -288,7 +294,9 @@ class _Messages:
         sides = self.fields(raw[0]).get(2, []) if raw else []
         shape = tuple(self.fields(side).get(1, [0])[0] for side in sides[: _MAX_DIMENSIONS + 1])
         if len(shape) > _MAX_DIMENSIONS or not all(isinstance(side, int) for side in shape):
-            raise WeightsError(f"{self._origin} is damaged: a shape has odd dimensions: fetch it again")
+            raise WeightsError(
+                f"{self._origin} is damaged: a shape has invalid dimensions. Fix: fetch it again."
+            )
         return shape
 
     def constant(self, attributes: list[Any], shape: tuple[int, ...]) -> np.ndarray | None:
@@ -311,19 +319,19 @@ def _text(value: Any, origin: str) -> str:
     try:
         return str(value, "utf-8")
     except (TypeError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{origin} is damaged: a name is no text: fetch it again") from error
+        raise WeightsError(f"{origin} is damaged: a name is not text. Fix: fetch it again.") from error
 
 
 def _beside(prefix: Path, suffix: str) -> Path:
     path = prefix.with_name(prefix.name + suffix)
     if not path.is_file():
         raise WeightsError(
-            f"{path} is missing: a TensorFlow checkpoint is {prefix.name}.index with all its {prefix.name}.data-… files: put them in one folder"
+            f"{path} is missing: a TensorFlow checkpoint is {prefix.name}.index with all {prefix.name}.data-… files. Fix: put these files into one folder."
         )
     return path
 
 
 def _read_all(path: Path, limit: int) -> bytes:
     if path.stat().st_size > limit:
-        raise WeightsError(f"{path} is larger than {limit >> 20} MiB: give the authors' file")
+        raise WeightsError(f"{path} is larger than {limit >> 20} MiB. Fix: give the authors' file.")
     return path.read_bytes()

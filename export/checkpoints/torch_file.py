@@ -1,7 +1,7 @@
-"""Files of ``torch.save``, read without unpickling: names in them are never imported, sizes are checked first.
+"""Read files of ``torch.save`` without unpickling: no name is imported, and sizes are checked first.
 
 Stricter than ``torch.load(weights_only=True)``, which calls what its list allows, keeps that list for the
-whole process, believes the sizes that a file declares, and refuses a whole file for one ``Namespace``.
+whole process, trusts the declared sizes, and refuses a whole file for one ``Namespace``.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from fer_edge._utils.inert_pickle import (
 )
 from fer_edge.errors import WeightsError
 
-#: More values than any network of the papers has (142,943,431): what declares more is not read.
+#: More values than any network of the papers has (142,943,431): files that declare more are refused.
 MAX_VALUES = 1 << 28
-SAVE_AGAIN = "save the weights alone, torch.save(model.state_dict(), 'weights.pt')"
+SAVE_AGAIN = "save the weights alone with torch.save(model.state_dict(), 'weights.pt')"
 _MAX_PICKLE_BYTES = 64 << 20
 _MAX_DIMENSIONS = 16
 _DAMAGED: tuple[type[Exception], ...] = (NotReadable, *ZIP_ERRORS)
@@ -51,7 +51,7 @@ _STRIDED = (
     "torch._utils._rebuild_tensor_v3",
 )
 
-#: Data of Python and NumPy that scripts leave beside the weights. A name here may be called: nothing is.
+#: Harmless Python and NumPy types that scripts store beside the weights. They are not called either.
 _DATA = (
     "argparse.Namespace", "builtins.bytearray", "builtins.complex", "builtins.dict", "builtins.float",
     "builtins.frozenset", "builtins.int", "builtins.list", "builtins.object", "builtins.range",
@@ -74,7 +74,7 @@ _DATA_OF = {
 
 @dataclass(frozen=True, eq=False)
 class TensorInFile:
-    """A tensor whose sizes are known and whose values are read when asked for."""
+    """A tensor of known sizes whose values are read on request."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -86,12 +86,12 @@ class TensorInFile:
 
 
 class TorchFile:
-    """What a file of ``torch.save`` holds; tensors are read when they are asked for.
+    """Content of a file of ``torch.save``; tensors are read on request.
 
     Attributes
     ----------
     value : object
-        What was saved: plain values, and :class:`~fer_edge._utils.inert_pickle.Made` for every object.
+        The saved object: plain values, and :class:`~fer_edge._utils.inert_pickle.Made` for every object.
 
     Raises
     ------
@@ -114,7 +114,7 @@ class TorchFile:
         self._reader.close()
 
     def tensor(self, value: object) -> TensorInFile | None:
-        """Return a dense tensor that lies in this file, or ``None`` for anything else."""
+        """Return a dense tensor of this file, or ``None`` for any other object."""
         for _ in range(8):  # a parameter wraps its values
             if not isinstance(value, Made):
                 return None
@@ -127,7 +127,7 @@ class TorchFile:
                 break
         if not isinstance(value, Made) or value.of not in _STRIDED:
             return None
-        with self._readable("its tensors do not agree with what it holds"):
+        with self._readable("its tensors do not fit its storages"):
             return self._strided(value)
 
     def _strided(self, made: Made) -> TensorInFile:
@@ -138,14 +138,14 @@ class TorchFile:
         if made.of.endswith("_v3"):
             dtype = _dtype(made.args[6])
         if any(made.args[7 if made.of.endswith("_v3") else 6 :]):
-            raise NotReadable("a tensor is a negative or conjugate view, whose values lie elsewhere")
+            raise NotReadable("a tensor is a negative or conjugate view")
         numbers = (offset, *shape, *strides)
         if len(shape) != len(strides) or len(shape) > _MAX_DIMENSIONS or not all(map(_is_count, numbers)):
-            raise NotReadable("a tensor has odd sizes")
+            raise NotReadable("a tensor has invalid sizes")
         last = offset + sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True))
         held = self._reader.bytes_of(key)
         if count is not None and count * dtype.itemsize != held and not made.of.endswith("_v3"):
-            raise NotReadable(f"storage {key} declares {count} values of {dtype} and has {held} bytes")
+            raise NotReadable(f"storage {key} declares {count} values of {dtype} but has {held} bytes")
         if math.prod(shape) and (last + 1) * dtype.itemsize > held:
             raise NotReadable(f"a tensor {tuple(shape)} reaches beyond its storage {key}")
 
@@ -168,7 +168,7 @@ class TorchFile:
         except _DAMAGED as error:
             reason = str(error).replace("\n", " ")[:300] or type(error).__name__
             raise WeightsError(
-                f"{self.path} cannot be read ({reason}; {self.path.stat().st_size} bytes): {trouble}: fetch it again, or {SAVE_AGAIN}"
+                f"{self.path} cannot be read: {trouble} ({reason}; {self.path.stat().st_size} bytes). Fix: fetch it again, or {SAVE_AGAIN}"
             ) from error
 
 
@@ -181,7 +181,7 @@ class _Archive:
         unpacked = sum(member.file_size for member in archive.infolist())
         if unpacked > path.stat().st_size:
             raise WeightsError(
-                f"{path} unpacks to {unpacked} bytes, expected no more than its size: PyTorch does not compress: get the weights from a source you trust"
+                f"{path} unpacks to {unpacked} bytes, expected at most its size, since PyTorch does not compress. Fix: get the weights from a source you trust."
             )
         if any(member.compress_type != zipfile.ZIP_STORED for member in members.values()):
             raise NotReadable("it is compressed, which PyTorch does not do")
@@ -200,7 +200,7 @@ class _Archive:
         self._archive.close()
 
     def bytes_of(self, key: str) -> int:
-        """Size of a storage, as it lies in the file."""
+        """Return the size of a storage in the file."""
         name = f"{self._root}data/{key}"
         if name not in self._members:
             raise NotReadable(f"storage {key[:40]} is missing")
@@ -223,14 +223,14 @@ class _Legacy:
             reader = LimitedReader(file, size)
             magic, protocol, system = (read_pickle(reader, 1000).value for _ in range(3))
             if magic != _MAGIC or protocol != _LEGACY_PROTOCOL or not isinstance(system, dict):
-                raise NotReadable("it is a pickle, but not one of torch.save")
+                raise NotReadable("it is a pickle that torch.save did not write")
             if system.get("little_endian") is not True:
                 raise NotReadable("it is big-endian")
             self.contents = read_pickle(reader)
             keys = read_pickle(reader).value
             position = reader.tell()
             if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-                raise NotReadable("it lacks the list of its storages")
+                raise NotReadable("the list of its storages is missing")
             types = {key: dtype for key, dtype, _ in map(_storage, self.contents.storages)}
             self._places: dict[str, tuple[int, int]] = {}
             for key in keys:
@@ -238,17 +238,17 @@ class _Legacy:
                 count = int.from_bytes(file.read(8), "little")
                 dtype = types.get(key)
                 if dtype is None or key in self._places:
-                    raise NotReadable("a storage is not used, or there twice")
+                    raise NotReadable("a storage is unused or repeated")
                 self._places[key] = (position + 8, count * dtype.itemsize)
                 position += 8 + count * dtype.itemsize
                 if position > size:
-                    raise NotReadable(f"it is cut: {position - size} bytes or more are missing")
+                    raise NotReadable(f"it is truncated, at least {position - size} bytes are missing")
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is open."""
 
     def bytes_of(self, key: str) -> int:
-        """Size of a storage, as it lies in the file."""
+        """Return the size of a storage in the file."""
         if key not in self._places:
             raise NotReadable(f"storage {key[:40]} is missing")
         return self._places[key][1]
@@ -292,7 +292,7 @@ def _is_count(value: object) -> bool:
 
 
 def _refuse_code(contents: Contents, path: Path) -> None:
-    """Refuse a file whose objects are more than data: nothing of it has run, but nobody leaves that by chance."""
+    """Refuse a file with objects other than data. None of them has run, but such a file is suspicious."""
     for name in sorted(contents.named):
         if _is_data(name):
             continue
@@ -300,19 +300,19 @@ def _refuse_code(contents: Contents, path: Path) -> None:
         called = name in contents.called and not name.rsplit(".", 1)[-1][0].isupper()
         if library or called:
             raise WeightsError(
-                f"{path} is refused: expected tensors and plain values only, found the object {_shown(name)}, which could run code: get the weights from a source you trust, or, if the file is yours, {SAVE_AGAIN}"
+                f"expected only tensors and plain values in {path}, found the object {_shown(name)}, which could run code. Fix: get the weights from a source you trust, or, if the file is yours, {SAVE_AGAIN}"
             )
     for name in sorted(contents.named):
         if name.startswith(
             ("torch.distributed.tensor.", "torch.distributed._tensor", "torch.distributed._shard")
         ):
             raise WeightsError(
-                f"{path} holds a part of the weights ({_shown(name)}), sharded over several devices: gather them with get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) of torch.distributed.checkpoint.state_dict, and save that with torch.save"
+                f"{path} holds only a shard of the weights ({_shown(name)}). Fix: gather them with get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) of torch.distributed.checkpoint.state_dict, and save that with torch.save."
             )
     value = contents.value
     if isinstance(value, Made) and not _is_data(value.of) and not value.items:
         raise WeightsError(
-            f"{path} is refused: expected tensors and plain values only, found the object {_shown(value.of)}, a whole pickled model or other object of its program: load it there and {SAVE_AGAIN}"
+            f"expected only tensors and plain values in {path}, found a pickled {_shown(value.of)}, such as a whole model. Fix: load it in its own program and {SAVE_AGAIN}"
         )
 
 

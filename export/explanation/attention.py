@@ -1,4 +1,4 @@
-"""The attention that networks have built in, as maps over the crop."""
+"""Built-in attention of the networks, as maps over the crop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fer_edge.heatmaps import min_max
 
 @dataclass(frozen=True)
 class AttentionOptions:
-    """Which map of a network is read.
+    """Selection of an attention map.
 
     Attributes
     ----------
@@ -48,22 +48,22 @@ Reader = Callable[[Any, Tensor, AttentionOptions], Tensor]
 
 
 def _received(module: ConvAttention, batch: Tensor, options: AttentionOptions) -> Tensor:
-    """Column mean of e (Jalal et al.): how much each location receives."""
+    """Column mean of e (Jalal et al.): the attention that each location receives."""
     return module.forward_received(batch)[1]
 
 
 def _row(module: ConvAttention, batch: Tensor, options: AttentionOptions) -> Tensor:
-    """Row i of e (Jalal et al.): where location i looks."""
+    """Row i of e (Jalal et al.): the attention of location i."""
     features = module.features(batch)
     height, width = features.shape[2:]
     if options.row is None or options.column is None:
         raise UsageError(
-            f"the map row needs a location: give row 0 to {height - 1} and column 0 to {width - 1}"
+            f"the map row needs a row and a column, found none. Fix: give row 0 to {height - 1} and column 0 to {width - 1}."
         )
     if not (0 <= options.row < height and 0 <= options.column < width):
         raise UsageError(
-            f"location ({options.row}, {options.column}) lies outside the {height}×{width} map: "
-            f"give row 0 to {height - 1} and column 0 to {width - 1}"
+            f"location ({options.row}, {options.column}) lies outside the {height}×{width} map. "
+            f"Fix: give row 0 to {height - 1} and column 0 to {width - 1}."
         )
     weights = module.attention.weights(features)
     return weights[:, options.row * width + options.column].reshape(-1, height, width)
@@ -71,12 +71,14 @@ def _row(module: ConvAttention, batch: Tensor, options: AttentionOptions) -> Ten
 
 def _stage(options: AttentionOptions) -> int:
     if not 1 <= options.stage <= len(STAGES):
-        raise UsageError(f"resmasking has the stages 1 to {len(STAGES)}, found {options.stage}")
+        raise UsageError(
+            f"resmasking has stages 1 to {len(STAGES)}, found {options.stage}. Fix: give a stage in that range."
+        )
     return options.stage
 
 
 def _change(module: ResMasking, batch: Tensor, options: AttentionOptions) -> Tensor:
-    """Channel mean of x·(1 + m) − x: what the mask adds."""
+    """Channel mean of x·(1 + m) − x, the change by the mask."""
     return module.forward_change(batch, _stage(options))[1]
 
 
@@ -90,7 +92,7 @@ def _features(which: str) -> Callable[[ResMasking, Tensor, AttentionOptions], Te
 
 
 def _mask(module: ResMasking, batch: Tensor, options: AttentionOptions) -> Tensor:
-    """Largest mask value over the channels. Their mean says nothing: m is a softmax over them."""
+    """Largest mask value over the channels. Their mean is constant, as m is a softmax over them."""
     return module.forward_stages(batch).masks[_stage(options) - 1].amax(dim=1)
 
 
@@ -99,7 +101,7 @@ def _locations(module: VisualAttention, batch: Tensor, options: AttentionOptions
     outputs = module(batch)
     if isinstance(outputs, Tensor):
         raise UsageError(
-            f"the {module.options.variant} variant of visual-attention has no attention: use --method gradcam"
+            f"the {module.options.variant} variant of visual-attention has no attention. Fix: use --method gradcam."
         )
     return outputs.attention
 
@@ -118,7 +120,7 @@ def _landmarks(module: EmotionalDan, batch: Tensor, options: AttentionOptions) -
     """Heatmap of the landmarks between the stages, moved back to the input."""
     link = module.forward_stages(batch).connection
     if link is None:
-        raise UsageError("emotionaldan-1stage draws no landmark heatmap: use --method gradcam")
+        raise UsageError("emotionaldan-1stage draws no landmark heatmap. Fix: use --method gradcam.")
     return to_input_frame(link.heatmap, link.transform)[:, 0]
 
 
@@ -148,7 +150,7 @@ def attention_maps(module: nn.Module, batch: Tensor, options: AttentionOptions |
     batch : Tensor
         ``[B, C, H, W]`` float32, preprocessed.
     options : AttentionOptions, optional
-        Which map.
+        Selection of the map.
 
     Returns
     -------
@@ -171,18 +173,18 @@ def raw_attention(module: nn.Module, batch: Tensor, options: AttentionOptions | 
     maps = MAPS.get(type(module))
     if maps is None:
         raise UsageError(
-            f"{type(module).__name__} has no built-in attention: use --method gradcam, which works for every network"
+            f"{type(module).__name__} has no built-in attention. Fix: use --method gradcam, which works for every network."
         )
     if isinstance(module, EmotionalDan) and options.map is None:
         raise UsageError(
-            "EmotionalDAN has no attention map: use --method gradcam, or --map landmarks for its landmark heatmap"
+            "EmotionalDAN has no attention map. Fix: use --method gradcam, or --map landmarks for its landmark heatmap."
         )
     name = options.map or next(iter(maps))
     return lookup(maps, name, f"attention map of {type(module).__name__}")(module, batch, options)
 
 
 def with_attention(trained: TrainedNetwork) -> TrainedNetwork:
-    """Return the same network with an output ``attention`` ``[B, h, w]``, to be exported.
+    """Return the same network with an additional output ``attention`` ``[B, h, w]``, for export.
 
     Module and weights are shared, so layer names, and with them calibration ranges, stay. FERAtt and visual
     attention have the output anyway.
@@ -201,8 +203,8 @@ def with_attention(trained: TrainedNetwork) -> TrainedNetwork:
     forward = forwards.get(type(trained.module))
     if forward is None:
         raise UsageError(
-            f"{trained.spec.network} has no built-in attention to export: "
-            "fer-edge explain --method gradcam works for every network"
+            f"{trained.spec.network} has no built-in attention to export. "
+            "Fix: use fer-edge explain --method gradcam, which works for every network."
         )
     module = copy.copy(trained.module)
     module.forward = MethodType(forward, module)

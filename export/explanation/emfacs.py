@@ -1,4 +1,4 @@
-"""Overlap between the landmarks that a network looks at and the action units of an expression.
+"""Overlap between the most activated landmarks of a network and the action units of an expression.
 
 EmotionalDAN (Tautkute et al., 2018, Table 4) compares the most activated landmarks with EMFACS (Friesen and
 Ekman, 1983), which lists the facial action units (AUs) of each basic expression. The AU lists below are
@@ -66,13 +66,13 @@ class ClassOverlap:
     Attributes
     ----------
     class_name : str
-        As the network calls it.
+        Class name of the network.
     action_units : tuple of str
         Its EMFACS prototype.
     landmarks : int
-        How many of the 68 landmarks belong to these AUs.
+        Number of the 68 landmarks that belong to these AUs.
     images : int
-        Over how many the overlap is averaged.
+        Number of images that the overlap is averaged over.
     overlap : float
         Mean share of the most activated landmarks that belong to the AUs.
     chance : float
@@ -164,7 +164,7 @@ def emfacs_overlap(
     faces : FaceDataset
         Face crops.
     top : int
-        How many landmarks count as most activated.
+        Number of landmarks that count as most activated.
     on_faces : callable
         Called with the number of faces of each batch.
 
@@ -176,9 +176,11 @@ def emfacs_overlap(
         If ``top`` is not from 1 to 67.
     """
     if not 1 <= top < LANDMARKS:
-        raise UsageError(f"top must be from 1 to {LANDMARKS - 1} landmarks, found {top}")
+        raise UsageError(
+            f"top must be from 1 to {LANDMARKS - 1} landmarks, found {top}. Fix: give a number in that range."
+        )
     if not faces.are_crops:
-        raise DataError(f"{faces.name} holds photographs, not face crops: give crops")
+        raise DataError(f"expected face crops in {faces.name}, found photographs. Fix: give face crops.")
     spec = explainer.spec
     known = None if faces.labels is None else index_map(faces.class_names, spec.class_names)[faces.targets]
     shares: dict[int, list[float]] = {}
@@ -209,7 +211,7 @@ def emfacs_overlap(
                 shares.setdefault(int(index), []).append(top_share(values, members, top))
     if not shares:
         raise DataError(
-            f"{faces.name} has no image of a class with action units and with landmarks ({left_out}): give other data"
+            f"{faces.name} has no image that has landmarks and a class with action units ({left_out}). Fix: give data with both."
         )
     rows = tuple(_row(spec.class_names[index], shares[index]) for index in sorted(shares))
     return EmfacsReport(spec.network, explainer.method, faces.name, source, top, rows, left_out)
@@ -238,10 +240,10 @@ def _input_landmarks(
     if faces.landmarks is None:
         if own is None:
             raise DataError(
-                f"{faces.name} has no landmarks, and {explainer.spec.network} finds none: give data with landmarks, "
-                "or a network that finds them (emotionaldan)"
+                f"{faces.name} has no landmarks, and {explainer.spec.network} does not predict them. Fix: give data with landmarks, "
+                "or a network that predicts them (emotionaldan)."
             )
         return own
     sizes = np.array([crop.shape[1::-1] for crop in crops], np.float64)[:, None]
     scale = np.array([explainer.spec.input_width, explainer.spec.input_height]) / sizes
-    return (faces.landmarks[indices] + 0.5) * scale - 0.5  # as cv2.resize maps pixel centres
+    return (faces.landmarks[indices] + 0.5) * scale - 0.5  # cv2.resize aligns pixel centres so

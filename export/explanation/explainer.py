@@ -18,16 +18,16 @@ from fer_edge.probabilities import ProbabilityRule, make_rule
 
 
 class NetworkExplainer:
-    """See :class:`fer_edge.explanation.explain.Explainer`; runs in PyTorch.
+    """Explainer that computes attention or Grad-CAM maps in PyTorch.
 
     Parameters
     ----------
     trained : TrainedNetwork
         Network, weights and spec.
     method : {"attention", "gradcam"}
-        What the maps are.
+        Kind of maps.
     options : AttentionOptions, optional
-        Which attention.
+        Selection of the attention map.
     rule : ProbabilityRule, optional
         Turns logits into probabilities; the rule of the weights if left out.
     """
@@ -43,13 +43,12 @@ class NetworkExplainer:
         self.spec = trained.spec
         self.method = method
         self.random_weights = trained.provenance.get("weights") == "random"
-        # In turn: Grad-CAM reads inner values by hooks, which would see those of every thread.
+        # One thread at a time: the hooks of Grad-CAM would see the values of every thread.
         self._module = Guard(trained.module.eval(), "explainer", BackendError)
         self._options = options
         self.rule = make_rule(trained) if rule is None else rule
 
     def explain(self, batch: np.ndarray, classes: Sequence[int] | None = None) -> ExplainerOutput:
-        """See :class:`fer_edge.explanation.explain.Explainer`."""
         tensor = torch.from_numpy(batch)
         with self._module as module:
             return self._explain(module, tensor, classes)
@@ -68,7 +67,7 @@ class NetworkExplainer:
         )
         probabilities = self.rule(named["logits"].numpy())
         if self.method == "gradcam":
-            if classes is None:  # the likeliest under the prior, which need not have the largest raw logit
+            if classes is None:  # the likeliest under the prior, not always the largest raw logit
                 classes = probabilities.argmax(axis=1).tolist()
             maps = grad_cam(module, tensor, classes).maps
         else:
@@ -81,5 +80,4 @@ class NetworkExplainer:
         )
 
     def close(self) -> None:
-        """See :class:`fer_edge.explanation.explain.Explainer`."""
         self._module.close()

@@ -1,4 +1,4 @@
-"""Grad-CAM (Selvaraju et al., 2017) on the layer that each paper's network should be explained by.
+"""Grad-CAM (Selvaraju et al., 2017) on the target layer of each paper's network.
 
 The gradient of one class's logit, averaged over space, weights the activations **of the same tensor**; their
 sum is cut at zero, enlarged to the input and scaled to [0, 1]. For EmotionalDAN the map is moved from the
@@ -30,7 +30,7 @@ from fer_edge.heatmaps import min_max
 
 
 class Target(NamedTuple):
-    """What is explained.
+    """Tensors that Grad-CAM explains.
 
     Attributes
     ----------
@@ -39,10 +39,10 @@ class Target(NamedTuple):
     features : Tensor
         ``[B, C, h, w]``.
     transform : Similarity or None
-        From input pixels to the frame of ``features``, where that is another.
+        From input pixels to the frame of ``features``, where the two differ.
     margins : tuple of float
-        Share of height and width that the cells of ``features`` leave uncovered at each edge: what
-        convolutions without padding take away.
+        Share of height and width that the cells of ``features`` leave uncovered at each edge, because of
+        convolutions without padding.
     """
 
     logits: Tensor
@@ -88,8 +88,8 @@ def _canonical(module: EmotionalDan, batch: Tensor) -> Target:
 def _last_convolution(module: ConvAttention, batch: Tensor) -> Target:
     """c4, which reads the attended features.
 
-    Not the attended features themselves: a dense layer reads c4 by location, and the mean slope of what lies
-    further ahead says little. On 49 faces it left 14 % of the maps flat, and its maps ran against slope times
+    Not the attended features themselves: a dense layer reads c4 by location, and the mean gradient of earlier
+    layers says little. On 49 faces it left 14 % of the maps flat, and its maps were opposite to gradient times
     activation (correlation −0.36); behind c4 they are 0 % and 0.59.
     """
     target = _output_of("c4.1")(module, batch)
@@ -117,9 +117,9 @@ TARGETS: Mapping[type[nn.Module], Callable[[Any, Tensor], Target]] = {
 
 
 def grad_cam(module: nn.Module, batch: Tensor, classes: Sequence[int] | Tensor | None = None) -> ClassMaps:
-    """Return where the network sees a class.
+    """Return Grad-CAM maps of one class per image.
 
-    The ensemble gives the sum of its members' maps, each scaled to [0, 1] first.
+    The ensemble's map is the sum of its members' maps, each scaled to [0, 1] first.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def grad_cam(module: nn.Module, batch: Tensor, classes: Sequence[int] | Tensor |
     Returns
     -------
     ClassMaps
-        Maps of the size of the input, in [0, 1] over the crop; 0 everywhere if nothing speaks for the class.
+        Maps of the size of the input, in [0, 1] over the crop; 0 everywhere if no feature supports the class.
 
     Raises
     ------
@@ -154,7 +154,7 @@ def grad_cam(module: nn.Module, batch: Tensor, classes: Sequence[int] | Tensor |
 
 
 def layer_maps(module: nn.Module, batch: Tensor, classes: Sequence[int] | Tensor | None = None) -> ClassMaps:
-    """Return ReLU(Σ_c w_c · features_c) ``[B, h, w]`` as it is at the target layer, not scaled."""
+    """Return ReLU(Σ_c w_c · features_c) ``[B, h, w]`` at the target layer, unscaled."""
     target, chosen, maps = _explain(module, batch, classes)
     return ClassMaps(target.logits.detach(), chosen, maps)
 
@@ -164,11 +164,11 @@ def _explain(
 ) -> tuple[Target, Tensor, Tensor]:
     read = TARGETS.get(type(module))
     if read is None:
-        raise UsageError(f"Grad-CAM knows no target layer of {type(module).__name__}: add it to TARGETS")
+        raise UsageError(f"Grad-CAM has no target layer for {type(module).__name__}. Fix: add it to TARGETS.")
     if module.training:
-        raise UsageError("Grad-CAM needs the network in evaluation mode: call eval()")
+        raise UsageError("Grad-CAM needs the network in evaluation mode. Fix: call module.eval() first.")
     with torch.enable_grad():
-        # The input asks for gradients, so that frozen weights do not cut the graph.
+        # The input requires gradients, so that frozen weights do not cut the graph.
         target = read(module, batch.detach().requires_grad_())
         chosen = _chosen(target.logits, classes)
         score = target.logits.gather(1, chosen[:, None]).sum()  # images do not interact in evaluation mode
@@ -195,7 +195,7 @@ def _chosen(logits: Tensor, classes: Sequence[int] | Tensor | None) -> Tensor:
     if chosen.shape != logits.shape[:1] or not ((chosen >= 0) & (chosen < logits.shape[1])).all():
         raise UsageError(
             f"expected one class from 0 to {logits.shape[1] - 1} for each of {len(logits)} images, "
-            f"found {chosen.tolist()}"
+            f"found {chosen.tolist()}. Fix: give one class index per image."
         )
     return chosen
 

@@ -41,4 +41,6 @@ def build_network(name: str, options: Mapping[str, Any] | None = None) -> nn.Mod
     try:
         return entry.build(**(options or {}))
     except TypeError as error:
-        raise UsageError(f"network {name!r} does not take these options: {error}") from error
+        raise UsageError(
+            f"network {name!r} does not take these options ({error}). Fix: give options of its class only."
+        ) from error

@@ -1,4 +1,4 @@
-"""The self-attention operator: PyTorch, the ONNX node, and the node's function body.
+"""Self-attention operator: PyTorch, the ONNX node, and the node's function body.
 
 One definition for every backend: in ONNX it is the node ``fer_edge::SelfAttention`` with a function
 body of standard operators, which ONNX Runtime and OpenVINO inline, and which TensorRT replaces by the
@@ -44,7 +44,7 @@ def function_text(with_received: bool = False) -> str:
 
 
 def attention_weights(query: Tensor, key: Tensor) -> Tensor:
-    """Return e = softmax(QᵀK) over the keys, no scaling: ``[B, N, N]``, row i says where location i looks."""
+    """Return e = softmax(QᵀK) over the keys, no scaling: ``[B, N, N]``, row i is the attention of location i."""
     return torch.softmax(query.transpose(1, 2) @ key, dim=-1)
 
 
@@ -54,7 +54,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, residual: Tensor, gamma: T
 
 
 def self_attention(query: Tensor, key: Tensor, value: Tensor, residual: Tensor, gamma: Tensor) -> Tensor:
-    """:func:`attend`; during ONNX export a single node that keeps its name."""
+    """Compute :func:`attend`; during ONNX export a single node that keeps its name."""
     if torch.compiler.is_exporting():
         return torch.onnx.ops.symbolic(
             f"{DOMAIN}::{OP_TYPE}",
@@ -69,7 +69,7 @@ def self_attention(query: Tensor, key: Tensor, value: Tensor, residual: Tensor, 
 def self_attention_received(
     query: Tensor, key: Tensor, value: Tensor, residual: Tensor, gamma: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """:func:`self_attention`, and how much each location receives: the mean of e over its rows, ``[B, N]``.
+    """Compute :func:`self_attention` and the attention that each location receives, the mean of e over its rows ``[B, N]``.
 
     During ONNX export a single node with two outputs, which shares the weights between them.
     """

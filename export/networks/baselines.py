@@ -94,7 +94,7 @@ MAX_DRAWS = 64
 
 @dataclass(frozen=True)
 class EnsembleOptions:
-    """What :func:`build_ensemble` makes.
+    """Options of :func:`build_ensemble`.
 
     Attributes
     ----------
@@ -126,7 +126,7 @@ class ResmaskingEnsemble(nn.Module):
     members : mapping of str to nn.Module
         Networks that map the same batch to logits of the same classes.
     views : sequence of View
-        What the members see of each image; none: the image itself.
+        Views of each image that the members classify; none: the image itself.
 
     Raises
     ------
@@ -137,7 +137,9 @@ class ResmaskingEnsemble(nn.Module):
     def __init__(self, members: Mapping[str, nn.Module], views: Sequence[View] = ()) -> None:
         super().__init__()
         if not members:
-            raise UsageError(f"an ensemble needs at least one member of {', '.join(MEMBERS)}")
+            raise UsageError(
+                f"an ensemble needs at least one member, found none. Fix: give members of {', '.join(MEMBERS)}."
+            )
         self.members = nn.ModuleDict(dict(members))
         self.views = tuple(views)
 
@@ -149,7 +151,7 @@ class ResmaskingEnsemble(nn.Module):
         views = [take_view(batch, view) for view in self.views] or [batch]
         seen = torch.cat(views) if len(views) > 1 else views[0]
         logs = torch.stack([member(seen).log_softmax(dim=1) for member in self.members.values()])
-        if len(views) > 1:  # the views lie behind each other along the batch
+        if len(views) > 1:  # views are concatenated along the batch
             logs = logs.reshape(len(self.members) * len(views), -1, logs.shape[2])
         return logs.logsumexp(dim=0) - math.log(len(self.members) * len(views))
 
@@ -164,7 +166,9 @@ def build_ensemble(options: EnsembleOptions | None = None) -> ResmaskingEnsemble
     """
     o = options or EnsembleOptions()
     if not 0 <= o.test_time_draws <= MAX_DRAWS:
-        raise UsageError(f"test_time_draws must be from 0 to {MAX_DRAWS}, found {o.test_time_draws}")
+        raise UsageError(
+            f"test_time_draws must be from 0 to {MAX_DRAWS}, found {o.test_time_draws}. Fix: give a number in that range."
+        )
     return ResmaskingEnsemble(
         {name: lookup(MEMBERS, name, "member").build(o.num_classes) for name in o.members},
         draw_views(o.test_time_draws, o.seed),

@@ -43,7 +43,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         if channels % 8:
             raise UsageError(
-                f"self-attention needs a multiple of 8 channels, found {channels}: change c3_widths"
+                f"self-attention needs a multiple of 8 channels, found {channels}. Fix: change c3_widths."
             )
         self.query = nn.Conv2d(channels, channels // 8, 1)
         self.key = nn.Conv2d(channels, channels // 8, 1)
@@ -60,7 +60,7 @@ class SelfAttention(nn.Module):
         return out.reshape(features.shape), received.reshape(-1, *features.shape[2:])
 
     def weights(self, features: Tensor) -> Tensor:
-        """Return e ``[B, N, N]``, N = H · W: row i says where location i looks."""
+        """Return e ``[B, N, N]``, N = H · W; row i is the attention of location i."""
         query, key, *_ = self._operands(features)
         return attention_weights(query, key)
 
@@ -108,7 +108,7 @@ class ConvAttention(nn.Module):
         return self.head(self.c4(self.attention(self.features(batch))))
 
     def features(self, batch: Tensor) -> Tensor:
-        """Return what the attention reads, ``[B, C, H / 8, W / 8]``."""
+        """Return the input of the attention, ``[B, C, H / 8, W / 8]``."""
         return self.c3(self.c2(self.c1(batch)))
 
     def forward_received(self, batch: Tensor) -> tuple[Tensor, Tensor]:

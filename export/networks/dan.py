@@ -94,7 +94,7 @@ class Dan(nn.Module):
         """
         if batch.ndim != 4 or batch.shape[1:] != (1, SIDE, SIDE):
             raise UsageError(
-                f"dan needs a batch [B, 1, {SIDE}, {SIDE}], found {list(batch.shape)}: convert to gray and resize"
+                f"dan needs a batch [B, 1, {SIDE}, {SIDE}], found {list(batch.shape)}. Fix: convert the images to gray and resize them."
             )
         image = (batch - self.image_mean) / self.image_std
         hidden, offsets = self.stage1(image)

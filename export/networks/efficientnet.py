@@ -35,10 +35,10 @@ class EfficientNetOptions:
 
 
 class SameConvBlock(ConvBlock):
-    """A :class:`ConvBlock` with TensorFlow's "same" padding: what is odd goes to the right and the bottom."""
+    """A :class:`ConvBlock` with TensorFlow's "same" padding: an odd pixel goes to the right and the bottom."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, *, groups: int = 1) -> None:
-        # At stride 1 "same" is symmetric, and the convolution does it without a node of its own.
+        # At stride 1 "same" is symmetric, so the convolution pads without an extra node.
         padding = kernel // 2 if stride == 1 else 0
         super().__init__(
             inputs, outputs, kernel, stride, groups=groups, padding=padding, eps=EPS, activation=nn.SiLU()

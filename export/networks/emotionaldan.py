@@ -68,7 +68,7 @@ class EmotionalDanOptions:
 
 
 class TrunkOutputs(NamedTuple):
-    """What one stage computes; conv4a and conv4b are what Grad-CAM explains."""
+    """Outputs of one stage; Grad-CAM explains conv4a and conv4b."""
 
     conv4a: Tensor  # [B, 512, 28, 28], after ReLU and normalisation
     conv4b: Tensor  # the same
@@ -77,7 +77,7 @@ class TrunkOutputs(NamedTuple):
 
 
 class Connection(NamedTuple):
-    """What stage 1 hands to stage 2, in the canonical frame."""
+    """Inputs of stage 2 from stage 1, in the canonical frame."""
 
     transform: geometry.Similarity  # from input pixels to canonical pixels
     landmarks: Tensor  # [B, 68, 2] canonical pixels
@@ -87,7 +87,7 @@ class Connection(NamedTuple):
 
 
 class DanOutputs(NamedTuple):
-    """What :meth:`EmotionalDan.forward_stages` returns; tuples hold one item per stage."""
+    """Outputs of :meth:`EmotionalDan.forward_stages`; tuples hold one item per stage."""
 
     logits: Tensor  # [B, num_classes]
     landmarks: tuple[Tensor, ...]  # [B, 68, 2] input pixels
@@ -144,7 +144,7 @@ class EmotionalDan(nn.Module):
         super().__init__()
         o = self.options = options or EmotionalDanOptions()
         if o.stages not in (1, 2):
-            raise UsageError(f"emotionaldan has 1 or 2 stages, found {o.stages}: change stages")
+            raise UsageError(f"emotionaldan has 1 or 2 stages, found {o.stages}. Fix: set stages to 1 or 2.")
         self.register_buffer("canonical_shape", torch.tensor(geometry.MEAN_FACE))
         self.register_buffer("image_mean", torch.zeros(1, SIDE, SIDE))
         self.register_buffer("image_std", torch.ones(1, SIDE, SIDE))
@@ -166,17 +166,17 @@ class EmotionalDan(nn.Module):
         return outputs.logits, outputs.landmarks[-1]
 
     def _first_stage(self, batch: Tensor) -> tuple[Tensor, TrunkOutputs, Tensor]:
-        """Return the normalised image, what stage 1 computes, and its landmarks in input pixels."""
+        """Return the normalised image, the outputs of stage 1, and its landmarks in input pixels."""
         if batch.ndim != 4 or batch.shape[1:] != (1, SIDE, SIDE):
             raise UsageError(
-                f"emotionaldan needs a batch [B, 1, {SIDE}, {SIDE}], found {list(batch.shape)}: convert to gray and resize"
+                f"emotionaldan needs a batch [B, 1, {SIDE}, {SIDE}], found {list(batch.shape)}. Fix: convert the images to gray and resize them."
             )
         image = (batch - self.image_mean) / self.image_std
         first = self.stage1(image)
         return image, first, first.offsets + self.canonical_shape
 
     def forward_stages(self, batch: Tensor) -> DanOutputs:
-        """Return the outputs together with what each stage computes.
+        """Return the outputs together with those of each stage.
 
         Raises
         ------
@@ -192,7 +192,7 @@ class EmotionalDan(nn.Module):
         return DanOutputs(self.emotion(second.hidden), (landmarks, refined), (first, second), link)
 
     def is_steady(self, batch: Tensor) -> Tensor:
-        """Say for each image whether no landmark that the heatmap rounds down is close to a whole pixel, ``[B]``.
+        """Return ``[B]`` bool: no landmark of the image that the heatmap rounds down is close to a whole pixel.
 
         There the landmark's window moves by a pixel, and rounding errors decide whether it does.
         """
@@ -201,7 +201,7 @@ class EmotionalDan(nn.Module):
         landmarks = self._first_stage(batch)[2]
         moved = geometry.fit_similarity(landmarks, self.canonical_shape.unsqueeze(0)).apply(landmarks)
         points = geometry.clamp_landmarks(moved, SIDE)
-        clamped = points != moved  # exactly on the bound, however it was computed
+        clamped = points != moved  # exactly on the bound
         near = (points - points.round()).abs() < _STEADY_DISTANCE
         return ~(near & ~clamped).flatten(1).any(dim=1)
 
@@ -234,7 +234,7 @@ def from_tensorflow(
     Parameters
     ----------
     variables : mapping
-        TensorFlow name → value; what the optimiser keeps is ignored.
+        TensorFlow name → value; optimiser state is ignored.
     canonical_shape : np.ndarray
         68 points (x, y) in pixels: the graph's constant ``[1, 136]``, or ``[68, 2]``.
     image_mean, image_std : np.ndarray
@@ -260,7 +260,7 @@ def from_tensorflow(
     for group, what in ((missing, "variables missing"), (unknown, "unknown variables")):
         if group:
             raise WeightsError(
-                f"{origin} does not fit EmotionalDAN: {len(group)} {what} (such as {group[0]}): give Model2 of both stages"
+                f"{origin} does not fit EmotionalDAN: {len(group)} {what} (such as {group[0]}). Fix: give Model2 of both stages."
             )
     options = EmotionalDanOptions(num_classes=int(np.size(variables[names["emotion.bias"]])))
     with torch.device("meta"):
@@ -268,17 +268,19 @@ def from_tensorflow(
     counters = (name for name in expected if name.endswith(".num_batches_tracked"))
     state = {name: torch.zeros((), dtype=torch.int64) for name in counters}
     for ours, name in names.items():
-        state[ours] = _convert(ours, np.asarray(variables[name]), expected[ours], f"{origin}: {name}")
+        state[ours] = _convert(ours, np.asarray(variables[name]), expected[ours], f"{name} in {origin}")
     extra = {"canonical_shape": canonical_shape, "image_mean": image_mean, "image_std": image_std}
     for ours, value in extra.items():
         array = np.array(value, np.float32)
         if array.size != np.prod(expected[ours]) or not np.isfinite(array).all():
             raise WeightsError(
-                f"{origin}: {ours} must be {np.prod(expected[ours])} finite numbers, found {array.shape}: give that of the training"
+                f"{ours} of {origin} must be {np.prod(expected[ours])} finite numbers, found {array.shape}. Fix: give the one used in training."
             )
         state[ours] = torch.from_numpy(array.reshape(expected[ours]))
     if not (state["image_std"] > 0).all():
-        raise WeightsError(f"{origin}: image_std must be positive everywhere: give that of the training")
+        raise WeightsError(
+            f"image_std of {origin} must be positive everywhere. Fix: give the one used in training."
+        )
     return asdict(options), state
 
 
@@ -309,10 +311,10 @@ def _numbered(name: str, index: int) -> str:
 
 
 def _convert(ours: str, value: np.ndarray, shape: tuple[int, ...], origin: str) -> Tensor:
-    """TensorFlow keeps output channels last, and flattens features as H, W, C."""
+    """Transpose to PyTorch: TensorFlow has output channels last and flattens features as H, W, C."""
     theirs = (*shape[2:], *shape[1::-1])
     if value.shape != theirs:
-        raise WeightsError(f"{origin} is {value.shape}, expected {theirs}: give Model2 of both stages")
+        raise WeightsError(f"{origin} is {value.shape}, expected {theirs}. Fix: give Model2 of both stages.")
     if ours.endswith("fc1.weight"):
         value = value.reshape(POOLED, POOLED, WIDTHS[-1], HIDDEN).transpose(3, 2, 0, 1).reshape(shape)
     elif value.ndim == 4:

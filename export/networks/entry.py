@@ -1,4 +1,4 @@
-"""What a network's module says of it to the registry."""
+"""Registry entry of a network, defined in the network's module."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class NetworkEntry:
-    """How to make a network, and the input contract of the paper."""
+    """Constructor of a network, and the input contract of its paper."""
 
     build: Callable[..., nn.Module]
     spec: ModelSpec
     paper: str
-    #: Output → how far a runtime may be from PyTorch, where it is not the default.
+    #: Output → tolerance of a runtime against PyTorch, where it is not the default.
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
 
 
 def as_tuples(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options whose lists are tuples: those that have been JSON hold lists."""
+    """Return the options with tuples in place of the lists of JSON."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}

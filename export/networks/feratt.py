@@ -23,13 +23,13 @@ from fer_edge.export.networks.feratt_blocks import AttentionMap, ConvReLU, Featu
 from fer_edge.labels import FERPLUS
 from fer_edge.spec import CropRule, ModelSpec
 
-#: What :meth:`FERAtt.forward` returns, in order.
+#: Outputs of :meth:`FERAtt.forward`, in order.
 OUTPUTS = ("logits", "embedding", "attention")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What the public states of the network do differently.
+    """Differences between the published versions of the network.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class Variant:
     residual_blocks : int
         Length of the feature branch.
     dead_zone : float
-        I_att is zero where it is smaller.
+        I_att is zero below this value.
     pool : int
         Factor between I_att and the classifier's input.
     """
@@ -63,11 +63,11 @@ VARIANTS: Mapping[str, Variant] = {
     "2020": Variant("feratt-2020", False, True, 8, 0.0, 2),
 }
 
-#: Scale and offset per channel of I_att before the classifier of the 2020 variant. No buffers: what is not in
-#: a state dict is lost when a network is made without memory and filled afterwards.
+#: Scale and offset per channel of I_att before the classifier of the 2020 variant. Not buffers: a buffer outside
+#: the state dict is lost when a network is built on the meta device and filled afterwards.
 FACE_RESCALING = ((0.4046, 0.3988, 0.4020), (0.0172, 0.0356, 0.1070))
 
-_SQUASHED = CropRule(shape="box")  # the authors resize whole images, whatever their shape
+_SQUASHED = CropRule(shape="box")  # the authors resize whole images of any aspect ratio
 
 FERATT_SPEC = ModelSpec(
     network="feratt",
@@ -107,7 +107,7 @@ class FERAttOptions:
 
 
 class FERAttParts(NamedTuple):
-    """What :meth:`FERAtt.forward_parts` returns; the losses of the paper read these.
+    """Outputs of :meth:`FERAtt.forward_parts`, read by the losses of the paper.
 
     Attributes
     ----------
@@ -122,7 +122,7 @@ class FERAttParts(NamedTuple):
     features : Tensor
         F, ``[B, 32 or num_classes, H, W]``.
     class_input : Tensor
-        What the classifier reads, ``[B, 3, H / pool, W / pool]``.
+        Input of the classifier, ``[B, 3, H / pool, W / pool]``.
     """
 
     logits: Tensor
@@ -188,10 +188,12 @@ class FERAtt(nn.Module):
     def _check_sides(self, height: int, width: int) -> None:
         if self.variant.deconvolution:
             if (height, width) != (128, 128):
-                raise UsageError(f"feratt needs 128×128 input, found {width}×{height}: resize to 128×128")
+                raise UsageError(
+                    f"feratt needs 128×128 input, found {width}×{height}. Fix: resize the images to 128×128."
+                )
         elif height % 64 or width % 64:
             raise UsageError(
-                f"{self.variant.network} needs sides that are multiples of 64, found {width}×{height}: resize"
+                f"{self.variant.network} needs sides that are multiples of 64, found {width}×{height}. Fix: resize the images."
             )
 
 

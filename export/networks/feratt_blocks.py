@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fer_edge.export.networks.resmasking import Block
 
-#: Blocks of each stage of the ResNet-34 encoder, and the width that the stage gives.
+#: Blocks and output width of each stage of the ResNet-34 encoder.
 ENCODER_STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))
 CENTRE_WIDTH = 256
 #: Inner and outer width of each decoder block, deepest first.
@@ -195,7 +195,7 @@ class PreActResNet18(nn.Module):
         self.classification = nn.Linear(embedding, num_classes) if embedding else None
 
     def forward(self, face: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``[B, 3, h, w]`` to logits ``[B, num_classes]`` and what the last layer reads, ``[B, D]``."""
+        """Map ``[B, 3, h, w]`` to logits ``[B, num_classes]`` and the input of the last layer, ``[B, D]``."""
         out = self.conv1(face)
         for number in range(1, len(CLASSIFIER_WIDTHS) + 1):
             out = self.get_submodule(f"layer{number}")(out)

@@ -20,7 +20,7 @@ GREY_LEVEL = 1 / 255
 
 
 def normalise_illumination(images: Tensor, smoothness: float) -> Tensor:
-    """Divide each image by its diffused self (Sun et al., input of Section 3).
+    """Divide each image by its diffused copy (Sun et al., input of Section 3).
 
     Parameters
     ----------
@@ -45,7 +45,9 @@ def normalise_illumination(images: Tensor, smoothness: float) -> Tensor:
 def diffuse(images: Tensor, smoothness: float) -> Tensor:
     """Solve (I + λL) u = image for every channel of ``[B, C, H, W]``; the mean stays."""
     if smoothness < 0:
-        raise UsageError(f"the smoothness must not be negative, found {smoothness}")
+        raise UsageError(
+            f"smoothness must be at least 0, found {smoothness}. Fix: give a value in that range."
+        )
     rows, row_values = _cosine_basis(images.shape[2])
     columns, column_values = _cosine_basis(images.shape[3])
     gains = 1 / (1 + smoothness * (row_values[:, None] + column_values[None, :]))

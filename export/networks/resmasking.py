@@ -53,7 +53,7 @@ SIDE_MULTIPLE = 32
 
 
 class StageOutputs(NamedTuple):
-    """What :meth:`ResMasking.forward_stages` returns; tuples hold one tensor per stage.
+    """Outputs of :meth:`ResMasking.forward_stages`; tuples hold one tensor per stage.
 
     Attributes
     ----------
@@ -159,12 +159,12 @@ class ResMasking(nn.Module):
         Raises
         ------
         UsageError
-            If a side of ``batch`` is no multiple of 32.
+            If a side of ``batch`` is not a multiple of 32.
         """
         height, width = batch.shape[2:]
         if height % SIDE_MULTIPLE or width % SIDE_MULTIPLE:
             raise UsageError(
-                f"resmasking needs sides that are multiples of {SIDE_MULTIPLE}, found {width}×{height}: resize to 224×224"
+                f"resmasking needs sides that are multiples of {SIDE_MULTIPLE}, found {width}×{height}. Fix: resize the images to 224×224."
             )
         masks: list[Tensor] = []
         before: list[Tensor] = []
@@ -179,10 +179,10 @@ class ResMasking(nn.Module):
         return StageOutputs(logits, tuple(masks), tuple(before), tuple(after))
 
     def forward_change(self, batch: Tensor, stage: int = 3) -> tuple[Tensor, Tensor]:
-        """Return the logits, and how much the mask of ``stage`` changes its features, ``[B, h, w]``.
+        """Return the logits, and the change of the features by the mask of ``stage``, ``[B, h, w]``.
 
-        The change x · (1 + m) − x = x · m is positive; its mean over the channels is the map. Written as the
-        product, it does not cancel when x is stored in eight bits. The mean of m alone is 1 / C everywhere.
+        The change x · (1 + m) − x = x · m is positive; its mean over the channels is the map. The product
+        form does not cancel when x is quantised to INT8. The mean of m alone is 1 / C everywhere.
         """
         outputs = self.forward_stages(batch)
         return outputs.logits, (outputs.before[stage - 1] * outputs.masks[stage - 1]).mean(dim=1)

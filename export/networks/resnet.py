@@ -58,7 +58,9 @@ class ResNet(nn.Module):
         super().__init__()
         o = self.options = options or ResNetOptions()
         if o.depth not in DEPTHS:
-            raise UsageError(f"depth must be one of {', '.join(map(str, DEPTHS))}, found {o.depth}")
+            raise UsageError(
+                f"depth must be one of {', '.join(map(str, DEPTHS))}, found {o.depth}. Fix: set depth to one of them."
+            )
         block, expansion, counts = DEPTHS[o.depth]
         inputs = STAGE_WIDTHS[0]
         self.conv1 = nn.Conv2d(o.in_channels, inputs, 7, stride=2, padding=3, bias=False)
@@ -121,7 +123,7 @@ class VggFaceResNet50(nn.ModuleDict):
         return self.classify(self.features(batch))
 
     def classify(self, features: Tensor) -> Tensor:
-        """Return logits ``[B, num_classes]`` for what :meth:`features` gives."""
+        """Return logits ``[B, num_classes]`` for the output of :meth:`features`."""
         return self["classifier"](features.mean(dim=(2, 3), keepdim=True)).flatten(1)
 
     def features(self, batch: Tensor) -> Tensor:

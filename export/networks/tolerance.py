@@ -1,4 +1,4 @@
-"""How far a runtime's numbers may be from PyTorch's, and which inputs cannot be compared at all."""
+"""Tolerance of a runtime's outputs against PyTorch's, and networks with discontinuities."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Tolerance:
     """Largest accepted difference of one output: ``absolute``, or ``relative`` to its scale if that is more.
 
     Float32 keeps 7 digits, and a deep network loses one to two of them by the order of its sums: logits of
-    scale 100 differ by some 5e-4 between kernels that are both right.
+    scale 100 differ by some 5e-4 between two correct kernels.
     """
 
     absolute: float = 1e-4
@@ -28,8 +28,8 @@ DEFAULT_TOLERANCE = Tolerance()
 
 
 @runtime_checkable
-class Jumping(Protocol):
-    """A network that is not continuous, such as one that rounds landmarks to pixels."""
+class Discontinuous(Protocol):
+    """A network that is discontinuous in its input, such as one that rounds landmarks to pixels."""
 
     def is_steady(self, batch: Tensor) -> Tensor:
-        """Say for each input whether it is far enough from every jump for rounding not to matter, ``[B]`` bool."""
+        """Return ``[B]`` bool: the input is so far from every discontinuity that rounding does not matter."""

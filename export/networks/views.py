@@ -35,7 +35,7 @@ def take_view(images: Tensor, view: View) -> Tensor:
     """Return ``images`` ``[B, C, H, W]``, black at 0, as ``view`` shows them: bilinear, the same shape."""
     height, width = images.shape[2:]
     grid = torch.from_numpy(_grid(view, height, width)).to(images)
-    # The grid is the same for all images: as channels of one image they need no copies of it, and the graph no shapes.
+    # One grid serves all images: as channels of one image they need neither copies of it nor shapes in the graph.
     stacked = images.reshape(1, -1, height, width)
     moved = F.grid_sample(stacked, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return moved.reshape(-1, *images.shape[1:])
@@ -43,7 +43,7 @@ def take_view(images: Tensor, view: View) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _grid(view: View, height: int, width: int) -> np.ndarray:
-    """Where each output pixel samples, ``[1, H, W, 2]`` float32: (x, y), −1 and 1 at the outer edges."""
+    """Return the sampling grid ``[1, H, W, 2]`` float32: (x, y), −1 and 1 at the outer edges."""
     x, y = np.meshgrid(np.arange(width) - (width - 1) / 2, np.arange(height) - (height - 1) / 2)
     angle = np.deg2rad(view.rotation_deg)
     # Pixels are rotated back; y points down, so this is the inverse of a counter-clockwise turn.

@@ -47,15 +47,15 @@ class VisualAttentionOptions:
     Attributes
     ----------
     variant : {"baseline", "global-average", "attention", "attention-symmetric"}
-        What follows the convolutions. ``attention-symmetric`` averages the scores with their mirror (Eq. 5).
+        Head behind the convolutions. ``attention-symmetric`` averages the scores with their mirror (Eq. 5).
     num_classes, in_channels : int
         Logits, and channels of the input.
     input_height, input_width : int
-        Only the baseline is bound to them; the others take any side of at least 16.
+        Fixed for the baseline only; the others take any side of at least 16.
     bias : bool
         Biases in the convolutions and the last layer.
     table_exact : bool
-        No bias anywhere, whatever ``bias`` says: the sizes that the paper's tables add up to.
+        No bias anywhere, overriding ``bias``: the parameter counts of the paper's tables.
     literal_symmetric : bool
         Eq. 5 as printed, whose denominator keeps the scores before averaging: the map sums to at most 1.
     beta : float
@@ -63,7 +63,7 @@ class VisualAttentionOptions:
     dropout : float
         Before the last layer.
     illumination : float or None
-        λ of the isotropic diffusion, 7 as in the common face toolboxes; ``None`` if the input has had it.
+        λ of the isotropic diffusion, 7 as in the common face toolboxes; ``None`` if the input is normalised already.
     """
 
     variant: str = "attention"
@@ -80,7 +80,7 @@ class VisualAttentionOptions:
 
 
 class AttentionOutputs(NamedTuple):
-    """What the attention variants return.
+    """Outputs of the attention variants.
 
     Attributes
     ----------
@@ -104,7 +104,9 @@ class VisualAttention(nn.Module):
         super().__init__()
         o = self.options = options or VisualAttentionOptions()
         if o.variant not in VARIANTS:
-            raise UsageError(f"variant must be one of {', '.join(VARIANTS)}, found {o.variant!r}")
+            raise UsageError(
+                f"variant must be one of {', '.join(VARIANTS)}, found {o.variant!r}. Fix: set variant to one of them."
+            )
         bias, attention_bias = o.bias and not o.table_exact, not o.table_exact
         layers: list[nn.Module] = []
         width = o.in_channels
@@ -125,7 +127,7 @@ class VisualAttention(nn.Module):
         inputs = width * locations if o.variant == "baseline" else width
         self.head = nn.Sequential(nn.Dropout(o.dropout), nn.Linear(inputs, o.num_classes, bias=bias))
         for layer in self.features:
-            if isinstance(layer, nn.Conv2d):  # nothing normalises between ten ReLUs
+            if isinstance(layer, nn.Conv2d):  # there is no normalisation between ten ReLUs
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def forward(self, batch: Tensor) -> Tensor | AttentionOutputs:
@@ -134,7 +136,7 @@ class VisualAttention(nn.Module):
         Raises
         ------
         UsageError
-            If a side is below 16, or is not the baseline's.
+            If a side is below 16, or differs from the baseline's.
         """
         self._check(*batch.shape[2:])
         features = self.features(self.prepare(batch))
@@ -147,7 +149,7 @@ class VisualAttention(nn.Module):
         return AttentionOutputs(self.head(embedding), attention.squeeze(1), embedding)
 
     def prepare(self, batch: Tensor) -> Tensor:
-        """Return ``batch`` with the light divided out and standardised per image, as the convolutions see it."""
+        """Return ``batch`` with normalised illumination, standardised per image: the input of the convolutions."""
         if self.options.illumination is not None:
             batch = normalise_illumination(batch, self.options.illumination)
         return standardise(batch)
@@ -168,11 +170,11 @@ class VisualAttention(nn.Module):
         o = self.options
         if min(height, width) < MIN_SIDE:
             raise UsageError(
-                f"visual-attention needs sides of at least {MIN_SIDE}, found {width}×{height}: enlarge the crop"
+                f"visual-attention needs sides of at least {MIN_SIDE}, found {width}×{height}. Fix: enlarge the images."
             )
         if o.variant == "baseline" and (height, width) != (o.input_height, o.input_width):
             raise UsageError(
-                f"the baseline was built for {o.input_width}×{o.input_height}, found {width}×{height}: set input_width and input_height"
+                f"the baseline was built for {o.input_width}×{o.input_height}, found {width}×{height}. Fix: set input_width and input_height."
             )
 
 

@@ -1,1 +1,1 @@
-"""A network written as ONNX."""
+"""Export of a network to ONNX."""

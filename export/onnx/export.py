@@ -1,4 +1,4 @@
-"""Network and spec → ONNX: standard operators, dynamic batch, checked against PyTorch before it is kept."""
+"""Export a network to ONNX with standard operators and a dynamic batch, and compare it with PyTorch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fer_edge.backends import BACKENDS, SessionOptions
 from fer_edge.errors import ExportError
 from fer_edge.export.networks import NETWORKS
 from fer_edge.export.networks.attention_op import DOMAIN, OPSET_VERSION, function_text
-from fer_edge.export.networks.tolerance import DEFAULT_TOLERANCE, Jumping
+from fer_edge.export.networks.tolerance import DEFAULT_TOLERANCE, Discontinuous
 from fer_edge.export.onnx.folding import fold_norm_through_pool, move_relu_before_pool
 from fer_edge.export.weights import TrainedNetwork
 from fer_edge.preprocess import prepare_batch
@@ -34,20 +34,20 @@ from fer_edge.synthetic.drawn import generate_faces
 OPSET = 18
 #: Readable by TensorRT 10.3 and ONNX Runtime 1.18.
 IR_VERSION = 9
-#: protobuf's limit on one message, and what the graph may need besides its weights.
+#: Limit of protobuf on one message, and the bytes reserved for the graph besides its weights.
 _MAX_FILE_BYTES = 2**31 - 1
 _GRAPH_BYTES = 16 << 20
 _CHECKED_FACES = 8
 _STAGE = "exporting"
-#: More faces are drawn this often where too many cannot be compared (see :func:`_comparable`).
+#: Number of draws of faces while too few can be compared (see :func:`_comparable`).
 _ATTEMPTS = 8
-#: How many faces the check may look at: callers that draw from a data set need give no more.
+#: Number of faces that the check reads at most; callers need to pass no more.
 FACES_TO_CHECK = _CHECKED_FACES * _ATTEMPTS
 
 
 @dataclass(frozen=True)
 class OutputDifference:
-    """How far one output of ONNX Runtime is from PyTorch's.
+    """Difference of one output between ONNX Runtime and PyTorch.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class OutputDifference:
     scale : float
         Largest absolute value of PyTorch's output.
     allowed : float
-        What :class:`~fer_edge.export.networks.tolerance.Tolerance` accepts at this scale.
+        Bound by :class:`~fer_edge.export.networks.tolerance.Tolerance` at this scale.
     """
 
     max_abs: float
@@ -65,13 +65,13 @@ class OutputDifference:
 
     @property
     def accepted(self) -> bool:
-        """Whether the difference is a number and small enough."""
+        """True if the difference is within the bound, and not NaN."""
         return self.max_abs <= self.allowed
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """How far ONNX Runtime is from PyTorch on the same faces.
+    """Differences between ONNX Runtime and PyTorch on the same faces.
 
     Attributes
     ----------
@@ -80,11 +80,11 @@ class ExportReport:
     differences : mapping
         Output name → :class:`OutputDifference`.
     same_argmax : bool
-        Whether every face has the same class; a tie within the tolerance counts as the same.
+        True if every face has the same class; a tie within the tolerance counts as the same.
     faces, skipped_faces : int
-        Faces compared, and faces left out because the network jumps there (a landmark on a pixel's edge).
+        Faces compared, and faces left out because the network is discontinuous there (a landmark on a pixel's edge).
     real_faces : bool
-        Whether they are the user's rather than generated.
+        True for faces of the user, false for generated ones.
     folded_norms : int
         Normalisations folded through a max-pool.
     """
@@ -111,7 +111,7 @@ def export_onnx(
     trained : TrainedNetwork
         Network, weights and spec.
     path : Path
-        Where the file goes; it appears only if the check passes.
+        Output file; it is written only if the check passes.
     faces : iterable of np.ndarray, optional
         Face crops for the check, uint8 BGR or gray, of which the first 8 are taken, and more where those cannot
         be compared. Generated ones are used if there are none.
@@ -122,7 +122,7 @@ def export_onnx(
     ------
     ExportError
         If an output of ONNX Runtime differs from PyTorch's by more than the network's tolerance, or the class
-        does; if the weights pass the 2 GiB that one ONNX file can hold.
+        differs; if the weights exceed the 2 GiB limit of one ONNX file.
     """
     module, spec = trained.module.eval(), trained.spec
     _check_size(module)
@@ -136,7 +136,7 @@ def export_onnx(
     _tidy(model)
     with whole_file(path) as part:
         onnx.save(model, part)
-        del model  # of the ensemble: 1.5 GB that the sessions below need too
+        del model  # frees memory for the sessions below, 1.5 GB for the ensemble
         with text_path(part) as name:
             onnx.checker.check_model(name, full_check=True)
         on_progress(_STAGE, 3, 4)
@@ -148,7 +148,7 @@ def export_onnx(
         ]
         if wrong or not same:
             raise ExportError(
-                f"the ONNX file differs from PyTorch: {', '.join(wrong) or 'another class'}: {path.name} was not written"
+                f"the ONNX file differs from PyTorch ({', '.join(wrong) or 'another class'}), so {path.name} was not written. Fix: report this with the output of fer-edge doctor."
             )
     on_progress(_STAGE, 4, 4)
     return ExportReport(
@@ -163,18 +163,18 @@ def export_onnx(
 
 
 def _check_size(module: nn.Module) -> None:
-    """Refuse what cannot be one file before minutes are spent on it."""
+    """Refuse weights above the limit of one file before the export, which takes minutes."""
     size = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
     if size > _MAX_FILE_BYTES - _GRAPH_BYTES:
         raise ExportError(
-            f"the weights take {size / 1e9:.2f} GB, expected at most {_MAX_FILE_BYTES / 1e9:.2f} GB, which is what one ONNX file can hold: export fewer members, or each network alone"
+            f"the weights take {size / 1e9:.2f} GB, expected at most {_MAX_FILE_BYTES / 1e9:.2f} GB, the limit of one ONNX file. Fix: export fewer members, or each network alone."
         )
 
 
 def _faces_to_compare(
     module: nn.Module, spec: ModelSpec, faces: Iterable[np.ndarray] | None
 ) -> tuple[np.ndarray, int]:
-    """Return the batch to compare on, and how many faces were left out of it."""
+    """Return the batch to compare on, and the number of faces left out of it."""
     generated = (
         face for attempt in range(_ATTEMPTS) for face in generate_faces(_CHECKED_FACES, seed=attempt)
     )
@@ -189,17 +189,19 @@ def _faces_to_compare(
         kept += list(batch[_comparable(module, batch)])
         seen += len(batch)
     if not seen:
-        raise ExportError("there are no faces to check the export on: give other faces, or none")
+        raise ExportError(
+            "found no faces to check the export on. Fix: give faces, or leave them out to use generated ones."
+        )
     if not kept:
         raise ExportError(
-            f"all {seen} faces lie where the network jumps, so that rounding decides its outputs: check on other faces"
+            f"all {seen} faces lie at discontinuities of the network, where rounding decides its outputs. Fix: check on other faces."
         )
     return np.stack(kept), seen - len(kept)
 
 
 def _comparable(module: nn.Module, batch: np.ndarray) -> np.ndarray:
-    """Which inputs have outputs that rounding changes a little only, ``[B]`` bool; see :class:`Jumping`."""
-    if not isinstance(module, Jumping):
+    """Return ``[B]`` bool: inputs away from every discontinuity; see :class:`Discontinuous`."""
+    if not isinstance(module, Discontinuous):
         return np.ones(len(batch), bool)
     with torch.inference_mode():
         return module.is_steady(torch.from_numpy(batch)).numpy()
@@ -231,7 +233,7 @@ def _to_onnx(module: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter warns about its own internals and about torchvision, which we do not use."""
+    """Silence the exporter's warnings about its internals and about torchvision, which is not used."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -244,10 +246,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _tidy(model: onnx.ModelProto) -> None:
-    """Name nodes and tensors after the module they come from; drop the exporter's notes.
+    """Name nodes and tensors after the module they come from; drop the exporter's metadata.
 
-    The notes hold source paths of the exporting machine. The names are what ranges, sensitivity
-    tables and engine layer reports show.
+    The metadata holds source paths of the exporting machine. Ranges, sensitivity tables and engine layer
+    reports show the names.
     """
     graph = model.graph
     fixed = {value.name for value in (*graph.input, *graph.output)}
@@ -315,6 +317,6 @@ def _compare(
 
 
 def _same_class(found: np.ndarray, expected: np.ndarray, tie: float) -> bool:
-    """Whether the class found is the largest of ``expected``, or as large up to ``tie``."""
+    """Return ``[B]`` bool: the class found is the largest of ``expected`` up to ``tie``."""
     chosen = np.take_along_axis(expected, found.argmax(axis=1)[:, None], axis=1)[:, 0]
     return bool((expected.max(axis=1) - chosen <= tie).all())

@@ -1,4 +1,4 @@
-"""Graph rewrites that keep the numbers and make a graph easier to quantise."""
+"""Graph rewrites that keep the outputs and make a graph easier to quantise."""
 
 from __future__ import annotations
 

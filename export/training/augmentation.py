@@ -1,4 +1,4 @@
-"""Augmentation of whole batches on tensors, driven by one generator so that a run can be repeated."""
+"""Augmentation of batches of tensors; one generator makes a run reproducible."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class AugmentationOptions:
-    """Strengths; zero switches a change off."""
+    """Strengths of the augmentations; zero switches one off."""
 
     rotation_deg: float = 30.0
     shift: float = 0.1  # of the side
@@ -23,18 +23,18 @@ class AugmentationOptions:
     erase_probability: float = 0.25
     erase_max_side: float = 0.35  # of the side
     mixup_alpha: float = 0.0  # of Beta(α, α), the share of the other image
-    fill: str = "border"  # what moves in from outside: "border" repeats, "black" is zero
+    fill: str = "border"  # padding: "border" repeats the edge, "black" is zero
 
     @property
     def moves(self) -> bool:
-        """Whether pixels change their place."""
+        """True if pixels move."""
         return any((self.rotation_deg, self.shift, self.scale, self.flip_probability))
 
 
 def augment(
     batch: Tensor, options: AugmentationOptions, generator: Generator, size: tuple[int, int] | None = None
 ) -> Tensor:
-    """Return a changed copy of ``batch`` ``[B, C, H, W]``, float in [0, 1].
+    """Return an augmented copy of ``batch`` ``[B, C, H, W]``, float in [0, 1].
 
     ``size`` is the height and width of the result, those of the input by default.
     """

@@ -1,4 +1,4 @@
-"""Class frequencies of the targets that a loss saw: the prior that the logits of the trained network imply."""
+"""Class frequencies of the training targets: the prior that the logits of the trained network imply."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fer_edge.export.training.data.batches import TrainingData
 from fer_edge.export.training.data.sampling import expected_draws
 from fer_edge.export.training.recipe import Phase, Recipe
 
-#: A class that was never seen would have no logarithm.
+#: Keeps the logarithm finite for a class without targets.
 MIN_FREQUENCY = 1e-4
 
 

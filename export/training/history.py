@@ -1,4 +1,4 @@
-"""The figures of every epoch of a run, and where the run stands."""
+"""Metrics of every epoch, and the progress of a run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from fer_edge.export.training.recipe import Phase
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """One line of ``metrics.csv``. Validation uses the averaged weights where there are such.
+    """One line of ``metrics.csv``. Validation uses the averaged weights where they exist.
 
-    Accuracy and macro-F1 are ``None`` where the objective classifies nothing; ``parts`` are the parts of
-    the validation loss. ``temperature`` is fitted on the held-out images, where they are enough and the
+    Accuracy and macro-F1 are ``None`` for an objective without classification; ``parts`` are the parts of
+    the validation loss. ``temperature`` is fitted on the held-out images, if there are enough and the
     weights are kept.
     """
 
@@ -38,12 +38,12 @@ class EpochMetrics:
 
 @dataclass
 class Progress:
-    """Where a run stands.
+    """Progress of a run.
 
     Attributes
     ----------
     step : int
-        Steps that are done.
+        Steps done.
     history : list of EpochMetrics
         Finished epochs.
     losses : list of float
@@ -77,7 +77,7 @@ class Progress:
             self.unfinished = metrics
 
     def phase_ends(self, phase: Phase) -> bool:
-        """Whether the current phase has had its epochs, or its patience is at an end."""
+        """Return whether the current phase has reached its epochs or its patience."""
         done = self.phase_accuracies
         if len(done) >= phase.epochs:
             return True
@@ -92,17 +92,17 @@ class Progress:
 
     @property
     def phase_accuracies(self) -> list[float]:
-        """Validation accuracy of the finished epochs of this phase; 0 where nothing is classified."""
+        """Validation accuracy of the finished epochs of this phase; 0 for an objective without classification."""
         return [m.validation_accuracy or 0.0 for m in self.history[self.phase_epoch :]]
 
     @property
     def all_metrics(self) -> list[EpochMetrics]:
-        """Finished epochs, then the one that was cut short."""
+        """Metrics of finished epochs, then of an epoch that was cut short."""
         return [*self.history, *([self.unfinished] if self.unfinished else [])]
 
     @property
     def last_metrics(self) -> EpochMetrics:
-        """Of the last epoch, whole or not."""
+        """Metrics of the last epoch, complete or cut short."""
         return self.all_metrics[-1]
 
     @property

@@ -1,4 +1,4 @@
-"""The network that a run starts from."""
+"""Initial network of a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make_network(recipe: Recipe, data: TrainingData, initial: TrainedNetwork | N
     Raises
     ------
     WeightsError
-        If ``initial`` holds less than half of the network's numbers.
+        If ``initial`` has less than half of the network's parameters.
     """
     network = build_network(recipe.network, recipe.network_options)
     if initial is not None:
@@ -41,6 +41,6 @@ def _initialise(network: nn.Module, trained: TrainedNetwork) -> None:
     shared = {n: v for n, v in found.items() if n in own and own[n].shape == v.shape}
     if 2 * sum(v.numel() for v in shared.values()) < sum(v.numel() for v in own.values()):
         raise WeightsError(
-            f"weights of {trained.spec.network} with {dict(trained.options)} fit {len(shared)} of {len(own)} entries of the network to train: give weights of the same network and widths"
+            f"expected weights for most parameters of the network to train, found {len(shared)} of {len(own)} entries that fit in {trained.spec.network} with {dict(trained.options)}. Fix: give weights of the same network and widths."
         )
     network.load_state_dict({**own, **shared})

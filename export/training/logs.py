@@ -1,4 +1,4 @@
-"""What a run leaves to look at: ``metrics.csv``, ``curves.png`` and TensorBoard events."""
+"""Logs of a run: ``metrics.csv``, ``curves.png`` and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEP_EVENTS = 10
 
 
 class RunLog:
-    """Writes after every epoch; a resumed run continues the same files."""
+    """Log files, written after every epoch; a resumed run continues them."""
 
     def __init__(self, output: Path, progress: Progress) -> None:
         self._output = output
@@ -31,13 +31,13 @@ class RunLog:
         )
 
     def step(self, step: int, loss: float, rate: float) -> None:
-        """Note a step."""
+        """Log a step."""
         if step % STEP_EVENTS == 0 or step == 1:
             self._scalar("train/loss", loss, step)
             self._scalar("train/learning_rate", rate, step)
 
     def epoch(self, progress: Progress, metrics: EpochMetrics) -> None:
-        """Note an epoch; redraw the curves."""
+        """Log an epoch and redraw the curves."""
         for name, value in metrics.to_row().items():
             if name.startswith("validation_") and value is not None:
                 self._scalar(f"validation/{name.removeprefix('validation_')}", value, progress.step)

@@ -45,7 +45,7 @@ _MAX_STEPS = 10**12
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-    """How a run is carried out; what it computes is the recipe's.
+    """Options of a run, beside its recipe.
 
     Attributes
     ----------
@@ -54,9 +54,9 @@ class TrainOptions:
     initial : TrainedNetwork or None
         Start from these weights where names and shapes agree; a head for other classes starts fresh.
     max_steps : int or None
-        Stop after so many steps of the whole run, for a short trial.
+        Stop after this number of steps of the whole run, for a short trial.
     checkpoint_steps : int or None
-        Save a checkpoint after so many steps too, not only after every epoch.
+        Save a checkpoint also every so many steps, not only after every epoch.
     """
 
     resume: bool = False
@@ -89,7 +89,7 @@ def train(
     recipe : Recipe
         See :data:`fer_edge.export.training.recipes.RECIPES`.
     data : DataOptions
-        The data set; by default the part of it that its authors made for training.
+        The data set; by default the training part of its authors.
     output : Path
         Folder for the results.
     options : TrainOptions, optional
@@ -107,11 +107,13 @@ def train(
     """
     options = options or TrainOptions()
     if recipe.keep not in KEPT:
-        raise UsageError(f"recipe.keep must be one of {', '.join(KEPT)}, found {recipe.keep!r}")
+        raise UsageError(
+            f"recipe.keep must be one of {', '.join(KEPT)}, found {recipe.keep!r}. Fix: set keep to one of them."
+        )
     output.mkdir(parents=True, exist_ok=True)
     if (output / CHECKPOINT).exists() and not options.resume:
         raise WeightsError(
-            f"{output / CHECKPOINT} is from an earlier run: add --resume, or choose another --output"
+            f"{output / CHECKPOINT} is from an earlier run. Fix: add --resume, or choose another --output."
         )
     torch.manual_seed(recipe.seed)
     run = _Run(recipe, load_training_data(recipe, data), output, options)
@@ -133,13 +135,13 @@ class _Run:
         self.epoch_steps = images // recipe.batch_size
         if self.epoch_steps == 0:
             raise DataError(
-                f"{data.dataset.name} gives {images} training images, fewer than one batch of {recipe.batch_size}: give more data or a smaller --batch-size"
+                f"{data.dataset.name} has {images} training images, expected at least one batch of {recipe.batch_size}. Fix: give more data, or a smaller --batch-size."
             )
 
     def go(
         self, on_step: Callable[[int, int, float], None], on_epoch: Callable[[EpochMetrics], None]
     ) -> None:
-        """Carry out the phases, from where the checkpoint stands."""
+        """Run the phases, from the checkpoint on."""
         total = self.epoch_steps * self.recipe.epochs
         last = total if self.options.max_steps is None else min(self.options.max_steps, total)
         loaded = RunState.load(self.output / CHECKPOINT, self.recipe) if self.options.resume else None
@@ -208,7 +210,7 @@ class _Run:
         loss = float(outcome.loss.detach())
         if not np.isfinite(loss):
             raise WeightsError(
-                f"the loss is {loss} at step {self.progress.step + 1}: lower the learning rate, or look for bad data"
+                f"the loss is {loss} at step {self.progress.step + 1}, expected a finite number. Fix: lower the learning rate, or remove damaged data."
             )
         optimizer.zero_grad(set_to_none=True)
         outcome.loss.backward()  # type: ignore[no-untyped-call]
@@ -242,7 +244,7 @@ class _Run:
         return validate(self._kept(), self.data, phase, self.recipe.spec.class_names)
 
     def _kept(self) -> nn.Module:
-        """Return the network with the averaged weights, where there are such."""
+        """Return the network with the averaged weights, if there is an average."""
         return self.network if self.average is None else self.average.module
 
     def finish(self) -> Path:
@@ -310,7 +312,7 @@ def _freeze(network: nn.Module, phase: Phase) -> None:
     unknown = [name for name in phase.trained if name not in children]
     if unknown:
         raise UsageError(
-            f"phase.trained names {', '.join(unknown)}, but the network has {', '.join(children)}"
+            f"phase.trained names {', '.join(unknown)}, but the network has {', '.join(children)}. Fix: name children of the network."
         )
     for name, child in children.items():
         child.requires_grad_(not phase.trained or name in phase.trained)

@@ -1,8 +1,8 @@
-"""Batch normalisation that exists in training only.
+"""Batch normalisation for training only.
 
-A plain convolution trains faster with a normalisation behind it, and afterwards the two are one
-convolution again (RepVGG, Ding et al., 2021, Section 3.3). The papers' layers stay as they are, and so
-do the parameter counts of what is saved.
+A plain convolution trains faster with a normalisation behind it, and is folded into the
+convolution afterwards (RepVGG, Ding et al., 2021, Section 3.3). The papers' layers and
+the parameter counts of saved weights do not change.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class NormalisedConv(nn.Sequential):
         super().__init__()
         if conv.bias is None:
             raise UsageError(
-                "a normalisation cannot be folded into a convolution without bias: set bias=True in the network options"
+                "a normalisation cannot be folded into a convolution without bias. Fix: set bias=True in the network options."
             )
         self.conv = conv
         self.norm = nn.BatchNorm2d(conv.out_channels)
@@ -46,7 +46,7 @@ def add_norms(network: nn.Module) -> None:
 
 @torch.no_grad()
 def match_norms(network: nn.Module, batch: Tensor) -> None:
-    """Set added norms to what they would be if ``network`` had learnt with them; its outputs stay.
+    """Initialise added norms so that the outputs of ``network`` stay the same.
 
     Statistics are those of ``batch`` ``[B, C, H, W]``, scale and shift undo them
     (Salimans & Kingma, 2016, Section 3). So a run can go on from weights whose norms were folded.
@@ -70,10 +70,10 @@ def match_norms(network: nn.Module, batch: Tensor) -> None:
 
 @torch.no_grad()
 def reestimate_norms(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Take the statistics of every batch normalisation again, as means over ``batches`` of ``[B, C, H, W]``.
+    """Re-estimate the statistics of every batch normalisation, as means over ``batches`` of ``[B, C, H, W]``.
 
-    Running averages come from changed images and from weights that still moved; what the network will see
-    are images as they are (precise batch normalisation, Wu & Johnson, 2021, Section 3).
+    Running averages come from augmented images and from changing weights; inference uses images without
+    augmentation (precise batch normalisation, Wu & Johnson, 2021, Section 3).
     """
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]

@@ -1,4 +1,4 @@
-"""Objectives: what a network is trained to do with a batch, by name."""
+"""Training objectives by name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees.
+    """Tensors of one training step.
 
     Attributes
     ----------
@@ -35,8 +35,8 @@ class Batch:
     landmarks : Tensor or None
         ``[B, 68, 2]`` input pixels.
     faces, masks : Tensor or None
-        ``[B, 3, H, W]``: the face before its colours were changed, normalised like the images; ``[B, H, W]``
-        bool: where it is.
+        ``[B, 3, H, W]``: the face before its colours were changed, normalised like the images; its mask
+        ``[B, H, W]`` bool.
     """
 
     images: Tensor
@@ -48,7 +48,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Loss of a batch, its parts by name, and logits ``[B, K]`` where the objective makes them."""
+    """Loss of a batch, its parts by name, and logits ``[B, K]`` where the objective computes them."""
 
     loss: Tensor
     logits: Tensor | None
@@ -112,12 +112,14 @@ OBJECTIVES: Mapping[str, Callable[..., Outcome]] = {
 def _expect(network: nn.Module, kind: type[Network]) -> Network:
     if not isinstance(network, kind):
         raise UsageError(
-            f"this objective needs {kind.__name__}, found {type(network).__name__}: choose another objective"
+            f"this objective needs {kind.__name__}, found {type(network).__name__}. Fix: choose another objective."
         )
     return network
 
 
 def _given(value: Tensor | None) -> Tensor:
     if value is None:
-        raise UsageError("this objective needs landmarks or rendered faces: choose another recipe.data")
+        raise UsageError(
+            "this objective needs landmarks or rendered faces, which recipe.data does not provide. Fix: choose another recipe.data."
+        )
     return value

@@ -1,4 +1,4 @@
-"""Optimisers and learning rates by name. A rate is a pure function of where the run stands: resuming needs no state."""
+"""Optimisers and learning rates by name. A rate is a pure function of the position in the run: resuming needs no state."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Groups = list[dict[str, Any]]
 
 
 def make_optimizer(phase: Phase, network: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimiser of ``phase`` for the parameters that learn."""
+    """Return the optimiser of ``phase`` for the trainable parameters."""
     build = lookup(OPTIMIZERS, phase.optimizer, "optimizer")
     lookup(RATES, phase.rate, "rate")
     return build([p for p in network.parameters() if p.requires_grad], phase)
 
 
 def _adamw(parameters: Sequence[nn.Parameter], phase: Phase) -> torch.optim.Optimizer:
-    """Decay matrices and kernels only: biases, scales and γ are left alone."""
+    """AdamW that decays matrices and kernels only, not biases, scales and γ."""
     groups: Groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": phase.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
@@ -48,7 +48,7 @@ OPTIMIZERS: Mapping[str, Callable[[Sequence[nn.Parameter], Phase], torch.optim.O
 
 @dataclass(frozen=True)
 class Position:
-    """Where a phase stands.
+    """Position within a phase.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class Position:
 
 
 def apply_rate(phase: Phase, position: Position, optimizer: torch.optim.Optimizer) -> float:
-    """Set the rate of the next step, and β₁ where the schedule moves it; return the rate."""
+    """Set the rate of the next step, and β₁ where the schedule changes it; return the rate."""
     rate, beta1 = RATES[phase.rate](phase.learning_rate, position, **phase.rate_options)
     for group in optimizer.param_groups:
         group["lr"] = rate

@@ -26,7 +26,7 @@ def save_curves(path: Path, history: Sequence[EpochMetrics]) -> None:
         values = [m.parts.get(name, nan) for m in history]
         loss.plot(epochs, values, "--", label=f"held out: {name}")
     loss.set(xlabel="epoch", ylabel="loss")
-    # A fixed place: matplotlib searches for the best one for seconds on slow machines, and warns.
+    # A fixed legend position: matplotlib searches for the best one for seconds on slow machines, and warns.
     loss.legend(loc="upper right")
     for label, shares in (
         ("accuracy", [m.validation_accuracy for m in history]),

@@ -1,4 +1,4 @@
-"""The choices of a training run: its network, its data and its phases."""
+"""Recipe of a training run: network, data and phases."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Phase:
     Attributes
     ----------
     epochs : int
-        At most so many.
+        Maximum number of epochs.
     objective : str
         A key of :data:`fer_edge.export.training.objectives.OBJECTIVES`.
     objective_options : mapping
@@ -30,11 +30,11 @@ class Phase:
     rate_options : mapping
         Keyword arguments of the rate.
     trained : tuple of str
-        Children of the network that learn; the others are frozen, their normalisation too. Empty: all.
+        Trained children of the network; the others are frozen, including their normalisation. Empty: all.
     patience : int or None
-        Stop the phase after more than so many epochs without a better validation accuracy.
+        Stop the phase after more than this number of epochs without a better validation accuracy.
     augmentation : AugmentationOptions or None
-        Instead of the recipe's.
+        Overrides that of the recipe.
     """
 
     epochs: int
@@ -57,32 +57,32 @@ class Recipe:
     Attributes
     ----------
     network, network_options, spec
-        What is trained, and its input and output contract.
+        Network to train, and its input and output contract.
     labels : {"auto", "ferplus", "fer2013"}
-        Which labels of FER2013; other data bring their own.
+        Labels of FER2013; other data sets have their own.
     phases : tuple of Phase
-        Carried out in order.
+        Phases in order.
     data : str
         A key of :data:`fer_edge.export.training.data.batches.DATA`.
     dropped_classes : tuple of str
         Images of these classes are left out.
     per_class : int or None
-        Balanced sampling with so many images of a class per epoch; ``None``: every image once.
+        Balanced sampling with this number of images of a class per epoch; ``None``: every image once.
     keep : {"average", "best", "last"}
-        Which weights are saved: the exponential average, those of the best validation accuracy, or the last.
+        Saved weights: the exponential average, those of the best validation accuracy, or the last.
     validation_count : int
         Images held out, drawn at random.
     subject_folds : int
-        Where the data names its subjects, hold out one of so many folds of them instead; 0: never.
+        Number of folds of the subjects, one of which is held out instead where the data names subjects; 0: never.
     training_norms : bool
         See :mod:`fer_edge.export.training.norms`.
     precise_norms : bool
-        At the end, take the statistics of batch normalisation again on images as they are, unless ``keep``
-        is ``best``.
+        At the end, re-estimate the statistics of batch normalisation without augmentation, unless ``keep`` is
+        ``best``.
     side_schedule : tuple of (float, float)
-        Share of the epochs from which → share of the input's sides: small images first are cheap steps.
+        Share of the epochs from which → share of the input's sides: early steps on small images are cheap.
     notes : str
-        Where the paper and its code differ, and what is our reading.
+        Differences between the paper and its code, and our interpretation.
     """
 
     network: str
@@ -116,7 +116,7 @@ class Recipe:
 
     @property
     def augmentations(self) -> tuple[AugmentationOptions, ...]:
-        """Those that the phases use."""
+        """Augmentations of the phases."""
         return tuple(phase.augmentation or self.augmentation for phase in self.phases)
 
     def with_epochs(self, epochs: int) -> Recipe:

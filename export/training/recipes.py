@@ -16,7 +16,7 @@ from fer_edge.spec import CropRule, ModelSpec
 _NO_GEOMETRY = AugmentationOptions(
     rotation_deg=0, shift=0, scale=0, flip_probability=0, brightness=0, contrast=0, erase_probability=0
 )
-#: For the end of a run, when strong changes keep a small network from learning more.
+#: For the end of a run, when strong augmentation limits a small network.
 _MODERATE = AugmentationOptions(
     rotation_deg=15,
     shift=0.08,
@@ -29,7 +29,7 @@ _MODERATE = AugmentationOptions(
 
 
 def _shipped(labels: str, class_names: tuple[str, ...], *phases: Phase, **changes: Any) -> Recipe:
-    """Jalal et al. at 48 pixels: FER2013's own resolution, and what two CPU cores can train."""
+    """Jalal et al. at 48 pixels, FER2013's resolution, which two CPU cores can train."""
     recipe = Recipe(
         network="conv-attention",
         network_options={

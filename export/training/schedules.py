@@ -24,11 +24,11 @@ def triangular_rate(step: int, low: float = 1e-4, high: float = 0.05, half_cycle
     Raises
     ------
     UsageError
-        If the step is negative, or the rates or the cycle make no triangle.
+        If the step is negative, or the rates or the cycle are out of range.
     """
     if step < 0 or half_cycle < 1 or not 0 <= low <= high < math.inf:
         raise UsageError(
-            f"a triangular rate needs step ≥ 0, 0 ≤ low ≤ high and half_cycle ≥ 1, found step {step}, low {low}, high {high}, half_cycle {half_cycle}"
+            f"a triangular rate needs step ≥ 0, 0 ≤ low ≤ high and half_cycle ≥ 1, found step {step}, low {low}, high {high}, half_cycle {half_cycle}. Fix: give values in these ranges."
         )
     cycle = math.floor(1 + step / (2 * half_cycle))
     distance = abs(step / half_cycle - 2 * cycle + 1)

@@ -1,4 +1,4 @@
-"""What a resumed run needs: progress, weights, average and optimiser, in one checkpoint file."""
+"""State of a run in one checkpoint file: progress, weights, average and optimiser."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHECKPOINT = "checkpoint.pt"
 
 @dataclass(frozen=True)
 class RunState:
-    """Everything that a resumed run needs, as modules that it is saved from."""
+    """Modules and progress of a run, to be saved."""
 
     recipe: Recipe
     progress: Progress
@@ -30,7 +30,7 @@ class RunState:
     optimizer: torch.optim.Optimizer
 
     def save(self, path: Path) -> None:
-        """Write the checkpoint whole or not at all."""
+        """Write the checkpoint completely or not at all."""
         parts = {"network": self.network, "average": self.average, "optimizer": self.optimizer}
         value: dict[str, Any] = {n: None if p is None else p.state_dict() for n, p in parts.items()}
         value["recipe"] = json.dumps(self.recipe.to_dict())
@@ -50,14 +50,14 @@ class RunState:
         try:
             value = torch.load(path, weights_only=True)
             if value["recipe"] != json.dumps(recipe.to_dict()):
-                raise WeightsError(
-                    f"{path} cannot be resumed from (it is from another recipe): start again in another --output"
-                )
+                raise WeightsError(f"{path} is from another recipe. Fix: start again in another --output.")
             saved = value["progress"]
             progress = Progress(**{**saved, "history": [EpochMetrics(**m) for m in saved["history"]]})
             return LoadedState(path, progress, value["network"], value["average"], value["optimizer"])
         except FileNotFoundError as error:
-            raise WeightsError(f"there is no {path} to resume from: leave --resume out") from error
+            raise WeightsError(
+                f"expected the checkpoint {path} for --resume, found none. Fix: leave --resume out."
+            ) from error
         except WeightsError:
             raise
         except Exception as error:  # damaged bytes can raise anything in the unpickler
@@ -66,7 +66,7 @@ class RunState:
 
 @dataclass(frozen=True)
 class LoadedState:
-    """A checkpoint that was read, before its tensors are put back."""
+    """Content of a checkpoint, before its tensors are restored."""
 
     path: Path
     progress: Progress
@@ -77,7 +77,7 @@ class LoadedState:
     def restore(
         self, network: nn.Module, average: nn.Module | None, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Put the tensors back; an optimiser of an earlier phase is left behind."""
+        """Restore the tensors; an optimiser of an earlier phase is left behind."""
         try:
             network.load_state_dict(self.network)
             if average is not None:
@@ -89,5 +89,5 @@ class LoadedState:
 
 def _unusable(path: Path, error: Exception) -> WeightsError:
     return WeightsError(
-        f"{path} cannot be resumed from ({type(error).__name__}): it is damaged or from another recipe: start again in another --output"
+        f"{path} is damaged or from another recipe ({type(error).__name__}). Fix: start again in another --output."
     )

@@ -22,7 +22,7 @@ VALIDATION_BATCH = 64
 
 @dataclass(frozen=True)
 class Validation:
-    """Figures of the held-out images; all but the loss are ``None`` where the objective classifies nothing.
+    """Metrics of the held-out images; all but the loss are ``None`` for an objective without classification.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class Validation:
         }
 
     def temperature(self) -> float | None:
-        """Return the temperature that is fitted on these images, where they are enough."""
+        """Return the temperature fitted on these images, or ``None`` if they are too few."""
         if self.logits is None or self.targets is None:
             return None
         fitted = measure_temperature(self.logits, self.targets)

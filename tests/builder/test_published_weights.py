@@ -40,7 +40,7 @@ def test_a_damaged_file_of_the_right_size_is_named(
     message = capsys.readouterr().err
     path = tmp_path / "cache" / "weights" / FILE.name
     assert f"{path} cannot be read" in message
-    assert "delete it and it is fetched again" in message
+    assert "or delete a damaged file to have it downloaded again" in message
     assert not output.exists()
 
 

@@ -49,7 +49,7 @@ def test_a_file_of_another_network_names_the_model_to_ask_for(
     )
     arguments = ["--weights", str(weights), "--output", str(tmp_path / "m.onnx")]
     assert main(["export", "--model", "feratt", *arguments]) == 1
-    assert "this looks like feratt-2020" in " ".join(capsys.readouterr().err.split())
+    assert "It looks like feratt-2020" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "m.onnx").exists()
 
 

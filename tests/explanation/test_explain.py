@@ -137,7 +137,7 @@ def test_emfacs_by_a_network_that_finds_no_landmarks(
 ) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.random.default_rng(0).integers(0, 255, (48, 48, 3), np.uint8))
     assert main(["emfacs", "default", "--data", str(tmp_path), "--method", "gradcam"]) == 1
-    assert "has no landmarks, and conv-attention finds none" in capsys.readouterr().err
+    assert "has no landmarks, and conv-attention does not predict them" in capsys.readouterr().err
 
 
 def test_emfacs_with_predicted_landmarks(

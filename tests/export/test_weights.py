@@ -1,4 +1,4 @@
-"""Our weights files: round trips, and files that are damaged or belong to something else."""
+"""Our weights files: round trips, and damaged or foreign files."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ def test_round_trip(file: Path, trained: TrainedNetwork) -> None:
 
 
 def test_missing_file_says_both_ways_out(tmp_path: Path) -> None:
-    refuse(tmp_path / "absent.safetensors", "does not exist: give --weights a file, or 'random'")
+    refuse(tmp_path / "absent.safetensors", "does not exist. Fix: give --weights a file, or 'random'")
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, -1])
 def test_cut_file(file: Path, kept: int) -> None:
     file.write_bytes(file.read_bytes()[:kept])
-    refuse(file, "is not a whole FER-Edge weights file")
+    refuse(file, "is not a complete FER-Edge weights file")
 
 
 @pytest.mark.parametrize("position", [0, 8, 20])
@@ -87,15 +87,15 @@ def test_flipped_byte_in_the_header(file: Path, position: int) -> None:
     data = bytearray(file.read_bytes())
     data[position] ^= 0x40
     file.write_bytes(data)
-    refuse(file, "is not a whole FER-Edge weights file|does not describe")
+    refuse(file, "is not a complete FER-Edge weights file|does not describe")
 
 
 def test_text_file_and_files_of_other_programs(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     path.write_text("not weights\n" * 50)
-    refuse(path, "is not a whole FER-Edge weights file")
+    refuse(path, "is not a complete FER-Edge weights file")
     safetensors.torch.save_file({"a": torch.ones(3)}, path)
-    refuse(path, "is not a whole FER-Edge weights file .KeyError")
+    refuse(path, "is not a complete FER-Edge weights file .KeyError")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_header_that_describes_no_network(file: Path, trained: TrainedNetwork, c
     header = header_of(trained)
     change(header)
     rewrite(file, header)
-    refuse(file, "does not describe a network that this version knows .*: fetch or train it again")
+    refuse(file, "does not describe a network of this version .* Fix: fetch the weights again")
 
 
 def test_header_that_is_no_mapping(file: Path) -> None:
@@ -140,7 +140,7 @@ def test_values_that_are_not_finite(file: Path, trained: TrainedNetwork) -> None
     tensors = safetensors.torch.load_file(file)
     tensors["c1.0.bias"][1] = torch.inf
     rewrite(file, header_of(trained), tensors)
-    refuse(file, "not finite in 1 entries .such as c1.0.bias.: fetch or train it again")
+    refuse(file, "infinite values in 1 entries .such as c1.0.bias.. Fix: fetch the weights again")
 
 
 def test_failed_save_leaves_the_old_file(
@@ -162,7 +162,7 @@ def test_failed_save_leaves_the_old_file(
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "NaN", "3", "null", '"x"', "{}", ""])
 def test_metadata_of_any_form(file: Path, text: str) -> None:
     safetensors.torch.save_file({"a": torch.ones(3)}, file, {"fer_edge": text})
-    refuse(file, "is not a whole FER-Edge weights file|does not describe a network")
+    refuse(file, "is not a complete FER-Edge weights file|does not describe a network")
 
 
 @pytest.mark.parametrize("temperature", [1e9, 1e-9, 0, -1.5, "2", True, [1.0]])

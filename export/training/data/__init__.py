@@ -1,1 +1,1 @@
-"""What training reads: batches, augmentation, sampling, and faces that are rendered or composed."""
+"""Training data: batches, sampling, landmarks and rendered faces."""

@@ -1,4 +1,4 @@
-"""Backgrounds that the renderer puts faces on: crops of photographs, or generated noise."""
+"""Backgrounds of rendered faces: crops of photographs, or generated noise."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Backgrounds(Protocol):
 class ImageBackgrounds:
     """Random squares of a folder's images, or of images in memory (the paper: COCO).
 
-    An image that is smaller than the square is enlarged until it covers it.
+    An image smaller than the square is enlarged to cover it.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class ImageBackgrounds:
     Raises
     ------
     DataError
-        If there are no images, or an array is no image.
+        If there are no images, or an array is not an image.
     """
 
     def __init__(self, images: str | Path | Sequence[np.ndarray] | np.ndarray) -> None:
@@ -45,7 +45,7 @@ class ImageBackgrounds:
         if isinstance(images, str | Path):
             folder = Path(images)
             if not folder.is_dir():
-                raise DataError(f"{folder} is not a folder: give a folder of background images")
+                raise DataError(f"{folder} is not a folder. Fix: give a folder of background images.")
             self._images = list_images(folder)
             self.name = f"images of {folder.name}"
         else:
@@ -54,7 +54,9 @@ class ImageBackgrounds:
             self._images = tuple(images)
             self.name = f"{len(images)} images"
         if not self._images:
-            raise DataError("there are no background images: give some, or leave them out for generated ones")
+            raise DataError(
+                "there are no background images. Fix: give some, or leave them out to use generated ones."
+            )
 
     def crop(self, rng: np.random.Generator, side_px: int) -> np.ndarray:
         """Return a random ``[side_px, side_px, 3]`` RGB uint8."""
@@ -70,10 +72,10 @@ class ImageBackgrounds:
 
 
 class GeneratedBackgrounds:
-    """Smoothed colour noise of several scales, for where there are no photographs.
+    """Smoothed colour noise of several scales, used without photographs.
 
-    It has the falling spectrum of natural images, and none of their objects: a network trained on it has
-    seen no other faces, hands or text around a face.
+    It has the falling spectrum of natural images but none of their objects, such as other faces, hands or
+    text.
     """
 
     name = "generated noise"
@@ -82,7 +84,7 @@ class GeneratedBackgrounds:
         """Return a random ``[side_px, side_px, 3]`` RGB uint8."""
         total = np.zeros((_OCTAVES_PX[-1], _OCTAVES_PX[-1], 3), np.float32)
         for octave in _OCTAVES_PX:
-            # Channels of a natural image go mostly together.
+            # Channels of natural images are correlated.
             noise = rng.normal(size=(octave, octave, 1)) + 0.25 * rng.normal(size=(octave, octave, 3))
             total += cv2.resize(noise.astype(np.float32), total.shape[:2], interpolation=cv2.INTER_CUBIC) * (
                 _OCTAVES_PX[0] / octave
@@ -96,5 +98,7 @@ class GeneratedBackgrounds:
 def to_rgb(image: np.ndarray, name: str) -> np.ndarray:
     """Convert ``[H, W, 3]`` BGR or ``[H, W]`` gray uint8 to ``[H, W, 3]`` RGB; ``name`` is for the error."""
     if image.dtype != np.uint8 or image.size == 0 or (image.ndim != 2 and image.shape[2:] != (3,)):
-        raise DataError(f"{name} must be uint8 [H, W, 3] or [H, W], found {image.dtype} {list(image.shape)}")
+        raise DataError(
+            f"{name} must be uint8 [H, W, 3] or [H, W], found {image.dtype} {list(image.shape)}. Fix: convert the image."
+        )
     return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB)

@@ -1,4 +1,4 @@
-"""Training data: batches that depend on nothing but the indices and a generator."""
+"""Training data: batches that depend only on indices and a generator."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ LANDMARKS = "landmarks.npz"
 
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
-    """Where training data comes from, beside the recipe.
+    """Sources of the training data, beside the recipe.
 
     Attributes
     ----------
     path : Path
-        What :func:`fer_edge.datasets.load_dataset` reads.
+        Data set, as for :func:`fer_edge.datasets.load_dataset`.
     cache : Path
-        Folder for what takes long to compute.
+        Folder for cached results such as landmarks.
     split : str or None
-        Part of the data; ``None``: what its authors made for training.
+        Part of the data; ``None``: the training part of its authors.
     limit : int or None
-        Use so many images at most, drawn at random.
+        Maximum number of images, drawn at random.
     skip_bad : bool
         Leave out rows and pictures that cannot be read, and count them.
     class_order : str or None
@@ -51,7 +51,7 @@ class DataOptions:
     backgrounds : Path or None
         Folder of images to render faces on; ``None``: generated ones.
     landmark_predictor, landmark_model : str, Path or None
-        What places landmarks where the data has none: a key of
+        Predictor of landmarks where the data has none: a key of
         :data:`fer_edge.export.training.data.landmarks.PREDICTORS`, and its file.
     on_progress : callable
         Called with (stage, done, total) while data is prepared.
@@ -79,14 +79,14 @@ class DataOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Which images are trained on, and which are held out.
+    """Split of a data set into training and held-out images.
 
     Attributes
     ----------
     training, held_out : Tensor
         int64 indices of the data set; the latter ascending.
     text : str
-        What is held out, for records.
+        Description of the held-out images, for records.
     """
 
     training: Tensor
@@ -104,7 +104,7 @@ class TrainingData(Protocol):
     split : Split
         Indices to train on and to validate with.
     notes : mapping
-        What a record of the run should say about the data.
+        Entries about the data for the record of the run.
     """
 
     dataset: FaceDataset
@@ -114,15 +114,15 @@ class TrainingData(Protocol):
     def draw(
         self, indices: Tensor, generator: Generator, size: tuple[int, int], changes: AugmentationOptions
     ) -> Batch:
-        """Return changed training images of ``size``."""
+        """Return augmented training images of ``size``."""
 
     def plain(self, indices: Tensor) -> Batch:
-        """Return held-out images as they are, the same at every call."""
+        """Return held-out images without augmentation, the same at every call."""
 
     def mean_labels(self, draws: Tensor) -> Tensor:
-        """Return ``[K]`` float64, the mean of the labels that :meth:`draw` gives in the long run.
+        """Return ``[K]`` float64, the expected mean of the labels of :meth:`draw`.
 
-        ``draws`` ``[N]`` float64 says how often each image of ``split.training`` is drawn.
+        ``draws`` ``[N]`` float64 is the number of draws of each image of ``split.training``.
         """
 
 
@@ -146,11 +146,11 @@ class Crops:
         return Batch(normalise(images, self.recipe.spec), labels)
 
     def plain(self, indices: Tensor) -> Batch:
-        """Return the images as they are."""
+        """Return the images without augmentation."""
         return Batch(normalise(self._images(indices), self.recipe.spec), self._targets[indices])
 
     def mean_labels(self, draws: Tensor) -> Tensor:
-        """Return the mean of the images' labels, which mixing images of a batch does not change in the long run."""
+        """Return the mean of the images' labels; mixup does not change its expectation."""
         return draws @ self._targets[self.split.training].double() / draws.sum()
 
     def _images(self, indices: Tensor) -> Tensor:
@@ -161,17 +161,19 @@ class Crops:
         def prepare(index: int) -> np.ndarray:
             return resize_image(self.dataset[index], self.recipe.spec)
 
-        with ThreadPoolExecutor(4) as pool:  # OpenCV decodes and resizes without the interpreter lock
+        with ThreadPoolExecutor(4) as pool:  # OpenCV releases the GIL while it decodes and resizes
             images = np.stack(list(pool.map(prepare, indices.tolist())))
         return torch.from_numpy(images.transpose(0, 3, 1, 2))
 
 
 class LandmarkCrops(Crops):
-    """Face crops with 68 landmarks each; where the data has none, pseudo-labels of a free predictor."""
+    """Face crops with 68 landmarks each: those of the data set, or pseudo-labels of a predictor."""
 
     def __init__(self, dataset: FaceDataset, split: Split, recipe: Recipe, options: DataOptions) -> None:
         if any(c.moves or c.mixup_alpha for c in recipe.augmentations):
-            raise UsageError("landmarks do not follow moved or mixed pixels: use changes of light alone")
+            raise UsageError(
+                "landmarks do not follow augmentations that move or mix pixels. Fix: use photometric augmentations only."
+            )
         super().__init__(dataset, split, recipe, options)
         points, source = dataset.landmarks, dataset.landmark_source
         if points is None:
@@ -186,12 +188,12 @@ class LandmarkCrops(Crops):
     def draw(
         self, indices: Tensor, generator: Generator, size: tuple[int, int], changes: AugmentationOptions
     ) -> Batch:
-        """Return images in changed light, with their landmarks."""
+        """Return photometrically augmented images with their landmarks."""
         batch = super().draw(indices, generator, size, changes)
         return dataclasses.replace(batch, landmarks=self._landmarks[indices])
 
     def plain(self, indices: Tensor) -> Batch:
-        """Return the images as they are, with their landmarks."""
+        """Return the images without augmentation, with their landmarks."""
         return dataclasses.replace(super().plain(indices), landmarks=self._landmarks[indices])
 
     def statistics(self) -> tuple[Tensor, Tensor]:
@@ -209,12 +211,14 @@ def _scaled(points: np.ndarray, dataset: FaceDataset, width: int, height: int) -
 
 
 class Rendered:
-    """FERAtt's synthetic pictures; every epoch composes new ones, and both sides have faces of their own."""
+    """FERAtt's synthetic pictures, new ones in every epoch; training and validation use different faces."""
 
     def __init__(self, dataset: FaceDataset, split: Split, recipe: Recipe, options: DataOptions) -> None:
         self.dataset, self.split, self.recipe = dataset, split, recipe
         spec = recipe.spec
-        gray = spec.color == "gray" or dataset[0].ndim == 2  # the one gray spot would give a face away
+        gray = (
+            spec.color == "gray" or dataset[0].ndim == 2
+        )  # gray faces on colour would be the only gray region
         color = "gray" if gray else "rgb"
         look = RenderOptions(side_px=spec.input_height, color=color, **recipe.data_options)
         self._training, self._held_out = (
@@ -226,7 +230,7 @@ class Rendered:
     def draw(
         self, indices: Tensor, generator: Generator, size: tuple[int, int], changes: AugmentationOptions
     ) -> Batch:
-        """Return as many new pictures, the classes in rotation."""
+        """Return the same number of new pictures, with interleaved classes."""
         first = int(torch.randint(2**40, (), generator=generator))
         return self._batch(self._training, range(first, first + len(indices)))
 
@@ -235,7 +239,7 @@ class Rendered:
         return self._batch(self._held_out, torch.searchsorted(self.split.held_out, indices).tolist())
 
     def mean_labels(self, draws: Tensor) -> Tensor:
-        """Return equal shares of the classes that have faces, since they take turns."""
+        """Return equal shares of the classes that have faces, since they are interleaved."""
         targets = torch.from_numpy(self.dataset.targets)[self.split.training]
         present = torch.bincount(targets, minlength=len(self.recipe.spec.class_names)) > 0
         return present.double() / present.sum()
@@ -252,7 +256,7 @@ class Rendered:
 
 
 def normalise(images: Tensor, spec: ModelSpec) -> Tensor:
-    """Apply the spec's mean and deviation to ``[B, C, H, W]`` in [0, 1]; channels last, which is twice as fast."""
+    """Apply the spec's mean and deviation to ``[B, C, H, W]`` in [0, 1]; channels last for twice the speed."""
     shape = (1, -1, 1, 1)
     normal = (images - torch.tensor(spec.mean).view(shape)) / torch.tensor(spec.std).view(shape)
     return normal.contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""How the renderer composes a picture: cut out, move, light and recolour, one function each.
+"""Steps of the renderer: cut out, move, light and recolour a face, one function each.
 
 The strengths are those of FERAtt's authors (Marrero Fernández et al., 2019) and their code of that time.
 """
@@ -31,9 +31,9 @@ class RenderOptions:
         Side of the picture: 128 for ``feratt``, 64 for ``feratt-2020``.
     color : {"rgb", "gray"}
         ``gray`` repeats the luma in three channels, as ``feratt-2020`` takes it. Use it with gray faces for
-        every network: in colour, the only gray spot of the picture gives the face away.
+        every network: on a colour background, a gray face would be the only gray region.
     cutout : {"ellipse", "non-black"}
-        What of a face image is face. ``non-black``: every pixel that is not black, for images that are
+        Mask of the face in its image. ``non-black``: every pixel that is not black, for images that are
         cut out already (the paper; store them without loss). ``ellipse``: for ordinary rectangular crops,
         a centred ellipse.
     ellipse_width, ellipse_height : float
@@ -52,7 +52,7 @@ class RenderOptions:
         Each, with ``change_probability``: × U(1 − x, 1 + x) on the values, on their distance to the mean,
         on the exponent.
     change_probability, permutation_probability, clahe_probability, blur_probability : float
-        How often values, order of the channels, local contrast (CLAHE) and sharpness change.
+        Probabilities that values, order of the channels, local contrast (CLAHE) and sharpness change.
     """
 
     side_px: int = 128
@@ -91,17 +91,17 @@ class RenderOptions:
             (min(self.ellipse_width, self.ellipse_height) >= 0.1 and max(self.ellipse_width, self.ellipse_height) <= 1, "the axes of the ellipse must be from 0.1 to 1"),
             (all(0 <= s < 1 for s in strengths) and self.warp < 0.5, "strengths must be from 0 to 1 and warp below 0.5, where corners meet"),
             (0 <= self.rotation_deg <= 180, f"rotation_deg must be from 0 to 180, found {self.rotation_deg}"),
-            (0 < low <= high, f"luminance_ratio must be positive and rising, found {self.luminance_ratio}"),
-            (0 < dark < bright <= 100, f"luminance_range must rise within 0 to 100, found {self.luminance_range}"),
+            (0 < low <= high, f"luminance_ratio must be positive and increasing, found {self.luminance_ratio}"),
+            (0 < dark < bright <= 100, f"luminance_range must be increasing within 0 to 100, found {self.luminance_range}"),
             (all(0 <= p <= 1 for p in chances), "probabilities must be from 0 to 1"),
         ]  # fmt: skip
         for fine, problem in problems:
             if not fine:
-                raise UsageError(f"the render options are wrong: {problem}")
+                raise UsageError(f"invalid render options: {problem}. Fix: give values in these ranges.")
 
 
 def shrink(picture: np.ndarray, side_px: int) -> np.ndarray:
-    """Resize to a smaller square, each pixel the mean of what it covers."""
+    """Resize to a smaller square, each pixel the mean of the pixels it covers."""
     return cv2.resize(picture, (side_px, side_px), interpolation=cv2.INTER_AREA)
 
 
@@ -116,7 +116,7 @@ def cut_out(face: np.ndarray, options: RenderOptions) -> np.ndarray:
 
 
 def clean_mask(mask: np.ndarray) -> np.ndarray:
-    """Close gaps, drop the rim, where the face mixes with what was around it, and fill holes."""
+    """Close gaps, drop the rim, where face and background mix, and fill holes."""
     closed = cv2.erode(cv2.morphologyEx(mask, cv2.MORPH_CLOSE, _EDGE_KERNEL), _EDGE_KERNEL)
     outlines, _ = cv2.findContours(closed, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(closed, outlines, -1, 255, -1)
@@ -145,7 +145,7 @@ def match_luminance(
 ) -> np.ndarray:
     """Return the face ``[S, S, 3]`` RGB with its mean L inside the mask brought to that of the whole background."""
     lab = _lab(face[mask])
-    # Every second pixel of each row and column: the mean of a picture does not need all.
+    # Every second pixel of each row and column is enough for a mean.
     goal = _lab(background[::2, ::2].reshape(-1, 3))[..., 0].mean()
     ratio = np.clip(goal / max(float(lab[..., 0].mean()), 1e-6), *options.luminance_ratio)
     lab[..., 0] = np.clip(lab[..., 0] * ratio, *options.luminance_range)
@@ -163,7 +163,7 @@ def change_colors(picture: np.ndarray, options: RenderOptions, rng: np.random.Ge
     """Return ``[S, S, 3]`` uint8 with other values, channel order, local contrast and sharpness."""
 
     def factor(strength: float) -> float:
-        """Return the factor; 1 as often as nothing is to change."""
+        """Return a random factor, or 1 with probability 1 − ``change_probability``."""
         change = rng.random() < options.change_probability
         return 1 + strength * rng.uniform(-1, 1) * change
 

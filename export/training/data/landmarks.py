@@ -1,13 +1,13 @@
-"""68 landmarks where a data set has none: pseudo-labels from free predictors, named as such.
+"""Pseudo-labels of 68 landmarks, from freely licensed predictors, for data sets without landmarks.
 
 Two predictors. Neither is one of the usual 68-point models, which 300-W's licence keeps from commercial use:
 
 - ``face-mesh``: MediaPipe Face Mesh (Google, in an Apache-2.0 wheel), 468 points, of which 68 are taken or interpolated.
   OpenCV runs it. Of 200 faces of FER2013 it finds 98 %; a face and its mirror image differ by 3.4 % of
-  the distance of the eyes. The model is not in this package; :data:`HOW_TO_GET` says how to get it.
-- ``mtcnn-mean-face``: the five points of our face detector and the mean face fitted to them. Coarse: 17 % of
-  the distance of the eyes from Face Mesh (jaw 31 %), 89 % of the same faces; no expression in it but
-  the width of the mouth.
+  the distance of the eyes. The model is not in this package; :data:`HOW_TO_GET` is the command that downloads it.
+- ``mtcnn-mean-face``: the five points of our face detector and the mean face fitted to them. It is coarse:
+  17 % of the distance of the eyes from Face Mesh (jaw 31 %), with 89 % of the same faces found. The only
+  expression in it is the width of the mouth.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MODEL_SHA256 = "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814
 _MODEL_IN_WHEEL = f"mediapipe/modules/face_landmark/{MODEL_FILE}"
 _MODEL_BYTES = 1_242_398
 _WHEEL = "mediapipe-0.10.21-cp311-cp311-manylinux_2_28_x86_64.whl"
-#: Works on every machine: the model is taken out of the wheel, and nothing of it is installed or run.
+#: Works on every machine: the model is read from the wheel, which is neither installed nor run.
 HOW_TO_GET = (
     "pip download mediapipe==0.10.21 --no-deps --only-binary=:all: --python-version 3.11 "
     "--platform manylinux_2_28_x86_64 --dest {folder}"
@@ -45,7 +45,7 @@ HOW_TO_GET = (
 POINTS = 68
 _MESH_POINTS = 468
 _SIDE_PX = 192
-_FIRST_SCALE = 1.25  # of 1.0, 1.25 and 1.5 the one that finds most faces of FER2013
+_FIRST_SCALE = 1.25  # finds most faces of FER2013 among 1.0, 1.25 and 1.5
 _SECOND_SCALE = 1.5  # MediaPipe's own, around the points of the pass before
 _MIN_PRESENCE = 0.5
 # Points of the mesh along the edge of the face, from ear to ear over the chin.
@@ -63,7 +63,7 @@ _RIGHT_EYE_CORNER, _LEFT_EYE_CORNER = 33, 263
 _DETECTOR_FACE_PX = 160
 _DETECTOR_MARGIN = 0.15
 
-# What numpy and zipfile raise for damaged bytes; TypeError for a single array instead of an archive.
+# Errors of numpy and zipfile for damaged bytes; TypeError for a single array instead of an archive.
 _UNREADABLE = (
     OSError, ValueError, KeyError, EOFError, MemoryError, TypeError, NotImplementedError,
     zipfile.BadZipFile, zlib.error,
@@ -73,7 +73,7 @@ Box = tuple[float, float, float, float]
 
 
 class PseudoLandmarks(NamedTuple):
-    """What :func:`pseudo_landmarks` returns.
+    """Result of :func:`pseudo_landmarks`.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class PseudoLandmarks(NamedTuple):
 
 
 class LandmarkPredictor(Protocol):
-    """Places 68 landmarks. ``name`` changes whenever its answers do."""
+    """Predictor of 68 landmarks; ``name`` changes with its results."""
 
     name: str
 
@@ -108,7 +108,7 @@ class FaceMesh:
     Raises
     ------
     WeightsError
-        If the model is missing or another.
+        If the model is missing or of another version.
     """
 
     name = "face-mesh (MediaPipe 0.10.21)"
@@ -118,7 +118,6 @@ class FaceMesh:
         self._network = cv2.dnn.readNetFromTFLite(np.frombuffer(data, np.uint8))
 
     def predict(self, image_bgr: np.ndarray, box_xyxy: Box) -> np.ndarray | None:
-        """See :class:`LandmarkPredictor`."""
         left, top, right, bottom = box_xyxy
         centre = np.array([left + right - 1, top + bottom - 1]) / 2
         mesh, _ = self._run(image_bgr, centre, _FIRST_SCALE * max(right - left, bottom - top), 0.0)
@@ -136,7 +135,7 @@ class FaceMesh:
     def _run(
         self, image_bgr: np.ndarray, centre: np.ndarray, side_px: float, angle: float
     ) -> tuple[np.ndarray, float]:
-        """Return ``[468, 2]`` pixels of the image and the probability of a face in the turned square."""
+        """Return ``[468, 2]`` pixels of the image and the probability of a face in the rotated square."""
         to_input = _rotation(angle) * (_SIDE_PX / side_px)
         middle = (_SIDE_PX - 1) / 2
         affine = np.column_stack([to_input.T, middle - centre @ to_input])
@@ -155,12 +154,11 @@ class MtcnnMeanFace:
 
     def __init__(self, model: Path | None = None) -> None:
         if model is not None:
-            raise WeightsError(f"mtcnn-mean-face needs no model, found {model}: leave it out")
+            raise WeightsError(f"mtcnn-mean-face takes no model, found {model}. Fix: leave the model out.")
         self._detector = create_detector("mtcnn", DetectorOptions(min_face_px=_DETECTOR_FACE_PX // 4))
         self._mean = np.array(MEAN_FACE)
 
     def predict(self, image_bgr: np.ndarray, box_xyxy: Box) -> np.ndarray | None:
-        """See :class:`LandmarkPredictor`."""
         left, top, right, bottom = box_xyxy
         scale = _DETECTOR_FACE_PX / max(right - left, bottom - top)
         margin = round(_DETECTOR_FACE_PX * _DETECTOR_MARGIN)
@@ -194,7 +192,7 @@ def create_predictor(name: str = "face-mesh", model: Path | None = None) -> Land
     UsageError
         If there is no such predictor.
     WeightsError
-        If its model is missing or another.
+        If its model is missing or of another version.
     """
     return lookup(PREDICTORS, name, "landmark predictor")(model)
 
@@ -212,7 +210,7 @@ def pseudo_landmarks(
     faces : FaceDataset
         Of photographs the largest face is taken.
     cache : Path, optional
-        A ``.npz`` file, written when it is not there.
+        A ``.npz`` file, written if it does not exist.
     predictor : LandmarkPredictor or str
         One, or its name; see :func:`create_predictor`.
     on_images : callable
@@ -221,7 +219,7 @@ def pseudo_landmarks(
     Raises
     ------
     DataError
-        If ``cache`` is damaged, or of other images or another predictor; if no face is found at all.
+        If ``cache`` is damaged, or of other images or another predictor; if no face is found.
     """
     chosen = create_predictor(predictor) if isinstance(predictor, str) else predictor
     source = f"pseudo: {chosen.name}"
@@ -238,7 +236,7 @@ def pseudo_landmarks(
             points[i] = found
         on_images(i + 1, len(faces))
     if not np.isfinite(points).any():
-        raise DataError(f"{chosen.name} finds no face in {faces.name}: give face images")
+        raise DataError(f"{chosen.name} finds no face in {faces.name}. Fix: give images of faces.")
     if cache is not None:
         with whole_file(cache) as part, part.open("wb") as file:
             np.savez(file, points=points, fingerprint=np.array(fingerprint), source=np.array(source))
@@ -260,7 +258,7 @@ def _face_box(image_bgr: np.ndarray, detector: Detector | None) -> Box | None:
 
 
 def _fingerprint(faces: FaceDataset) -> str:
-    """Of the images, their number and whether the face is looked for."""
+    """Return a hash of the images, their number, and the need for detection."""
     shape = faces.images.shape if isinstance(faces.images, np.ndarray) else len(faces)
     return hashlib.sha256(f"{faces.fingerprint()} {shape} {faces.are_crops}".encode()).hexdigest()
 
@@ -270,18 +268,24 @@ def _read_cache(path: Path, fingerprint: str, source: str, count: int) -> np.nda
         with path.open("rb") as file, np.load(file, allow_pickle=False) as values:
             points, of_images, of_source = values["points"], str(values["fingerprint"]), str(values["source"])
     except _UNREADABLE as error:
-        raise DataError(f"{path} is no landmark cache ({error}): delete it") from error
+        raise DataError(f"{path} is not a landmark cache ({error}). Fix: delete it.") from error
     if of_images != fingerprint:
-        raise DataError(f"{path} holds the landmarks of other images: delete it, or choose another file")
+        raise DataError(
+            f"{path} holds the landmarks of other images. Fix: delete it, or choose another file."
+        )
     if of_source != source:
-        raise DataError(f"{path} holds {of_source!r}, expected {source!r}: delete it, or choose another file")
+        raise DataError(
+            f"{path} holds {of_source!r}, expected {source!r}. Fix: delete it, or choose another file."
+        )
     if points.shape != (count, POINTS, 2) or points.dtype != np.float32:
-        raise DataError(f"{path} holds {points.dtype} {list(points.shape)}: it is damaged, delete it")
+        raise DataError(
+            f"{path} holds {points.dtype} {list(points.shape)}, expected float32 {[count, POINTS, 2]}. Fix: delete the damaged file."
+        )
     return points
 
 
 def _find_model() -> Path | None:
-    """Return the model, a wheel that holds it, or ``None``; an installed mediapipe is not imported."""
+    """Return the path of the model or of a wheel with it, or ``None``; mediapipe is not imported."""
     folder = cache_folder()
     installed = importlib.util.find_spec("mediapipe")
     places = [folder / MODEL_FILE, folder / _WHEEL]
@@ -294,7 +298,7 @@ def _model_path() -> Path:
     found = _find_model()
     if found is None:
         raise WeightsError(
-            f"the Face Mesh model is not there: run {HOW_TO_GET.format(folder=cache_folder())}, or use the coarser predictor mtcnn-mean-face"
+            f"the Face Mesh model is not in the cache. Fix: use the coarser predictor mtcnn-mean-face, or run {HOW_TO_GET.format(folder=cache_folder())}"
         )
     return found
 
@@ -304,14 +308,18 @@ def _read_model(path: Path) -> bytes:
         if path.suffix == ".whl":
             with zipfile.ZipFile(path) as wheel:
                 if wheel.getinfo(_MODEL_IN_WHEEL).file_size != _MODEL_BYTES:
-                    raise WeightsError(f"{path} holds another {MODEL_FILE}: get mediapipe 0.10.21")
+                    raise WeightsError(
+                        f"{path} holds another {MODEL_FILE}, expected that of mediapipe 0.10.21. Fix: download mediapipe 0.10.21."
+                    )
                 data = wheel.read(_MODEL_IN_WHEEL)
         else:
             data = path.read_bytes() if path.stat().st_size == _MODEL_BYTES else b""
     except _UNREADABLE as error:
-        raise WeightsError(f"{path} does not hold {MODEL_FILE} ({error}): get mediapipe 0.10.21") from error
+        raise WeightsError(
+            f"{path} does not hold {MODEL_FILE} ({error}). Fix: download mediapipe 0.10.21."
+        ) from error
     if hashlib.sha256(data).hexdigest() != MODEL_SHA256:
-        raise WeightsError(f"{path} is not the {MODEL_FILE} of mediapipe 0.10.21: get it again")
+        raise WeightsError(f"{path} is not the {MODEL_FILE} of mediapipe 0.10.21. Fix: download it again.")
     return data
 
 
@@ -325,7 +333,7 @@ def _to_68(mesh: np.ndarray) -> np.ndarray:
 
 
 def _rotation(angle: float) -> np.ndarray:
-    """Return R such that row vectors p·R are turned by −angle in image coordinates."""
+    """Return R such that row vectors p·R are rotated by −angle in image coordinates."""
     cosine, sine = math.cos(angle), math.sin(angle)
     return np.array([[cosine, -sine], [sine, cosine]])
 

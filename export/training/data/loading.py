@@ -1,4 +1,4 @@
-"""From a data set to training data: labels in the order of the spec, faces cut out, a part held out."""
+"""Prepare training data: labels in the order of the spec, cropped faces, and a held-out part."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _relabelled(dataset: FaceDataset, recipe: Recipe) -> FaceDataset:
     """Drop the recipe's dropped classes; put the columns into the spec's order."""
     if dataset.labels is None:
         raise DataError(
-            f"{dataset.name} has no labels: give a folder with a subfolder per class, or fer2013.csv"
+            f"{dataset.name} has no labels. Fix: give a folder with a subfolder per class, or fer2013.csv."
         )
     kept = [i for i, name in enumerate(dataset.class_names) if name not in recipe.dropped_classes]
     names = [dataset.class_names[i] for i in kept]
@@ -55,7 +55,7 @@ def _relabelled(dataset: FaceDataset, recipe: Recipe) -> FaceDataset:
     if (mapping < 0).any():
         unknown = [n for n, m in zip(names, mapping, strict=True) if m < 0]
         raise DataError(
-            f"{dataset.name} has the classes {', '.join(unknown)}, which {recipe.network} does not: choose another recipe, or leave them out (--drop-classes {' '.join(unknown)})"
+            f"{dataset.name} has the classes {', '.join(unknown)}, which {recipe.network} does not have. Fix: choose another recipe, or leave them out (--drop-classes {' '.join(unknown)})."
         )
     columns = dataset.labels[:, kept]
     rows = np.flatnonzero(columns.sum(axis=1) > 0)
@@ -80,7 +80,7 @@ def _cropped(dataset: FaceDataset, spec: ModelSpec, options: DataOptions) -> Fac
                 faces.append(index)
             options.on_progress("finding faces", index + 1, len(dataset))
     if not faces:
-        raise DataError(f"no face was found in {dataset.name}: give photographs of faces")
+        raise DataError(f"no face was found in {dataset.name}. Fix: give photographs of faces.")
     missing = len(dataset) - len(faces)
     kept, corners = dataset.subset(faces), np.array(boxes, np.int64)
     points = kept.landmarks
@@ -107,5 +107,7 @@ def _split(dataset: FaceDataset, recipe: Recipe) -> Split:
         if recipe.subject_folds:
             text += "; the data names no subjects, so one person may be on both sides"
     if len(held_out) == 0:
-        raise DataError(f"{dataset.name} has {len(dataset)} images, expected at least 5: give more")
+        raise DataError(
+            f"{dataset.name} has {len(dataset)} images, expected at least 5. Fix: give more images."
+        )
     return Split(torch.from_numpy(training), torch.from_numpy(held_out), text)

@@ -1,9 +1,8 @@
 """FERAtt's synthetic data: faces cut out, moved, lit like a background and pasted on it.
 
-Marrero Fernández et al., 2019: from a few hundred cut-out faces the renderer makes any number of pictures
-with a known mask, which the attention loss needs. Geometry happens on the paper's 256 + 2·10 pixels;
-luminance, pasting and colour changes at the size that the network takes, where mask and target are then
-exact.
+Marrero Fernández et al., 2019: from a few hundred cut-out faces the renderer composes any number of pictures
+with a known mask, which the attention loss needs. Geometry uses the paper's 256 + 2·10 pixels; luminance,
+pasting and colour changes use the input size of the network, so that mask and target are exact there.
 """
 
 from __future__ import annotations
@@ -51,12 +50,12 @@ class RenderedFace:
     Attributes
     ----------
     image : np.ndarray
-        ``[S, S, 3]`` RGB uint8: what the network sees.
+        ``[S, S, 3]`` RGB uint8, the input of the network.
     target : np.ndarray
-        ``[S, S, 3]`` RGB uint8: the face as it was pasted, before the colour changes, on black; I ⊗ mask
-        of the attention loss.
+        ``[S, S, 3]`` RGB uint8: the pasted face on black before the colour changes; I ⊗ mask of the
+        attention loss.
     mask : np.ndarray
-        ``[S, S]`` bool: where the face is.
+        ``[S, S]`` bool, true on the face.
     label : int
         Its class, an index into ``class_names``.
     """
@@ -70,9 +69,9 @@ class RenderedFace:
 class RenderedFaces:
     """Synthetic pictures of a data set's faces on backgrounds.
 
-    The classes that have faces take turns: index 0 shows the first, index 1 the second, and so on. Which of
-    its faces, the background and every change follow from (seed, index) alone. Colours change in the
-    picture only, as in the authors' code: the network has to draw the face as it was before.
+    The classes that have faces are interleaved: index 0 shows the first, index 1 the second, and so on. The
+    face, the background and every change follow from (seed, index) alone. Colours change in the picture only,
+    as in the authors' code: the network has to reconstruct the face before the change.
 
     Parameters
     ----------
@@ -80,25 +79,25 @@ class RenderedFaces:
         Labelled face crops, any size, gray or colour.
     backgrounds : Backgrounds, path, sequence of np.ndarray, optional
         A source, a folder of images, or images ``[H, W, 3]`` BGR or ``[H, W]`` uint8. Without any,
-        they are generated, which :attr:`name` then says.
+        they are generated, and :attr:`name` says so.
     options : RenderOptions
         Strengths.
     seed : int
-        Another seed gives other pictures.
+        Seed of all random choices.
     count : int, optional
         Length of the data set; that of ``faces`` if left out. :meth:`render` and :meth:`batch` go on beyond.
 
     Attributes
     ----------
     name : str
-        What the data is, for reports.
+        Name of the data, for reports.
     class_names : tuple of str
         Order of the labels, as in ``faces``.
 
     Raises
     ------
     DataError
-        If the faces have no labels or are no crops, or there are no backgrounds.
+        If the faces have no labels or are not crops, or there are no backgrounds.
     UsageError
         If the seed is negative or the count not positive.
     """
@@ -112,11 +111,15 @@ class RenderedFaces:
         count: int | None = None,
     ) -> None:
         if not faces.are_crops:
-            raise DataError(f"{faces.name} holds whole photographs: cut the faces out first")
+            raise DataError(
+                f"expected face crops in {faces.name}, found photographs. Fix: crop the faces first."
+            )
         if len(faces) == 0:
-            raise DataError(f"{faces.name} holds no faces: give some")
+            raise DataError(f"{faces.name} holds no faces. Fix: give a data set with faces.")
         if seed < 0 or (count is not None and count < 1):
-            raise UsageError(f"seed must be at least 0 and count at least 1, found {seed} and {count}")
+            raise UsageError(
+                f"seed must be at least 0 and count at least 1, found {seed} and {count}. Fix: give values in these ranges."
+            )
         targets = faces.targets
         self._members = [np.flatnonzero(targets == label) for label in np.unique(targets)]
         self._targets = targets
@@ -144,7 +147,7 @@ class RenderedFaces:
         return map(self.render, range(self._count))
 
     def batch(self, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return images, targets, masks and labels of any indices from 0 up.
+        """Return images, targets, masks and labels of indices from 0 without upper bound.
 
         Returns
         -------
@@ -157,7 +160,7 @@ class RenderedFaces:
         """
         rendered = [self.render(int(index)) for index in indices]
         if not rendered:
-            raise UsageError("a batch needs at least one index")
+            raise UsageError("a batch needs at least one index, found none. Fix: give indices.")
         images, targets = (
             torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
             for pictures in ([r.image for r in rendered], [r.target for r in rendered])
@@ -166,17 +169,17 @@ class RenderedFaces:
         return images, targets, masks, torch.tensor([r.label for r in rendered])
 
     def render(self, index: int) -> RenderedFace:
-        """Return picture ``index``, from 0 up and without end.
+        """Return picture ``index``, from 0 without upper bound.
 
         Raises
         ------
         UsageError
             If the index is negative.
         DataError
-            If nothing is left of a face: it is all black, or too small a cut-out.
+            If a face is empty after cutting it out, because it is black or too small.
         """
         if index < 0:
-            raise UsageError(f"pictures are numbered from 0, found {index}")
+            raise UsageError(f"index must be at least 0, found {index}. Fix: give an index from 0.")
         rng = np.random.default_rng((self.seed, index))
         members = self._members[index % len(self._members)]
         chosen = int(members[rng.integers(len(members))])
@@ -205,5 +208,5 @@ class RenderedFaces:
                 warped = cv2.warpAffine(face, matrix, mask.shape, flags=cv2.INTER_LINEAR)
                 return shrink(warped, self.options.side_px), small
         raise DataError(
-            f"nothing is left of face {chosen} of {self._faces.name}: it is black, or its cut-out is too small; leave it out, or use the elliptical cut-out"
+            f"face {chosen} of {self._faces.name} is empty after cutting it out, because it is black or too small. Fix: leave it out, or use cutout='ellipse'."
         )

@@ -1,4 +1,4 @@
-"""Which images an epoch shows: the balanced sampling of Jalal et al."""
+"""Balanced sampling of the images of an epoch (Jalal et al.)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from fer_edge.errors import DataError, UsageError, lookup
 
-#: How many images a class of ``count`` < ``per_class`` gives. ``copies`` is the paper's rule: as many whole
+#: Number of draws from a class of ``count`` < ``per_class`` images. ``copies`` is the paper's rule: as many whole
 #: copies as fit. From AffectNet's 6,378 fear, 3,803 disgust and 3,750 contempt training images it gives
 #: exactly the 12,756, 11,409 and 11,250 that the paper prints for 13,000 per class.
 RARE_CLASSES: Mapping[str, Callable[[int, int], int]] = {
@@ -29,7 +29,7 @@ def balanced_indices(
 ) -> Tensor:
     """Draw one epoch with (nearly) the same number of images of every class, in random order.
 
-    A class with more than ``per_class`` images gives a draw without replacement, another one each epoch.
+    A class with more than ``per_class`` images is sampled without replacement, anew each epoch.
 
     Parameters
     ----------
@@ -55,29 +55,29 @@ def balanced_indices(
     Raises
     ------
     DataError
-        If there are no images, a required class has none (all such are listed), or a target is no class.
+        If there are no images, a required class has none (all such are listed), or a target is out of range.
     UsageError
-        If an argument makes no sense.
+        If an argument is invalid.
     """
     amount = lookup(RARE_CLASSES, rare, "rule for rare classes")
     if per_class < 1:
-        raise UsageError(f"per_class must be at least 1, found {per_class}")
+        raise UsageError(f"per_class must be at least 1, found {per_class}. Fix: give a positive number.")
     if targets.ndim != 1 or targets.is_floating_point() or targets.dtype == torch.bool:
         raise UsageError(
-            f"targets must be [N] whole numbers (class indices), found {targets.dtype} {list(targets.shape)}"
+            f"targets must be integer class indices [N], found {targets.dtype} {list(targets.shape)}. Fix: convert them."
         )
     if len(targets) == 0:
-        raise DataError("there are no images to sample from: give labelled data")
+        raise DataError("found no images to sample from. Fix: give labelled data.")
     classes: list[int] = torch.unique(targets).tolist()
     if num_classes is not None:
         empty = sorted(set(range(num_classes)) - set(classes))
         if empty:
             raise DataError(
-                f"the classes {empty} have no images: add some, or train a network without these classes"
+                f"the classes {empty} have no images. Fix: add images, or train a network without these classes."
             )
         if classes[0] < 0 or classes[-1] >= num_classes:
             raise DataError(
-                f"the targets must be from 0 to {num_classes - 1}, found {classes[0]} to {classes[-1]}"
+                f"the targets must be from 0 to {num_classes - 1}, found {classes[0]} to {classes[-1]}. Fix: give class indices in that range."
             )
     drawn = []
     for label in classes:
@@ -92,7 +92,7 @@ def balanced_indices(
 
 
 def expected_draws(targets: Tensor, per_class: int = 13_000, *, rare: str = "copies") -> Tensor:
-    """Return ``[N]`` float64: how often :func:`balanced_indices` shows each image in an epoch, on average."""
+    """Return ``[N]`` float64, the mean number of draws of each image per epoch by :func:`balanced_indices`."""
     drawn = targets[balanced_indices(targets, per_class, Generator().manual_seed(0), rare=rare)]
     classes = int(targets.max()) + 1
     draws, images = (torch.bincount(t, minlength=classes).double() for t in (drawn, targets))

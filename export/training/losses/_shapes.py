@@ -1,4 +1,4 @@
-"""What the losses share: checks of shapes, and the precision to compute in."""
+"""Shape checks and the precision of the losses."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ def expect_shape(name: str, tensor: Tensor, sizes: tuple[int | None, ...], text:
         found > 0 if size is None else found == size for size, found in zip(sizes, tensor.shape, strict=True)
     )
     if not fits:
-        raise UsageError(f"{name} must be {text}, found {list(tensor.shape)}: check what the loss is given")
+        raise UsageError(
+            f"{name} must be {text}, found {list(tensor.shape)}. Fix: check the arguments of the loss."
+        )
 
 
 def expect_distribution(logits: Tensor, distribution: Tensor) -> None:
     """Raise unless both are ``[B, K]`` of one size."""
     expect_shape("logits", logits, (None, None), "[B, K]")
-    expect_shape("distribution", distribution, tuple(logits.shape), f"{list(logits.shape)} as the logits are")
+    expect_shape("distribution", distribution, tuple(logits.shape), f"{list(logits.shape)} like the logits")
 
 
 def precise(tensor: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def weighted_cross_entropy(
     """Return −Σ_ik w_k p_ik log softmax(logits_i)_k ÷ Σ_ik w_k p_ik.
 
     For one-hot rows this is ``torch.nn.functional.cross_entropy(logits, classes, weight)``. PyTorch divides
-    soft labels by B instead, so that its loss jumps between hard and nearly hard labels; here it does not.
+    soft labels by B instead, so that its loss is discontinuous between hard and nearly hard labels; this one is continuous.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def weighted_cross_entropy(
     weights = torch.as_tensor(class_weights, dtype=log_probabilities.dtype, device=logits.device)
     if weights.shape != (logits.shape[1],) or not bool(((weights > 0) & weights.isfinite()).all()):
         raise UsageError(
-            f"class_weights must be {logits.shape[1]} positive numbers, one per class, found {weights.tolist()}"
+            f"class_weights must be {logits.shape[1]} positive numbers, one per class, found {weights.tolist()}. Fix: give a weight for each class."
         )
     shares = weights * distribution
     return -(shares * log_probabilities).sum() / shares.sum()
@@ -76,7 +76,7 @@ def inverse_frequency_weights(counts: Sequence[int]) -> tuple[float, ...]:
     """
     if not counts or not all(math.isfinite(n) and n > 0 for n in counts):
         raise UsageError(
-            f"every class needs at least one image, found the counts {list(counts)}: leave empty classes out"
+            f"every class needs at least one image, found the counts {list(counts)}. Fix: leave empty classes out."
         )
     total = sum(counts)
     return tuple(total / (len(counts) * n) for n in counts)

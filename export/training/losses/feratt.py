@@ -17,9 +17,9 @@ from fer_edge.export.training.losses._shapes import expect_distribution, expect_
 def classification_loss(logits: Tensor, distribution: Tensor) -> Tensor:
     """Return L_cls: binary cross-entropy of q = softmax(logits), summed over classes, mean over images.
 
-    −Σ_k [p_k log q_k + (1 − p_k) log(1 − q_k)]. The paper states binary cross-entropy without saying of what.
-    The network's outputs are used as one softmax, so it is taken of that; the sum over classes keeps its
-    weight against the other parts whatever the number of classes. The authors' code takes the first term
+    −Σ_k [p_k log q_k + (1 − p_k) log(1 − q_k)]. The paper does not state the argument of its binary cross-entropy.
+    The network's outputs are used as one softmax, so that is taken; the sum over classes keeps the weight
+    against the other parts independent of the number of classes. The authors' code takes the first term
     alone, which is ``soft_cross_entropy``. log(1 − q_k) is computed from the other logits and stays finite
     where q_k rounds to 1.
 
@@ -38,7 +38,9 @@ def classification_loss(logits: Tensor, distribution: Tensor) -> Tensor:
     expect_distribution(logits, distribution)
     classes = logits.shape[1]
     if classes < 2:
-        raise UsageError("binary cross-entropy of a softmax needs at least two classes, found one")
+        raise UsageError(
+            "binary cross-entropy of a softmax needs at least two classes, found one. Fix: give logits of more classes."
+        )
     logits = precise(logits)
     same = torch.eye(classes, dtype=torch.bool, device=logits.device)
     others = logits[:, None, :].masked_fill(same, -math.inf).logsumexp(dim=2)
@@ -58,7 +60,7 @@ def attention_image_loss(face: Tensor, image: Tensor, mask: Tensor, maximum: flo
     face : Tensor
         I_att, ``[B, C, H, W]`` float.
     image : Tensor
-        I, of the same shape and scaling; what lies outside the mask does not matter.
+        I, of the same shape and scaling; values outside the mask are ignored.
     mask : Tensor
         ``[B, H, W]`` or ``[B, 1, H, W]``, bool or 0…1.
     maximum : float, optional
@@ -76,9 +78,9 @@ def attention_image_loss(face: Tensor, image: Tensor, mask: Tensor, maximum: flo
         mask = mask[:, None]
     expect_shape("mask", mask, (batch, 1, height, width), f"[{batch}, {height}, {width}]")
     if maximum is not None and not maximum > 0:
-        raise UsageError(f"maximum must be positive, found {maximum}")
+        raise UsageError(f"maximum must be positive, found {maximum}. Fix: give a positive number.")
     face = precise(face)
-    # Not the product alone: what lies outside may be infinite.
+    # Not the product alone: values outside may be infinite.
     masked = torch.where(mask > 0, image * mask, 0.0)
     loss = F.mse_loss(face, masked.to(face.dtype))
     return loss if maximum is None else loss.clamp(max=maximum)
@@ -88,7 +90,7 @@ def structured_gaussian_manifold_loss(embedding: Tensor, labels: Tensor, sigma: 
     """Return L_rep (Eq. 5): mean_i Σ_c (p_ic − [c = class of i])².
 
     p_i = softmax_c(−‖z_i − μ_c‖² / 2σ²) over the classes of the batch, μ_c the batch mean of class c, through
-    which the gradient flows. A class that is not in the batch has p = 0 and no share in the sum. The
+    which the gradient flows. A class that is not in the batch has p = 0 and does not contribute. The
     softmax is the paper's quotient of exponentials without its underflow (far from every mean that quotient
     is 0 ÷ 0, and the authors' code adds 1e-15).
 
@@ -109,9 +111,9 @@ def structured_gaussian_manifold_loss(embedding: Tensor, labels: Tensor, sigma: 
     expect_shape("embedding", embedding, (None, None), "[B, D]")
     expect_shape("labels", labels, (len(embedding),), f"[B], B = {len(embedding)} as of the embedding")
     if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise UsageError(f"labels must be whole numbers (class indices), found {labels.dtype}")
+        raise UsageError(f"labels must be integer class indices, found {labels.dtype}. Fix: convert them.")
     if not 0 < sigma < math.inf:
-        raise UsageError(f"sigma must be positive, found {sigma}")
+        raise UsageError(f"sigma must be positive, found {sigma}. Fix: give a positive number.")
     z = precise(embedding)
     present, classes, counts = torch.unique(labels, return_inverse=True, return_counts=True)
     means = z.new_zeros(len(present), z.shape[1]).index_add(0, classes, z) / counts[:, None]

@@ -45,11 +45,11 @@ def landmark_loss(predicted: Tensor, target: Tensor) -> Tensor:
     left, right = (target[:, eye].mean(dim=1) for eye in EYES)
     between_eyes = torch.linalg.vector_norm(left - right, dim=1)
     extent = (target.amax(dim=1) - target.amin(dim=1)).amax(dim=1)
-    degenerate = ~(between_eyes > _MIN_EYE_DISTANCE * extent)  # so that infinity, too, is caught
+    degenerate = ~(between_eyes > _MIN_EYE_DISTANCE * extent)  # also true for infinity
     if bool(degenerate.any()):
         faces = torch.nonzero(present).flatten()[degenerate].tolist()
         raise DataError(
-            f"the target landmarks of the faces {faces[:10]} of the batch are degenerate (the eyes coincide, or a value is infinite): mark missing landmarks with NaN"
+            f"the target landmarks of faces {faces[:10]} in the batch are degenerate (the eyes coincide, or a value is infinite). Fix: mark missing landmarks with NaN."
         )
     distances = torch.linalg.vector_norm(predicted - target, dim=2).mean(dim=1)
     return (distances / between_eyes).sum() / max(len(target), 1)
@@ -83,7 +83,9 @@ def emotional_dan_loss(
         If a target shape is degenerate.
     """
     if not 0 <= landmark_weight <= 1:
-        raise UsageError(f"landmark_weight must be from 0 to 1, found {landmark_weight}")
+        raise UsageError(
+            f"landmark_weight must be from 0 to 1, found {landmark_weight}. Fix: give a value in that range."
+        )
     batch = len(landmarks)
     expect_shape("logits", logits, (batch, None), f"[B, K], B = {batch} as of the landmarks")
     expect_shape("distribution", distribution, tuple(logits.shape), f"{list(logits.shape)} as the logits are")

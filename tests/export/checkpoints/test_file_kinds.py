@@ -1,4 +1,4 @@
-"""Whatever is no checkpoint is named for what it is, by every command, with the way on."""
+"""Every command names the kind of a file that is not a checkpoint, and the remedy."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def tar() -> bytes:
 
 
 def script() -> bytes:
-    """Return the parts of what torch.jit.save writes by which it is told."""
+    """Return the parts of a TorchScript archive that identify it."""
     names = ("m/data.pkl", "m/constants.pkl", "m/code/__torch__.py")
     return archive(dict.fromkeys(names, b"x"))
 

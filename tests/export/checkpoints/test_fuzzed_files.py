@@ -1,4 +1,4 @@
-"""Damaged files of every kind: an error of ours in one line, and bounded time and memory."""
+"""Damaged files of every kind raise a one-line FerEdgeError in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_hundred_damaged_files(kind: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_three_thousand_damaged_files(kind: str, tmp_path: Path) -> None:
-    """In a process that may take 1 GiB more than it has after its imports."""
+    """In a process limited to 1 GiB above its memory after the imports."""
     result = subprocess.run(
         [sys.executable, hostile_files.__file__, kind, "3000", str(tmp_path)],
         capture_output=True, text=True, check=False, timeout=1800,

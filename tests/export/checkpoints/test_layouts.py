@@ -91,7 +91,7 @@ def test_a_file_of_another_variant_says_which_it_is(tmp_path: Path) -> None:
     state = light(to_author_state(on_meta("feratt-2020", num_classes=8), "feratt-2020"))
     path = tmp_path / "model.pth.tar"
     torch.save({"state_dict": state, "prec": 80.0}, path)
-    match = r"is no feratt checkpoint \(expected .*\): this looks like feratt-2020 \(.*conv2_bn.weight\): use --model feratt-2020$"
+    match = r"is not a checkpoint of feratt \(expected .*\)\. It looks like feratt-2020 \(.*conv2_bn.weight\)\. Fix: use --model feratt-2020$"
     with pytest.raises(WeightsError, match=match):
         load_any(path, "feratt")
     del state["netclass.linear.bias"], state["conv_mid.bias"]
@@ -141,7 +141,7 @@ def test_class_orders_by_count() -> None:
         "negative", "neutral", "positive",
     )  # fmt: skip
     for network in ("feratt", "emotionaldan", "resnet18"):
-        with pytest.raises(WeightsError, match=f"file has 6 classes, expected those of {network}: "):
+        with pytest.raises(WeightsError, match=f"file has 6 classes, expected those of {network}, "):
             LAYOUTS[network].spec(network, 6, "file")
 
 
@@ -149,7 +149,7 @@ def test_class_orders_by_count() -> None:
 
 
 def members(folder: Path) -> dict[Path, TrainedNetwork]:
-    """Seven stand-ins, as if they had been loaded."""
+    """Seven simulated members, as if they had been loaded."""
     found = {}
     for network, layout in LAYOUTS.items():
         if layout.arch in MEMBERS:
@@ -178,21 +178,23 @@ def test_missing_double_foreign_and_unequal_members_are_named(tmp_path: Path) ->
     del lacking[tmp_path / "resnet101"]
     with pytest.raises(
         WeightsError,
-        match="lacks 1 of 7 members: resnet101 .published as resnet101_rot30_2019Nov14_18.12.: add",
+        match="lacks 1 of 7 members: resnet101 .published as resnet101_rot30_2019Nov14_18.12.. Fix: add their files",
     ):
         combine(tmp_path, lacking)
     double = members(tmp_path)
     double[tmp_path / "second"] = double[tmp_path / "resnet18"]
-    with pytest.raises(WeightsError, match="holds resnet18 twice .resnet18 and second.: keep one"):
+    with pytest.raises(WeightsError, match="holds resnet18 twice .resnet18 and second.. Fix: keep one"):
         combine(tmp_path, double)
     foreign = members(tmp_path)
     foreign[tmp_path / "x"] = TrainedNetwork(nn.Linear(2, 7), NETWORKS["feratt"].spec, {}, {})
-    with pytest.raises(WeightsError, match="x holds feratt, which is no member of resmasking-ensemble"):
+    with pytest.raises(WeightsError, match="x holds feratt, which is not a member of resmasking-ensemble"):
         combine(tmp_path, foreign)
     unequal = members(tmp_path)
     spec = LAYOUTS["resnet18"].spec("resnet18", 8, "file")
     unequal[tmp_path / "resnet18"] = TrainedNetwork(nn.Linear(2, 8), spec, {}, {})
-    with pytest.raises(WeightsError, match="resnet18 has the classes neutral, anger.* others angry"):
+    with pytest.raises(
+        WeightsError, match="resnet18 has the classes neutral, anger.* other members have angry"
+    ):
         combine(tmp_path, unequal)
 
 
@@ -201,7 +203,7 @@ def test_folders_that_hold_no_ensemble(tmp_path: Path) -> None:
         load_any(tmp_path, ENSEMBLE)
     torch.save({"net": {"x": torch.zeros(1)}}, tmp_path / "member")
     with pytest.raises(
-        WeightsError, match="member .PyTorch, 'net'. has none of the layouts .*keep only the members"
+        WeightsError, match="member .PyTorch, 'net'. has no known layout, .* Fix: keep only the members"
     ):
         load_any(tmp_path, ENSEMBLE)
     (tmp_path / "member").write_text("notes")

@@ -140,7 +140,7 @@ def test_plain_variant_and_saved_records(tmp_path: Path) -> None:
     assert len(net) == 740
     assert {name for name in net if name.startswith("fc.")} == {"fc.weight", "fc.bias"}
 
-    refuse(path, "this looks like resmasking-nodropout .*: use --model resmasking-nodropout")
+    refuse(path, "It looks like resmasking-nodropout .*Fix: use --model resmasking-nodropout")
     trained = load_checkpoint(path, "resmasking-nodropout")
     assert trained.spec == spec
     assert trained.options["dropout"] == 0
@@ -215,26 +215,26 @@ def drop(*names: str) -> Change:
     [
         (drop("layer4.2.bn2.bias"), r"1 entries missing \(such as layer4.2.bn2.bias\)"),
         (drop("mask1.up_pool7.0.bias"), "missing .such as mask1.up_pool7.0.bias"),
-        (drop(ALIAS), f"expected the shortcut {TWIN} a second time as {ALIAS}"),
-        (drop(TWIN), f"expected the shortcut {TWIN} a second time as {ALIAS}"),
+        (drop(ALIAS), f"must hold the shortcut {TWIN} also as {ALIAS}"),
+        (drop(TWIN), f"must hold the shortcut {TWIN} also as {ALIAS}"),
         (drop(ALIAS, TWIN), f"missing .such as {TWIN}"),
-        (put(ALIAS, torch.zeros(1).expand(512, 1024, 1, 1)), f"{ALIAS} with equal values, found them different"),
+        (put(ALIAS, torch.zeros(1).expand(512, 1024, 1, 1)), f"{ALIAS} with equal values, but .* they differ"),
         (put("mask9.downsample1.0.weight", torch.zeros(1)), "shortcut mask9.conv1.downsample.0.weight"),
         (drop("fc.1.weight", "fc.1.bias"), r"no classifier \(fc.1.weight\)"),
         (put("fc.1.weight", torch.zeros(8, 512)), r"1 wrong shapes .such as fc.1.bias is \(7,\), expected \(8,\)"),
-        (put("fc.1.weight", torch.zeros(9, 512)), "has 9 classes, expected those of resmasking: 7 .angry, .*; 8 .neutral, anger"),
+        (put("fc.1.weight", torch.zeros(9, 512)), "has 9 classes, expected those of resmasking, 7 .angry, .*; 8 .neutral, anger"),
         (put("bn1.bias", torch.zeros(1).expand(10**9)), "declares 1143.* values, expected at most 268435456"),
         (put("fc.1.weight", torch.tensor(1.0)), "has 1 classes"),
         (put("fc.1.weight", torch.zeros(7, 256)), r"fc.1.weight is \(7, 256\), expected \(7, 512\)"),
         (put("conv1.weight", torch.zeros(64, 1, 7, 7)), r"conv1.weight is \(64, 1, 7, 7\), expected \(64, 3, 7, 7\)"),
         (put("layer5.0.conv1.weight", torch.zeros(1)), "1 unknown entries .such as layer5.0.conv1.weight"),
         (put("fc.weight", torch.zeros(7, 512)), "1 unknown entries .such as fc.weight"),
-        (put("bn1.running_var", torch.full((64,), torch.nan)), "not finite in 1 entries .such as bn1.running_var"),
-        (put("bn1.bias", torch.full((64,), 1e300, dtype=torch.float64)), "not finite .* bn1.bias"),
-        (put("bn1.bias", 3.0), "entry 'bn1.bias' is not a dense tensor of numbers .float"),
-        (put("bn1.bias", torch.zeros(64, dtype=torch.complex64)), "entry 'bn1.bias' is not a dense"),
-        (put("bn1.bias", torch.zeros(64).to_sparse()), "entry 'bn1.bias' is not a dense"),
-        (put("bn1.bias", torch.zeros(64, device="meta")), "entry 'bn1.bias' is not a dense"),
+        (put("bn1.running_var", torch.full((64,), torch.nan)), "NaN or infinite values in 1 entries .such as bn1.running_var"),
+        (put("bn1.bias", torch.full((64,), 1e300, dtype=torch.float64)), "infinite values .* bn1.bias"),
+        (put("bn1.bias", 3.0), "entry 'bn1.bias' in .* is not a dense tensor of numbers .float"),
+        (put("bn1.bias", torch.zeros(64, dtype=torch.complex64)), "entry 'bn1.bias' in .* is not a dense"),
+        (put("bn1.bias", torch.zeros(64).to_sparse()), "entry 'bn1.bias' in .* is not a dense"),
+        (put("bn1.bias", torch.zeros(64, device="meta")), "entry 'bn1.bias' in .* is not a dense"),
     ],
 )  # fmt: skip
 def test_wrong_entries_are_named(tmp_path: Path, state: State, change: Change, match: str) -> None:
@@ -244,7 +244,7 @@ def test_wrong_entries_are_named(tmp_path: Path, state: State, change: Change, m
 
 def test_nan_in_a_shortcut_is_reported_as_such(tmp_path: Path, state: State) -> None:
     state[ALIAS] = state[TWIN] = torch.tensor(torch.nan).expand(state[TWIN].shape)
-    refuse(write(tmp_path, {"net": state}), f"not finite in 1 entries .such as {TWIN}")
+    refuse(write(tmp_path, {"net": state}), f"infinite values in 1 entries .such as {TWIN}")
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_files_that_are_no_checkpoint(tmp_path: Path, data: bytes, match: str) -
 def test_cut_file(tmp_path: Path, state: State, zipped: bool, kept: float) -> None:
     path = write(tmp_path, {"net": state}, _use_new_zipfile_serialization=zipped)
     os.truncate(path, int(path.stat().st_size * kept))
-    refuse(path, r"cannot be read \(.*(fetch|download) it again")
+    refuse(path, r"cannot be read.*(fetch|download) it again")
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
@@ -279,14 +279,14 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ([1, 2], "holds a list of no use"),
-        ({}, "holds a dict of no use"),
-        (torch.ones(3), "holds a Tensor of no use"),
-        ({"net": 3}, "'net' is a int, expected a dict of tensors"),
-        ({"epoch": 3, "lr": 0.1}, "entry 'epoch' is not a dense tensor"),
-        ({"net": {}}, "is no resmasking checkpoint: .* found nothing; known layouts are"),
-        ({"net": {"conv1.weight": torch.ones(3), "fc.weight": torch.ones(1)}}, "found conv1.weight, fc.weight; known layouts are .*feratt-2020: conv_mid.weight.*: choose the --model"),
-        ({"net": {3: torch.ones(3)}}, "entry 3 is not"),
+        ([1, 2], "expected a dict .*, found a list"),
+        ({}, "expected a dict .*, found a dict"),
+        (torch.ones(3), "expected a dict .*, found a Tensor"),
+        ({"net": 3}, "'net' in .* is a int, expected a dict of tensors"),
+        ({"epoch": 3, "lr": 0.1}, "entry 'epoch' in .* is not a dense tensor"),
+        ({"net": {}}, "is not a checkpoint of resmasking: .* found nothing. Known layouts are"),
+        ({"net": {"conv1.weight": torch.ones(3), "fc.weight": torch.ones(1)}}, "found conv1.weight, fc.weight. Known layouts are .*feratt-2020 .conv_mid.weight.* Fix: give the --model"),
+        ({"net": {3: torch.ones(3)}}, "entry 3 in .* is not"),
     ],
 )  # fmt: skip
 def test_other_content(tmp_path: Path, content: object, match: str) -> None:
@@ -294,7 +294,7 @@ def test_other_content(tmp_path: Path, content: object, match: str) -> None:
 
 
 class Exploit:
-    """Unpickled the trusting way, it makes a folder."""
+    """Creates a folder when unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -313,13 +313,13 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, state: State, for
         path.write_bytes(pickle.dumps(content["best_val_acc"], protocol))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
-    message = refuse(path, "is refused|cannot be read")
+    message = refuse(path, "could run code|cannot be read")
     if form != "pickle":
         assert "found the object posix.mkdir, which could run code" in message
     assert not target.exists()
     pickle_bytes = pickle.dumps(Exploit(target))
     pickle.loads(pickle_bytes)
-    assert target.exists()  # the exploit does work where it is trusted
+    assert target.exists()  # plain unpickling runs the exploit
 
 
 def test_compressed_files_are_refused_before_they_are_unpacked(tmp_path: Path) -> None:
@@ -329,13 +329,13 @@ def test_compressed_files_are_refused_before_they_are_unpacked(tmp_path: Path) -
         for name in source.namelist():
             target.writestr(name, source.read(name))
     assert bomb.stat().st_size < 1 << 16
-    refuse(bomb, "unpacks to 419.* bytes, expected no more than its size")
+    refuse(bomb, "unpacks to 419.* bytes, expected at most its size")
 
 
 def test_whole_modules_are_refused(tmp_path: Path) -> None:
     refuse(
         write(tmp_path, nn.Linear(2, 2)),
-        "is refused: expected tensors and plain values only, found the object",
+        "expected only tensors and plain values in .*, found a pickled",
     )
 
 

@@ -1,6 +1,6 @@
 """TensorFlow checkpoints: files that TensorFlow itself wrote, and files that are damaged or hostile.
 
-``tensorflow/make.py`` wrote the files with TensorFlow; here it only says what they hold.
+``saver_files/make.py`` wrote the files with TensorFlow; here it only provides the expected values.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def test_the_writer_of_these_tests_is_read_too(tmp_path: Path) -> None:
 def test_missing_parts_are_named(copies: Path) -> None:
     (copies / "sharded.data-00001-of-00002").unlink()
     with pytest.raises(
-        WeightsError, match=r"sharded.data-00001-of-00002 is missing: .* put them in one folder"
+        WeightsError, match=r"sharded.data-00001-of-00002 is missing: .* Fix: put these files into one folder"
     ):
         _ = TensorFlowCheckpoint(copies / "sharded").files
     (copies / "single.index").unlink()
@@ -113,7 +113,7 @@ def test_missing_parts_are_named(copies: Path) -> None:
 def test_cut_index(copies: Path, kept: int) -> None:
     path = copies / "single.index"
     path.write_bytes(path.read_bytes()[:kept])
-    refuse(copies / "single", "is no whole index of a TensorFlow checkpoint")
+    refuse(copies / "single", "is not a complete index of a TensorFlow checkpoint")
 
 
 def test_cut_and_damaged_shards(copies: Path) -> None:
@@ -121,9 +121,13 @@ def test_cut_and_damaged_shards(copies: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[:-1])
     last = "Stage2/layer_9/kernel"
-    refuse(copies / "single", r"has 1167 bytes, Stage2/layer_9/kernel needs bytes .*: fetch it again", last)
+    refuse(
+        copies / "single",
+        r"has 1167 bytes, but Stage2/layer_9/kernel needs bytes .* Fix: fetch the truncated file again",
+        last,
+    )
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    refuse(copies / "single", "is damaged: Stage2/layer_9/kernel does not have its checksum", last)
+    refuse(copies / "single", "is damaged: the checksum of Stage2/layer_9/kernel differs", last)
 
 
 def test_a_flipped_bit_of_the_index_is_noticed_or_changes_nothing(copies: Path) -> None:
@@ -138,7 +142,7 @@ def test_a_flipped_bit_of_the_index_is_noticed_or_changes_nothing(copies: Path) 
             values = {name: value.tobytes() for name, value in found.items()}
         except WeightsError:
             noticed += 1
-        else:  # padding, or the block of filters, which is not read
+        else:  # padding, or the unread filter block
             assert values == whole
     assert noticed > 200
 
@@ -155,14 +159,14 @@ def one(tmp_path: Path, **changes: int | tuple[int, ...]) -> Path:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"shape": (5,)}, r"v is \(5,\) float32 in 16 bytes, which do not agree"),
-        ({"shape": (1 << 40, 1 << 40)}, "which do not agree"),
-        ({"shape": ((1 << 64) - 1, 4)}, "which do not agree"),
-        ({"shape": (1 << 40,), "size": 1 << 42}, "has 16 bytes, v needs bytes 0 to 4398046511104"),
-        ({"offset": 1}, "has 16 bytes, v needs bytes 1 to 17"),
+        ({"shape": (5,)}, r"v declares 16 bytes, which do not fit \(5,\) float32"),
+        ({"shape": (1 << 40, 1 << 40)}, "which do not fit"),
+        ({"shape": ((1 << 64) - 1, 4)}, "which do not fit"),
+        ({"shape": (1 << 40,), "size": 1 << 42}, "has 16 bytes, but v needs bytes 0 to 4398046511104"),
+        ({"offset": 1}, "has 16 bytes, but v needs bytes 1 to 17"),
         ({"dtype": 7}, "v has TensorFlow type 7, expected plain numbers"),
         ({"shard": 3}, "m.data-00003-of-00001 is missing"),
-        ({"crc": 0}, "v does not have its checksum"),
+        ({"crc": 0}, "the checksum of v differs"),
     ],
 )
 def test_entries_that_do_not_agree_with_the_data(
@@ -174,14 +178,14 @@ def test_entries_that_do_not_agree_with_the_data(
 @pytest.mark.parametrize(
     ("table", "match"),
     [
-        ({b"v": b""}, "no header with a number of shards"),
+        ({b"v": b""}, "no header with the number of shards"),
         ({b"": b"\x08\x00"}, "no header"),
         ({b"": b"\x08" + varint(1 << 60)}, "no header"),
         ({b"": b"\x08\x01\x10\x01"}, "is big-endian"),
-        (HEADER | {b"v": b"\x0a\x02ab"}, "is no entry of a checkpoint"),
+        (HEADER | {b"v": b"\x0a\x02ab"}, "is not a checkpoint entry"),
         (HEADER | {b"v": b"\xff\xff"}, "is damaged"),
         (HEADER | {b"v": b"\x10\x03"}, "expected a nested message"),
-        (HEADER | {b"\xff\xfe": entry(1, (1,), 0, 4, 0)}, "a name is no text"),
+        (HEADER | {b"\xff\xfe": entry(1, (1,), 0, 4, 0)}, "a name is not text"),
         (HEADER | {b"v": entry(1, (1,), 0, 4, 0) + b"\x3a\x00"}, "type 1 in slices"),
     ],
 )
@@ -198,7 +202,7 @@ def test_compressed_and_inconsistent_blocks(tmp_path: Path) -> None:
     content = body + struct.pack("<I", masked_crc(body))
     footer = (b"\0\0" + varint(0) + varint(len(body) - 1)).ljust(40, b"\0")
     (tmp_path / "m.index").write_bytes(content + footer + struct.pack("<Q", 0xDB4775248B80FB57))
-    refuse(tmp_path / "m", "m.index is damaged: fetch it again")
+    refuse(tmp_path / "m", "m.index is damaged. Fix: fetch it again")
 
 
 def test_graphs_that_are_damaged_or_huge(copies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,8 +245,8 @@ def repeated_block(path: Path, block: bytes, times: int) -> None:
     ("count", "step", "times", "match"),
     [
         (20_000, 4, 1, "a name or an entry of more than 4096 bytes"),
-        (1000, 4, 20, "m.index reads its blocks more than once"),
-        (4000, 1, 3, "m.index reads its blocks more than once"),
+        (1000, 4, 20, "m.index is damaged: its blocks overlap"),
+        (4000, 1, 3, "m.index is damaged: its blocks overlap"),
     ],
 )
 def test_an_index_that_grows_when_it_is_read(
@@ -269,7 +273,7 @@ def test_odd_dimensions(tmp_path: Path, shape: bytes) -> None:
     (tmp_path / "m.data-00000-of-00001").write_bytes(bytes(16))
     row = b"\x08\x01\x12" + varint(len(shape)) + shape
     write_table(tmp_path / "m.index", HEADER | {b"v": row})
-    refuse(tmp_path / "m", "odd dimensions|do not agree", "v")
+    refuse(tmp_path / "m", "invalid dimensions|do not fit", "v")
 
 
 def test_graphs_of_too_many_fields(copies: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints as training leaves them: prefixes, wrappers, averages, counters, objects beside the weights."""
+"""Checkpoints of training scripts: prefixes, wrappers, averages, counters, objects beside the weights."""
 
 from __future__ import annotations
 
@@ -77,9 +77,7 @@ def test_prefixes_of_any_nesting(tmp_path: Path, state: State, prefix: str) -> N
 def test_wrappers_inside_names(tmp_path: Path, state: State) -> None:
     inside = {name.replace("layer3.", "layer3._orig_mod."): value for name, value in state.items()}
     assert holds(load(tmp_path, inside), state)
-    with pytest.raises(
-        WeightsError, match=r"module\.conv1\.weight and another entry that both stand for conv1"
-    ):
+    with pytest.raises(WeightsError, match=r"module\.conv1\.weight and another entry for the same conv1"):
         load(tmp_path, state | {"module.conv1.weight": state["conv1.weight"]})
 
 
@@ -148,14 +146,14 @@ def test_counters_of_other_tools_are_left_out_and_listed(tmp_path: Path, state: 
 
 
 class Config:
-    """Of the training script."""
+    """Object of the training script."""
 
     def __init__(self) -> None:
         self.lr = 1e-3
 
 
 class Mode(enum.Enum):
-    """Of the training script."""
+    """Object of the training script."""
 
     FAST = 1
 
@@ -218,7 +216,7 @@ def test_tensors_are_those_that_pytorch_reads(tmp_path: Path, options: dict[str,
 
 
 def test_plain_safetensors_are_an_authors_file(tmp_path: Path, state: State) -> None:
-    path = tmp_path / "model.bin"  # told by the content
+    path = tmp_path / "model.bin"  # recognised by content
     entries = {f"model.{name}": value.contiguous() for name, value in state.items()}
     safetensors.torch.save_file(entries, path, {"format": "pt"})
     for network in ("resnet18", None):
@@ -226,12 +224,12 @@ def test_plain_safetensors_are_an_authors_file(tmp_path: Path, state: State) -> 
         assert holds(trained, state)
         assert trained.provenance["container"] == "safetensors"
         assert trained.provenance["licence"] == "not stated"
-    with pytest.raises(WeightsError, match="this looks like resnet18 .*: use --model resnet18"):
+    with pytest.raises(WeightsError, match="It looks like resnet18 .*Fix: use --model resnet18"):
         load_any(path, "resmasking")
 
 
 def test_aliases_that_safetensors_leaves_out(tmp_path: Path) -> None:
-    """``save_model`` writes one of two equal entries and says in the metadata which."""
+    """``save_model`` writes one of two equal entries and names the other in the metadata."""
     kept, alias = "mask2.conv3.downsample.0.weight", "mask2.downsample3.0.weight"
     safetensors.torch.save_file({kept: torch.ones(3)}, tmp_path / "file", {alias: kept})
     assert [*read_author_file(tmp_path / "file").entries] == [kept, alias]
@@ -241,7 +239,7 @@ def test_aliases_that_safetensors_leaves_out(tmp_path: Path) -> None:
     ("kept", "match"),
     [
         (lambda name: not name.startswith(("fc", "layer4")), "no classifier"),
-        (lambda name: name.startswith(("conv1", "bn1", "layer1", "layer2")), "entries are also in resnet18: a part of it"),
+        (lambda name: name.startswith(("conv1", "bn1", "layer1", "layer2")), "entries are also in resnet18, so it may be a part"),
         (lambda name: "running" not in name, r"40 entries missing \(such as bn1.running_mean\).*missing are bn1.running_mean, .*part of the network"),
     ],
 )  # fmt: skip

@@ -114,7 +114,7 @@ def test_self_attention_rows_and_what_each_location_receives(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (AttentionOptions("row"), "give row 0 to 5 and column 0 to 7"),
+        (AttentionOptions("row"), "Fix: give row 0 to 5 and column 0 to 7"),
         (AttentionOptions("row", row=6, column=0), "lies outside the 6×8 map"),
         (AttentionOptions("row", row=-1, column=0), "lies outside the 6×8 map"),
         (AttentionOptions("rows"), "did you mean 'row'"),

@@ -1,4 +1,4 @@
-"""Overlap of maps with EMFACS action units, on landmarks and maps made for it."""
+"""Overlap of maps with EMFACS action units, on synthetic landmarks and maps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GRID = np.array([(6 + 12 * (i % 10), 7 + 14 * (i // 10)) for i in range(LANDMARK
 
 
 class Painted:
-    """Lights the landmarks of one class, and takes the class from the brightness of the image."""
+    """Activates the landmarks of one class, which follows from the brightness of the image."""
 
     spec = SPEC
 
@@ -130,11 +130,11 @@ def test_images_without_landmarks_are_counted() -> None:
 
 def test_data_that_cannot_be_measured() -> None:
     explainer = Painted(frozenset({1}))
-    with pytest.raises(DataError, match="has no landmarks, and made-up finds none"):
+    with pytest.raises(DataError, match="has no landmarks, and made-up does not predict them"):
         emfacs_overlap(explainer, faces([1], landmarks=False))
-    with pytest.raises(DataError, match="no image of a class with action units"):
+    with pytest.raises(DataError, match="no image that has landmarks and a class with action units"):
         emfacs_overlap(explainer, faces([0, 0]))
-    with pytest.raises(DataError, match="photographs, not face crops"):
+    with pytest.raises(DataError, match="expected face crops in .*, found photographs"):
         emfacs_overlap(explainer, FaceDataset("photos", np.zeros((1, 9, 9), np.uint8), None, (), False))
     for top in (0, 68):
         with pytest.raises(UsageError, match="top must be from 1 to 67"):

@@ -1,4 +1,4 @@
-"""Explanations of faces that several threads ask for at the same time: each is that of its own face, bit for bit."""
+"""Concurrent explanations: every thread receives those of its own face, bit for bit."""
 
 from __future__ import annotations
 

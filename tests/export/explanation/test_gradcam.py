@@ -144,7 +144,7 @@ def test_a_pooled_linear_head_gives_the_class_activation_map(name: str) -> None:
     batch = torch.rand(2, 3, 64, 96, dtype=torch.float64)
     features = features_of(module, layer, batch)
     classes = [2, 5]
-    with torch.no_grad():  # every class is for what it sees, so that no map is cut to zero
+    with torch.no_grad():  # positive weights for every class, so that no map is cut to zero
         weights = module.get_submodule(head).weight.abs_()[classes]
     expected = torch.relu(torch.einsum("bc,bchw->bhw", weights, features)) / features[0, 0].numel()
     assert expected.any()
@@ -155,7 +155,7 @@ def test_a_pooled_linear_head_gives_the_class_activation_map(name: str) -> None:
     large = grad_cam(module, batch, classes).maps
     reference = torch.nn.functional.interpolate(expected[:, None], (64, 96), mode="bilinear")[:, 0]
     low, high = reference.amin((1, 2), keepdim=True), reference.amax((1, 2), keepdim=True)
-    reference = (reference - low) / (high - low).clamp_min(1e-300)  # features of SiLU may speak against all
+    reference = (reference - low) / (high - low).clamp_min(1e-300)  # features of SiLU may be negative for all
     torch.testing.assert_close(large, reference.float(), rtol=1e-4, atol=1e-4)
 
 
@@ -292,9 +292,9 @@ def test_classes_that_do_not_fit_are_refused(classes: list[int]) -> None:
 
 
 def test_training_mode_and_unknown_networks_are_refused() -> None:
-    with pytest.raises(UsageError, match="call eval"):
+    with pytest.raises(UsageError, match="Fix: call module.eval"):
         grad_cam(small_conv_attention().train(), torch.rand(1, 1, 48, 48))
-    with pytest.raises(UsageError, match="knows no target layer of Conv2d"):
+    with pytest.raises(UsageError, match="has no target layer for Conv2d"):
         grad_cam(nn.Conv2d(1, 1, 1), torch.rand(1, 1, 8, 8))
 
 

@@ -54,7 +54,7 @@ def faces(size: int, seed: int = 0) -> np.ndarray:
 
 
 def filled(name: str, golden_folder: GoldenFolder, seed: int = 20200) -> nn.Module:
-    """A member with the made-up weights of the golden outputs, whose values depend on the names."""
+    """Return a member with the synthetic weights of the golden outputs, derived from the entry names."""
     module = MEMBERS[name].build(7).eval()
     shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     state = golden_folder.filler.fill(shapes, seed)
@@ -138,7 +138,7 @@ def test_one_member_keeps_its_class_and_none_is_refused() -> None:
     alone = Constant(0.5, 2.0, -1.0)
     logits = ResmaskingEnsemble({"a": alone})(torch.zeros(1, 3, 8, 8))
     torch.testing.assert_close(logits[0], alone.logits.log_softmax(dim=0))
-    with pytest.raises(UsageError, match="at least one member of resnet18"):
+    with pytest.raises(UsageError, match="at least one member, .* Fix: give members of resnet18"):
         ResmaskingEnsemble({})
 
 
@@ -199,7 +199,7 @@ def check_export(module: nn.Module, path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "similarity"),
-    # Face-to-face differences are 1 % of the logits of an efficientnet with made-up weights.
+    # Face-to-face differences are 1 % of the logits of an efficientnet with synthetic weights.
     [("resnet18", 0.99), ("efficientnet_b2b", 0.3)],
 )
 def test_export_and_int8(name: str, similarity: float, golden_folder: GoldenFolder, tmp_path: Path) -> None:

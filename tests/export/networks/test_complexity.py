@@ -12,7 +12,7 @@ from fer_edge.export.networks.baselines import baseline_spec
 from fer_edge.models.catalogue import CATALOGUE
 
 # specs/networks.md: parameters, and multiply-adds in units of 1e9 where it states them. FERAtt is given there with
-# the 513,000 parameters of a layer that nothing uses, which ours does not have.
+# the 513,000 parameters of an unused layer, which ours does not have.
 SPECIFIED = {
     "conv-attention": (1_688_649, 8.87),
     "resmasking": (137_796_423, 21.90),
@@ -68,7 +68,7 @@ def test_multiply_adds_by_hand() -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_all_that_a_network_computes_with_is_in_its_state(name: str) -> None:
-    """Networks are made without memory and filled from a file: what the file lacks would be left undefined."""
+    """Networks are built on the meta device and filled from a file, so a tensor outside the state is undefined."""
     with torch.device("meta"):
         module = NETWORKS[name].build()
     assert {buffer for buffer, _ in module.named_buffers()} <= module.state_dict().keys()

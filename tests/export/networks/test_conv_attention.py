@@ -110,7 +110,7 @@ def test_after_step_keeps_the_scales_behind_pools_positive() -> None:
 
 
 def test_wrong_options_are_named() -> None:
-    with pytest.raises(UsageError, match="multiple of 8 channels, found 100: change c3_widths"):
+    with pytest.raises(UsageError, match="multiple of 8 channels, found 100. Fix: change c3_widths"):
         build_network("conv-attention", {"c3_widths": (192, 256, 100)})
     with pytest.raises(UsageError, match=r"does not take these options.*width"):
         build_network("conv-attention", {"width": 3})

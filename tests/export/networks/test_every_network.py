@@ -23,7 +23,7 @@ from fer_edge.calibration.placement.rules import DEFAULT_RULES, FLOAT_RULES
 from fer_edge.calibration.qdq.dialects import DIALECTS
 from fer_edge.export.checkpoints import random_network
 from fer_edge.export.networks import NETWORKS
-from fer_edge.export.networks.tolerance import DEFAULT_TOLERANCE, Jumping
+from fer_edge.export.networks.tolerance import DEFAULT_TOLERANCE, Discontinuous
 from fer_edge.export.weights import TrainedNetwork
 from fer_edge.models.catalogue import CATALOGUE
 from fer_edge.preprocess import prepare_batch
@@ -51,7 +51,7 @@ ONE_THREAD = SessionOptions(threads=1)
 
 @pytest.fixture(scope="module", autouse=True)
 def cost(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Say at the end how long all networks took, and how much memory the process held at most."""
+    """Print the total time of all networks and the peak memory of the process."""
     started, used = time.perf_counter(), time.process_time()
     yield
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # the kernel counts KiB
@@ -109,11 +109,11 @@ def check_graph(bundle: Bundle) -> None:
 
 
 def comparable_faces(trained: TrainedNetwork, count: int) -> np.ndarray:
-    """Faces on which rounding does not decide the outputs."""
+    """Return faces away from discontinuities, where rounding would decide the outputs."""
     kept: list[np.ndarray] = []
     for seed in range(20):
         batch = prepare_batch(list(generate_faces(count, seed)), trained.spec)
-        if isinstance(trained.module, Jumping):
+        if isinstance(trained.module, Discontinuous):
             with torch.inference_mode():
                 batch = batch[trained.module.is_steady(torch.from_numpy(batch)).numpy()]
         kept += list(batch)
@@ -143,9 +143,9 @@ def check_numbers(
 
 
 def check_int8(bundle: Bundle, dialect: str, batch: np.ndarray, expected: Mapping[str, np.ndarray]) -> None:
-    """The Q/DQ file of ``dialect`` holds integers and computes nearly what the network computes.
+    """The Q/DQ file of ``dialect`` holds integers and approximates the network.
 
-    That it is valid ONNX has been checked by :func:`build`.
+    :func:`build` has checked that it is valid ONNX.
     """
     path = bundle.model_path("int8", dialect)
     # The cpu dialect leaves FERAtt's 4×4 transposed convolutions in floating point: ONNX Runtime has no kernel.

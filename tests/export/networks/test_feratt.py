@@ -163,7 +163,7 @@ def test_specs() -> None:
 
 @dataclasses.dataclass
 class Filled:
-    """A variant filled as the original was."""
+    """A variant with the weights of the original."""
 
     variant: str
     original: Golden
@@ -272,7 +272,7 @@ def test_onnx_and_int8(filled: Filled, tmp_path: Path) -> None:
         found = session.run(batch)
         session.close()
         assert cosine(found["logits"], logits).min() > 0.998, dialect
-        # What tells the faces apart survives too.
+        # The differences between faces are kept, too.
         spread = logits - logits.mean(axis=0)
         assert cosine((found["logits"] - found["logits"].mean(axis=0)).ravel(), spread.ravel()) > 0.9, dialect
         assert found["attention"].shape == attention.shape
@@ -323,7 +323,7 @@ def test_names_of_the_authors() -> None:
 def test_variants_are_told_apart(stored: str, asked: str) -> None:
     author = to_author(on_meta(stored))
     network = VARIANTS[stored].network
-    match = f"^file holds the {stored} variant of FERAtt, expected {asked}: give --model {network}$"
+    match = f"^file holds the {stored} variant of FERAtt, expected {asked}. Fix: give --model {network}.$"
     with pytest.raises(WeightsError, match=match):
         READERS[asked](author, "file")
 
@@ -337,23 +337,23 @@ Change = Callable[[State], object]
         (
             "paper",
             lambda s: s.update({"encoder.bn1.bias": torch.zeros(64)}),
-            "encoder entry conv1.1.bias a second time as encoder.bn1.bias with equal values",
+            "encoder entry conv1.1.bias also as encoder.bn1.bias with equal values",
         ),
         (
             "paper",
             lambda s: s.pop("conv5.2.conv2.weight"),
-            "entry conv5.2.conv2.weight a second time as encoder.layer4.2.conv2.weight",
+            "entry conv5.2.conv2.weight also as encoder.layer4.2.conv2.weight",
         ),
         (
             "2020",
             lambda s: s.pop("attention_map.encoder.conv1.weight"),
-            "attention_map.conv1.0.weight a second time as attention_map.encoder.conv1.weight",
+            "attention_map.conv1.0.weight also as attention_map.encoder.conv1.weight",
         ),
         ("2020", lambda s: s.pop("netclass.linear.weight"), r"file has no classifier \(netclass.linear.weight\)"),
         (
             "paper",
             lambda s: s.update({"netclass.linear.weight": torch.zeros(1).expand(10**9, 512)}),
-            "representation of 1000000000 values, expected 64, or at most 4096",
+            "representation of 1000000000 values, expected 64 and at most 4096",
         ),
     ],
 )  # fmt: skip

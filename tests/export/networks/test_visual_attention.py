@@ -42,7 +42,7 @@ def faces(count: int, seed: int = 0) -> Tensor:
 
 
 class Scores(nn.Module):
-    """Stands in for the attention's perceptron with scores A2 that are known."""
+    """Replaces the attention's perceptron by known scores A2."""
 
     def __init__(self, scores: Tensor) -> None:
         super().__init__()
@@ -213,7 +213,7 @@ def test_illumination_limits() -> None:
     torch.testing.assert_close(normalise_illumination(images, 1e9), images / images.mean())
     torch.testing.assert_close(normalise_illumination(images / 2, 7.0), normalise_illumination(images, 7.0))
     assert not normalise_illumination(torch.zeros(1, 1, 20, 16), 7.0).any()
-    with pytest.raises(UsageError, match="smoothness must not be negative, found -1"):
+    with pytest.raises(UsageError, match="smoothness must be at least 0, found -1"):
         normalise_illumination(images, -1.0)
 
 
@@ -289,6 +289,6 @@ def test_int8_keeps_logits_and_attention(tmp_path: Path) -> None:
         similarity = torch.cosine_similarity(
             (logits - logits.mean(dim=0)).flatten(), centred.flatten(), dim=0
         )
-        assert similarity > 0.97, dialect  # of what differs from face to face
+        assert similarity > 0.97, dialect  # of the differences between faces
         np.testing.assert_allclose(found["attention"].sum(axis=(1, 2)), 1, rtol=1e-5)
         np.testing.assert_allclose(found["attention"], expected.attention, rtol=0, atol=0.004)

@@ -1,4 +1,4 @@
-"""Class frequencies are the mean of the targets that a loss saw, and reach the manifest of a bundle."""
+"""Class frequencies are the mean of the targets of the loss, and reach the manifest of a bundle."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ COUNTS = (20, 0, 8, 40, 12, 6, 30)
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Networks this small lose time to threads that wait for each other."""
+    """Small networks are faster on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -166,7 +166,7 @@ def test_class_weights_count_as_the_loss_counts_them(faces: Path) -> None:
 
 
 def test_rendered_faces_take_turns_by_class(tmp_path: Path) -> None:
-    """Whatever the numbers of faces, the classes that have some are drawn alike."""
+    """All classes with faces are drawn equally often."""
     cv2 = pytest.importorskip("cv2")
     rng = np.random.default_rng(0)
     for name, count in (("happiness", 12), ("anger", 5), ("fear", 4)):

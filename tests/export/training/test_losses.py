@@ -1,4 +1,4 @@
-"""Losses: values worked out by hand, gradients checked numerically, edge cases finite, wrong shapes refused."""
+"""Losses: values computed by hand, gradients checked numerically, edge cases finite, wrong shapes refused."""
 
 from __future__ import annotations
 

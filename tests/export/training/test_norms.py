@@ -1,4 +1,4 @@
-"""Normalisation that exists in training only: folded away without a change of outputs."""
+"""Normalisation for training only: folded without a change of outputs."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_statistics_taken_again_are_the_means_over_the_batches() -> None:
 
 
 def test_convolutions_without_bias_are_refused() -> None:
-    with pytest.raises(UsageError, match="without bias: set bias=True"):
+    with pytest.raises(UsageError, match="without bias. Fix: set bias=True"):
         add_norms(nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.ReLU()))
 
 

@@ -24,7 +24,7 @@ from fer_edge.export.training.recipe import Phase, Recipe
 from fer_edge.export.training.recipes import RECIPES
 from fer_edge.export.weights import load_weights
 
-#: Sides that keep a test short where the network takes any.
+#: Input sides that keep a test short, for networks of any input size.
 SIDES = {"resmasking": 64, "conv-attention": 64, "visual-attention": 64}
 #: Networks that train within seconds.
 SMALL_NETWORKS = ("conv-attention", "visual-attention")
@@ -50,7 +50,7 @@ def faces(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small(name: str) -> Recipe:
-    """The recipe with all images in every step, at rates that show in few steps."""
+    """The recipe with all images in every step, at rates whose effect shows in few steps."""
     recipe = RECIPES[name]
     side = SIDES.get(recipe.network)
     spec = recipe.spec
@@ -119,7 +119,7 @@ def test_papers_choices_are_kept() -> None:
 
 @pytest.fixture(scope="module")
 def ckplus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CK+ as it is published, one sequence per subject, always the same face in other light."""
+    """CK+ in its published layout: one sequence per subject, the same face with varied brightness."""
     import skimage
 
     root = tmp_path_factory.mktemp("ckplus")
@@ -165,5 +165,5 @@ def test_landmarks_refuse_changes_that_they_would_not_follow(faces: Path, tmp_pa
     moving = AugmentationOptions(rotation_deg=5)
     phases = (dataclasses.replace(recipe.phases[0], epochs=1, augmentation=moving),)
     data = DataOptions(faces, tmp_path, limit=10, landmark_predictor="mtcnn-mean-face")
-    with pytest.raises(UsageError, match="use changes of light alone"):
+    with pytest.raises(UsageError, match="Fix: use photometric augmentations only"):
         train(dataclasses.replace(recipe, phases=phases), data, tmp_path / "run")

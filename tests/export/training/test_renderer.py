@@ -1,4 +1,4 @@
-"""The renderer: repeatable, lit like the background, exact masks, and steady on hostile input."""
+"""The renderer: repeatable, lit like the background, exact masks, and robust to hostile input."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_gray_pictures_have_three_equal_channels(faces: FaceDataset) -> None:
 
 
 def test_geometry_stays_within_its_limits() -> None:
-    """Of a thin bar, the angle; of the ellipse, the middle and the size."""
+    """Checks the angle of a thin bar, and the centre and size of the ellipse."""
     rotated = dataclasses.replace(STILL, rotation_deg=45, ellipse_width=0.3)
     angles = []
     for i in range(20):
@@ -225,7 +225,7 @@ def test_a_cut_out_face_keeps_its_outline() -> None:
 
 def test_black_faces(faces: FaceDataset) -> None:
     black = dataset(np.zeros((2, 40, 40, 3), np.uint8))
-    with pytest.raises(DataError, match=r"nothing is left of face 0 of drawn"):
+    with pytest.raises(DataError, match=r"face 0 of drawn.* is empty"):
         RenderedFaces(black, options=RenderOptions(cutout="non-black")).render(0)
     picture = RenderedFaces(black, options=STILL).render(0)
     assert lightness(picture.target[picture.mask]) == pytest.approx(10, abs=0.6)  # the lowest L
@@ -234,7 +234,7 @@ def test_black_faces(faces: FaceDataset) -> None:
 def test_a_cut_out_that_erosion_removes_is_an_error() -> None:
     speck = np.zeros((1, 256, 256), np.uint8)
     speck[0, 128, 128] = 200
-    with pytest.raises(DataError, match="cut-out is too small"):
+    with pytest.raises(DataError, match="black or too small. Fix: leave it out"):
         RenderedFaces(dataset(speck), options=RenderOptions(cutout="non-black")).render(0)
 
 
@@ -297,12 +297,12 @@ def test_indices_outside_the_data_set(faces: FaceDataset) -> None:
     for index in (-1, 2):
         with pytest.raises(IndexError):
             rendered[index]
-    with pytest.raises(UsageError, match="numbered from 0"):
+    with pytest.raises(UsageError, match="index must be at least 0"):
         rendered.render(-1)
 
 
 def test_data_that_cannot_be_rendered_is_refused(faces: FaceDataset) -> None:
-    with pytest.raises(DataError, match="cut the faces out first"):
+    with pytest.raises(DataError, match="Fix: crop the faces first"):
         RenderedFaces(dataclasses.replace(faces, are_crops=False))
     with pytest.raises(DataError, match="no labels"):
         RenderedFaces(dataclasses.replace(faces, labels=None))
@@ -330,7 +330,7 @@ def test_data_that_cannot_be_rendered_is_refused(faces: FaceDataset) -> None:
     ],
 )  # fmt: skip
 def test_wrong_options_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match="the render options are wrong"):
+    with pytest.raises(UsageError, match="invalid render options"):
         RenderOptions(**wrong)
 
 

@@ -24,7 +24,7 @@ def shown(targets: Tensor, indices: Tensor) -> list[int]:
 
 
 def times(targets: Tensor, indices: Tensor, label: int) -> list[int]:
-    """How often each image of a class is shown, without repetition, sorted."""
+    """Return the distinct numbers of draws of the images of a class, sorted."""
     return torch.bincount(indices, minlength=len(targets))[targets == label].unique().tolist()
 
 
@@ -81,8 +81,8 @@ def test_classes_without_images_are_listed() -> None:
         (torch.tensor([], dtype=torch.long), {}, DataError, "no images"),
         (torch.tensor([0, 1, 8]), {"num_classes": 2}, DataError, "from 0 to 1, found 0 to 8"),
         (torch.tensor([-1, 0, 1]), {"num_classes": 2}, DataError, "found -1 to 1"),
-        (torch.tensor([0.0, 1.0]), {}, UsageError, "whole numbers"),
-        (torch.tensor([[0], [1]]), {}, UsageError, "whole numbers"),
+        (torch.tensor([0.0, 1.0]), {}, UsageError, "integer class indices"),
+        (torch.tensor([[0], [1]]), {}, UsageError, "integer class indices"),
         (torch.tensor([0, 1]), {"per_class": 0}, UsageError, "at least 1"),
         (torch.tensor([0, 1]), {"rare": "copy"}, UsageError, "did you mean 'copies'"),
     ],

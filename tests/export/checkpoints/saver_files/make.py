@@ -1,4 +1,4 @@
-"""Writes the checkpoints beside this file with TensorFlow 2 in version 1 mode: python make.py"""
+"""Write the checkpoints beside this file with TensorFlow 2 in version 1 mode: python make.py"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ tf1 = tf.compat.v1
 
 
 def value(i: int) -> np.ndarray:
-    """Return what variable ``i`` holds."""
+    """Return the value of variable ``i``."""
     shape = SHAPES[i % len(SHAPES)]
     size = int(np.prod(shape, dtype=int))
     return (np.arange(size).reshape(shape) + 100 * i).astype(DTYPES[i % len(DTYPES)])
