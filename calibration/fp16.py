@@ -135,7 +135,7 @@ def make_half(
     raise GateError(
         f"{spec.network} does not work in FP16: its logits on {len(faces)} faces {found}, expected a cosine of at least "
         f"{least_cosine}, though {', '.join(kept)} and {len(overflowing)} layers that overflow compute in FP32. "
-        "Fix: build with --fp32 or --int8.",
+        "Fix: build with --fp32 or --int8",
         tuple(tried),
     )
 

@@ -274,7 +274,7 @@ def _collapsed_dialect(simulated: Mapping[str, Fidelity], options: Int8Options, 
         if fidelity.logit_cosine < least:
             return (
                 f"the {dialect} model has collapsed: its logits have a cosine of {fidelity.logit_cosine:.4f} with "
-                f"those of FP32 on {faces} faces, expected at least {least}. Fix: calibrate on other faces."
+                f"those of FP32 on {faces} faces, expected at least {least}. Fix: calibrate on other faces"
             )
     return ""
 
@@ -283,5 +283,5 @@ def _collapsed(comparison: Comparison, faces: FaceDataset) -> str:
     return (
         f"INT8 has collapsed on {faces.name}: the cosine of its logits with those of FP32 is {comparison.logit_cosine:.4f}, "
         f"expected at least {COLLAPSED_COSINE}, and {comparison.agreement:.1%} of the faces keep their class. Fix: calibrate "
-        "on other faces, or leave the most harmful layers in floating point."
+        "on other faces, or leave the most harmful layers in floating point"
     )

@@ -52,7 +52,7 @@ def measure_bias_shifts(
         images += len(batch)
     if not images:
         raise CalibrationError(
-            "expected faces to correct biases on, found none. Fix: give other --calibration-data."
+            "expected faces to correct biases on, found none. Fix: give other --calibration-data"
         )
     return {layer: tuple((-total / images).tolist()) for layer, total in sums.items()}
 

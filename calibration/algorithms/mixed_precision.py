@@ -129,5 +129,5 @@ def _cannot(tried: dict[frozenset[str], Step], bounds: Bounds) -> str:
     return (
         f"INT8 cannot meet {' and '.join(asked)} with {MIN_INTEGER_SHARE:.0%} of the multiply-adds in integers "
         f"(at most {len(largest)} layers in floating point{harmful}; tried {table}). "
-        "Fix: relax the bounds, calibrate on other faces, or build with --fp32."
+        "Fix: relax the bounds, calibrate on other faces, or build with --fp32"
     )

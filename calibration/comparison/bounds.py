@@ -36,7 +36,7 @@ class Bounds:
         require_number("min_agreement", self.min_agreement, 0, 1, optional=True)
         if self.min_cosine == 1:
             raise UsageError(
-                "min_cosine must be from -1 to below 1, since INT8 rounds, found 1. Fix: give a smaller bound, such as 0.999."
+                "min_cosine must be from -1 to below 1, since INT8 rounds, found 1. Fix: give a smaller bound, such as 0.999"
             )
 
 

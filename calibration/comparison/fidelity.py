@@ -48,11 +48,11 @@ def measure_fidelity(fp32: np.ndarray, int8: np.ndarray) -> Fidelity:
     if fp32.shape != int8.shape or len(fp32) == 0:
         raise CalibrationError(
             f"expected logits of the same faces, found the shapes {list(fp32.shape)} and {list(int8.shape)}. "
-            "Fix: run both models on the same, non-empty set of faces."
+            "Fix: run both models on the same, non-empty set of faces"
         )
     for name, values in (("FP32", fp32), ("INT8", int8)):
         if not np.isfinite(values).all():
-            raise CalibrationError(f"{name} logits are not finite. Fix: {_FIXES[name]}.")
+            raise CalibrationError(f"{name} logits are not finite. Fix: {_FIXES[name]}")
     reference, found = (
         v.astype(np.float64) - v.mean(axis=1, keepdims=True, dtype=np.float64) for v in (fp32, int8)
     )

@@ -102,7 +102,7 @@ def compare_paired(
     """
     if resamples < 2000:
         raise UsageError(
-            f"a 95 % interval needs at least 2000 resamples, found {resamples}. Fix: set resamples to 2000 or more."
+            f"a 95 % interval needs at least 2000 resamples, found {resamples}. Fix: set resamples to 2000 or more"
         )
     faces = np.stack(_checked(fp32_predicted, int8_predicted, targets, len(class_names)), axis=1)
     kinds, counts = np.unique(faces, axis=0, return_counts=True)
@@ -153,13 +153,13 @@ def _checked(
     if not len(fp32) == len(int8) == len(targets) > 0:
         raise DataError(
             f"expected two predictions for each labelled face, found {len(fp32)} of FP32, {len(int8)} of INT8 "
-            f"and {len(targets)} labels. Fix: pass three arrays of the same length, at least 1."
+            f"and {len(targets)} labels. Fix: pass three arrays of the same length, at least 1"
         )
     for values in (fp32, int8, targets):
         if np.min(values) < 0 or np.max(values) >= classes:
             raise DataError(
                 f"expected class indices from 0 to {classes - 1}, found {np.min(values)} to {np.max(values)}. "
-                "Fix: pass indices into the class names."
+                "Fix: pass indices into the class names"
             )
     return fp32, int8, targets
 

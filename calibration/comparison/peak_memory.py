@@ -49,7 +49,7 @@ def peak_memory_bytes(
             return run_worker(__name__, question, log=log)["peak_bytes"]
         except WorkerError as error:
             found = "".join(read_tail(log, 1)) or f"exit status {error.status}"
-            reason = error.message or f"{found}. Fix: report this with the output of fer-edge doctor."
+            reason = error.message or f"{found}. Fix: report this with the output of fer-edge doctor"
             raise BackendError(
                 f"measuring the memory of {model} on {backend.name} failed: {reason}"
             ) from error

@@ -99,7 +99,7 @@ def place(model: onnx.ModelProto, placement: Placement = DEFAULT_PLACEMENT) -> P
     if count > 1:
         raise CalibrationError(
             f"expected a unique name for every node, found {count} nodes named {name!r}. "
-            "Fix: export the model again with fer-edge export."
+            "Fix: export the model again with fer-edge export"
         )
     by_rule = {name: tuple(node.name for node in FLOAT_RULES[name].find(graph)) for name in placement.rules}
     light = without_weights(model)

@@ -98,5 +98,5 @@ def _check_weight(graph: Graph, node: onnx.NodeProto) -> None:
 def _error(node: onnx.NodeProto, what: str) -> CalibrationError:
     return CalibrationError(
         f"{node.name} {what}, a bug of the Q/DQ writer. Fix: do not use the model, and report this with the "
-        "output of fer-edge doctor."
+        "output of fer-edge doctor"
     )

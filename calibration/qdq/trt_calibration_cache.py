@@ -36,7 +36,7 @@ STATUS = "not proved on a device: the format is that of public files, no TensorR
 JETPACK_6 = (10, 3, 0)
 _HEADER = re.compile(r"TRT-[0-9]+-[A-Za-z0-9]+")
 # A name may contain colons and spaces: the last ": " ends it.
-_FIX = "Fix: write the cache again from the ranges."
+_FIX = "Fix: write the cache again from the ranges"
 _LINE = re.compile(r"(?P<name>.*\S): (?P<bits>[0-9a-fA-F]{8})")
 
 
@@ -63,7 +63,7 @@ def write_calibration_cache(
     if major != 10:
         raise CalibrationError(
             f"calibration caches are for TensorRT 10, found version {'.'.join(map(str, tensorrt))}. "
-            "Fix: give the Q/DQ model to later versions."
+            "Fix: give the Q/DQ model to later versions"
         )
     dialect, placed = DIALECTS["tensorrt"], place(model, ranges.placement)
     scales = {
@@ -79,7 +79,7 @@ def write_calibration_cache(
         line = f"{name}: {struct.pack('>f', scale).hex()}"
         if _LINE.fullmatch(line) is None or not name.isprintable():
             raise CalibrationError(
-                f"the tensor name {name!r} cannot be written to a calibration cache. Fix: rename it in the ONNX file."
+                f"the tensor name {name!r} cannot be written to a calibration cache. Fix: rename it in the ONNX file"
             )
         lines.append(line)
     return "\n".join(lines) + "\n"

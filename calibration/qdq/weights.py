@@ -62,7 +62,7 @@ def shift_biases(model: onnx.ModelProto, shifts: Mapping[str, Sequence[float]]) 
         if node is None or channels != len(shift):
             found = "no such layer" if node is None else f"one with {channels} channels"
             raise CalibrationError(
-                f"a bias correction is for {layer} with {len(shift)} channels, the model has {found}. Fix: calibrate again."
+                f"a bias correction is for {layer} with {len(shift)} channels, the model has {found}. Fix: calibrate again"
             )
         values = np.asarray(shift, np.float64)
         if len(node.input) > 2 and node.input[2]:

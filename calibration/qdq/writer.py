@@ -68,7 +68,7 @@ def quantise(
     placed = place(model, ranges.placement) if placed is None else placed.leaving(float_layers)
     if unknown := float_layers - {node.name for node in model.graph.node}:
         raise CalibrationError(
-            f"the ranges leave {min(unknown)} in floating point, the model has no such layer. Fix: calibrate again."
+            f"the ranges leave {min(unknown)} in floating point, the model has no such layer. Fix: calibrate again"
         )
     layers = {node.name for node in integer_layers(placed, dialect_name)}
     weighted = {node.name for node in model.graph.node if node.op_type in WEIGHTED}
@@ -84,7 +84,7 @@ def quantise(
     nodes = [node for node in graph.nodes if node.name in layers]
     if not nodes:
         raise CalibrationError(
-            "expected a convolution or hidden dense layer that can run in INT8, found none. Fix: build with --fp32."
+            "expected a convolution or hidden dense layer that can run in INT8, found none. Fix: build with --fp32"
         )
     _Writer(result, graph, dialect, nodes, group_ranges(group_tensors(graph, nodes), tensors)).write()
     check_qdq(result, dialect.signed)
@@ -102,7 +102,7 @@ def group_ranges(groups: Mapping[str, str], tensors: Mapping[str, TensorRange]) 
     missing = [name for name in groups if name not in tensors]
     if missing:
         raise CalibrationError(
-            f"{len(missing)} tensors have no range (such as {missing[0]}). Fix: calibrate this model again."
+            f"{len(missing)} tensors have no range (such as {missing[0]}). Fix: calibrate this model again"
         )
     members: dict[str, list[TensorRange]] = {}
     for name, group in groups.items():

@@ -84,6 +84,6 @@ def observe(
         del values  # free them before the next batch runs
     if not images:
         raise CalibrationError(
-            "expected faces to calibrate on, found none. Fix: give other --calibration-data."
+            "expected faces to calibrate on, found none. Fix: give other --calibration-data"
         )
     return Observations(observers, images, dict(data), sha256_of(model), placed.placement)

@@ -37,7 +37,7 @@ class Observer:
         low, high = float(values.min()), float(values.max())
         if not np.isfinite(low) or not np.isfinite(high):
             raise CalibrationError(
-                f"tensor {self.name} has values that are not finite. Fix: check the weights and the images."
+                f"tensor {self.name} has values that are not finite. Fix: check the weights and the images"
             )
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
         largest = max(-low, high)

@@ -78,25 +78,25 @@ def load_ranges(path: Path, model: Path) -> Ranges:
         ranges = Ranges(**value)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CalibrationError(
-            f"{path} cannot be read as ranges ({type(error).__name__}). Fix: calibrate again."
+            f"{path} cannot be read as ranges ({type(error).__name__}). Fix: calibrate again"
         ) from error
     if version != FORMAT_VERSION:
         raise CalibrationError(
-            f"{path} has format version {version}, expected {FORMAT_VERSION}. Fix: calibrate again."
+            f"{path} has format version {version}, expected {FORMAT_VERSION}. Fix: calibrate again"
         )
     if ranges.model_sha256 != sha256_of(model):
         raise CalibrationError(
-            f"{path} was measured on another model than {model.name}. Fix: calibrate again."
+            f"{path} was measured on another model than {model.name}. Fix: calibrate again"
         )
     for name, r in ranges.tensors.items():
         if not _are_float32((r.min, r.max, r.low, r.high)) or r.low > r.high:
             raise CalibrationError(
-                f"the range of {name} in {path} is not finite and ordered. Fix: calibrate again."
+                f"the range of {name} in {path} is not finite and ordered. Fix: calibrate again"
             )
     for layer, shift in ranges.bias_shifts.items():
         if not _are_float32(shift):
             raise CalibrationError(
-                f"the bias correction of {layer} in {path} is not finite. Fix: calibrate again."
+                f"the bias correction of {layer} in {path} is not finite. Fix: calibrate again"
             )
     return ranges
 

@@ -123,7 +123,7 @@ def make_plan(options: BuildOptions) -> BuildPlan:
         if options.calibration_data is not None:
             raise UsageError(
                 f"expected generator or calibration_data, found both ({options.generator} and {options.calibration_data}). "
-                "Fix: leave one out."
+                "Fix: leave one out"
             )
     lookup(dict.fromkeys(PRECISIONS), options.precision, "precision")
     lookup(dict.fromkeys(PLUGIN_CHOICES), options.plugin, "choice for the plugin")
@@ -169,7 +169,7 @@ def _int8_options(options: BuildOptions, timing_only: bool) -> Int8Options:
     if (bounds is not None or int8.sensitivity) and options.precision != "int8":
         raise UsageError(
             "max_drop, min_cosine, min_agreement and sensitivity are for INT8, "
-            f"found the precision {options.precision}. Fix: leave them out."
+            f"found the precision {options.precision}. Fix: leave them out"
         )
     return int8
 
@@ -180,13 +180,13 @@ def _comparison_backend(options: BuildOptions) -> Backend:
         if options.backend not in ("auto", FLAVOUR):
             raise UsageError(
                 f"engines for other devices are compiled by {FLAVOUR}, found --backend {options.backend}. "
-                f"Fix: give --backend {FLAVOUR} with --compute-capability."
+                f"Fix: give --backend {FLAVOUR} with --compute-capability"
             )
         return choose_backend()
     if options.backend == FLAVOUR and not BACKENDS[FLAVOUR].available().ok:
         raise UsageError(
             f"{FLAVOUR} expects a GPU or --compute-capability, found neither. "
-            "Fix: give the devices to compile for, such as --compute-capability 8.6."
+            "Fix: give the devices to compile for, such as --compute-capability 8.6"
         )
     return choose_backend(options.backend)
 
@@ -205,7 +205,7 @@ def _shipped(options: BuildOptions, weights: Request) -> tuple[Bundle | None, Ra
     if options.method != AUTO_METHOD:
         raise UsageError(
             f"ranges ship with {options.model}, and --method {options.method} cannot change them. "
-            "Fix: leave --method out, or give --calibration-data."
+            "Fix: leave --method out, or give --calibration-data"
         )
     return bundle, load_ranges(bundle.path / RANGES, bundle.path / FP32_MODEL)
 

@@ -203,10 +203,10 @@ def _check(dataset: FaceDataset, account: Account, flat: Sequence[str]) -> None:
         raise DataError(
             f"{account.flat} of {account.read} pictures of {dataset.name} have hardly any contrast: expected a standard "
             f"deviation of at least {MIN_CONTRAST:g} of 255 grey levels, found {', '.join(sorted(flat)[:_NAMED])}"
-            f"{', …' if account.flat > _NAMED else ''}. Fix: remove these pictures, or give pictures of faces."
+            f"{', …' if account.flat > _NAMED else ''}. Fix: remove these pictures, or give pictures of faces"
         )
     if account.photographs and account.no_face == account.read:
         raise DataError(
             f"no face is found in the {account.read} photographs of {dataset.name}. Fix: give photographs in which a "
-            "face is at least 40 pixels high, or a folder of face crops."
+            "face is at least 40 pixels high, or a folder of face crops"
         )

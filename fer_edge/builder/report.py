@@ -18,7 +18,7 @@ from fer_edge.calibration.fp16 import HalfAttempt
 from fer_edge.calibration.int8 import COLLAPSED_COSINE, Int8Attempt, Int8Result
 from fer_edge.calibration.report.page import write_report_page
 from fer_edge.calibration.report.report import report_of, report_of_refused
-from fer_edge.errors import GateError
+from fer_edge.errors import GateError, without_fix
 from fer_edge.manifest import REPORT, REPORT_PAGE, Manifest
 from fer_edge.system.provenance import device_name, measurement_record, processor_features
 
@@ -108,22 +108,22 @@ def refuse(options: BuildOptions, output: Path, error: GateError, report: Mappin
     refused = error.tried if isinstance(error.tried, Int8Attempt) else None
     steps = next_steps(options, refused.steps if refused is not None else ())
     # The commands replace the remedies of the error and of the warnings.
-    texts = (str(error), *report.get("warnings", ()))
-    found = ". ".join(text.partition(". Fix: ")[0].rstrip(".") for text in texts)
+    texts = (error, *report.get("warnings", ()))
+    found = ". ".join(without_fix(text).rstrip(".") for text in texts)
     fix = "Fix: run " + ", or ".join(f"{command} ({why})" for command, why in steps)
     whole = {**report, "next_steps": [{"command": command, "purpose": why} for command, why in steps]}
     folder = refused_folder(output)
     if folder.exists() and not (folder.is_dir() and _is_report(folder)):
         return GateError(
-            f"{found}. {folder} holds something else, so no report was written there. {fix}.", error.tried
+            f"{found}. {folder} holds something else, so no report was written there. {fix}", error.tried
         )
     try:
         with whole_folder(folder) as part:
             write_json(part / REPORT, whole)
             write_report_page(part / REPORT_PAGE, whole)
     except OSError as problem:
-        return GateError(f"{found}. No report could be written ({problem}). {fix}.", error.tried)
-    return GateError(f"{found}. The measurements are in {folder / REPORT_PAGE}. {fix}.", error.tried)
+        return GateError(f"{found}. No report could be written ({problem}). {fix}", error.tried)
+    return GateError(f"{found}. The measurements are in {folder / REPORT_PAGE}. {fix}", error.tried)
 
 
 def next_steps(options: BuildOptions, tried: Sequence[Step] = ()) -> list[tuple[str, str]]:

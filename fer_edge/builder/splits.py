@@ -17,7 +17,7 @@ from fer_edge.builder.faces import Sources, generated_faces
 from fer_edge.builder.reader import Account, FaceReader, HashedFaces
 from fer_edge.datasets import FaceDataset
 from fer_edge.datasets.duplicates import copies_of, hash_faces, repeats
-from fer_edge.errors import CalibrationError, DataError
+from fer_edge.errors import CalibrationError, DataError, without_fix
 from fer_edge.spec import CropRule
 
 #: Generated faces are added to a measured part with fewer distinct faces.
@@ -140,7 +140,7 @@ def split_faces(
     if overlap:
         raise CalibrationError(
             f"expected no face in two parts of the split, found {overlap}. "
-            "Fix: report this with the output of fer-edge doctor."
+            "Fix: report this with the output of fer-edge doctor"
         )
     given = [d for d in (sources.evaluation, sources.calibration) if d is not None]
     warnings = _warnings(parts, accounts) + _skipped(given)
@@ -182,7 +182,7 @@ def _draw(
         raise DataError(
             f"no face of {dataset.name} is left to calibrate on, since all {account.in_comparison} are faces of the "
             f"comparison data {comparing.faces.name} or copies of them. Fix: give other faces to --calibration-data, or "
-            "leave --eval-data out to compare on a part of the calibration data."
+            "leave --eval-data out to compare on a part of the calibration data"
         )
     return drawn, account
 
@@ -254,7 +254,7 @@ def _skipped(given: Sequence[FaceDataset]) -> list[str]:
     found = {d.name: d.skipped for d in given if d.skipped.count}
     return [
         f"{skipped.count} rows or pictures of {name} cannot be read and are left out, first "
-        f"{skipped.first[0].partition('. Fix: ')[0]}"
+        f"{without_fix(skipped.first[0])}"
         for name, skipped in found.items()
     ]
 

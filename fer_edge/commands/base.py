@@ -150,7 +150,7 @@ def parse_prior(text: str | None) -> Prior | None:
             found = ""
         if not found or not name.strip():
             raise UsageError(
-                f"expected CLASS=PROBABILITY in --prior, found {part!r:.80}. Fix: give pairs such as anger=0.1,happy=0.3."
+                f"expected CLASS=PROBABILITY in --prior, found {part!r:.80}. Fix: give pairs such as anger=0.1,happy=0.3"
             )
     return _without_duplicates(pairs)
 
@@ -160,16 +160,16 @@ def _prior_of_file(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
     except OSError as error:
         raise UsageError(
-            f"--prior {path} cannot be read ({error.strerror}). Fix: give a JSON file."
+            f"--prior {path} cannot be read ({error.strerror}). Fix: give a JSON file"
         ) from error
     except (ValueError, RecursionError) as error:
         raise UsageError(
-            f"--prior {path} is not JSON ({error}). Fix: write a JSON object with a probability for each class."
+            f"--prior {path} is not JSON ({error}). Fix: write a JSON object with a probability for each class"
         ) from error
     if not isinstance(value, dict):
         raise UsageError(
             f"expected a JSON object in --prior {path}, found {type(value).__name__}. "
-            "Fix: write an object with a probability for each class."
+            "Fix: write an object with a probability for each class"
         )
     return value
 
@@ -177,7 +177,7 @@ def _prior_of_file(path: Path) -> dict[str, Any]:
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UsageError(f"--prior has {', '.join(twice)} more than once. Fix: give each class once.")
+        raise UsageError(f"--prior has {', '.join(twice)} more than once. Fix: give each class once")
     return dict(pairs)
 
 

@@ -295,7 +295,7 @@ def _faces(report: Mapping[str, Any]) -> list[Table | str]:
     for name, reasons in data["left_out"].items():
         lines += [f"Left out of {name}: {count}, {reason}." for reason, count in reasons.items()]
     for name, skipped in data["skipped"].items():
-        lines += [f"Bad row of {name}: {problem.rstrip('.')}." for problem in skipped["first"]]
+        lines += [f"Bad row of {name}: {problem}." for problem in skipped["first"]]
     if gate := report.get("gate"):
         place = gate["holds_for"]
         features = ", ".join(place["processor_features"]) or "no known extension"

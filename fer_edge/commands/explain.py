@@ -114,7 +114,7 @@ def open_explainer(args: argparse.Namespace) -> Explainer:
 def _refuse_random(args: argparse.Namespace, explainer: Explainer) -> Explainer:
     if explainer.random_weights and not args.allow_random:
         raise UsageError(
-            f"expected trained weights, found random ones in {args.bundle}. Fix: give trained weights, or --allow-random."
+            f"expected trained weights, found random ones in {args.bundle}. Fix: give trained weights, or --allow-random"
         )
     return explainer
 
@@ -127,14 +127,14 @@ def _open(args: argparse.Namespace) -> Explainer:
     if path.is_file():
         if args.weights is not None:
             raise UsageError(
-                f"expected a bundle with --weights, found the weights file {path}. Fix: leave --weights out."
+                f"expected a bundle with --weights, found the weights file {path}. Fix: leave --weights out"
             )
         weights, model, rule = path, args.model, None
     else:
         bundle = open_bundle(find_bundle(args.bundle))
         if args.model not in (None, bundle.spec.network):
             raise UsageError(
-                f"expected the network {args.model} in {bundle.path}, found {bundle.spec.network}. Fix: leave --model out."
+                f"expected the network {args.model} in {bundle.path}, found {bundle.spec.network}. Fix: leave --model out"
             )
         if args.method == "attention" and not own_map and "attention" in bundle.spec.outputs:
             return BundleExplainer(bundle, choose_backend(bundle=bundle), prior=prior)

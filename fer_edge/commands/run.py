@@ -174,7 +174,7 @@ def _check(args: argparse.Namespace) -> RuntimeOptions:
     from fer_edge.sources.open import is_live
 
     if args.jsonl == "-" and args.json:
-        raise UsageError("--jsonl - and --json both write to standard output. Fix: leave one out.")
+        raise UsageError("--jsonl - and --json both write to standard output. Fix: leave one out")
     outputs = []
     if args.output is not None:
         suffix = args.output.suffix.lower()
@@ -182,7 +182,7 @@ def _check(args: argparse.Namespace) -> RuntimeOptions:
         if is_live(args.source) and suffix and suffix not in VIDEO_SUFFIXES:
             raise UsageError(
                 f"expected a video or a folder as --output of a live source, found {args.output}. "
-                f"Fix: give a name with {', '.join(sorted(VIDEO_SUFFIXES))}, or a folder."
+                f"Fix: give a name with {', '.join(sorted(VIDEO_SUFFIXES))}, or a folder"
             )
         outputs.append(Output("--output", args.output, kind))
     if args.jsonl not in (None, "-"):

@@ -140,7 +140,7 @@ def _recipe(args: argparse.Namespace) -> Recipe:
         if not 0 < args.fold <= recipe.subject_folds:
             raise UsageError(
                 f"expected a --fold from 1 to {recipe.subject_folds} for {args.recipe}, found {args.fold}. "
-                "Fix: give a fold in that range."
+                "Fix: give a fold in that range"
             )
         recipe = dataclasses.replace(recipe, fold=args.fold - 1)
     if args.drop_classes:

@@ -46,7 +46,7 @@ class DetectorOptions:
         require_path("model", self.model)
         if not isinstance(self.backend, str):
             raise UsageError(
-                f"backend must be a name, found {self.backend!r:.60}. Fix: give a name listed by fer-edge doctor, or auto."
+                f"backend must be a name, found {self.backend!r:.60}. Fix: give a name listed by fer-edge doctor, or auto"
             )
         require_whole("threads", self.threads, 1, MAX_THREADS, optional=True)
 

@@ -80,7 +80,7 @@ def _load() -> cv2.CascadeClassifier:
     if data is None or not hasattr(cv2, "CascadeClassifier"):
         raise DetectorError(
             f"OpenCV {cv2.__version__} has no Haar cascades in its main package. "
-            "Fix: run pip install 'opencv-python-headless<5', or choose another detector."
+            "Fix: run pip install 'opencv-python-headless<5', or choose another detector"
         )
     path = Path(data.haarcascades) / _CASCADE
     cascade = cv2.CascadeClassifier(opencv_path(path))

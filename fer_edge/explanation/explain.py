@@ -220,18 +220,18 @@ def explain_image(
         detections = detector.detect(image)
         if not detections:
             raise DataError(
-                "expected a face in the picture, found none. Fix: give another picture, or --face whole for a face crop."
+                "expected a face in the picture, found none. Fix: give another picture, or --face whole for a face crop"
             )
         box = detections[0].box_xyxy
         rectangle = crop_rectangle(box, spec.crop, height, width)
         if rectangle is None:
             raise DataError(
-                f"expected a face of at least {spec.crop.min_side_px} pixels, found a smaller one. Fix: give a larger picture."
+                f"expected a face of at least {spec.crop.min_side_px} pixels, found a smaller one. Fix: give a larger picture"
             )
         crop, bounds = cut_rectangle(image, rectangle), rectangle
     explained = explainer.explain(prepare_batch([crop], spec), classes)
     if not (np.isfinite(explained.probabilities).all() and np.isfinite(explained.maps).all()):
-        raise DataError(f"the output of {spec.network} is not finite. Fix: check the weights.")
+        raise DataError(f"the output of {spec.network} is not finite. Fix: check the weights")
     probabilities = explained.probabilities[0]
     explains = classes[0] if classes else int(probabilities.argmax())
     return Explanation(
@@ -252,7 +252,7 @@ def _class_index(explainer: Explainer, name: str) -> int:
     names = explainer.spec.class_names
     if explainer.method != "gradcam":
         raise UsageError(
-            "attention maps are not class-specific, found --class. Fix: leave --class out, or use --method gradcam."
+            "attention maps are not class-specific, found --class. Fix: leave --class out, or use --method gradcam"
         )
     if name not in names:
         raise UsageError(f"unknown class {name!r}. Fix: choose from {', '.join(names)}{closest(name, names)}")

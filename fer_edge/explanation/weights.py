@@ -32,7 +32,7 @@ def weights_of(bundle: Bundle) -> Path:
         return cached
     raise WeightsError(
         f"expected the weights of {bundle.path} beside it, in the package or in the cache, found none. "
-        "Fix: give them with --weights FILE."
+        "Fix: give them with --weights FILE"
     )
 
 
@@ -46,12 +46,12 @@ def check_weights(bundle: Bundle, path: Path) -> Path:
     """
     if not path.is_file():
         raise WeightsError(
-            f"weights file {path} does not exist. Fix: give the file that {bundle.path} was made from."
+            f"weights file {path} does not exist. Fix: give the file that {bundle.path} was made from"
         )
     recorded = bundle.manifest.provenance.get("weights_sha256")
     if recorded is not None and sha256_of(path) != recorded:
         raise WeightsError(
             f"expected the weights that {bundle.path} was made from, found {path} (sha256 differs). Fix: give those "
-            "weights, or give the weights file in place of the bundle."
+            "weights, or give the weights file in place of the bundle"
         )
     return path

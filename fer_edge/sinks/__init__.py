@@ -63,11 +63,11 @@ def picture_sink(path: Path, source: Source) -> Sink:
         If the suffix does not fit the source, or the source would be overwritten.
     """
     if path.resolve() in source.reads:
-        raise UsageError(f"--output {path} would overwrite the source. Fix: choose another name.")
+        raise UsageError(f"--output {path} would overwrite the source. Fix: choose another name")
     for kind in PICTURE_SINKS.values():
         if path.suffix.lower() in kind.suffixes and kind.takes(source):
             return kind.open(path, source)
     raise UsageError(
         f"--output {path} does not fit this source. Fix: give an image name for one image, "
-        "a video name (.mp4) for video, or a folder."
+        "a video name (.mp4) for video, or a folder"
     )

@@ -51,7 +51,7 @@ class ImageFolderSink:
         self._written: set[str] = set()
         if folder.exists() and not folder.is_dir():
             raise DataError(
-                f"expected a folder or a new name, found the file {folder}. Fix: choose another name."
+                f"expected a folder or a new name, found the file {folder}. Fix: choose another name"
             )
 
     def write(self, frame_bgr: np.ndarray, result: FrameResult) -> None:
@@ -87,7 +87,7 @@ class VideoFileSink:
             self._writer = cv2.VideoWriter(opencv_path(part), codec, self.fps, self._size)
             if not self._writer.isOpened():
                 self.discard()
-                raise DataError(f"{self.path} cannot be written as video. Fix: use the suffix .mp4 or .avi.")
+                raise DataError(f"{self.path} cannot be written as video. Fix: use the suffix .mp4 or .avi")
         image = annotate(frame_bgr, result)
         if (image.shape[1], image.shape[0]) != self._size:
             image = cv2.resize(image, self._size)
@@ -129,7 +129,7 @@ class JsonLinesSink:
                 self._file = Path(self.path).open("w", encoding="utf-8")  # noqa: SIM115  # closed in close()
             except OSError as error:
                 raise DataError(
-                    f"{self.path} cannot be written ({error.strerror}). Fix: choose another file."
+                    f"{self.path} cannot be written ({error.strerror}). Fix: choose another file"
                 ) from error
         if self._header is not None:
             self._file.write(json.dumps(self._header, allow_nan=False) + "\n")
@@ -154,6 +154,6 @@ def write_image(path: Path, image_bgr: np.ndarray) -> None:
     except cv2.error:
         ok = False
     if not ok:
-        raise DataError(f"{path} cannot be written as an image. Fix: use the suffix .png or .jpg.")
+        raise DataError(f"{path} cannot be written as an image. Fix: use the suffix .png or .jpg")
     with whole_file(path) as part:
         part.write_bytes(data.tobytes())

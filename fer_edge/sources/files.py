@@ -10,7 +10,7 @@ import cv2
 
 from fer_edge._utils.guard import ProcessBound
 from fer_edge._utils.images import read_image
-from fer_edge.errors import DataError, SourceError, UnreadableFilesError
+from fer_edge.errors import DataError, SourceError, UnreadableFilesError, without_fix
 from fer_edge.frames import Frame
 from fer_edge.sources.base import Source
 from fer_edge.sources.capture import open_capture
@@ -42,10 +42,9 @@ class ImageSource(Source):
                 continue
             yield Frame(image, index, time.monotonic(), name=path.name)
         if problems:
-            first = problems[0].partition(". Fix: ")[0]
             raise UnreadableFilesError(
-                f"{len(problems)} of {len(self.paths)} pictures cannot be read, all others were: {first}"
-                f"{', …' if len(problems) > 1 else ''}. Fix: remove them, or catch this error (--skip-bad).",
+                f"{len(problems)} of {len(self.paths)} pictures cannot be read, all others were: {without_fix(problems[0])}"
+                f"{', …' if len(problems) > 1 else ''}. Fix: remove them, or catch this error (--skip-bad)",
                 tuple(problems),
             )
 
@@ -60,7 +59,7 @@ class VideoSource(ProcessBound, Source):
         super().__init__("video", SourceError)
         self.path = path
         self._capture = open_capture(
-            str(path), f"{path} is not a video that OpenCV can read. Fix: convert it to MP4 (H.264)."
+            str(path), f"{path} is not a video that OpenCV can read. Fix: convert it to MP4 (H.264)"
         )
         frames = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.frame_count = frames if frames > 0 else None
@@ -83,7 +82,7 @@ class VideoSource(ProcessBound, Source):
             yield frame
         if self._index == 0:
             raise SourceError(
-                f"{self.path} holds no frame that OpenCV can decode. Fix: convert it to MP4 (H.264)."
+                f"{self.path} holds no frame that OpenCV can decode. Fix: convert it to MP4 (H.264)"
             )
 
     def close(self) -> None:

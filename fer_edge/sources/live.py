@@ -31,7 +31,7 @@ class LiveSource(ProcessBound, Source):
         what = f"camera {address}" if isinstance(address, int) else re.sub(r"(?<=://)[^/]*@", "", address)
         self._what = what
         self._capture = open_capture(
-            address, f"{what} cannot be opened. Fix: check that it is connected and not in use."
+            address, f"{what} cannot be opened. Fix: check that it is connected and not in use"
         )
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = rate if 0 < rate < 1000 else None
@@ -67,12 +67,12 @@ class LiveSource(ProcessBound, Source):
             with self._fresh:
                 if not self._fresh.wait_for(lambda: self._slot is not None or self._ended, timeout_s):
                     raise SourceError(
-                        f"{self._what} gave no frame for {timeout_s:.0f} s. Fix: check the connection."
+                        f"{self._what} gave no frame for {timeout_s:.0f} s. Fix: check the connection"
                     )
                 frame, self._slot = self._slot, None
             if frame is None:
                 if self._index == 0 and not self._closed:
-                    raise SourceError(f"{self._what} gave no frame. Fix: check the connection.")
+                    raise SourceError(f"{self._what} gave no frame. Fix: check the connection")
                 return
             timeout_s = _STALL_TIMEOUT_S
             yield frame

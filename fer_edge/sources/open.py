@@ -46,7 +46,7 @@ def as_source(source: Any) -> Source:
     )
     raise UsageError(
         "expected a camera number, path, address or Source (with is_live, close and frames to iterate over), found "
-        f"{type(source).__name__}. Fix: {hint}."
+        f"{type(source).__name__}. Fix: {hint}"
     )
 
 
@@ -69,7 +69,7 @@ def _open_folder(text: str) -> Source:
     images = list_images(path)
     if not images:
         raise SourceError(
-            f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}). Fix: give another folder."
+            f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}). Fix: give another folder"
         )
     return ImageSource(images)
 
@@ -104,10 +104,10 @@ def open_source(source: str | int | Path) -> Source:
         return kind.open(text)
     if not text:
         raise SourceError(
-            "the source is an empty string. Fix: give an image, a folder, a video, a camera number or an address."
+            "the source is an empty string. Fix: give an image, a folder, a video, a camera number or an address"
         )
     raise SourceError(
-        f"{Path(text)} does not exist. Fix: give an image, a folder, a video, a camera number or an rtsp:// address."
+        f"{Path(text)} does not exist. Fix: give an image, a folder, a video, a camera number or an rtsp:// address"
     )
 
 

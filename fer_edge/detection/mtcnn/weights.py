@@ -130,7 +130,7 @@ def weights_folder() -> Path:
     except importlib.metadata.PackageNotFoundError:
         raise DetectorError(
             f"the face detector reads its weights from the package {_REQUIREMENT}, which is not installed. "
-            f"Fix: run pip install {_REQUIREMENT}, or choose another detector."
+            f"Fix: run pip install {_REQUIREMENT}, or choose another detector"
         ) from None
     return Path(str(package.locate_file("mtcnn/assets/weights")))
 
@@ -271,6 +271,6 @@ def _convert(folder: Path, paths: Mapping[str, Path]) -> dict[str, bytes]:
     except OSError as error:
         raise DetectorError(
             f"the detector's networks cannot be written to {folder} ({error.strerror}). "
-            "Fix: set FER_EDGE_CACHE to a writable folder."
+            "Fix: set FER_EDGE_CACHE to a writable folder"
         ) from error
     return contents

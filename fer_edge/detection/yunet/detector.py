@@ -19,7 +19,7 @@ from fer_edge.detection.input_size import open_network, serialize
 from fer_edge.detection.nms import suppress
 from fer_edge.detection.postprocess import to_detections
 from fer_edge.detection.yunet.graph import FIX, STRIDES_PX, YuNetModel
-from fer_edge.errors import BackendError, DetectorError
+from fer_edge.errors import BackendError, DetectorError, without_fix
 from fer_edge.frames import check_frame
 from fer_edge.results import Detection
 
@@ -69,8 +69,9 @@ class YuNetDetector:
                 # Some inconsistent files load and fail only at run time.
                 network.run(np.zeros((1, 3, _MIN_SIDE_PX, _MIN_SIDE_PX), np.float32))
             except BackendError as error:
-                reason = str(error).partition(". Fix: ")[0]
-                raise DetectorError(f"{options.model} cannot be run as YuNet ({reason}). {FIX}") from error
+                raise DetectorError(
+                    f"{options.model} cannot be run as YuNet ({without_fix(error)}). {FIX}"
+                ) from error
         else:
             network = _SessionPerSize(model, backend, settings)
         free = methodcaller("close")

@@ -22,7 +22,7 @@ STRIDES_PX = (8, 16, 32)
 #: Values per anchor: class, objectness, box, five landmarks.
 HEADS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
 OUTPUTS = {f"{head}_{stride}": (head, stride) for head in HEADS for stride in STRIDES_PX}
-FIX = "Fix: give a YuNet file with --detector-model FILE, such as face_detection_yunet_2023mar.onnx of OpenCV Zoo."
+FIX = "Fix: give a YuNet file with --detector-model FILE, such as face_detection_yunet_2023mar.onnx of OpenCV Zoo"
 
 _MAX_FILE_BYTES = 64 << 20  # published ones have a third of a megabyte
 _PROBE_PX = 64
