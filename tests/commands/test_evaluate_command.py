@@ -55,7 +55,7 @@ def test_data_without_labels_are_refused_as_such(tmp_path: Path, capsys: pytest.
 def test_a_bad_row_stops_with_file_and_line(rafdb: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "default", "--data", str(rafdb)]) == 1
     assert (
-        "list_patition_label.txt, line 2: expected a class from 1 to 7, found '9'; correct it, or leave bad rows out "
+        "list_patition_label.txt, line 2: expected a class from 1 to 7, found '9'. Fix: correct it, or leave bad rows out "
         "(--skip-bad of build, eval"
     ) in capsys.readouterr().err
 

@@ -15,7 +15,7 @@ from fer_edge.errors import closest
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["biuld"], "unknown 'biuld'. Fix: .* did you mean 'build'"),
+        (["biuld"], "unknown 'biuld'. Fix: .*did you mean 'build'"),
         (["RUN", "--source", "0"], "did you mean 'run'"),
         (["run", "--sorce", "0"], r"unknown option --sorce \(did you mean '--source'|required: --source"),
         (
@@ -24,7 +24,7 @@ from fer_edge.errors import closest
         ),
         (["run", "--source", "0", "--out", "x.png"], "unknown option --out"),
         (["run", "default", "photo.jpg", "--source", "0"], "'photo.jpg' is one argument too many"),
-        (["run", "--source", "0", "--precision", "INT8"], "unknown 'INT8'. Fix: .* did you mean 'int8'"),
+        (["run", "--source", "0", "--precision", "INT8"], "unknown 'INT8'. Fix: .*did you mean 'int8'"),
         (["build", "--calibration-images", "many"], "a whole number of at least 1, found 'many'"),
         (["build", "--min-cosine", "1.5"], "a number from -1 to 1, found '1.5'"),
         (["explain", "default", "a.png", "--output", "b.png", "--stage", "9"], "from 1 to 4, found '9'"),

@@ -141,7 +141,7 @@ def test_a_bundle_of_format_1_answers_bit_for_bit_as_before(astronaut: np.ndarra
         assert [*face.probabilities.values()] == expected[0].tolist()
         found.append(face.probabilities)
     assert found[0] == found[1]
-    with pytest.raises(UsageError, match="choose prior 'training', or build it"):
+    with pytest.raises(UsageError, match="choose prior 'training', or build from"):
         Runtime(tmp_path / "old.fer", prior="balanced")
 
 

@@ -176,7 +176,7 @@ except WeightsError:
 def test_what_may_be_weights_passes() -> None:
     (root,) = fer_edge.models.__path__
     refuse_foreign(Path(root) / "conv-attention.safetensors")
-    with pytest.raises(WeightsError, match="an ONNX model"):
+    with pytest.raises(WeightsError, match="an exported ONNX model"):
         refuse_foreign(Path(root) / "conv-attention.fer" / "model.onnx")
     with pytest.raises(WeightsError, match="a FER-Edge bundle"):
         refuse_foreign(Path(root) / "conv-attention.fer")
