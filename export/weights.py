@@ -18,7 +18,7 @@ from fer_edge._utils.checks import is_number
 from fer_edge._utils.file_kinds import is_safetensors
 from fer_edge._utils.files import sha256_of, text_path, whole_file
 from fer_edge._utils.safetensors_header import parse_json, read_safetensors_header
-from fer_edge.errors import FerEdgeError, WeightsError
+from fer_edge.errors import FerEdgeError, WeightsError, without_fix
 from fer_edge.export.networks import build_network
 from fer_edge.manifest import LOGIT_PRIORS, TEMPERATURES, parse_frequencies
 from fer_edge.spec import ModelSpec
@@ -145,7 +145,7 @@ def load_weights(path: Path) -> TrainedNetwork:
         with torch.device("meta"):  # compare sizes before memory is allocated
             module = build_network(spec.network, options)
     except (FerEdgeError, *_ODD_OPTIONS) as error:
-        reason = str(error).partition(". Fix: ")[0]
+        reason = without_fix(error)
         raise WeightsError(
             f"{path} does not describe a network of this version ({type(error).__name__}: {reason}). Fix: fetch the weights again, or train again."
         ) from error
