@@ -38,5 +38,7 @@ def test_shipped_names_build_and_are_checked_against_the_network(tmp_path: Path)
         UsageError, match="are weights of visual-attention, .* Fix: give --model visual-attention"
     ):
         build(BuildOptions(weights="visual-attention", output=tmp_path / "b.fer"))
-    with pytest.raises(WeightsError, match=r"no trained weights of feratt ship .*available are conv-attention"):
+    with pytest.raises(
+        WeightsError, match=r"no trained weights of feratt ship .*available are conv-attention"
+    ):
         build(BuildOptions(model="feratt", output=tmp_path / "c.fer"))

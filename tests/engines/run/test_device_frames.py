@@ -259,7 +259,7 @@ def test_a_source_may_give_frames_of_the_device(gpu: Gpu, astronaut: np.ndarray)
         (np.zeros((20, 30), np.uint8), r"uint8 BGR pixels \[H, W, 3\], found uint8 \[20, 30\]"),
         (np.zeros((20, 30, 4), np.uint8), r"found uint8 \[20, 30, 4\]"),
         (np.zeros((1, 20, 30, 3), np.uint8), r"found uint8 \[1, 20, 30, 3\]"),
-        (np.zeros((1, 32767, 3), np.uint8), "at most 32766 pixels a side"),
+        (np.zeros((1, 32767, 3), np.uint8), "at most 32766 pixels per side"),
     ],
     ids=["float", "gray", "four channels", "batch", "too wide"],
 )
@@ -279,9 +279,9 @@ def test_frames_of_another_form_are_refused_as_on_the_host(
         (
             {"strides": (512, 1, 512 * 512)},
             DataError,
-            r"pixels lie row by row, found strides \[512, 1, 262144\]",
+            r"row by row, found strides \[512, 1, 262144\]",
         ),
-        ({"strides": (-1536, 3, 1)}, DataError, "pixels lie row by row"),
+        ({"strides": (-1536, 3, 1)}, DataError, "interleaved pixels, row by row"),
         ({"shape": (0, 512, 3)}, DataError, r"found uint8 \[0, 512, 3\]"),
         ({"stream": 0}, BackendError, "has stream 0"),
         ({"data": (0, False)}, BackendError, "frame must have an address, found a null pointer"),
