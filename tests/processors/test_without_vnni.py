@@ -81,7 +81,7 @@ def test_the_self_test_passes_with_the_cure_and_refuses_saturation(onnxruntime: 
     assert report["mode"] == "passed"
     assert report["error"] < 1e-3
     error = onnxruntime["unchecked_self_test"]
-    assert error.startswith("SelfTestError: int8.cpu of")
+    assert error.startswith("SelfTestError: the outputs of int8.cpu of")
     assert f"expected a relative error of at most {TOLERANCES['int8']:g}" in error
 
 
