@@ -14,7 +14,7 @@ _MIN_TENSORRT = (10, 3)
 _MIN_GPU = (7, 5)
 _NEW_ENVIRONMENT = (
     "/usr/bin/python3 -m venv --system-site-packages ~/fer-edge",
-    "~/fer-edge/bin/python -m pip install fer-edge",
+    "~/fer-edge/bin/python -m pip install .",
 )
 _INSTALL_MODULE = ("sudo apt update", "sudo apt install python3-libnvinfer")
 #: CUresult → its meaning.

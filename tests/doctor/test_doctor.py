@@ -25,7 +25,7 @@ RECORDED = Path(__file__).parent / "recorded"
 MACHINES = sorted(path.parent.name for path in RECORDED.glob("*/machine.json"))
 ENVIRONMENT = (
     "/usr/bin/python3 -m venv --system-site-packages ~/fer-edge",
-    "~/fer-edge/bin/python -m pip install fer-edge",
+    "~/fer-edge/bin/python -m pip install .",
 )
 COMPILE = ("FER_EDGE_KERNELS=1 python -m pip install .",)
 
