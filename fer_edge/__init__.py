@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fer_edge._utils.privacy import opt_out
+from fer_edge._utils.version import __version__
 
 if TYPE_CHECKING:
     from fer_edge import doctor, models
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from fer_edge.sinks.annotate import annotate
     from fer_edge.sources.open import open_source
     from fer_edge.spec import ModelSpec
-
-__version__ = "0.1.0"
 
 opt_out()
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from fer_edge import __version__
+from fer_edge._utils.version import __version__
 from fer_edge.commands.parser import Parser
 from fer_edge.errors import FerEdgeError, UsageError
 from fer_edge.system.extras import explain_missing_module

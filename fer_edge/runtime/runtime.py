@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from fer_edge import __version__
 from fer_edge._utils.checks import require_path
 from fer_edge._utils.guard import Guard
+from fer_edge._utils.version import __version__
 from fer_edge.backends import BACKENDS, load_tested_session
 from fer_edge.backends.int8_probe import describe_int8
 from fer_edge.backends.self_test import SelfTestReport

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_edge import __version__
+from fer_edge._utils.version import __version__
 from fer_edge.backends import BACKENDS, Session, load_tested_session
 from fer_edge.bundle import Bundle
 from fer_edge.errors import FerEdgeError

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
 
-from fer_edge import __version__
 from fer_edge._utils.files import file_lock, sha256_of
 from fer_edge._utils.progress import Progress
+from fer_edge._utils.version import __version__
 from fer_edge.errors import DownloadError
 from fer_edge.weights.http import (
     Redirects,
