@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-from fer_edge.errors import BackendError, UsageError
+from fer_edge.errors import BackendError, UsageError, without_fix
 from fer_edge.spec import ModelSpec
 from fer_edge.system.availability import Availability
 
@@ -31,7 +31,7 @@ def availability() -> Availability:
     except BackendError as error:
         return Availability(
             False,
-            reason=str(error).partition(". Fix: ")[0],
+            reason=without_fix(error),
             fix=_BUILD if shutil.which("nvcc") else _INSTALL_COMPILER,
         )
     version = f"CUDA {module.cuda_version}, {module.architectures}"

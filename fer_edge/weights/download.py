@@ -43,8 +43,6 @@ __all__ = [
 ]
 
 _BLOCK_BYTES = 1 << 20
-#: No caller can return it: waiting for another download is never cancelled.
-_NEVER = object()
 #: An attempt that receives less counts as failed, so that a server that always breaks off early ends the download.
 _FAIR_SHARE_BYTES = 1 << 20
 _REPORT_EVERY_S = 0.25
@@ -146,7 +144,12 @@ def only_one(
     """Wait until no other process downloads ``path``; the lock is released when its process ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = file_lock(path.with_name(f".{path.name}.lock"), every_s)
-    lock.acquire(cancel_check=lambda: on_wait() is _NEVER)
+
+    def keep_waiting() -> bool:
+        on_wait()
+        return False  # never cancel
+
+    lock.acquire(cancel_check=keep_waiting)
     try:
         yield
     finally:

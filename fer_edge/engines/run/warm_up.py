@@ -12,7 +12,7 @@ from fer_edge.cuda.resources import allocate
 from fer_edge.engines.run.engine import Engine, EngineDevice, EngineFile
 from fer_edge.engines.run.options import DEFAULT_BUCKETS, RunnerOptions, RunnerReport
 from fer_edge.engines.run.slot import Part, Slot, Streams
-from fer_edge.errors import BackendError, UsageError
+from fer_edge.errors import BackendError, UsageError, without_fix
 
 #: Poll interval of a running batch. Waiting inside CUDA would spin, or miss the next batch and the watchdog.
 POLL_S = 20e-6
@@ -105,14 +105,9 @@ def _capture(
     except BackendError as error:
         if options.cuda_graphs == "required":
             raise BackendError(
-                f"the engine cannot be captured as a CUDA graph ({_reason(error)}). Fix: set cuda_graphs='preferred'"
+                f"the engine cannot be captured as a CUDA graph ({without_fix(error)}). Fix: set cuda_graphs='preferred'"
             ) from error
         for slot in slots:
             slot.forget_graphs()
-        return _reason(error)
+        return without_fix(error)
     return ""
-
-
-def _reason(error: BackendError) -> str:
-    """Return the message of an error without its fix."""
-    return str(error).partition(". Fix: ")[0]
