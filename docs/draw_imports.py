@@ -22,8 +22,10 @@ PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 ROWS = {
     "Commands": ("cli", "commands"),
     "Made once": ("builder", "export", "calibration"),
-    "Run on the device": ("doctor", "runtime", "explanation", "evaluation", "weights", "sinks", "sources", "datasets"),
-    "Computed by": ("models", "detection", "backends", "synthetic", "engines", "cuda", "system"),
+    "Run on the device": (
+        "doctor", "runtime", "tracking", "explanation", "evaluation", "weights", "sinks", "sources", "datasets",
+    ),
+    "Computed by": ("models", "detection", "quality", "drawing", "backends", "synthetic", "engines", "cuda", "system"),
     "The words": (
         "outputs", "bundle", "manifest", "probabilities", "preprocess", "frames", "spec", "results", "heatmaps",
         "labels", "_utils", "errors",

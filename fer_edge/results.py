@@ -21,6 +21,41 @@ class RuntimeState(str, enum.Enum):
     FAILED = "failed"
 
 
+class EventKind(str, enum.Enum):
+    """Change of a track."""
+
+    APPEARED = "appeared"
+    LEFT = "left"
+    LABEL_CHANGED = "label_changed"
+
+
+@dataclass(frozen=True)
+class Event:
+    """A change of one track between two frames.
+
+    Attributes
+    ----------
+    kind : EventKind
+        Kind of change.
+    track_id : int
+        Track that changed.
+    at_s : float
+        Capture time of the frame, on the clock of :attr:`FrameResult.captured_at_s`.
+    label, previous_label : str or None
+        Steady label after and before the change; ``None`` if there was none.
+    """
+
+    kind: EventKind
+    track_id: int
+    at_s: float
+    label: str | None = None
+    previous_label: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return {**asdict(self), "kind": self.kind.value, "at_s": round(self.at_s, 6)}
+
+
 @dataclass(frozen=True)
 class Detection:
     """One face found in a frame.
@@ -47,6 +82,10 @@ class Face:
     ``label`` is ``None`` if the expression is not certain enough; ``reason`` then says why.
     ``attention`` is ``[h, w]`` float32 in [0, 1] over ``crop_xyxy``, the rectangle that the network classified, which
     may extend beyond the frame; ``None`` unless the runtime computes attention.
+
+    With tracking, ``track_id`` identifies the face over frames, ``label`` and ``probabilities`` are smoothed over time,
+    and ``stable_for_ms`` tells how long the label has held. ``classified_at_s`` is the capture time of the last frame
+    whose crop the network classified, on the clock of :attr:`FrameResult.captured_at_s`; ``None`` if there was none.
     """
 
     box_xyxy: Box
@@ -59,6 +98,8 @@ class Face:
     reason: str | None = None
     attention: np.ndarray | None = None
     crop_xyxy: Box | None = None
+    stable_for_ms: float | None = None
+    classified_at_s: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; pixels to one decimal, probabilities to four, attention to three.
@@ -73,6 +114,8 @@ class Face:
             "probability": round(self.probability, 4),
             "probabilities": {name: round(p, 4) for name, p in self.probabilities.items()},
             "reason": self.reason,
+            "stable_for_ms": None if self.stable_for_ms is None else round(self.stable_for_ms, 1),
+            "classified_at_s": None if self.classified_at_s is None else round(self.classified_at_s, 6),
             "landmarks": None if self.landmarks is None else self.landmarks.astype(float).round(1).tolist(),
         }
         if self.attention is not None and self.crop_xyxy is not None:
@@ -83,7 +126,7 @@ class Face:
 
 @dataclass(frozen=True)
 class FrameResult:
-    """All faces of one frame, with the time each stage took."""
+    """All faces of one frame, with the time each stage took and the changes of tracks since the frame before."""
 
     index: int
     captured_at_s: float
@@ -93,6 +136,7 @@ class FrameResult:
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     state: RuntimeState = RuntimeState.RUNNING
     source: str = ""
+    events: tuple[Event, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -104,6 +148,7 @@ class FrameResult:
             "dropped": self.dropped,
             "state": self.state.value,
             "faces": [face.to_dict() for face in self.faces],
+            "events": [event.to_dict() for event in self.events],
             "timings_ms": {name: round(v, 3) for name, v in self.timings_ms.items()},
         }
 

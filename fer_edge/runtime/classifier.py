@@ -31,6 +31,8 @@ class Answer:
         ``[K]``, NaN if the logits are not finite; ``None`` without a crop.
     attention : array or None
         ``[h, w]`` in [0, 1] over the crop, if requested and finite.
+    logits : array or None
+        ``[K]`` raw logits z; ``None`` without a crop.
     is_finite : bool
         Whether all outputs for this face are finite.
     """
@@ -38,6 +40,7 @@ class Answer:
     rectangle: Rectangle | None
     probabilities: np.ndarray | None = None
     attention: np.ndarray | None = None
+    logits: np.ndarray | None = None
     is_finite: bool = True
 
 
@@ -136,14 +139,15 @@ class Classifier(ABC):
     ) -> list[Answer]:
         if not parts:
             return []
-        probabilities = self._options.rule(np.concatenate([part["logits"] for part in parts]))
+        logits = np.concatenate([part["logits"] for part in parts])
+        probabilities = self._options.rule(logits)
         finite = ~np.isnan(probabilities).any(axis=1)
         maps: Sequence[np.ndarray | None] = [None] * len(finite)
         if self._options.attention:
             scaled = min_max(np.concatenate([part["attention"] for part in parts]))
             finite &= ~np.isnan(scaled).any(axis=(1, 2))
             maps = [heat if good else None for good, heat in zip(finite, scaled, strict=True)]
-        return list(map(Answer, rectangles, probabilities, maps, map(bool, finite)))
+        return list(map(Answer, rectangles, probabilities, maps, logits, map(bool, finite)))
 
 
 class HostClassifier(Classifier):

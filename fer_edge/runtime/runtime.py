@@ -238,7 +238,9 @@ class Runtime:
     def _result(
         self, frame: Frame, detections: Sequence[Detection], answers: Sequence[Answer], clock: StageClock
     ) -> FrameResult:
-        faces = tuple(self._face(d, answer) for d, answer in zip(detections, answers, strict=True))
+        faces = tuple(
+            self._face(d, answer, frame.captured_at_s) for d, answer in zip(detections, answers, strict=True)
+        )
         clock.mark()
         timings = clock.timings_ms()
         self._history.add(timings)
@@ -255,7 +257,7 @@ class Runtime:
             source=frame.name,
         )
 
-    def _face(self, detection: Detection, answer: Answer) -> Face:
+    def _face(self, detection: Detection, answer: Answer, captured_at_s: float) -> Face:
         probabilities = answer.probabilities
         label, reason, probability = None, None, 0.0
         named: dict[str, float] = {}
@@ -281,4 +283,5 @@ class Runtime:
             reason=reason,
             attention=answer.attention,
             crop_xyxy=None if answer.attention is None else answer.rectangle,
+            classified_at_s=None if probabilities is None else captured_at_s,
         )

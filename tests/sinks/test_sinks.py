@@ -262,7 +262,7 @@ def test_json_lines_have_the_documented_fields(tmp_path: Path) -> None:
     sink.write(frame(), result(index=1))
     sink.close()
     first, second = (json.loads(line) for line in path.read_text().splitlines())
-    assert list(first) == ["index", "source", "captured_at_s", "frame_age_ms", "dropped", "state", "faces", "timings_ms"]  # fmt: skip
+    assert list(first) == ["index", "source", "captured_at_s", "frame_age_ms", "dropped", "state", "faces", "events", "timings_ms"]  # fmt: skip
     assert first["source"] == 'a "quoted"\nname.png'
     assert first["timings_ms"] == {"total": 1.235}
     assert first["state"] == "running"
@@ -274,6 +274,8 @@ def test_json_lines_have_the_documented_fields(tmp_path: Path) -> None:
         "probability": 0.8,
         "probabilities": PROBABILITIES,
         "reason": None,
+        "stable_for_ms": None,
+        "classified_at_s": None,
         "landmarks": [[30.3, 40.3], [60.3, 40.3], [45.3, 55.3], [32.3, 70.3], [58.3, 70.3]],
     }
     assert (first["faces"][1]["label"], first["faces"][1]["reason"]) == (None, "uncertain")

@@ -1,0 +1,1 @@
+"""Quality of a face crop: size, luma, blur and pose."""

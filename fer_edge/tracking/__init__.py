@@ -1,0 +1,1 @@
+"""Tracks of faces over frames, their smoothed labels, and their schedule."""
