@@ -156,6 +156,13 @@ class HostClassifier(Classifier):
     def host_image(self, frame: Any) -> np.ndarray:
         return check_frame(frame)
 
+    def classify_crops(self, crops: Sequence[np.ndarray]) -> list[Answer]:
+        """Return one answer per crop ``[H, W, 3]`` uint8 BGR."""
+        size = self._options.max_batch
+        batch = prepare_batch(crops, self._spec)
+        parts = [self.session.run(batch[first : first + size]) for first in range(0, len(crops), size)]
+        return self._read([(0, 0, crop.shape[1], crop.shape[0]) for crop in crops], parts)
+
     def _prepare(
         self, frame: Any, image: np.ndarray, rectangles: Sequence[Rectangle]
     ) -> Callable[[slice], Mapping[str, np.ndarray]]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +21,7 @@ from fer_edge.bundle import Bundle, open_bundle, require_attention
 from fer_edge.cuda.arrays import is_device_array
 from fer_edge.detection import create_detector
 from fer_edge.errors import BackendError, BundleError, UsageError
-from fer_edge.frames import Frame
+from fer_edge.frames import Frame, check_frame
 from fer_edge.models.catalogue import find_bundle
 from fer_edge.probabilities import make_rule
 from fer_edge.results import Detection, Face, FrameResult, LatencySummary, RuntimeState
@@ -33,6 +32,7 @@ from fer_edge.runtime.classifier import (
     DeviceClassifier,
     HostClassifier,
 )
+from fer_edge.runtime.faces import as_detections, make_face
 from fer_edge.runtime.options import RuntimeChanges, RuntimeOptions, make_options
 from fer_edge.runtime.stages import StageClock, StageHistory
 from fer_edge.runtime.tune import choose
@@ -131,11 +131,53 @@ class Runtime:
 
         Also accepts the path or the bytes of an image file, or a PIL image (:func:`fer_edge.frames.as_frame`).
         """
-        self._opened.require_process()
-        with self._counting:
-            frame = Frame(frame_bgr, self._calls, time.monotonic())
-            self._calls += 1
-        return self.process(frame)
+        return self.process(self._next_frame(frame_bgr))
+
+    def classify(self, frame_bgr: Any, boxes_xyxy: Any) -> FrameResult:
+        """Classify the faces in boxes of the caller, without detection.
+
+        Parameters
+        ----------
+        frame_bgr : array, path, bytes or PIL image
+            As for a call of the runtime.
+        boxes_xyxy : array-like or sequence of Detection
+            ``[N, 4]``, left, top, right, bottom of each face in pixels of the frame. The network was trained with the
+            boxes of a detector, tight around the face from forehead to chin.
+
+        Returns
+        -------
+        FrameResult
+            Its faces are in the order of the boxes. A box that is too small for the network, or outside the frame,
+            gives a face without a label and the reason ``too_small``.
+
+        Raises
+        ------
+        DataError
+            If the boxes are not numbers with left < right and top < bottom, or as for :meth:`process`.
+        """
+        detections = as_detections(boxes_xyxy)
+        frame = self._next_frame(frame_bgr)
+        with self._opened:
+            return self._process(frame, detections)
+
+    def classify_crops(self, crops_bgr: Iterable[Any]) -> tuple[Face, ...]:
+        """Classify pictures that each show one face and nothing else, cut by the caller.
+
+        Parameters
+        ----------
+        crops_bgr : iterable of array, path, bytes or PIL image
+            Pictures ``[H, W, 3]`` uint8 BGR of any size, cut as the bundle's ``crop`` rule says, resized here.
+
+        Returns
+        -------
+        tuple of Face
+            One per crop, in their order; the box of each is the whole crop.
+        """
+        crops = [check_frame(crop) for crop in crops_bgr]
+        with self._opened:
+            answers = self._host.classify_crops(crops)
+        boxes = [Detection((0.0, 0.0, float(crop.shape[1]), float(crop.shape[0])), 1.0) for crop in crops]
+        return self._faces(boxes, answers, time.monotonic())
 
     def stream(self, source: str | int | os.PathLike[str] | Source) -> Iterator[FrameResult]:
         """Yield a result for every frame of a file, or for the newest frame of a camera or stream."""
@@ -170,11 +212,18 @@ class Runtime:
         with self._opened:
             return self._process(frame)
 
-    def _process(self, frame: Frame) -> FrameResult:
+    def _next_frame(self, frame_bgr: Any) -> Frame:
+        self._opened.require_process()
+        with self._counting:
+            frame = Frame(frame_bgr, self._calls, time.monotonic())
+            self._calls += 1
+        return frame
+
+    def _process(self, frame: Frame, given: Sequence[Detection] | None = None) -> FrameResult:
         clock = StageClock()
         classifier = self._classifier_of(frame.image)
         image = classifier.host_image(frame.image)
-        detections = self._detector.detect(image)
+        detections = self._detector.detect(image) if given is None else given
         clock.mark()
         answers = classifier.classify(frame.image, image, detections, on_prepared=clock.mark)
         return self._result(frame, detections, answers, clock)
@@ -238,14 +287,10 @@ class Runtime:
     def _result(
         self, frame: Frame, detections: Sequence[Detection], answers: Sequence[Answer], clock: StageClock
     ) -> FrameResult:
-        faces = tuple(
-            self._face(d, answer, frame.captured_at_s) for d, answer in zip(detections, answers, strict=True)
-        )
+        faces = self._faces(detections, answers, frame.captured_at_s)
         clock.mark()
         timings = clock.timings_ms()
         self._history.add(timings)
-        with self._counting:
-            self.non_finite += sum(not answer.is_finite for answer in answers)
         return FrameResult(
             index=frame.index,
             captured_at_s=frame.captured_at_s,
@@ -257,31 +302,13 @@ class Runtime:
             source=frame.name,
         )
 
-    def _face(self, detection: Detection, answer: Answer, captured_at_s: float) -> Face:
-        probabilities = answer.probabilities
-        label, reason, probability = None, None, 0.0
-        named: dict[str, float] = {}
-        if probabilities is None:
-            reason = "too_small"
-        elif math.isnan(probabilities[0]):
-            reason = "not_finite"
-        else:
-            best = int(probabilities.argmax())
-            probability = float(probabilities[best])
-            named = {name: float(p) for name, p in zip(self.spec.class_names, probabilities, strict=True)}
-            if probability >= self.options.min_probability:
-                label = self.spec.class_names[best]
-            else:
-                reason = "uncertain"
-        return Face(
-            box_xyxy=detection.box_xyxy,
-            detection_score=detection.score,
-            label=label,
-            probability=probability,
-            probabilities=named,
-            landmarks=detection.landmarks,
-            reason=reason,
-            attention=answer.attention,
-            crop_xyxy=None if answer.attention is None else answer.rectangle,
-            classified_at_s=None if probabilities is None else captured_at_s,
+    def _faces(
+        self, detections: Sequence[Detection], answers: Sequence[Answer], classified_at_s: float
+    ) -> tuple[Face, ...]:
+        with self._counting:
+            self.non_finite += sum(not answer.is_finite for answer in answers)
+        names, least = self.spec.class_names, self.options.min_probability
+        return tuple(
+            make_face(detection, answer, names, least, classified_at_s)
+            for detection, answer in zip(detections, answers, strict=True)
         )

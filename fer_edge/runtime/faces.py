@@ -1,0 +1,100 @@
+"""Faces of a frame from detections and answers of the network, and detections from boxes of the caller."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fer_edge.errors import DataError
+from fer_edge.results import Detection, Face
+from fer_edge.runtime.classifier import Answer
+
+#: Boxes of one call; more are a mistake.
+MAX_BOXES = 4096
+_MAX_PX = 1 << 20  # of a coordinate, far outside any frame
+
+
+def make_face(
+    detection: Detection,
+    answer: Answer,
+    class_names: Sequence[str],
+    min_probability: float,
+    classified_at_s: float,
+) -> Face:
+    """Return the face of one frame, without regard to earlier frames."""
+    probabilities = answer.probabilities
+    label, reason, probability = None, None, 0.0
+    named: dict[str, float] = {}
+    if probabilities is None:
+        reason = "too_small"
+    elif math.isnan(probabilities[0]):
+        reason = "not_finite"
+    else:
+        best = int(probabilities.argmax())
+        probability = float(probabilities[best])
+        named = {name: float(p) for name, p in zip(class_names, probabilities, strict=True)}
+        if probability >= min_probability:
+            label = class_names[best]
+        else:
+            reason = "uncertain"
+    return Face(
+        box_xyxy=detection.box_xyxy,
+        detection_score=detection.score,
+        label=label,
+        probability=probability,
+        probabilities=named,
+        landmarks=detection.landmarks,
+        reason=reason,
+        attention=answer.attention,
+        crop_xyxy=None if answer.attention is None else answer.rectangle,
+        classified_at_s=None if probabilities is None else classified_at_s,
+    )
+
+
+def as_detections(boxes_xyxy: Any) -> list[Detection]:
+    """Return boxes of the caller as detections with score 1; detections are returned as they are.
+
+    Parameters
+    ----------
+    boxes_xyxy : array-like or sequence of Detection
+        ``[N, 4]`` numbers, left, top, right, bottom in pixels of the frame.
+
+    Raises
+    ------
+    DataError
+        If they are not finite numbers with left < right and top < bottom, or more than :data:`MAX_BOXES`.
+    """
+    given = boxes_xyxy if isinstance(boxes_xyxy, np.ndarray) else list(boxes_xyxy)
+    if len(given) > MAX_BOXES:
+        raise DataError(f"expected at most {MAX_BOXES} boxes, found {len(given)}. Fix: pass fewer per call")
+    if any(isinstance(box, Detection) for box in given):
+        if not all(isinstance(box, Detection) for box in given):
+            raise DataError(
+                "expected either boxes or detections, found both. Fix: pass the boxes of the detections"
+            )
+        _require_boxes([detection.box_xyxy for detection in given])
+        return list(given)
+    boxes = _require_boxes(given)
+    return [Detection((float(x0), float(y0), float(x1), float(y1)), 1.0) for x0, y0, x1, y1 in boxes]
+
+
+def _require_boxes(given: Any) -> np.ndarray:
+    try:
+        boxes = np.asarray(given, np.float64) if len(given) else np.zeros((0, 4))
+    except (TypeError, ValueError):
+        boxes = np.zeros((0, 0))
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
+        raise DataError(
+            f"expected boxes [N, 4] of finite numbers, found {given!r:.80}. "
+            "Fix: give left, top, right, bottom of each face in pixels"
+        )
+    wrong = (boxes[:, :2] >= boxes[:, 2:]).any(axis=1) | (np.abs(boxes) > _MAX_PX).any(axis=1)
+    if wrong.any():
+        raise DataError(
+            f"expected left < right and top < bottom in every box, found {boxes[wrong.argmax()].tolist()}. "
+            "Fix: give corners (left, top, right, bottom), not corner and size"
+        )
+    return boxes
