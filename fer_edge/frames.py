@@ -151,7 +151,7 @@ class Frame:
 
     ``image`` is ``[H, W, 3]`` uint8 BGR: a NumPy array, as from all sources here, or a device array, for runtimes
     whose backend accepts one. ``captured_at_s`` is ``time.monotonic()`` at capture; ``dropped`` counts frames
-    skipped so far.
+    skipped so far. ``media_time_s`` is the position in a video file, ``None`` for other sources.
     """
 
     image: Any
@@ -159,3 +159,9 @@ class Frame:
     captured_at_s: float
     dropped: int = 0
     name: str = ""
+    media_time_s: float | None = None
+
+    @property
+    def time_s(self) -> float:
+        """Time of the scene in the frame, for tracks and events: the position in a video, else the capture time."""
+        return self.captured_at_s if self.media_time_s is None else self.media_time_s

@@ -40,7 +40,7 @@ class Event:
     track_id : int
         Track that changed.
     at_s : float
-        Capture time of the frame, on the clock of :attr:`FrameResult.captured_at_s`.
+        Time of the frame, see :attr:`fer_edge.frames.Frame.time_s`.
     label, previous_label : str or None
         Steady label after and before the change; ``None`` if there was none.
     """
@@ -84,8 +84,8 @@ class Face:
     may extend beyond the frame; ``None`` unless the runtime computes attention.
 
     With tracking, ``track_id`` identifies the face over frames, ``label`` and ``probabilities`` are smoothed over time,
-    and ``stable_for_ms`` tells how long the label has held. ``classified_at_s`` is the capture time of the last frame
-    whose crop the network classified, on the clock of :attr:`FrameResult.captured_at_s`; ``None`` if there was none.
+    and ``stable_for_ms`` tells how long the label has held. ``classified_at_s`` is the time of the last frame whose crop
+    the network classified (:attr:`fer_edge.frames.Frame.time_s`); ``None`` if there was none.
     """
 
     box_xyxy: Box
@@ -126,7 +126,10 @@ class Face:
 
 @dataclass(frozen=True)
 class FrameResult:
-    """All faces of one frame, with the time each stage took and the changes of tracks since the frame before."""
+    """All faces of one frame, with the time each stage took and the changes of tracks since the frame before.
+
+    ``captured_at_s`` is ``time.monotonic()`` at capture, ``media_time_s`` the position in a video file.
+    """
 
     index: int
     captured_at_s: float
@@ -137,6 +140,7 @@ class FrameResult:
     state: RuntimeState = RuntimeState.RUNNING
     source: str = ""
     events: tuple[Event, ...] = ()
+    media_time_s: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -144,6 +148,7 @@ class FrameResult:
             "index": self.index,
             "source": self.source,
             "captured_at_s": round(self.captured_at_s, 6),
+            "media_time_s": None if self.media_time_s is None else round(self.media_time_s, 6),
             "frame_age_ms": round(self.frame_age_ms, 3),
             "dropped": self.dropped,
             "state": self.state.value,

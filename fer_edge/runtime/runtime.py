@@ -287,7 +287,7 @@ class Runtime:
     def _result(
         self, frame: Frame, detections: Sequence[Detection], answers: Sequence[Answer], clock: StageClock
     ) -> FrameResult:
-        faces = self._faces(detections, answers, frame.captured_at_s)
+        faces = self._faces(detections, answers, frame.time_s)
         clock.mark()
         timings = clock.timings_ms()
         self._history.add(timings)
@@ -300,6 +300,7 @@ class Runtime:
             timings_ms=timings,
             state=RuntimeState.RUNNING,
             source=frame.name,
+            media_time_s=frame.media_time_s,
         )
 
     def _faces(

@@ -22,12 +22,15 @@ class Source(Protocol):
         Frames per second; ``None`` if unknown.
     names_frames : bool
         ``True`` if each frame has a name of its own, such as a file name.
+    is_sequence : bool
+        ``True`` if its frames follow each other in time, so that faces can be tracked.
     """
 
     is_live: bool = False
     frame_count: int | None = None
     fps: float | None = None
     names_frames: bool = False
+    is_sequence: bool = True
 
     @property
     def reads(self) -> frozenset[Path]:

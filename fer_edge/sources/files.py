@@ -20,6 +20,7 @@ class ImageSource(Source):
     """One or more image files, in order; with several, unreadable files are reported after the last frame."""
 
     names_frames = True
+    is_sequence = False
 
     def __init__(self, paths: tuple[Path, ...]) -> None:
         self.paths = paths
@@ -66,6 +67,7 @@ class VideoSource(ProcessBound, Source):
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = rate if 0 < rate < 1000 else None
         self._index = 0
+        self._last_stamp_s = 0.0
 
     @property
     def reads(self) -> frozenset[Path]:
@@ -77,13 +79,27 @@ class VideoSource(ProcessBound, Source):
             ok, image = self._capture.read()
             if not ok:
                 break
-            frame = Frame(image, self._index, time.monotonic(), name=self.path.name)
+            frame = Frame(
+                image,
+                self._index,
+                time.monotonic(),
+                name=self.path.name,
+                media_time_s=self._media_time_s(),
+            )
             self._index += 1
             yield frame
         if self._index == 0:
             raise SourceError(
                 f"{self.path} holds no frame that OpenCV can decode. Fix: convert it to MP4 (H.264)"
             )
+
+    def _media_time_s(self) -> float | None:
+        """Return the time stamp of the frame read last, or its number over the nominal rate where none increases."""
+        stamp_s = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        if stamp_s > self._last_stamp_s or (self._index == 0 and stamp_s == 0):
+            self._last_stamp_s = stamp_s
+            return stamp_s
+        return None if self.fps is None else self._index / self.fps
 
     def close(self) -> None:
         """Close the file, except in a forked process."""

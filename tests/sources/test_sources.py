@@ -30,6 +30,19 @@ def write_video(path: Path, frames: int = 20, size: tuple[int, int] = (64, 48)) 
     return path
 
 
+@pytest.mark.parametrize("suffix", CODECS)
+def test_a_video_tells_the_time_of_its_frames(tmp_path: Path, suffix: str) -> None:
+    frames = list(open_source(write_video(tmp_path / f"a{suffix}")))
+    assert [frame.media_time_s for frame in frames] == pytest.approx([i / 10 for i in range(20)])
+    assert [frame.time_s for frame in frames] == [frame.media_time_s for frame in frames]
+
+
+def test_a_picture_has_no_media_time(tmp_path: Path) -> None:
+    (frame,) = open_source(write_image(tmp_path / "a.png"))
+    assert frame.media_time_s is None
+    assert frame.time_s == frame.captured_at_s
+
+
 def write_image(path: Path, value: int = 128) -> Path:
     assert cv2.imwrite(str(path), np.full((30, 40, 3), value, np.uint8))
     return path
