@@ -1,0 +1,114 @@
+"""Schedule of a stream: when the whole frame is searched for faces, and which tracks the network classifies again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fer_edge._utils.checks import require_number, require_whole
+
+_MAX_INTERVAL_MS = 60_000
+_MAX_FACES = 4096
+
+
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """Intervals of detection and classification; 0 means every frame.
+
+    Attributes
+    ----------
+    detect_every_ms : float
+        Longest time between two searches of the whole frame. In between, each face is followed in its surroundings.
+        A face that enters is found after this time at the latest.
+    classify_every_ms : float
+        Longest time between two classifications of a track.
+    settle_every_ms : float
+        The same for a track that is new, has just changed visibly, or whose label is about to change.
+    change : float
+        Distance between the crop of the last classification and that of now, above which a track has changed visibly
+        (:func:`fer_edge.tracking.change.patch_distance`).
+    max_faces : int or None
+        Largest number of faces classified in one frame; the others wait for the next frames. ``None``: no limit.
+    """
+
+    detect_every_ms: float = 330.0
+    classify_every_ms: float = 400.0
+    settle_every_ms: float = 60.0
+    change: float = 0.5
+    max_faces: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("detect_every_ms", "classify_every_ms", "settle_every_ms"):
+            require_number(name, getattr(self, name), 0, _MAX_INTERVAL_MS)
+        require_number("change", self.change, 0, 1e6)
+        require_whole("max_faces", self.max_faces, 1, _MAX_FACES, optional=True)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A track that could be classified in this frame.
+
+    Attributes
+    ----------
+    track_id : int
+        The track.
+    classified_at_s : float or None
+        Time of its last classification; ``None`` for a new track, or one whose face was hidden.
+    is_unsettled : bool
+        Its label may change soon.
+    has_changed : bool
+        Its crop differs visibly from the last classified one.
+    """
+
+    track_id: int
+    classified_at_s: float | None
+    is_unsettled: bool = False
+    has_changed: bool = False
+
+
+def due_tracks(candidates: Sequence[Candidate], at_s: float, options: ScheduleOptions) -> list[int]:
+    """Return the tracks to classify now, at most ``max_faces``: new ones first, then changed ones, then by age.
+
+    As the oldest come first, no track waits for ever: with F faces and a limit of m, each is classified in
+    every ⌈F / m⌉-th frame in which all are due.
+    """
+    ranked = []
+    for candidate in candidates:
+        if candidate.classified_at_s is None:
+            ranked.append((0, 0.0, candidate.track_id))
+            continue
+        age_ms = (at_s - candidate.classified_at_s) * 1e3
+        # A clock that jumped back makes a track due.
+        hurried = candidate.has_changed or candidate.is_unsettled
+        interval_ms = options.settle_every_ms if hurried else options.classify_every_ms
+        if age_ms < 0 or age_ms >= min(interval_ms, options.classify_every_ms) - _SLACK_MS:
+            waited = -age_ms if age_ms >= 0 else float("-inf")
+            # A change hurries a track, but only until another one has waited too long.
+            late = age_ms >= 2 * options.classify_every_ms
+            ranked.append((1 if candidate.has_changed or late else 2, waited, candidate.track_id))
+    ranked.sort()
+    return [track_id for *_, track_id in ranked[: options.max_faces]]
+
+
+# Frames come at intervals that vary by a few milliseconds: an interval of 100 ms must not miss every third frame of a
+# camera at 30 frames/s.
+_SLACK_MS = 5.0
+
+
+class DetectionSchedule:
+    """Decides for each frame of a stream whether the whole frame is searched for faces."""
+
+    def __init__(self, options: ScheduleOptions) -> None:
+        self._options = options
+        self._detected_at_s: float | None = None
+
+    def is_due(self, at_s: float, uncertain: bool) -> bool:
+        """Return ``True`` for the first frame, after the interval, after a jump back, and if a track is uncertain."""
+        if uncertain or self._detected_at_s is None:
+            return True
+        age_ms = (at_s - self._detected_at_s) * 1e3
+        return age_ms < 0 or age_ms >= self._options.detect_every_ms - _SLACK_MS
+
+    def detected(self, at_s: float) -> None:
+        """Record that the frame of ``at_s`` was searched."""
+        self._detected_at_s = at_s
