@@ -100,7 +100,15 @@ class ProbabilityRule:
 
     def logits(self, logits: np.ndarray) -> np.ndarray:
         """Return z / T under the prior q, from raw logits z ``[..., K]``."""
-        return self.apply_prior(logits / self.temperature)
+        return self.apply_prior(self.scale(logits))
+
+    def scale(self, logits: np.ndarray) -> np.ndarray:
+        """Return z / T from raw logits z ``[..., K]``, to be combined before :meth:`apply_prior`.
+
+        It differs from ℓ by the constant s · log π, which :meth:`apply_prior` takes into account: a weighted mean of
+        z / T under q is that of ℓ under q.
+        """
+        return logits / self.temperature
 
     def apply_prior(self, scaled: np.ndarray) -> np.ndarray:
         """Return logits under q from logits divided by T, or from a combination of such logits."""
