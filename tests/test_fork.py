@@ -70,8 +70,8 @@ with create() as runtime:
         refused(lambda: runtime(frame), BackendError)
         refused(lambda: next(runtime.stream(photograph)), BackendError)
         refused(runtime.latency, BackendError)
-        refused(lambda: runtime._host.session.run(batch), BackendError)
-        refused(lambda: runtime._detector.detect(frame), DetectorError)
+        refused(lambda: runtime._pipeline.host.session.run(batch), BackendError)
+        refused(lambda: runtime._pipeline.detector.detect(frame), DetectorError)
         try:
             with create() as own:
                 assert of_frame(own(frame)) == expected

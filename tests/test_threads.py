@@ -158,7 +158,7 @@ class SlowDetector:
 
 def test_closing_waits_for_the_frame_that_runs(astronaut: np.ndarray) -> None:
     runtime, slow, faces = Runtime(backend="onnxruntime"), SlowDetector(), []
-    runtime._detector = slow
+    runtime._pipeline.detector = slow
     frame = threading.Thread(target=lambda: faces.extend(runtime(astronaut).faces))
     frame.start()
     assert slow.begun.wait(60)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -18,23 +18,16 @@ from fer_edge.backends import BACKENDS, load_tested_session
 from fer_edge.backends.int8_probe import describe_int8
 from fer_edge.backends.self_test import SelfTestReport
 from fer_edge.bundle import Bundle, open_bundle, require_attention
-from fer_edge.cuda.arrays import is_device_array
 from fer_edge.detection import create_detector
-from fer_edge.errors import BackendError, BundleError, UsageError
+from fer_edge.errors import BackendError, BundleError
 from fer_edge.frames import Frame, check_frame
 from fer_edge.models.catalogue import find_bundle
 from fer_edge.probabilities import make_rule
-from fer_edge.results import Detection, Face, FrameResult, LatencySummary, RuntimeState
-from fer_edge.runtime.classifier import (
-    Answer,
-    Classifier,
-    ClassifierOptions,
-    DeviceClassifier,
-    HostClassifier,
-)
-from fer_edge.runtime.faces import as_detections, make_face
+from fer_edge.results import Detection, Face, FrameResult, LatencySummary
+from fer_edge.runtime.classifier import ClassifierOptions
+from fer_edge.runtime.faces import as_detections
 from fer_edge.runtime.options import RuntimeChanges, RuntimeOptions, make_options
-from fer_edge.runtime.stages import StageClock, StageHistory
+from fer_edge.runtime.pipeline import Pipeline
 from fer_edge.runtime.tune import choose
 from fer_edge.sources.base import Source
 from fer_edge.sources.open import as_source
@@ -109,22 +102,22 @@ class Runtime:
                 self.bundle, self.backend, self.precision, session_options, self.options.self_test
             )
             opened.callback(tested.session.close)
-            self._detector = create_detector(self.options.detector, self.options.detector_options)
-            opened.callback(self._detector.close)
+            detector = create_detector(self.options.detector, self.options.detector_options)
+            opened.callback(detector.close)
             self._opened = Guard(
                 opened.pop_all(), "runtime", BackendError, free=ExitStack.close, parallel=True
             )
-        classifier_options = ClassifierOptions(
-            self.spec, self.probability_rule, self.options.attention, self.choice.max_batch
+        self._pipeline = Pipeline(
+            tested,
+            self.backend,
+            detector,
+            ClassifierOptions(
+                self.spec, self.probability_rule, self.options.attention, self.choice.max_batch
+            ),
+            self.options.min_probability,
         )
-        self._host = HostClassifier(tested, classifier_options)
-        self._device = (
-            DeviceClassifier(tested, classifier_options) if self.backend.takes_device_frames else None
-        )
-        self._history = StageHistory()
-        self._counting = threading.Lock()  # of the fields below
+        self._counting = threading.Lock()
         self._calls = 0
-        self.non_finite = 0  # faces whose network outputs were dropped
 
     def __call__(self, frame_bgr: Any) -> FrameResult:
         """Process one frame; its index counts these calls.
@@ -158,7 +151,7 @@ class Runtime:
         detections = as_detections(boxes_xyxy)
         frame = self._next_frame(frame_bgr)
         with self._opened:
-            return self._process(frame, detections)
+            return self._pipeline.process(frame, detections)
 
     def classify_crops(self, crops_bgr: Iterable[Any]) -> tuple[Face, ...]:
         """Classify pictures that each show one face and nothing else, cut by the caller.
@@ -175,9 +168,9 @@ class Runtime:
         """
         crops = [check_frame(crop) for crop in crops_bgr]
         with self._opened:
-            answers = self._host.classify_crops(crops)
+            answers = self._pipeline.host.classify_crops(crops)
         boxes = [Detection((0.0, 0.0, float(crop.shape[1]), float(crop.shape[0])), 1.0) for crop in crops]
-        return self._faces(boxes, answers, time.monotonic())
+        return self._pipeline.faces(boxes, answers, time.monotonic())
 
     def stream(self, source: str | int | os.PathLike[str] | Source) -> Iterator[FrameResult]:
         """Yield a result for every frame of a file, or for the newest frame of a camera or stream."""
@@ -210,7 +203,7 @@ class Runtime:
             closed, or it was created before a fork of the process.
         """
         with self._opened:
-            return self._process(frame)
+            return self._pipeline.process(frame)
 
     def _next_frame(self, frame_bgr: Any) -> Frame:
         self._opened.require_process()
@@ -219,19 +212,15 @@ class Runtime:
             self._calls += 1
         return frame
 
-    def _process(self, frame: Frame, given: Sequence[Detection] | None = None) -> FrameResult:
-        clock = StageClock()
-        classifier = self._classifier_of(frame.image)
-        image = classifier.host_image(frame.image)
-        detections = self._detector.detect(image) if given is None else given
-        clock.mark()
-        answers = classifier.classify(frame.image, image, detections, on_prepared=clock.mark)
-        return self._result(frame, detections, answers, clock)
-
     @property
     def self_test(self) -> SelfTestReport:
         """Outcome of the self-test, and whether crops of the device were compared."""
-        return (self._device or self._host).self_test
+        return self._pipeline.self_test
+
+    @property
+    def non_finite(self) -> int:
+        """Number of faces whose network outputs were dropped since they were not finite."""
+        return self._pipeline.non_finite
 
     @property
     def info(self) -> dict[str, Any]:
@@ -260,7 +249,7 @@ class Runtime:
     def latency(self) -> dict[str, LatencySummary]:
         """Return n, p50, p90 and p99 of each stage over the last frames."""
         self._opened.require_process()
-        return self._history.summaries()
+        return self._pipeline.history.summaries()
 
     def close(self) -> None:
         """Wait for frames in progress, then free the network and the detector; a second call does nothing."""
@@ -273,43 +262,3 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _classifier_of(self, image: object) -> Classifier:
-        if not is_device_array(image):
-            return self._host
-        if self._device is None:
-            raise UsageError(
-                f"backend {self.backend.name} accepts only NumPy frames, found {type(image).__name__}. Fix: copy it to "
-                "the host with .get() (CuPy, pycuda) or .cpu().numpy() (PyTorch), or use --backend tensorrt"
-            )
-        return self._device
-
-    def _result(
-        self, frame: Frame, detections: Sequence[Detection], answers: Sequence[Answer], clock: StageClock
-    ) -> FrameResult:
-        faces = self._faces(detections, answers, frame.time_s)
-        clock.mark()
-        timings = clock.timings_ms()
-        self._history.add(timings)
-        return FrameResult(
-            index=frame.index,
-            captured_at_s=frame.captured_at_s,
-            frame_age_ms=(time.monotonic() - frame.captured_at_s) * 1e3,
-            dropped=frame.dropped,
-            faces=faces,
-            timings_ms=timings,
-            state=RuntimeState.RUNNING,
-            source=frame.name,
-            media_time_s=frame.media_time_s,
-        )
-
-    def _faces(
-        self, detections: Sequence[Detection], answers: Sequence[Answer], classified_at_s: float
-    ) -> tuple[Face, ...]:
-        with self._counting:
-            self.non_finite += sum(not answer.is_finite for answer in answers)
-        names, least = self.spec.class_names, self.options.min_probability
-        return tuple(
-            make_face(detection, answer, names, least, classified_at_s)
-            for detection, answer in zip(detections, answers, strict=True)
-        )

@@ -15,14 +15,14 @@ def test_all_faces_of_a_frame_go_in_one_batch(astronaut: np.ndarray) -> None:
     pair = np.hstack([astronaut, astronaut[:, ::-1]])
     batches: list[int] = []
     with Runtime(backend="onnxruntime") as runtime:
-        inner = runtime._host.session
+        inner = runtime._pipeline.host.session
 
         class Counting:
             def run(self, batch: np.ndarray) -> object:
                 batches.append(len(batch))
                 return inner.run(batch)
 
-        runtime._host.session = Counting()
+        runtime._pipeline.host.session = Counting()
         result = runtime(pair)
     assert len(result.faces) == 2
     assert batches == [2]
@@ -43,7 +43,7 @@ def test_more_faces_than_a_batch_holds(backend: str, astronaut: np.ndarray) -> N
 
 def test_small_faces_are_named_not_guessed(astronaut: np.ndarray) -> None:
     with Runtime(backend="onnxruntime") as runtime:
-        runtime._detector = FixedDetector((10, 10, 16, 16), (180, 60, 270, 175), (508, 508, 512, 512))
+        runtime._pipeline.detector = FixedDetector((10, 10, 16, 16), (180, 60, 270, 175), (508, 508, 512, 512))
         faces = runtime(astronaut).faces
     assert [face.reason for face in faces] == ["too_small", None, "too_small"]
     assert faces[0].probabilities == {}
@@ -56,7 +56,7 @@ def test_an_output_that_is_not_finite_is_dropped_and_counted(astronaut: np.ndarr
             return {"logits": np.full((len(batch), 8), np.nan, np.float32)}
 
     with Runtime(backend="onnxruntime") as runtime:
-        runtime._host.session = Broken()
+        runtime._pipeline.host.session = Broken()
         (face,) = runtime(astronaut).faces
     assert (face.label, face.reason) == (None, "not_finite")
     assert runtime.non_finite == 1
@@ -67,7 +67,7 @@ def test_attention_over_the_crop_when_asked_for(astronaut: np.ndarray, backend: 
     with Runtime(backend=backend, attention=True) as runtime:
         (face,) = runtime(astronaut).faces
         crop = crop_face(astronaut, face.box_xyxy, runtime.spec.crop)
-        raw = runtime._host.session.run(prepare_batch([crop], runtime.spec))["attention"][0]
+        raw = runtime._pipeline.host.session.run(prepare_batch([crop], runtime.spec))["attention"][0]
     assert face.attention.shape == (6, 6)
     assert face.attention.dtype == np.float32
     assert raw.sum() == pytest.approx(1, abs=1e-5)
@@ -91,9 +91,9 @@ def test_attention_goes_with_its_face(astronaut: np.ndarray) -> None:
     pair = np.hstack([astronaut, astronaut[:, ::-1]])
     with Runtime(backend="onnxruntime", attention=True, max_batch=1) as runtime:
         boxes = ((180, 60, 270, 175), (10, 10, 16, 16), (1024 - 270, 60, 1024 - 180, 175))
-        runtime._detector = FixedDetector(*boxes)
+        runtime._pipeline.detector = FixedDetector(*boxes)
         first, small, mirrored = runtime(pair).faces
-        runtime._detector = FixedDetector(boxes[2])
+        runtime._pipeline.detector = FixedDetector(boxes[2])
         (alone,) = runtime(pair).faces
     assert (small.attention, small.reason) == (None, "too_small")
     np.testing.assert_allclose(mirrored.attention, alone.attention, atol=1e-6)
@@ -107,7 +107,7 @@ def test_attention_that_is_not_finite_is_dropped_and_counted(astronaut: np.ndarr
             return {"logits": logits, "attention": np.full((1, 6, 6), np.inf, np.float32)}
 
     with Runtime(backend="onnxruntime", attention=True) as runtime:
-        runtime._host.session = Broken()
+        runtime._pipeline.host.session = Broken()
         (face,) = runtime(astronaut).faces
     assert (face.label, face.attention) == ("neutral", None)
     assert runtime.non_finite == 1

@@ -132,8 +132,8 @@ def test_a_bundle_of_format_1_answers_bit_for_bit_as_before(astronaut: np.ndarra
     for bundle, prior in ((tmp_path / "old.fer", None), (shipped_bundle(), "training")):
         seen: list[np.ndarray] = []
         with Runtime(bundle, backend="onnxruntime", prior=prior, threads=1) as runtime:
-            session = runtime._host.session
-            runtime._host.session = Recorder(session, seen)
+            session = runtime._pipeline.host.session
+            runtime._pipeline.host.session = Recorder(session, seen)
             (face,) = runtime(astronaut).faces
         scaled = seen[0] / value["temperature"]
         exponentials = np.exp(np.asarray(scaled, np.float64) - np.max(scaled, axis=-1, keepdims=True))

@@ -154,14 +154,14 @@ def test_frames_of_every_kind(gpu: Gpu, astronaut: np.ndarray, kind: str) -> Non
             )
         assert_same(runtime(given), expected)
         if isinstance(given, Dlpack):  # its library lets the stream wait that copies and crops
-            session = runtime._device.session
+            session = runtime._pipeline.device.session
             assert set(given.streams) == {session.runner.input_stream}  # type: ignore[attr-defined]
 
 
 def test_pixels_of_crops_stay_on_the_device(gpu: Gpu, astronaut: np.ndarray) -> None:
     """Only the frame, once, and the outputs of each part are copied."""
     with Runtime(backend="tensorrt") as runtime:
-        runtime._detector = FixedDetector(*[FACE] * 20)
+        runtime._pipeline.detector = FixedDetector(*[FACE] * 20)
         frame = gpu.put(astronaut)
         runtime(frame)  # the first compares crops with those of the host
         copied: list[int] = []
@@ -183,7 +183,7 @@ def test_a_frame_that_is_still_being_filled(gpu: Gpu, astronaut: np.ndarray) -> 
     """The device is slow, and the stream of the producing library is slower."""
     gpu.delay = random_delays(3)
     with Runtime(backend="tensorrt") as runtime:
-        runtime._detector = FixedDetector(FACE, (10, 10, 16, 16), FACE)
+        runtime._pipeline.detector = FixedDetector(FACE, (10, 10, 16, 16), FACE)
         expected = runtime(astronaut)
         stream = gpu.device.new_stream()
         for _ in range(5):
@@ -198,7 +198,7 @@ def test_faces_that_are_too_small_or_leave_the_frame(gpu: Gpu, astronaut: np.nda
                 runtime.spec, crop=dataclasses.replace(runtime.spec.crop, edge=edge)
             )
             for shown in (boxes, boxes[:1]):
-                runtime._detector = FixedDetector(*shown)
+                runtime._pipeline.detector = FixedDetector(*shown)
                 found = runtime(gpu.put(astronaut))
                 assert_same(found, runtime(astronaut))
                 assert [face.reason == "too_small" for face in found.faces] == [
@@ -218,7 +218,7 @@ def test_a_frame_without_faces(gpu: Gpu) -> None:
 @pytest.mark.parametrize("max_batch", [1, 3, 64])
 def test_more_faces_than_a_batch_holds(gpu: Gpu, astronaut: np.ndarray, max_batch: int) -> None:
     with Runtime(backend="tensorrt", max_batch=max_batch) as runtime:
-        runtime._detector = FixedDetector(*[(180.0 - i, 60.0, 270.0, 175.0 + i) for i in range(19)])
+        runtime._pipeline.detector = FixedDetector(*[(180.0 - i, 60.0, 270.0, 175.0 + i) for i in range(19)])
         found = runtime(gpu.put(astronaut))
         assert_same(found, runtime(astronaut))
     assert len({tuple(face.probabilities.values()) for face in found.faces}) == 19
@@ -314,7 +314,7 @@ def test_a_backend_of_the_cpu_says_what_to_do(backend: str, astronaut: np.ndarra
     on_device = type("Array", (), {"__cuda_array_interface__": interface})()
     message = f"backend {backend} accepts only NumPy frames, found %s. Fix: copy it to the host with "
     with Runtime(backend=backend) as runtime:
-        assert not isinstance(runtime._host.session, CropSession)
+        assert not isinstance(runtime._pipeline.host.session, CropSession)
         for frame in (on_device, torch.from_numpy(astronaut)):
             with pytest.raises(UsageError, match=message % type(frame).__name__) as error:
                 runtime(frame)
@@ -330,10 +330,10 @@ def test_without_the_kernels_the_first_frame_says_so(
     """Also for a frame without faces; frames in host memory need no kernels."""
     monkeypatch.setitem(sys.modules, "fer_edge._kernels", None)
     with Runtime(backend="tensorrt") as runtime:
-        runtime._detector = FixedDetector()
+        runtime._pipeline.detector = FixedDetector()
         with pytest.raises(BackendError, match="needs the CUDA kernels: .*FER_EDGE_KERNELS=1 pip install"):
             runtime(gpu.put(astronaut))
-        runtime._detector = FixedDetector(FACE)
+        runtime._pipeline.detector = FixedDetector(FACE)
         assert runtime(astronaut).faces[0].label == "happiness"
 
 
