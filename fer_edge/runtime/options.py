@@ -10,6 +10,7 @@ from fer_edge.backends.base import SessionOptions
 from fer_edge.detection.base import DetectorOptions
 from fer_edge.errors import UsageError, closest
 from fer_edge.probabilities import MIN_PROBABILITY, Prior
+from fer_edge.tracking.options import TrackingOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in typing from Python 3.11 on
@@ -49,6 +50,9 @@ class RuntimeOptions:
         Measure the fastest backend, precision, threads and max_batch, as far as they are not given, once per bundle
         and machine, see :mod:`fer_edge.runtime.tune`. Without it, or with ``FER_EDGE_TUNE=0`` in the environment,
         the first available backend runs the default precision of the bundle.
+    tracking : TrackingOptions or None
+        Tracks, steady labels and schedule of the frames of a stream. ``None``: each frame of a stream is detected and
+        classified by itself, as the frames of a call always are.
     """
 
     backend: str = "auto"
@@ -61,12 +65,17 @@ class RuntimeOptions:
     attention: bool = False
     self_test: bool = True
     tune: bool = True
+    tracking: TrackingOptions | None = field(default_factory=TrackingOptions)
 
     def __post_init__(self) -> None:
         if not isinstance(self.session, SessionOptions):
             raise UsageError(
                 f"session must be SessionOptions, found {self.session!r:.60}. "
                 "Fix: give SessionOptions, or its fields as keyword arguments of Runtime."
+            )
+        if self.tracking is not None and not isinstance(self.tracking, TrackingOptions):
+            raise UsageError(
+                f"tracking must be TrackingOptions or None, found {self.tracking!r:.60}. Fix: give TrackingOptions(…)"
             )
         require_number("min_probability", self.min_probability, 0, 1)
         for name in ("allow_random", "attention", "self_test", "tune"):
@@ -86,6 +95,7 @@ class RuntimeChanges(TypedDict, total=False):
     attention: bool
     self_test: bool
     tune: bool
+    tracking: TrackingOptions | None
     # of the session
     threads: int | None
     precision: str | None

@@ -28,10 +28,13 @@ from fer_edge.runtime.classifier import ClassifierOptions
 from fer_edge.runtime.faces import as_detections
 from fer_edge.runtime.options import RuntimeChanges, RuntimeOptions, make_options
 from fer_edge.runtime.pipeline import Pipeline
+from fer_edge.runtime.tracked import TrackedFrames
 from fer_edge.runtime.tune import choose
 from fer_edge.sources.base import Source
 from fer_edge.sources.open import as_source
 from fer_edge.system.provenance import device_name, processor_features
+from fer_edge.tracking.options import TrackingOptions
+from fer_edge.tracking.refine import Refiner, RefinerOptions, create_refiner
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in typing from Python 3.11 on
@@ -104,6 +107,9 @@ class Runtime:
             opened.callback(tested.session.close)
             detector = create_detector(self.options.detector, self.options.detector_options)
             opened.callback(detector.close)
+            self._refiner = _open_refiner(self.options)
+            if self._refiner is not None:
+                opened.callback(self._refiner.close)
             self._opened = Guard(
                 opened.pop_all(), "runtime", BackendError, free=ExitStack.close, parallel=True
             )
@@ -172,8 +178,26 @@ class Runtime:
         boxes = [Detection((0.0, 0.0, float(crop.shape[1]), float(crop.shape[0])), 1.0) for crop in crops]
         return self._pipeline.faces(boxes, answers, time.monotonic())
 
+    def tracked(self, options: TrackingOptions | None = None) -> TrackedFrames:
+        """Return an object that takes the successive frames of one camera and follows the faces in them.
+
+        For software that reads its camera itself; :meth:`stream` uses one for each source.
+
+        Parameters
+        ----------
+        options : TrackingOptions, optional
+            Default: those of the runtime.
+        """
+        self._opened.require_process()
+        options = options or self.options.tracking or TrackingOptions()
+        return TrackedFrames(self._opened, self._pipeline, self._refiner, options)
+
     def stream(self, source: str | int | os.PathLike[str] | Source) -> Iterator[FrameResult]:
-        """Yield a result for every frame of a file, or for the newest frame of a camera or stream."""
+        """Yield a result for every frame of a file, or for the newest frame of a camera or stream.
+
+        The faces of a camera, stream or video are tracked, unless the option ``tracking`` is ``None``; the pictures of
+        a folder are independent.
+        """
         for _, result in self.stream_frames(source):
             yield result
 
@@ -182,10 +206,12 @@ class Runtime:
     ) -> Iterator[tuple[Frame, FrameResult]]:
         """Yield each frame with its result; otherwise as :meth:`stream`."""
         opened = as_source(source)
+        follows = self.options.tracking is not None and getattr(opened, "is_sequence", True)
+        process = self.tracked().process if follows else self.process
         try:
             for index, given in enumerate(opened):
                 frame = given if isinstance(given, Frame) else Frame(given, index, time.monotonic())
-                yield frame, self.process(frame)
+                yield frame, process(frame)
         finally:
             opened.close()
 
@@ -262,3 +288,11 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _open_refiner(options: RuntimeOptions) -> Refiner | None:
+    """Return the refiner of tracks; ``None`` if each frame is searched, as the detector has boxes of another kind."""
+    if options.tracking is None or options.detector != "yunet":
+        return None
+    given = options.detector_options
+    return create_refiner(RefinerOptions(model=given.model, backend=given.backend, threads=given.threads))

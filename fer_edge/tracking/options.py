@@ -1,10 +1,13 @@
-"""Options of a tracker."""
+"""Options of tracks: association, and all options of a stream together."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fer_edge._utils.checks import require_number, require_whole
+from fer_edge.errors import UsageError
+from fer_edge.tracking.schedule import ScheduleOptions
+from fer_edge.tracking.smoothing import SmoothingOptions
 
 _MAX_GAP_MS = 60_000
 _MAX_TRACKS = 1024
@@ -53,3 +56,33 @@ class TrackerOptions:
         require_number("max_speed", self.max_speed, 0, 1000)
         require_number("max_size_ratio", self.max_size_ratio, 1, 100)
         require_whole("max_tracks", self.max_tracks, 1, _MAX_TRACKS)
+
+
+@dataclass(frozen=True)
+class TrackingOptions:
+    """Options of tracks, steady labels and schedule of a stream.
+
+    Attributes
+    ----------
+    tracker : TrackerOptions
+        Which detections continue a track.
+    smoothing : SmoothingOptions
+        How the label of a track follows its classifications.
+    schedule : ScheduleOptions
+        When frames are searched and tracks are classified.
+    """
+
+    tracker: TrackerOptions = field(default_factory=TrackerOptions)
+    smoothing: SmoothingOptions = field(default_factory=SmoothingOptions)
+    schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
+
+    def __post_init__(self) -> None:
+        for name, kind in (
+            ("tracker", TrackerOptions),
+            ("smoothing", SmoothingOptions),
+            ("schedule", ScheduleOptions),
+        ):
+            if not isinstance(getattr(self, name), kind):
+                raise UsageError(
+                    f"{name} must be {kind.__name__}, found {getattr(self, name)!r:.60}. Fix: give {kind.__name__}(…)"
+                )

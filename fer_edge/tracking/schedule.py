@@ -26,7 +26,8 @@ class ScheduleOptions:
         The same for a track that is new, has just changed visibly, or whose label is about to change.
     change : float
         Distance between the crop of the last classification and that of now, above which a track has changed visibly
-        (:func:`fer_edge.tracking.change.patch_distance`).
+        (:func:`fer_edge.tracking.change.patch_distance`): it is classified at once, but for this reason not again
+        within ``settle_every_ms``.
     max_faces : int or None
         Largest number of faces classified in one frame; the others wait for the next frames. ``None``: no limit.
     """
@@ -57,7 +58,7 @@ class Candidate:
     is_unsettled : bool
         Its label may change soon.
     has_changed : bool
-        Its crop differs visibly from the last classified one.
+        Its crop differs visibly from the last classified one: it is due.
     """
 
     track_id: int
@@ -78,10 +79,11 @@ def due_tracks(candidates: Sequence[Candidate], at_s: float, options: ScheduleOp
             ranked.append((0, 0.0, candidate.track_id))
             continue
         age_ms = (at_s - candidate.classified_at_s) * 1e3
+        interval_ms = options.classify_every_ms
+        if candidate.is_unsettled:
+            interval_ms = min(interval_ms, options.settle_every_ms)
         # A clock that jumped back makes a track due.
-        hurried = candidate.has_changed or candidate.is_unsettled
-        interval_ms = options.settle_every_ms if hurried else options.classify_every_ms
-        if age_ms < 0 or age_ms >= min(interval_ms, options.classify_every_ms) - _SLACK_MS:
+        if candidate.has_changed or age_ms < 0 or age_ms >= interval_ms - _SLACK_MS:
             waited = -age_ms if age_ms >= 0 else float("-inf")
             # A change hurries a track, but only until another one has waited too long.
             late = age_ms >= 2 * options.classify_every_ms

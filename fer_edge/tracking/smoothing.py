@@ -143,6 +143,11 @@ class LabelSmoother:
         self.non_finite = 0
         self.restart()
 
+    @property
+    def is_challenged(self) -> bool:
+        """``True`` if another class than the label is the most probable one, but has not taken over."""
+        return self._challenger is not None
+
     def restart(self) -> None:
         """Forget all classifications and the label, as after an occlusion."""
         self._count = 0

@@ -43,7 +43,9 @@ def test_more_faces_than_a_batch_holds(backend: str, astronaut: np.ndarray) -> N
 
 def test_small_faces_are_named_not_guessed(astronaut: np.ndarray) -> None:
     with Runtime(backend="onnxruntime") as runtime:
-        runtime._pipeline.detector = FixedDetector((10, 10, 16, 16), (180, 60, 270, 175), (508, 508, 512, 512))
+        runtime._pipeline.detector = FixedDetector(
+            (10, 10, 16, 16), (180, 60, 270, 175), (508, 508, 512, 512)
+        )
         faces = runtime(astronaut).faces
     assert [face.reason for face in faces] == ["too_small", None, "too_small"]
     assert faces[0].probabilities == {}

@@ -21,12 +21,12 @@ def test_new_tracks_come_first_then_changed_ones_then_the_oldest() -> None:
         Candidate(4, 9.8, has_changed=True),
         Candidate(5, None),
         Candidate(6, 9.85, is_unsettled=True),
-        Candidate(7, 9.98, has_changed=True),  # classified a moment ago
+        Candidate(7, 9.98, has_changed=True),
     ]
-    assert due_tracks(candidates, 10.0, OPTIONS) == [5, 4, 3, 2, 6]
+    assert due_tracks(candidates, 10.0, OPTIONS) == [5, 4, 7, 3, 2, 6]
     for limit in (1, 2, 3):
         limited = dataclasses.replace(OPTIONS, max_faces=limit)
-        assert due_tracks(candidates, 10.0, limited) == [5, 4, 3][:limit]
+        assert due_tracks(candidates, 10.0, limited) == [5, 4, 7][:limit]
     assert due_tracks([], 10.0, OPTIONS) == []
 
 

@@ -1,0 +1,209 @@
+"""Faces of the successive frames of one camera or video: tracks, steady labels and events."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+
+from fer_edge._utils.guard import Guard
+from fer_edge.frames import Frame
+from fer_edge.preprocess import crop_rectangle
+from fer_edge.results import Detection, Face, FrameResult
+from fer_edge.runtime.classifier import Answer
+from fer_edge.runtime.pipeline import Pipeline
+from fer_edge.runtime.stages import StageClock
+from fer_edge.tracking.change import aligned_patch, patch_distance
+from fer_edge.tracking.events import TrackEvents
+from fer_edge.tracking.options import TrackingOptions
+from fer_edge.tracking.refine import Refiner
+from fer_edge.tracking.schedule import Candidate, DetectionSchedule, ScheduleOptions, due_tracks
+from fer_edge.tracking.smoothing import LabelSmoother, SmoothingOptions, SteadyLabel
+from fer_edge.tracking.tracker import Track, Tracker, TrackerUpdate
+
+
+class TrackedFrames:
+    """Faces of successive frames, made by :meth:`fer_edge.Runtime.tracked`.
+
+    Each call takes the next frame of one camera. Faces are followed from frame to frame; the network classifies a
+    face when it is new, has changed visibly, or its turn has come; its label follows the smoothed probabilities.
+    The faces of a result are those seen in the frame, largest first. A face that was hidden starts anew.
+
+    Calls are serialised. Several cameras of one runtime need one object each.
+    """
+
+    def __init__(
+        self,
+        opened: Guard[ExitStack],
+        pipeline: Pipeline,
+        refiner: Refiner | None,
+        options: TrackingOptions,
+    ) -> None:
+        self.options = options
+        self._opened, self._pipeline, self._refiner = opened, pipeline, refiner
+        self._tracker = Tracker(options.tracker)
+        self._searches = DetectionSchedule(options.schedule)
+        self._events = TrackEvents()
+        self._states: dict[int, _TrackState] = {}
+        self._uncertain = False
+        self._calls = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, frame_bgr: Any, captured_at_s: float | None = None) -> FrameResult:
+        """Process the next frame.
+
+        Parameters
+        ----------
+        frame_bgr : array, path, bytes or PIL image
+            As for a call of the runtime.
+        captured_at_s : float, optional
+            Capture time in seconds on the clock of ``time.monotonic()``; default: now.
+        """
+        self._opened.require_process()
+        with self._lock:
+            index, self._calls = self._calls, self._calls + 1
+        now_s = time.monotonic() if captured_at_s is None else captured_at_s
+        return self.process(Frame(frame_bgr, index, now_s))
+
+    def process(self, frame: Frame) -> FrameResult:
+        """Process the next frame; errors as from :meth:`fer_edge.Runtime.process`."""
+        with self._opened, self._lock:
+            return self._process(frame)
+
+    def _process(self, frame: Frame) -> FrameResult:
+        clock, pipeline = StageClock(), self._pipeline
+        classifier = pipeline.classifier_of(frame.image)
+        image = classifier.host_image(frame.image)
+        update = self._follow(image, frame.time_s)
+        clock.mark()
+        due = self._due(image, update.tracks, frame.time_s)
+        detections = [track.detection for track in due]
+        answers = classifier.classify(frame.image, image, detections, on_prepared=clock.mark)
+        pipeline.count_non_finite(answers)
+        for track, answer in zip(due, answers, strict=True):
+            self._states[track.track_id].add(answer, frame.time_s)
+        faces = tuple(self._face(track, image, frame.time_s) for track in update.tracks)
+        events = self._events.update(
+            frame.time_s,
+            appeared=update.appeared,
+            labels={face.track_id: face.label for face in faces if face.track_id is not None},
+            left=update.left,
+        )
+        return pipeline.result(frame, faces, clock, events)
+
+    def _follow(self, image: np.ndarray, at_s: float) -> TrackerUpdate:
+        """Search the whole frame if it is due, else the surroundings of the tracks."""
+        size = (image.shape[1], image.shape[0])
+        if self._refiner is None or self._searches.is_due(at_s, self._uncertain):
+            update = self._tracker.update(self._pipeline.detector.detect(image), at_s, size)
+            self._searches.detected(at_s)
+        else:
+            expected = {
+                track_id: Detection(box, 1.0) for track_id, box in self._tracker.predict(at_s).items()
+            }
+            update = self._tracker.carry(self._refiner.refine(image, expected), at_s, size)
+        self._uncertain = update.uncertain
+        for track_id in update.left:
+            self._states.pop(track_id, None)
+        return update
+
+    def _due(self, image: np.ndarray, tracks: Sequence[Track], at_s: float) -> list[Track]:
+        candidates = []
+        for track in tracks:
+            state = self._states.get(track.track_id)
+            if state is None:
+                state = self._states[track.track_id] = _TrackState(self._pipeline, self.options.smoothing)
+            if track.was_occluded:
+                state.restart()
+            changed = state.look(image, track.detection, self.options.schedule, at_s)
+            candidates.append(
+                Candidate(track.track_id, state.classified_at_s, state.is_unsettled(at_s, changed), changed)
+            )
+        chosen = due_tracks(candidates, at_s, self.options.schedule)
+        by_id: Mapping[int, Track] = {track.track_id: track for track in tracks}
+        return [by_id[track_id] for track_id in chosen]
+
+    def _face(self, track: Track, image: np.ndarray, at_s: float) -> Face:
+        state = self._states[track.track_id]
+        steady = state.answer(at_s)
+        detection = track.detection
+        crop = None
+        if state.attention is not None:
+            crop = crop_rectangle(detection.box_xyxy, self._pipeline.spec.crop, *image.shape[:2])
+        return Face(
+            box_xyxy=detection.box_xyxy,
+            detection_score=detection.score,
+            label=steady.label,
+            probability=steady.probability,
+            probabilities=steady.probabilities,
+            landmarks=detection.landmarks,
+            track_id=track.track_id,
+            reason=steady.reason,
+            attention=state.attention if crop is not None else None,
+            crop_xyxy=crop,
+            stable_for_ms=steady.stable_for_ms,
+            classified_at_s=steady.classified_at_s,
+        )
+
+
+#: Time after an event of a track in which it is classified more often.
+_SETTLING_S = 0.5
+
+
+class _TrackState:
+    """What a track keeps from its classifications."""
+
+    def __init__(self, pipeline: Pipeline, options: SmoothingOptions) -> None:
+        self._smoother = LabelSmoother(
+            options, pipeline.rule, pipeline.spec.class_names, pipeline.min_probability
+        )
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all classifications, as after an occlusion."""
+        self._smoother.restart()
+        self.classified_at_s: float | None = None
+        self.attention: np.ndarray | None = None
+        self._reason: str | None = None
+        self._patch: np.ndarray | None = None
+        self._seen_patch: np.ndarray | None = None
+        self._settles_at_s: float | None = None
+        self._changed_at_s = -math.inf
+
+    def look(self, image: np.ndarray, detection: Detection, options: ScheduleOptions, at_s: float) -> bool:
+        """Return ``True`` if the face differs visibly from the last classified one, and did not just before."""
+        self._seen_patch = aligned_patch(image, detection)
+        if self._patch is None or patch_distance(self._patch, self._seen_patch) <= options.change:
+            return False
+        if 0 <= at_s - self._changed_at_s < options.settle_every_ms / 1e3:
+            return False
+        self._changed_at_s = at_s
+        return True
+
+    def is_unsettled(self, at_s: float, changed: bool) -> bool:
+        """Return ``True`` for some time after the track started, changed, or its label was challenged."""
+        if changed or self._settles_at_s is None or self._smoother.is_challenged:
+            self._settles_at_s = at_s + _SETTLING_S
+        return at_s < self._settles_at_s
+
+    def add(self, answer: Answer, at_s: float) -> None:
+        """Add a classification."""
+        self.classified_at_s, self._patch = at_s, self._seen_patch
+        self.attention = answer.attention
+        self._reason = None
+        if answer.logits is None:
+            self._reason = "too_small"
+        else:
+            self._smoother.add(answer.logits, at_s)
+
+    def answer(self, at_s: float) -> SteadyLabel:
+        """Return the steady label; a reason of the last classification goes before that of the smoothing."""
+        steady = self._smoother.answer(at_s)
+        if self._reason is not None and steady.label is None:
+            return SteadyLabel(None, 0.0, reason=self._reason)
+        return steady
