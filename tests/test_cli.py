@@ -232,7 +232,7 @@ def test_sources_that_cannot_be_read_are_one_line_and_exit_1(
             2,
             "--sensitivity-images: must be a whole number of at least 1, found '0'",
         ),
-        (["run", "--source", "0", "--detector", "mtcn"], 2, "unknown detector .*did you mean 'mtcnn'"),
+        (["run", "--source", "0", "--detector", "yunnet"], 2, "unknown detector .*did you mean 'yunet'"),
         (["run", "--source", "0", "--min-face", "0"], 2, "a whole number of at least 1, found '0'"),
         (
             ["run", "--source", "0", "--max-batch", "0"],

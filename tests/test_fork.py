@@ -13,7 +13,7 @@ import pytest
 from places import SUPPORT
 
 from fer_edge.backends import available_backends
-from fer_edge.detection import DETECTORS
+from fer_edge.detection import DEFAULT_DETECTOR, DETECTORS
 
 BEGIN = """
 import gc, multiprocessing, os, signal, sys, threading, warnings
@@ -45,10 +45,10 @@ def in_child(work):
 
 RUNTIME = """
 from crowds import of_detections, of_frame
-backend, detector, threads, photograph, *model = sys.argv[2:]
+backend, detector, threads, photograph = sys.argv[2:]
 threads = int(threads)
 frame = cv2.imread(photograph)
-options = DetectorOptions(model=model[0] if model else None, backend=backend, threads=threads)
+options = DetectorOptions(backend=backend, threads=threads)
 
 def create():
     return Runtime(backend=backend, detector=detector, detector_options=options, threads=threads)
@@ -204,15 +204,12 @@ def run_program(program: str, *arguments: str | Path, children: int = 1) -> None
 def test_a_runtime_of_the_parent_is_refused_and_a_new_one_works(
     backend: str, threads: int, astronaut_file: Path
 ) -> None:
-    run_program(OWN + RUNTIME, backend, "mtcnn", str(threads), astronaut_file, children=2)
+    run_program(OWN + RUNTIME, backend, DEFAULT_DETECTOR, str(threads), astronaut_file, children=2)
 
 
-@pytest.mark.parametrize("detector", sorted({*DETECTORS} - {"mtcnn"}))
-def test_so_are_detectors(detector: str, astronaut_file: Path, request: pytest.FixtureRequest) -> None:
-    model = []
-    if detector == "yunet":
-        model.append(request.getfixturevalue("shared") / "models/yunet/yunet_n_640_640.onnx")
-    run_program(OWN + RUNTIME, "onnxruntime", detector, "2", astronaut_file, *model, children=2)
+@pytest.mark.parametrize("detector", sorted({*DETECTORS} - {DEFAULT_DETECTOR}))
+def test_so_are_detectors(detector: str, astronaut_file: Path) -> None:
+    run_program(OWN + RUNTIME, "onnxruntime", detector, "2", astronaut_file, children=2)
 
 
 def test_so_are_videos_and_live_sources(tmp_path: Path) -> None:

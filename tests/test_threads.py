@@ -37,11 +37,8 @@ def switch_often() -> Any:
 
 
 @pytest.fixture(params=sorted(DETECTORS))
-def detector(request: pytest.FixtureRequest) -> tuple[str, Path | None]:
-    """Name and model file."""
-    if request.param != "yunet":
-        return request.param, None
-    return request.param, request.getfixturevalue("shared") / "models/yunet/yunet_n_640_640.onnx"
+def detector(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +46,9 @@ def crowds(astronaut: np.ndarray) -> list[np.ndarray]:
     return draw_crowds(astronaut, 48)
 
 
-def open_runtime(backend: str, detector: tuple[str, Path | None], threads: int | None = 1) -> Runtime:
-    name, model = detector
-    options = DetectorOptions(model=model, backend=backend, threads=threads)
-    return Runtime(backend=backend, detector=name, detector_options=options, threads=threads)
+def open_runtime(backend: str, detector: str, threads: int | None = 1) -> Runtime:
+    options = DetectorOptions(backend=backend, threads=threads)
+    return Runtime(backend=backend, detector=detector, detector_options=options, threads=threads)
 
 
 def give_bad_frames(runtime: Runtime, rounds: int) -> Callable[[], None]:
@@ -67,7 +63,7 @@ def give_bad_frames(runtime: Runtime, rounds: int) -> Callable[[], None]:
 
 
 def ask_runtime(
-    backend: str, detector: tuple[str, Path | None], crowds: list[np.ndarray], callers: int, rounds: int
+    backend: str, detector: str, crowds: list[np.ndarray], callers: int, rounds: int
 ) -> tuple[int, int]:
     """Return the number of wrong answers and of all answers."""
     with open_runtime(backend, detector) as serial:
@@ -85,16 +81,14 @@ def ask_runtime(
 
 @pytest.mark.parametrize("backend", BACKEND_NAMES)
 def test_every_thread_gets_the_answer_to_its_own_picture(
-    backend: str, detector: tuple[str, Path | None], crowds: list[np.ndarray]
+    backend: str, detector: str, crowds: list[np.ndarray]
 ) -> None:
     assert ask_runtime(backend, detector, crowds[:12], callers=4, rounds=4) == (0, 48)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKEND_NAMES)
-def test_of_two_thousand_answers_none_is_wrong(
-    backend: str, detector: tuple[str, Path | None], crowds: list[np.ndarray]
-) -> None:
+def test_of_two_thousand_answers_none_is_wrong(backend: str, detector: str, crowds: list[np.ndarray]) -> None:
     wrong, answers = ask_runtime(backend, detector, crowds, callers=8, rounds=42)
     assert wrong == 0
     assert answers >= 2000
@@ -114,9 +108,8 @@ def test_a_session_serves_batches_of_many_threads(backend: str, threads: int | N
     session.close()
 
 
-def test_a_detector_serves_many_threads(detector: tuple[str, Path | None], crowds: list[np.ndarray]) -> None:
-    name, model = detector
-    found = create_detector(name, DetectorOptions(model=model))
+def test_a_detector_serves_many_threads(detector: str, crowds: list[np.ndarray]) -> None:
+    found = create_detector(detector)
     expected = [of_detections(found.detect(picture)) for picture in crowds[:12]]
     ask = lambda picture: of_detections(found.detect(picture))  # noqa: E731
     assert count_wrong(ask, crowds[:12], expected, 4, 4) == (0, 48)
@@ -216,10 +209,9 @@ def test_sessions_are_closed_between_calls(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKEND_NAMES)
 def test_detectors_and_runtimes_are_closed_between_frames(
-    backend: str, detector: tuple[str, Path | None], crowds: list[np.ndarray]
+    backend: str, detector: str, crowds: list[np.ndarray]
 ) -> None:
-    name, model = detector
-    found = create_detector(name, DetectorOptions(model=model, backend=backend))
+    found = create_detector(detector, DetectorOptions(backend=backend))
     expected = of_detections(found.detect(crowds[3]))
     ask_until_closed(lambda: of_detections(found.detect(crowds[3])), expected, found.close, DetectorError)
     runtime = open_runtime(backend, detector)

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from fer_edge.commands.parser import offer
 from fer_edge.detection import DETECTORS
-from fer_edge.detection.base import DetectorOptions
+from fer_edge.detection.base import DEFAULT_DETECTOR, DetectorOptions
 from fer_edge.errors import UsageError, closest, lookup
 from fer_edge.manifest import PRECISIONS
 from fer_edge.models.catalogue import CATALOGUE, SHIPPED
@@ -91,9 +91,15 @@ def reading_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def add_detector(parser: argparse.ArgumentParser) -> None:
     """Add options for the detector, its weights and its backend."""
-    text = f"one of {', '.join(DETECTORS)}"
-    offer(parser.add_argument("--detector", default="mtcnn", metavar="NAME", help=text), lambda: DETECTORS)
-    parser.add_argument("--detector-model", type=Path, metavar="FILE", help="weights of the detector (yunet)")
+    text = f"one of {', '.join(DETECTORS)}; default: {DEFAULT_DETECTOR}"
+    named = parser.add_argument("--detector", default=DEFAULT_DETECTOR, metavar="NAME", help=text)
+    offer(named, lambda: DETECTORS)
+    parser.add_argument(
+        "--detector-model",
+        type=Path,
+        metavar="FILE",
+        help="YuNet file for the detector yunet instead of the one of the package",
+    )
     backend = parser.add_argument(
         "--detector-backend", default=DetectorOptions.backend, metavar="NAME", help="backend of the detector"
     )

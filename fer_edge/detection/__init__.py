@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from fer_edge.detection.base import Detector, DetectorOptions
+from fer_edge.detection.base import DEFAULT_DETECTOR, Detector, DetectorOptions
 from fer_edge.errors import lookup
 
 __all__ = [
@@ -13,16 +13,16 @@ __all__ = [
 ]
 
 
-def _mtcnn(options: DetectorOptions) -> Detector:
-    from fer_edge.detection.mtcnn.detector import MtcnnDetector
-
-    return MtcnnDetector(options)
-
-
 def _yunet(options: DetectorOptions) -> Detector:
     from fer_edge.detection.yunet.detector import YuNetDetector
 
     return YuNetDetector(options)
+
+
+def _mtcnn(options: DetectorOptions) -> Detector:
+    from fer_edge.detection.mtcnn.detector import MtcnnDetector
+
+    return MtcnnDetector(options)
 
 
 def _haar(options: DetectorOptions) -> Detector:
@@ -33,13 +33,13 @@ def _haar(options: DetectorOptions) -> Detector:
 
 #: Name → module, imported on first use.
 DETECTORS: Mapping[str, Callable[[DetectorOptions], Detector]] = {
-    "mtcnn": _mtcnn,
     "yunet": _yunet,
+    "mtcnn": _mtcnn,
     "haar": _haar,
 }
 
 
-def create_detector(name: str = "mtcnn", options: DetectorOptions | None = None) -> Detector:
+def create_detector(name: str = DEFAULT_DETECTOR, options: DetectorOptions | None = None) -> Detector:
     """Return detector ``name``, ready to use.
 
     Raises
@@ -48,6 +48,8 @@ def create_detector(name: str = "mtcnn", options: DetectorOptions | None = None)
         If the detector is unknown.
     DetectorError
         If its weights are missing, altered, or of another network.
+    MissingExtraError
+        If a package that it needs is not installed.
     BackendError
         If the backend that runs its networks is not available.
     """

@@ -12,6 +12,9 @@ from fer_edge._utils.checks import MAX_THREADS, require_number, require_path, re
 from fer_edge.errors import UsageError
 from fer_edge.results import Detection
 
+#: Key in :data:`fer_edge.detection.DETECTORS`.
+DEFAULT_DETECTOR = "yunet"
+
 _MAX_FACE_PX = 1 << 16
 
 
@@ -26,9 +29,9 @@ class DetectorOptions:
     min_score : float or None
         Smallest score of a detection; ``None`` is the detector's own default.
     model : Path or None
-        Weights file, for detectors that need one from the user.
+        Weights file of yunet instead of the one of the package.
     backend : str
-        Backend of mtcnn and yunet, a key of :data:`fer_edge.backends.BACKENDS` or ``auto``.
+        Backend of yunet and mtcnn, a key of :data:`fer_edge.backends.BACKENDS` or ``auto``.
     threads : int or None
         CPU threads; ``None`` is the default of the backend. The networks are so small that more than one thread
         rarely helps, and slows down other work on the same cores.

@@ -42,7 +42,7 @@ def with_size(model: onnx.ModelProto, height: int | str, width: int | str) -> on
 
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    _set_shape(result.graph.input[0], ["batch", 3, height, width])
+    set_shape(result.graph.input[0], ["batch", 3, height, width])
     del result.graph.value_info[:]
     for output in result.graph.output:
         output.type.tensor_type.ClearField("shape")
@@ -54,7 +54,8 @@ def serialize(model: onnx.ModelProto) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _set_shape(value: onnx.ValueInfoProto, shape: Sequence[int | str]) -> None:
+def set_shape(value: onnx.ValueInfoProto, shape: Sequence[int | str]) -> None:
+    """Replace the shape of an input or output; a name is a dynamic dimension."""
     value.type.tensor_type.ClearField("shape")
     for size in shape:
         dimension = value.type.tensor_type.shape.dim.add()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from fer_edge._utils.checks import require_flag, require_number
 from fer_edge.backends.base import SessionOptions
-from fer_edge.detection.base import DetectorOptions
+from fer_edge.detection.base import DEFAULT_DETECTOR, DetectorOptions
 from fer_edge.errors import UsageError, closest
 from fer_edge.probabilities import MIN_PROBABILITY, Prior
 from fer_edge.tracking.options import TrackingOptions
@@ -57,7 +57,7 @@ class RuntimeOptions:
 
     backend: str = "auto"
     session: SessionOptions = field(default_factory=SessionOptions)
-    detector: str = "mtcnn"
+    detector: str = DEFAULT_DETECTOR
     detector_options: DetectorOptions = field(default_factory=DetectorOptions)
     min_probability: float = MIN_PROBABILITY
     prior: Prior | None = None

@@ -22,6 +22,7 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
         "matplotlib": "matplotlib",
     },
     "tensorflow": {"google.protobuf": "protobuf", "google_crc32c": "google-crc32c"},
+    "mtcnn": {"mtcnn": "mtcnn"},
     "openvino": {"openvino": "openvino"},
     "tensorrt": {"tensorrt": "tensorrt", "cuda": "cuda-python"},
     "rtx": {"tensorrt_rtx": "tensorrt-rtx-cu13", "cuda": "cuda-python"},

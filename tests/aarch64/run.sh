@@ -108,9 +108,9 @@ in_root /root/venv/bin/fer-edge doctor --json >"$root/root/doctor.json"
 "$python" - "$root/root/doctor.json" <<'END'
 import json, sys
 doctor = json.load(open(sys.argv[1]))
-print(doctor["machine"]["system"], "| ONNX Runtime", doctor["backends"]["onnxruntime"], "| mtcnn", doctor["detectors"]["mtcnn"])
+print(doctor["machine"]["system"], "| ONNX Runtime", doctor["backends"]["onnxruntime"], "| yunet", doctor["detectors"]["yunet"])
 assert doctor["machine"]["system"].endswith("aarch64")
-assert doctor["backends"]["onnxruntime"]["ok"] and doctor["detectors"]["mtcnn"] == "ready"
+assert doctor["backends"]["onnxruntime"]["ok"] and doctor["detectors"]["yunet"] == "ready"
 END
 
 step "aarch64: faces in FP32"

@@ -36,13 +36,11 @@ def photographs(shared: Path) -> list[np.ndarray]:
 
 
 @pytest.fixture
-def create(request: pytest.FixtureRequest) -> Iterator[Callable[..., Detector]]:
-    """Make a detector by name and options, YuNet with its file; closed after the test."""
+def create() -> Iterator[Callable[..., Detector]]:
+    """Make a detector by name and options; closed after the test."""
     made: list[Detector] = []
 
     def make(name: str, **options: Any) -> Detector:
-        if name == "yunet":
-            options["model"] = request.getfixturevalue("yunet_file")
         made.append(create_detector(name, DetectorOptions(**options)))
         return made[-1]
 

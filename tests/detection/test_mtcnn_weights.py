@@ -20,7 +20,7 @@ from fer_edge.detection.input_size import open_network
 from fer_edge.detection.mtcnn import detector as mtcnn
 from fer_edge.detection.mtcnn import weights as mtcnn_weights
 from fer_edge.detection.mtcnn.weights import NETWORKS, mtcnn_models, read_weights, weights_folder
-from fer_edge.errors import DetectorError
+from fer_edge.errors import DetectorError, MissingExtraError
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_missing_package_says_what_to_install(cache, monkeypatch):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "distribution", missing)
-    with pytest.raises(DetectorError, match=r"pip install mtcnn==1\.0\.0"):
+    with pytest.raises(MissingExtraError, match=r"extra mtcnn.*Fix: python -m pip install mtcnn==1\.0\.0"):
         mtcnn_models()
 
 

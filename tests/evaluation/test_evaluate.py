@@ -148,7 +148,7 @@ def test_photographs_need_a_detector_and_may_hold_no_face(
     photographs = FaceDataset(
         "photographs", (astronaut_file, empty, contempt), labels, ("happiness", "contempt"), are_crops=False
     )
-    detector = create_detector("mtcnn")
+    detector = create_detector()
     found = evaluate(bundle, ORT, photographs, detector=detector)
     assert (found.left_out, found.no_face, found.metrics.count) == (1, 1, 1)
     logits, targets = labelled_logits(session, photographs, bundle.spec, detector=detector)

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 import fer_edge
-from fer_edge import DetectorOptions, Runtime, RuntimeOptions
+from fer_edge import Runtime, RuntimeOptions
 from fer_edge.backends import BACKENDS, Session, SessionOptions, available_backends
 from fer_edge.builder import BuildOptions, build
 from fer_edge.bundle import Bundle, open_bundle
+from fer_edge.detection import DETECTORS
 from fer_edge.errors import BundleError, DataError, FerEdgeError, UsageError
 from fer_edge.models.catalogue import shipped_bundle
 from fer_edge.preprocess import crop_face, prepare_batch
@@ -190,13 +191,9 @@ def test_every_backend_gives_the_same_answer(astronaut: np.ndarray) -> None:
     assert found["openvino"] == pytest.approx(found["onnxruntime"], abs=1e-4)
 
 
-@pytest.mark.parametrize("detector", ["mtcnn", "haar", "yunet"])
-def test_every_detector_serves_the_runtime(detector: str, astronaut: np.ndarray, shared: Path) -> None:
-    model = shared / "models/yunet/yunet_n_640_640.onnx" if detector == "yunet" else None
-    options = RuntimeOptions(
-        backend="onnxruntime", detector=detector, detector_options=DetectorOptions(model=model)
-    )
-    with Runtime(options=options) as runtime:
+@pytest.mark.parametrize("detector", sorted(DETECTORS))
+def test_every_detector_serves_the_runtime(detector: str, astronaut: np.ndarray) -> None:
+    with Runtime(options=RuntimeOptions(backend="onnxruntime", detector=detector)) as runtime:
         (face,) = runtime(astronaut).faces
     assert face.label == "happiness"
 

@@ -226,7 +226,7 @@ def pseudo_landmarks(
     fingerprint = _fingerprint(faces)
     if cache is not None and cache.exists():
         return PseudoLandmarks(_read_cache(cache, fingerprint, source, len(faces)), source)
-    detector = None if faces.are_crops else create_detector("mtcnn")
+    detector = None if faces.are_crops else create_detector()
     points = np.full((len(faces), POINTS, 2), np.nan, np.float32)
     for i, image in enumerate(faces):
         colour = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image

@@ -30,7 +30,7 @@ def load_training_data(recipe: Recipe, options: DataOptions) -> TrainingData:
     dataset = _relabelled(_load(recipe, options), recipe)
     if options.limit is not None:
         dataset = dataset.sample(options.limit, recipe.seed)
-    dataset = recognised(dataset, lambda: create_detector("mtcnn"), recipe.spec.crop)
+    dataset = recognised(dataset, create_detector, recipe.spec.crop)
     if not dataset.are_crops:
         dataset = _cropped(dataset, recipe.spec, options)
     make = lookup(DATA, recipe.data, "form of training data")
@@ -70,7 +70,7 @@ def _cropped(dataset: FaceDataset, spec: ModelSpec, options: DataOptions) -> Fac
     """Cut the largest face out of every photograph by the spec's crop rule, at the edges of the photograph."""
     boxes: list[tuple[int, ...]] = []
     faces: list[int] = []
-    with closing(create_detector("mtcnn")) as detector:
+    with closing(create_detector()) as detector:
         for index, image in enumerate(dataset):
             found = detector.detect(image)
             if found:
@@ -86,7 +86,7 @@ def _cropped(dataset: FaceDataset, spec: ModelSpec, options: DataOptions) -> Fac
     points = kept.landmarks
     return dataclasses.replace(
         kept,
-        name=f"{dataset.name}, largest face by mtcnn ({missing} photographs without)",
+        name=f"{dataset.name}, largest face by {detector.name} ({missing} photographs without)",
         boxes_xyxy=corners,
         landmarks=None if points is None else points - corners[:, None, :2].astype(np.float32),
         are_crops=True,

@@ -19,7 +19,8 @@ import numpy as np
 
 from fer_edge._utils.files import cache_folder, whole_file
 from fer_edge._utils.ownership import make_private_folder
-from fer_edge.errors import DetectorError
+from fer_edge.errors import DetectorError, MissingExtraError
+from fer_edge.system.extras import install_command
 
 _REQUIREMENT = "mtcnn==1.0.0"
 _CONVERTER_VERSION = 1
@@ -107,7 +108,9 @@ def mtcnn_models() -> Mapping[str, bytes]:
     Raises
     ------
     DetectorError
-        If the weights are missing or altered, or the cache folder cannot be written.
+        If the weights are altered, or the cache folder cannot be written.
+    MissingExtraError
+        If the package with the weights is not installed.
     """
     identity = json.dumps([_CONVERTER_VERSION, *(network.weights_sha256 for network in NETWORKS.values())])
     folder = cache_folder() / f"mtcnn-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
@@ -122,15 +125,15 @@ def weights_folder() -> Path:
 
     Raises
     ------
-    DetectorError
+    MissingExtraError
         If the package is not installed.
     """
     try:
         package = importlib.metadata.distribution("mtcnn")
     except importlib.metadata.PackageNotFoundError:
-        raise DetectorError(
-            f"the face detector reads its weights from the package {_REQUIREMENT}, which is not installed. "
-            f"Fix: run pip install {_REQUIREMENT}, or choose another detector"
+        raise MissingExtraError(
+            f"the detector mtcnn reads its weights from the package {_REQUIREMENT} (extra mtcnn), which is not "
+            f"installed. Fix: {install_command('mtcnn')}, or choose another detector"
         ) from None
     return Path(str(package.locate_file("mtcnn/assets/weights")))
 

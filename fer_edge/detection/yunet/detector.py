@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from operator import methodcaller
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,10 +14,12 @@ import numpy as np
 from fer_edge._utils.guard import Guard
 from fer_edge.backends import Backend, Session, SessionOptions, choose_backend
 from fer_edge.detection.base import DetectorOptions
-from fer_edge.detection.input_size import open_network, serialize
+from fer_edge.detection.input_size import open_network
 from fer_edge.detection.nms import suppress
 from fer_edge.detection.postprocess import to_detections
-from fer_edge.detection.yunet.graph import FIX, STRIDES_PX, YuNetModel
+from fer_edge.detection.yunet.decoding import Found, decode
+from fer_edge.detection.yunet.graph import FIX, STRIDES_PX, at_size
+from fer_edge.detection.yunet.weights import read_model
 from fer_edge.errors import BackendError, DetectorError, without_fix
 from fer_edge.frames import check_frame
 from fer_edge.results import Detection
@@ -34,11 +35,10 @@ _MIN_FACE_PX = 20
 _STEP_PX, _MIN_SIDE_PX = max(STRIDES_PX), 64
 # Cached sessions on backends with fixed sizes: a camera has one size, a folder of photographs many.
 _MAX_SIZES = 4
-_MAX_LOG_SIDE = 12.0  # of a box, in strides; exp() of more is beyond any frame
 
 
 class YuNetDetector:
-    """Finds faces and five landmarks with the YuNet file ``options.model``.
+    """Finds faces and five landmarks with the YuNet of the package, or with the file ``options.model``.
 
     On a backend with fixed sizes, such as TensorRT, the first frame of each size triggers a compilation: suitable for
     a camera, slow for a folder of photographs.
@@ -46,7 +46,7 @@ class YuNetDetector:
     Raises
     ------
     DetectorError
-        If no file is given, or it is not YuNet.
+        If the file is missing or is not YuNet.
     BackendError
         If ``options.backend`` is not available.
     """
@@ -54,26 +54,26 @@ class YuNetDetector:
     name = "yunet"
 
     def __init__(self, options: DetectorOptions) -> None:
-        if options.model is None:
-            raise DetectorError(f"detector yunet expects a model file, found none. {FIX}")
         self._min_face_px = options.min_face_px
         self._min_score = DEFAULT_MIN_SCORE if options.min_score is None else options.min_score
         backend = choose_backend(options.backend)
         settings = SessionOptions(threads=options.threads, max_batch=1)
-        model = YuNetModel(Path(options.model))
+        content = read_model(options.model)
         any_size = not backend.fixed_shapes
         network: Session
         if any_size:
             try:
-                network = open_network(serialize(model.free()), backend, settings)
-                # Some inconsistent files load and fail only at run time.
-                network.run(np.zeros((1, 3, _MIN_SIDE_PX, _MIN_SIDE_PX), np.float32))
+                network = open_network(content, backend, settings)
+                if options.model is not None:  # some inconsistent files load and fail only at run time
+                    network.run(np.zeros((1, 3, _MIN_SIDE_PX, _MIN_SIDE_PX), np.float32))
             except BackendError as error:
+                if options.model is None:
+                    raise
                 raise DetectorError(
                     f"{options.model} cannot be run as YuNet ({without_fix(error)}). {FIX}"
                 ) from error
         else:
-            network = _SessionPerSize(model, backend, settings)
+            network = _SessionPerSize(content, backend, settings)
         free = methodcaller("close")
         self._network = Guard(network, "detector", DetectorError, free=free, parallel=any_size)
 
@@ -81,25 +81,40 @@ class YuNetDetector:
         frame = check_frame(frame_bgr)
         scale = min(_MIN_FACE_PX / self._min_face_px, 1.0)
         height, width = (max(round(side * scale), 1) for side in frame.shape[:2])
-        small = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
-        bottom, right = (max(-side % _STEP_PX, _MIN_SIDE_PX - side) for side in (height, width))
-        image = cv2.copyMakeBorder(small, 0, bottom, 0, right, cv2.BORDER_CONSTANT)
-        with self._network as network:
-            outputs = network.run(cv2.dnn.blobFromImage(image))
-        boxes, scores, landmarks = decode(outputs, image.shape[1], self._min_score)
-        best = np.argsort(-scores, kind="stable")[:_MAX_CANDIDATES]
-        best = best[suppress(boxes[best], scores[best], _MAX_OVERLAP)]
+        found = self._find(_shrink(frame, height, width))
         to_frame = np.array([frame.shape[1] / width, frame.shape[0] / height])
         return to_detections(
             frame,
-            boxes[best] * np.tile(to_frame, 2),
-            scores[best],
-            landmarks[best] * to_frame,
+            found.boxes_xyxy * np.tile(to_frame, 2),
+            found.scores,
+            found.landmarks * to_frame,
             self._min_face_px,
         )
 
+    def _find(self, image_bgr: np.ndarray) -> Found:
+        """Return the faces of an image with padded sides, best first."""
+        with self._network as network:
+            outputs = network.run(cv2.dnn.blobFromImage(image_bgr))
+        found = decode(outputs, self._min_score)
+        best = np.argsort(-found.scores, kind="stable")[:_MAX_CANDIDATES]
+        return found[best[suppress(found.boxes_xyxy[best], found.scores[best], _MAX_OVERLAP)]]
+
     def close(self) -> None:
         self._network.close()
+
+
+def _shrink(frame_bgr: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return the frame with ``height`` and ``width``, padded with black to sides that the network takes."""
+    padded = tuple(max(side + -side % _STEP_PX, _MIN_SIDE_PX) for side in (height, width))
+    if padded == frame_bgr.shape[:2]:
+        return frame_bgr
+    image = np.zeros((*padded, 3), np.uint8)
+    if (height, width) == frame_bgr.shape[:2]:
+        image[:height, :width] = frame_bgr
+    else:
+        inside = image[:height, :width]
+        cv2.resize(frame_bgr, (width, height), dst=inside, interpolation=cv2.INTER_AREA)
+    return image
 
 
 class _SessionPerSize:
@@ -107,8 +122,8 @@ class _SessionPerSize:
 
     largest_batch: int | None = 1
 
-    def __init__(self, model: YuNetModel, backend: Backend, settings: SessionOptions) -> None:
-        self._model, self._backend, self._settings = model, backend, settings
+    def __init__(self, content: bytes, backend: Backend, settings: SessionOptions) -> None:
+        self._content, self._backend, self._settings = content, backend, settings
         #: Keyed by height and width, in order of last use.
         self._by_size: dict[tuple[int, int], Session] = {}
 
@@ -118,45 +133,10 @@ class _SessionPerSize:
         if session is None:
             while len(self._by_size) >= _MAX_SIZES:
                 self._by_size.pop(next(iter(self._by_size))).close()
-            session = open_network(serialize(self._model.at(height, width)), self._backend, self._settings)
+            session = open_network(at_size(self._content, height, width), self._backend, self._settings)
         self._by_size[height, width] = session
         return session.run(batch)
 
     def close(self) -> None:
         for session in self._by_size.values():
             session.close()
-
-
-def decode(
-    outputs: Mapping[str, np.ndarray], width: int, min_score: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Decode the outputs for one image to its pixels, as OpenCV's ``FaceDetectorYN`` does.
-
-    Parameters
-    ----------
-    outputs : Mapping of str to np.ndarray
-        The twelve outputs of :class:`fer_edge.detection.yunet.graph.YuNetModel`, ``[1, anchors, numbers]``.
-    width : int
-        Width of the image; anchors are in row-major order.
-    min_score : float
-        Smallest score of an anchor.
-
-    Returns
-    -------
-    boxes_xyxy, scores, landmarks : np.ndarray
-        ``[N, 4]``, ``[N]`` and ``[N, 5, 2]``.
-    """
-    boxes, scores, landmarks = [], [], []
-    for stride in STRIDES_PX:
-        cls, obj, box, points = (
-            outputs[f"{head}_{stride}"][0].astype(np.float32) for head in ("cls", "obj", "bbox", "kps")
-        )
-        score = np.sqrt(cls[:, 0].clip(0, 1) * obj[:, 0].clip(0, 1))
-        found = np.flatnonzero(score >= min_score)
-        corner_xy = np.stack([found % (width // stride), found // (width // stride)], axis=1)
-        centre = (corner_xy + box[found, :2]) * stride
-        half = np.exp(box[found, 2:].clip(max=_MAX_LOG_SIDE)) * (stride / 2)
-        boxes.append(np.concatenate([centre - half, centre + half], axis=1))
-        scores.append(score[found])
-        landmarks.append((points[found].reshape(-1, 5, 2) + corner_xy[:, None]) * stride)
-    return np.concatenate(boxes), np.concatenate(scores), np.concatenate(landmarks)

@@ -10,7 +10,7 @@ import pytest
 from crowds import count_wrong, draw_crowds, of_frame
 from fake_device import FakeDevice, FakeNetwork, random_delays
 
-from fer_edge import DetectorOptions, Runtime
+from fer_edge import Runtime
 from fer_edge.backends import BACKENDS, SessionOptions, tensorrt
 from fer_edge.backends.tensorrt import TensorRtBackend, TensorRtSession
 from fer_edge.bundle import open_bundle
@@ -50,15 +50,9 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakeDevice]]:
         assert device.closed
 
 
-def ask(
-    detector: str, request: pytest.FixtureRequest, crowds: list[np.ndarray], rounds: int
-) -> tuple[int, int]:
+def ask(detector: str, crowds: list[np.ndarray], rounds: int) -> tuple[int, int]:
     """Return how many answers to eight threads were wrong, of how many; the answer of one is the same in one batch of any size."""
-    model = None
-    if detector == "yunet":
-        model = request.getfixturevalue("shared") / "models/yunet/yunet_n_640_640.onnx"
-    options = DetectorOptions(model=model)
-    with Runtime(backend="tensorrt", detector=detector, detector_options=options) as runtime:
+    with Runtime(backend="tensorrt", detector=detector) as runtime:
         expected = [of_frame(runtime(picture)) for picture in crowds]
         assert {len(answer) for answer in expected} >= {0, 1}  # type: ignore[arg-type]
         return count_wrong(lambda p: of_frame(runtime(p)), crowds, expected, 8, rounds)
@@ -66,14 +60,14 @@ def ask(
 
 @pytest.mark.parametrize("detector", sorted(DETECTORS))
 def test_every_thread_gets_the_answer_to_its_own_picture(
-    detector: str, devices: list[FakeDevice], request: pytest.FixtureRequest, astronaut: np.ndarray
+    detector: str, devices: list[FakeDevice], astronaut: np.ndarray
 ) -> None:
-    assert ask(detector, request, draw_crowds(astronaut, 16), rounds=3) == (0, 48)
+    assert ask(detector, draw_crowds(astronaut, 16), rounds=3) == (0, 48)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("detector", sorted(DETECTORS))
 def test_of_two_thousand_answers_none_is_wrong(
-    detector: str, devices: list[FakeDevice], request: pytest.FixtureRequest, astronaut: np.ndarray
+    detector: str, devices: list[FakeDevice], astronaut: np.ndarray
 ) -> None:
-    assert ask(detector, request, draw_crowds(astronaut, 48), rounds=42) == (0, 2016)
+    assert ask(detector, draw_crowds(astronaut, 48), rounds=42) == (0, 2016)

@@ -152,7 +152,7 @@ def test_folds_share_no_subject_and_photographs_are_cropped(ckplus: Path, tmp_pa
     assert 0 <= left < 100 < right <= 200  # the face is in the middle
     assert right - left < 170
     assert data.dataset[0].shape == (bottom - top, right - left, 3)
-    assert "largest face by mtcnn (0 photographs without)" in data.notes["data"]
+    assert "largest face by yunet (0 photographs without)" in data.notes["data"]
 
 
 def test_random_split_says_that_persons_may_repeat(faces: Path, tmp_path: Path) -> None:

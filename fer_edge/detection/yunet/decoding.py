@@ -1,0 +1,68 @@
+"""Decoding of YuNet's maps to boxes, scores and landmarks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from fer_edge.detection.yunet.graph import MAPS
+
+_MAX_LOG_SIDE = 12.0  # of a box, in strides; exp() of more is beyond any frame
+
+
+@dataclass(frozen=True)
+class Found:
+    """Faces in pixels of an image: ``[N, 4]`` boxes, ``[N]`` scores, ``[N, 5, 2]`` landmarks."""
+
+    boxes_xyxy: np.ndarray
+    scores: np.ndarray
+    landmarks: np.ndarray
+
+    def __getitem__(self, chosen: np.ndarray) -> Found:
+        """Return some of them, in the order of ``chosen``."""
+        return Found(self.boxes_xyxy[chosen], self.scores[chosen], self.landmarks[chosen])
+
+
+def decode(outputs: Mapping[str, np.ndarray], min_score: float) -> Found:
+    """Decode the outputs for one image to its pixels, as OpenCV's ``FaceDetectorYN`` does.
+
+    The score of an anchor is √(p · q), with the probability p of the class and q of the objectness.
+
+    Parameters
+    ----------
+    outputs : Mapping of str to np.ndarray
+        ``[1, 16, h, w]`` of each stride, see :data:`fer_edge.detection.yunet.graph.MAPS`.
+    min_score : float
+        Smallest score of an anchor, in [0, 1].
+    """
+    least = _logit(min_score**2)  # p and q are at most 1, so each is at least the square of the score
+    parts = []
+    for name, stride in MAPS.items():
+        _, channels, _, width = outputs[name].shape
+        values = outputs[name].reshape(channels, -1)
+        near = np.flatnonzero((values[0] >= least) & (values[1] >= least))
+        if not len(near):
+            continue
+        numbers = values[:, near].astype(np.float64)
+        scores = np.exp(-(np.logaddexp(0, -numbers[0]) + np.logaddexp(0, -numbers[1])) / 2)
+        kept = scores >= min_score
+        anchors, numbers = near[kept], numbers[:, kept].T
+        corner_xy = np.stack([anchors % width, anchors // width], axis=1)
+        centre = (corner_xy + numbers[:, 2:4]) * stride
+        half = np.exp(numbers[:, 4:6].clip(max=_MAX_LOG_SIDE)) * (stride / 2)
+        boxes = np.concatenate([centre - half, centre + half], axis=1)
+        landmarks = (numbers[:, 6:].reshape(-1, 5, 2) + corner_xy[:, None]) * stride
+        parts.append((boxes, scores[kept], landmarks))
+    if not parts:
+        return Found(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 5, 2)))
+    boxes, scores, landmarks = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Found(boxes, scores, landmarks)
+
+
+def _logit(probability: float) -> float:
+    if probability <= 0:
+        return -math.inf
+    return math.inf if probability >= 1 else math.log(probability / (1 - probability))
