@@ -1,4 +1,4 @@
-"""Writes the picture and the table of rooms in ``architecture.md`` from the code: ``python docs/draw_imports.py``.
+"""Writes ``images/imports.svg`` and the table of rooms in ``architecture.md`` from the code: ``python docs/draw_imports.py``.
 
 A room is a module or a package directly below ``fer_edge``. The order of the layers is the one in ``pyproject.toml``,
 which ``lint-imports`` holds. An arrow that follows from others is left out: where A imports B and B imports C, an
@@ -14,19 +14,21 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import grimp
+import layered_drawing
 
 PACKAGE = "fer_edge"
 PAGE = Path(__file__).with_name("architecture.md")
+PICTURE = PAGE.parent / "images" / "imports.svg"
 PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
-#: Rooms side by side in one row of the picture, from top to bottom; together they are the layers.
-ROWS = {
+#: Rooms of one colour in the picture; together they are the layers.
+GROUPS = {
     "Commands": ("cli", "commands"),
-    "Made once": ("builder", "export", "calibration"),
-    "Run on the device": (
+    "Bundles": ("builder", "export", "calibration"),
+    "Device": (
         "doctor", "runtime", "tracking", "explanation", "evaluation", "weights", "sinks", "sources", "datasets",
     ),
-    "Computed by": ("models", "detection", "quality", "drawing", "backends", "synthetic", "engines", "cuda", "system"),
-    "The words": (
+    "Computation": ("models", "detection", "quality", "drawing", "backends", "synthetic", "engines", "cuda", "system"),
+    "Data types": (
         "outputs", "bundle", "manifest", "probabilities", "preprocess", "frames", "spec", "results", "heatmaps",
         "labels", "_utils", "errors",
     ),
@@ -67,22 +69,15 @@ def without_implied(arrows: Mapping[str, set[str]]) -> dict[str, set[str]]:
     }
 
 
-def picture(arrows: Mapping[str, set[str]]) -> str:
-    """Return a Mermaid flowchart."""
-    lines = ["```mermaid", "flowchart TD"]
-    for title, rooms in ROWS.items():
-        lines += [
-            f'  subgraph "{title}"',
-            "    " + "; ".join(rooms),
-            "  end",
-        ]
-    lines += [f"  {room} --> {other}" for room in layers() for other in sorted(arrows[room])]
-    return "\n".join([*lines, "```"])
+def picture() -> str:
+    """Return the picture of the imports as SVG."""
+    arrows = without_implied(imports_of_rooms(layers()))
+    return layered_drawing.draw(arrows, GROUPS, "Imports between the rooms of FER-Edge")
 
 
 def table(rooms: Sequence[str]) -> str:
     """Return a Markdown table with the first line of each room's docstring."""
-    lines = ["| room | what it is for |", "|---|---|"]
+    lines = ["| room | purpose |", "|---|---|"]
     for room in rooms:
         spec = find_spec(f"{PACKAGE}.{room}")
         assert spec is not None
@@ -92,15 +87,12 @@ def table(rooms: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def drawn(page: str) -> str:
-    """Return the text of the page with picture and table as the code is now."""
-    rooms = layers()
-    parts = {"picture": picture(without_implied(imports_of_rooms(rooms))), "rooms": table(rooms)}
-    for name, content in parts.items():
-        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.S)
-        page = marked.sub(lambda m, text=content: f"{m[1]}{text}\n{m[2]}", page)
-    return page
+def written(page: str) -> str:
+    """Return the text of the page with the table as the code is now."""
+    marked = re.compile(r"(<!-- rooms -->\n).*?(<!-- end of rooms -->)", re.S)
+    return marked.sub(lambda m: f"{m[1]}{table(layers())}\n{m[2]}", page)
 
 
 if __name__ == "__main__":
-    PAGE.write_text(drawn(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    PICTURE.write_text(picture(), encoding="utf-8")

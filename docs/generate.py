@@ -2,6 +2,7 @@
 
 Options come from the parsers, exit codes from the docstring of :mod:`fer_edge.cli`, figures from
 ``benchmarks/records``. A part stands between ``<!-- NAME -->`` and ``<!-- end of NAME -->``; a key of :data:`PARTS`.
+``models/NAME.md`` is a copy of the model card that ships in ``fer_edge/models``, as GitHub includes no file in another.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from fer_edge import cli
+from fer_edge.models.catalogue import SHIPPED
 
 PAGES = Path(__file__).resolve().parent
 RECORDS = PAGES.parent / "benchmarks" / "records"
+CARDS = PAGES.parent / "fer_edge" / "models"
 #: Options of every command, described once.
 _COMMON = {"help", "json", "verbose", "quiet"}
 _PRIORS = ("training", "balanced", "uniform")
@@ -187,6 +190,17 @@ def generated(page: str) -> str:
     return page
 
 
+def model_cards() -> dict[str, str]:
+    """Return the page of each model that ships, by its path below ``docs``."""
+    return {
+        f"models/{name}.md": f"<!-- Copy of fer_edge/models/{name}.md: run python docs/generate.py -->\n\n"
+        + (CARDS / f"{name}.md").read_text(encoding="utf-8")
+        for name in SHIPPED
+    }
+
+
 if __name__ == "__main__":
+    for name, text in model_cards().items():
+        (PAGES / name).write_text(text, encoding="utf-8")
     for path in PAGES.glob("*.md"):
         path.write_text(generated(path.read_text(encoding="utf-8")), encoding="utf-8")

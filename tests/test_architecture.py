@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
 
 import pytest
 from places import ROOT
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_imports_run_down_and_in_no_circle() -> None:
@@ -18,10 +23,28 @@ def test_imports_run_down_and_in_no_circle() -> None:
     assert "2 kept, 0 broken" in result.stdout
 
 
-def test_the_picture_is_of_this_code(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def draw(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(ROOT / "docs")
-    draw = importlib.import_module("draw_imports")
+    return importlib.import_module("draw_imports")
+
+
+def test_picture_and_table_are_of_this_code(draw: ModuleType) -> None:
     page = draw.PAGE.read_text(encoding="utf-8")
-    assert page == draw.drawn(page), "run: python docs/draw_imports.py"
-    assert page.count(" --> ") > 30
-    assert sorted(room for row in draw.ROWS.values() for room in row) == sorted(draw.layers())
+    assert page == draw.written(page), "run: python docs/draw_imports.py"
+    picture = draw.PICTURE.read_text(encoding="utf-8")
+    assert picture == draw.picture(), "run: python docs/draw_imports.py"
+    assert f"]({draw.PICTURE.relative_to(draw.PAGE.parent)})" in page
+    assert sorted(room for rooms in draw.GROUPS.values() for room in rooms) == sorted(draw.layers())
+
+
+def test_the_picture_shows_every_room_and_its_arrows_point_down(draw: ModuleType) -> None:
+    root = ElementTree.fromstring(draw.PICTURE.read_text(encoding="utf-8"))
+    names = [node.text for node in root.iter(f"{SVG}text") if node.get("class") is None]
+    assert sorted(names) == sorted(draw.layers())
+    paths = [node.get("d") for node in root.iter(f"{SVG}path") if node.get("class") == "edge"]
+    assert len(paths) > 30
+    for path in paths:
+        heights = [float(point) for point in re.findall(r"(?:M\S+ |V|C\S+ \S+ \S+ \S+ \S+ )([\d.]+)", path)]
+        assert heights == sorted(heights)
+        assert len(heights) >= 2

@@ -31,6 +31,8 @@ def test_generated_parts_are_of_this_code_and_these_records(monkeypatch: pytest.
     pages = {path.name: path.read_text(encoding="utf-8") for path in DOCS.glob("*.md")}
     for name, text in pages.items():
         assert text == generate.generated(text), f"{name}: run python docs/generate.py"
+    for name, text in generate.model_cards().items():
+        assert page(name) == text, f"{name}: run python docs/generate.py"
     for part in generate.PARTS:
         assert sum(f"<!-- {part} -->\n\n" in text for text in pages.values()) == 1
 
@@ -80,6 +82,16 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    reference = (tmp_path / "build" / "site" / "api.html").read_text(encoding="utf-8")
+    site = tmp_path / "build" / "site"
+    reference = (site / "api.html").read_text(encoding="utf-8")
     assert "min_probability" in reference  # of a docstring
     assert ":class:" not in reference
+    assert not list(site.rglob("*.py"))
+    for path in site.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        # A link may lead elsewhere; nothing else is loaded from there, and the theme would fetch Mermaid.
+        loaded = re.findall(r"<(?!a\b)[^>]*\b(?:src|href)=[\"']?((?:https?:)?//[^\"' >]+)", text)
+        assert loaded == [], path.name
+        assert 'class="mermaid"' not in text
+    for path in site.rglob("*.css"):
+        assert not re.search(r"url\([\"']?(https?:)?//|@import", path.read_text(encoding="utf-8")), path.name
