@@ -7,6 +7,7 @@ nodes of a level are sorted by the mean position of their neighbours. The result
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from html import escape
 from math import fsum
@@ -110,7 +111,7 @@ def _neighbours(chains: Sequence[Sequence[str]]) -> tuple[dict[str, list[str]], 
     above: dict[str, list[str]] = {}
     below: dict[str, list[str]] = {}
     for chain in chains:
-        for a, b in zip(chain, chain[1:], strict=False):
+        for a, b in itertools.pairwise(chain):
             below.setdefault(a, []).append(b)
             above.setdefault(b, []).append(a)
     return above, below
@@ -119,7 +120,7 @@ def _neighbours(chains: Sequence[Sequence[str]]) -> tuple[dict[str, list[str]], 
 def _crossings(rows: Sequence[Sequence[str]], below: Mapping[str, list[str]]) -> int:
     """Return the number of pairs of arrow parts that cross."""
     count = 0
-    for row, lower in zip(rows, rows[1:], strict=False):
+    for row, lower in itertools.pairwise(rows):
         place = {node: i for i, node in enumerate(lower)}
         parts = [(i, place[other]) for i, node in enumerate(row) for other in below.get(node, [])]
         count += sum((a - c) * (b - d) < 0 for n, (a, b) in enumerate(parts) for c, d in parts[:n])
@@ -180,7 +181,7 @@ def _apart(wanted: Sequence[float], widths: Sequence[float]) -> list[float]:
 def _edge(chain: Sequence[str], centres: Mapping[str, float], top: Mapping[str, int]) -> str:
     """Return an arrow: a curve between levels, a straight line through each bend."""
     path = f"M{centres[chain[0]]:.1f} {top[chain[0]] + _NODE_HEIGHT}"
-    for a, b in zip(chain, chain[1:], strict=False):
+    for a, b in itertools.pairwise(chain):
         start, end = top[a] + _NODE_HEIGHT, top[b]
         middle = (start + end) / 2
         path += f"C{centres[a]:.1f} {middle} {centres[b]:.1f} {middle} {centres[b]:.1f} {end}"
