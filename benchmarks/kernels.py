@@ -14,7 +14,7 @@ With a GPU, compiled kernels and PyTorch for CUDA, they are timed too, see kerne
 
 `visual_attention_pool` is not fused. Sun et al. pool [128, 63] features by a 1×1 convolution to 66, tanh, a 1×1
 convolution to 1, tanh, a softmax over the 63 locations and a weighted sum: six kernels, four where the compiler
-puts each tanh into the convolution before it. The last table derives what one kernel could save at best: 33 KB of
+puts each tanh into the convolution before it. The last table derives the largest possible saving of one kernel: 33 KB of
 FP16 traffic per face (50 KB of six), which fits any L2; without an L2 it would be 0.5 µs (0.7) of an Orin Nano,
 beside 96 µs that the network's convolutions and pools need at least. And 3 launches of 19, which the runner
 replays as one CUDA graph. That is not worth a second plugin, which would also keep both convolutions from INT8:

@@ -37,7 +37,7 @@ LIMITS = """
   colour or culture, and no such figures are known for this model. Measure on your own camera
   (`fer-edge eval`) before you use it.
 - Faces under about 40 pixels, profiles, masks, hands before the face and strong side light are weak spots.
-- The output is an apparent expression as annotators would name it, not what a person feels.
+- The output is an apparent expression as annotators would name it, not a person's feeling.
 """
 
 
@@ -94,7 +94,7 @@ def accuracy_section(figures: Mapping[str, Metrics]) -> str:
         table(("", *figures), totals)
         + f"\nThe mean with the mirror image changes accuracy by {gain:+.2f} points and doubles the work.\n\n"
         + table(("class", "faces", "recall", "F1", "F1 with mirror image", "F1 in INT8"), by_class)
-        + "\nConfusion matrix, FP32: rows are the labels, columns what the network says.\n\n"
+        + "\nConfusion matrix, FP32: rows are the labels, columns the answers of the network.\n\n"
         + table(("", *names), confusion)
     )
 

@@ -3,8 +3,8 @@
     python benchmarks/peak.py [--threads 2] [--size 2048] [--runs 20] [--json FILE]
 
 The peak is the best that any library here reaches on work without overhead, a large matrix product or a large
-convolution: a measured figure, below what the processor's data sheet promises. One
-multiply-add is two operations.
+convolution: a measured figure, below the peak of the
+processor's data sheet. One multiply-add is two operations.
 """
 
 from __future__ import annotations

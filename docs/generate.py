@@ -134,7 +134,7 @@ def int8() -> str:
 
 
 def latency() -> str:
-    """Return what each choice of precision and backend takes with the backend's own threads and batch."""
+    """Return the latency of each precision and backend, with the backend's own threads and batch."""
     record = _record("tune")
     rows = [
         (
@@ -151,7 +151,7 @@ def latency() -> str:
 
 
 def self_test() -> str:
-    """Return what the self-test of a session takes."""
+    """Return the time of the self-test of a session."""
     record = _record("self_test")
     rows = [
         (one["precision"], one["backend"], one["faces"], _percentiles(one["self_test_ms"]))

@@ -53,7 +53,7 @@ def watch(runtime: Runtime, source: str, attempts: int) -> Iterator[dict[str, st
 
 
 def main() -> int:
-    """Print what changes; return the exit code."""
+    """Print the changes; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--source", default="0", help="number of a camera, address or video")
     parser.add_argument("--min-probability", type=float, default=0.7)

@@ -2,9 +2,9 @@
 
     python examples/own_network.py photo.jpg --output own.fer
 
-Two registries take the network by its name: NETWORKS says how it is made, and CATALOGUE what commands show of it. The
-weights are a file that the network, its options and its ModelSpec travel in. Here they are random, in place of the
-weights that you have trained; so the answers mean nothing, and all else is as it would be.
+Two registries take the network by its name: NETWORKS holds its constructor and input contract, and CATALOGUE its
+description for commands. The weights file also holds the name of the network, its options and its ModelSpec. Here the
+weights are random, in place of trained ones, so the answers are meaningless.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Classify every face of a photograph, and draw what was found.
+"""Classify every face of a photograph, and draw the results.
 
 python examples/photograph.py photo.jpg --output found.png
 """

@@ -2,7 +2,7 @@
 
     python examples/robot_loop.py --source 0
 
-A camera gives the newest frame only: what the loop has no time for is dropped and counted. A result that is older than
+A camera gives the newest frame only: older frames are dropped and counted. A result that is older than
 --max-age-ms is not acted on, because the person may have turned away meanwhile. Where the expression is not certain
 enough, the label is None: the robot then goes on as before, and does not guess from the probabilities.
 """
@@ -18,7 +18,7 @@ BEHAVIOUR = {"happiness": "approach", "neutral": "approach", "anger": "retreat",
 
 
 def decide(result: FrameResult, max_age_ms: float, before: str) -> str:
-    """Return what the robot does now; ``before`` is what it did until now."""
+    """Return the next action of the robot; ``before`` is its current one."""
     if result.frame_age_ms > max_age_ms or not result.faces:
         return "stop"
     nearest = result.faces[0]  # the largest comes first

@@ -56,13 +56,15 @@ COMMANDS: Mapping[str, Entry] = {
         "tune", "measure which backend, precision, thread count and batch size are fastest on this machine"
     ),
     "eval": Entry("evaluate", "accuracy, macro-F1, calibration error and confusion matrix on labelled faces"),
-    "explain": Entry("explain", "draw heat maps of what drives a prediction: attention or Grad-CAM"),
+    "explain": Entry("explain", "draw heat maps of the evidence for a prediction: attention or Grad-CAM"),
     "emfacs": Entry(
         "emfacs", "overlap of attention or Grad-CAM maps with the action units of each expression"
     ),
     "inspect": Entry("inspect", "verify every file of a bundle and show its contents"),
     "train": Entry("train", "train a network by a recipe"),
-    "doctor": Entry("doctor", "check what this machine can run, and name the command for each missing part"),
+    "doctor": Entry(
+        "doctor", "check the capabilities of this machine, and name the command for each missing part"
+    ),
 }
 _HUNG_UP, _INTERRUPTED, _CLOSED_PIPE, _TERMINATED = 129, 130, 141, 143
 _SIGNALS = {signal.SIGTERM: _TERMINATED, signal.SIGHUP: _HUNG_UP}

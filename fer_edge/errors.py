@@ -12,7 +12,7 @@ T = TypeVar("T")
 class FerEdgeError(Exception):
     """Base of every error that FER-Edge raises on purpose.
 
-    The message is one line: a sentence with what was expected and found, then ``Fix:`` and the remedy.
+    The message is one line: a sentence with the expected and the found value, then ``Fix:`` and the remedy.
     """
 
 

@@ -35,7 +35,7 @@ void require_axes(const DeviceArray& array, std::size_t axes, const char* meanin
   if (array.shape.size() != axes) refuse(array.name + ": expected " + meaning + ", found " + text_of(array.shape));
 }
 
-// Calls launch(stream) on the arrays' device, after what fills them.
+// Calls launch(stream) on the arrays' device, after pending writes to them.
 template <typename Launch>
 void enqueue(const Arrays& arrays, std::uintptr_t stream_handle, Launch launch) {
   const int device = common_device(arrays);

@@ -88,7 +88,7 @@ __device__ __forceinline__ Taps find_taps(int index, int out_size, int begin, in
           static_cast<int>(rintf((1.0f - fraction) * 2048.0f)), static_cast<int>(rintf(fraction * 2048.0f))};
 }
 
-// OpenCV drops bits in between so that 16-bit lanes hold what is left.
+// OpenCV drops bits in between so that 16-bit lanes hold the rest.
 __device__ __forceinline__ int interpolate(int top_left, int top_right, int bottom_left, int bottom_right, Taps row,
                                            Taps column) {
   const int top = (top_left * row.first_weight + top_right * row.second_weight) >> 4;

@@ -1,4 +1,4 @@
-// From a frame on the device to the input batch of a network: what the launcher takes. For host compilers too.
+// From a frame on the device to the input batch of a network: arguments of the launcher. For host compilers too.
 //
 // The rule is that of fer_edge/preprocess.py, bit for bit: OpenCV's cvtColor and its INTER_LINEAR in fixed point.
 #pragma once
@@ -23,7 +23,7 @@ struct Frame {
   size_t pitch_bytes, chroma_pitch_bytes;
 };
 
-// Pixels [left, right) × [top, bottom). What lies outside of the frame repeats its border.
+// Pixels [left, right) × [top, bottom). Pixels outside of the frame repeat its border.
 struct Rectangle {
   int left, top, right, bottom;
 };

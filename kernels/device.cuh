@@ -1,4 +1,4 @@
-// What a kernel may use beyond plain CUDA C++, once for nvcc and once for the CPU (tests/kernels/emulation).
+// Device functions for all kernels beyond plain CUDA C++, once for nvcc and once for the CPU (tests/kernels/emulation).
 //
 // Every access to global memory goes through load_global, store_global or copy_async, so that the
 // emulation counts the bytes; every multiplication of an inner loop through multiply, multiply_add or
@@ -46,7 +46,7 @@ __device__ __forceinline__ unsigned shared_address(const void* pointer) {
 template <int kBytes>
 __device__ __forceinline__ void copy_async(void* shared, const void* global, bool exist) {
 #if __CUDA_ARCH__ >= 800
-  if constexpr (kBytes == 16)  // past L1, which keeps what is used once
+  if constexpr (kBytes == 16)  // past L1, which would keep data that is used once
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
                  "r"(exist ? 16 : 0)
                  : "memory");

@@ -1,5 +1,5 @@
-// A device array of any library (CuPy, PyTorch, pycuda, …) as an argument: what __cuda_array_interface__ or
-// DLPack say about it, and the checks that a launcher cannot do. Nothing is copied.
+// A device array of any library (CuPy, PyTorch, pycuda, …) as an argument: its description by __cuda_array_interface__
+// or DLPack, and the checks that a launcher cannot do. Nothing is copied.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -28,7 +28,7 @@ struct Refusal : std::runtime_error {
 inline void require_cuda(cudaError_t error) {
   if (error != cudaSuccess)
     throw Refusal("BackendError", std::string("CUDA cannot be used: ") + cudaGetErrorString(error) +
-                                      "; run fer-edge doctor, which says what this machine lacks");
+                                      "; run fer-edge doctor, which lists the missing parts");
 }
 
 struct DeviceArray {
@@ -67,7 +67,7 @@ inline std::string text_of(const std::vector<py::ssize_t>& shape) {
 // The two protocols
 // ---------------------------------------------------------------------------------------------------
 
-// An attribute that need not be there. Only AttributeError says so: what else goes wrong is the caller's to see.
+// An optional attribute. Only AttributeError means that it is absent; other exceptions go to the caller.
 inline py::object optional_attribute(py::handle object, const char* name) {
   try {
     return object.attr(name);
@@ -92,9 +92,9 @@ inline DeviceArray from_array_interface(DeviceArray array, const py::dict& inter
         array.strides_bytes.push_back(stride.cast<py::ssize_t>());
     if (!entry("stream").is_none()) array.producer = entry("stream").cast<std::uintptr_t>();
   } catch (const py::cast_error&) {
-    refuse(array.name + ": the entries of __cuda_array_interface__ are not what its specification says");
+    refuse(array.name + ": the entries of __cuda_array_interface__ do not follow its specification");
   } catch (const py::error_already_set&) {
-    refuse(array.name + ": the entries of __cuda_array_interface__ are not what its specification says");
+    refuse(array.name + ": the entries of __cuda_array_interface__ do not follow its specification");
   }
   if (!entry("mask").is_none()) refuse(array.name + ": masked arrays cannot be used");
   if (array.type.size() < 3 || array.type.find_first_not_of("0123456789", 2) != std::string::npos || array.type.size() > 6)
@@ -104,7 +104,7 @@ inline DeviceArray from_array_interface(DeviceArray array, const py::dict& inter
   return array;
 }
 
-// The beginning of what a capsule "dltensor" points to: https://dmlc.github.io/dlpack
+// The first members of the struct behind a capsule "dltensor": https://dmlc.github.io/dlpack
 struct DLTensor {
   void* data;
   std::int32_t device_type, device_id;
@@ -149,8 +149,8 @@ inline DeviceArray describe(const char* name, const py::object& source, std::uin
   const py::object interface = optional_attribute(source, "__cuda_array_interface__");
   const bool has_interface = py::isinstance<py::dict>(interface);
   if (has_interface) array = from_array_interface(array, interface);
-  // DLPack first, as in fer_edge/engines/device_arrays.py: its producer lets our stream wait for whatever fills the
-  // array. The interface need not name that stream, and PyTorch's does not; but it alone says what is read-only.
+  // DLPack first, as in fer_edge/engines/device_arrays.py: its producer makes our stream wait for pending
+  // writes. The interface need not name that stream, and PyTorch's does not; but only the interface has a read-only flag.
   if (py::hasattr(source, "__dlpack__") && py::hasattr(source, "__dlpack_device__")) {
     const bool read_only = array.read_only;
     array = from_dlpack(name, source, stream);
@@ -253,7 +253,7 @@ inline cudaStream_t stream_of(std::uintptr_t handle) {
   return reinterpret_cast<cudaStream_t>(handle == 1 ? 0 : handle);  // 1: the default stream, in both protocols
 }
 
-// Lets the stream wait for what is in the producers' streams now.
+// Makes the stream wait for the work that is now in the producers' streams.
 inline void wait_for_producers(const std::vector<const DeviceArray*>& arrays, cudaStream_t stream) {
   for (const DeviceArray* array : arrays) {
     if (!array->producer || stream_of(*array->producer) == stream) continue;

@@ -1,4 +1,4 @@
-// Prints what each kernel is launched with, one line each: NAME THREADS SHARED_BYTES. No GPU is touched.
+// Prints the launch configuration of each kernel, one line each: NAME THREADS SHARED_BYTES. No GPU is touched.
 #include <cstdio>
 
 #include "crop_resize_normalize.cuh"

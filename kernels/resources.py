@@ -1,7 +1,7 @@
-"""What the kernels need on each GPU: registers, shared memory, spills, resident warps.
+"""Resources of the kernels on each GPU: registers, shared memory, spills, resident warps.
 
 ``python kernels/resources.py`` compiles the kernels for every target, warnings as errors, and prints the table;
-``--write`` makes it the limits of ``resources.json``, which the tests hold later compilations to.
+``--write`` makes it the limits of ``resources.json``, with which the tests compare later compilations.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def occupancy(target: str, registers: int, size: LaunchSize, static_shared_bytes
 
 
 def compile_cubin(source: str, target: str, folder: Path) -> tuple[Path, dict[str, Resources]]:
-    """Compile for one target, with spills and all warnings as errors; return the file, and what ptxas reports.
+    """Compile for one target, with spills and all warnings as errors; return the file and the report of ptxas.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def short_name(mangled: str) -> str:
 
 
 def launch_sizes(folder: Path) -> dict[str, LaunchSize]:
-    """Ask the sources themselves: kernel name → what it is launched with."""
+    """Return kernel name → launch configuration, as the sources compute it."""
     program = folder / "launch_sizes"
     _run(["nvcc", "-std=c++17", "-o", str(program), str(FOLDER / "launch_sizes.cu"), "-I", str(FOLDER)])
     lines = [line.split() for line in _run([str(program)]).splitlines()]
@@ -143,7 +143,7 @@ def compile_all(folder: Path) -> dict[str, dict[str, Resources]]:
 
 
 def limits_of(table: dict[str, dict[str, Resources]], sizes: dict[str, LaunchSize]) -> dict:
-    """Return what ``resources.json`` holds: per kernel its launch, the most registers, the fewest warps."""
+    """Return the content of ``resources.json``: per kernel its launch, the most registers, the fewest warps."""
     kernels = {}
     for name, size in sorted(sizes.items()):
         per_target = {target: table[target][name] for target in table}

@@ -48,7 +48,7 @@ namespace fer_edge {
 // ---------------------------------------------------------------------------------------------------
 
 // sm_75 has 64 KiB of shared memory per multiprocessor, for three blocks of 20 KiB; the others 100 KiB and more. It
-// waits for what it loads, and so must load several things at once, where the others have asynchronous copies.
+// waits for its loads, and so must load several things at once, where the others have asynchronous copies.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 constexpr int kMostBlocks = 3, kCopiesAtOnce = 4;
 #else
@@ -268,7 +268,7 @@ __device__ __forceinline__ void accumulate(float (&sums)[kChannelTiles][4], cons
   const int matrix = lane / 8, line = lane % 8;
 #pragma unroll
   for (int key = 0; key < kKeys; key += 16) {
-    unsigned a[4];  // what mma leaves is what the next mma takes, two tiles side by side
+    unsigned a[4];  // the layout of the result of one mma is that of the operand of the next, two tiles side by side
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const float* pair = weights[key / 8 + i / 2] + i % 2 * 2;
@@ -320,7 +320,7 @@ __device__ __forceinline__ float weight(float score, float largest) {
   return exp2_approximate(multiply(score - largest, kLog2E));
 }
 
-// What is subtracted: 0 where all scores so far are -inf, so that a later finite one still counts.
+// The value that is subtracted: 0 where all scores so far are -inf, so that a later finite one still counts.
 __device__ __forceinline__ float finite_or_zero(float largest) { return largest == -INFINITY ? 0.0f : largest; }
 
 // Gives the columns from `count` on, which do not exist, no weight.
@@ -588,7 +588,7 @@ Status check_self_attention(const SelfAttentionArguments<T>& a) {
 template <typename Shape, typename T>
 Status launch_tiling(const SelfAttentionArguments<T>& a, cudaStream_t stream) {
   uintptr_t starts = a.positions * sizeof(T);
-  // A named array: what nvcc 13.0 hands to the host compiler for a braced list here does not compile.
+  // A named array: for a braced list here, nvcc 13.0 generates host code that does not compile.
   const void* const pointers[] = {a.query, a.key, a.value, a.residual, a.out};
   for (const void* pointer : pointers)
     starts |= reinterpret_cast<uintptr_t>(pointer);

@@ -1,4 +1,4 @@
-// γ · V softmax(QᵀK)ᵀ + residual: what the launcher takes. For host compilers too.
+// γ · V softmax(QᵀK)ᵀ + residual: arguments of the launcher. For host compilers too.
 #pragma once
 
 #include <climits>

@@ -1,4 +1,4 @@
-// What a launcher answers. No allocation: a launcher may run inside TensorRT's enqueue().
+// Result of a launcher. No allocation: a launcher may run inside TensorRT's enqueue().
 #pragma once
 
 #include <cstdarg>
@@ -10,7 +10,7 @@ enum class StatusCode { kOk, kBadShape, kBadPointer, kLaunchFailed };
 
 struct Status {
   StatusCode code = StatusCode::kOk;
-  char message[200] = "";  // what was expected and what was found; empty when ok
+  char message[200] = "";  // the expected and the found value; empty when ok
 
   bool ok() const { return code == StatusCode::kOk; }
 };

@@ -1,4 +1,4 @@
-"""What .ci/run and .ci/full install and run, and which tests a command chooses."""
+"""Commands of .ci/run and .ci/full, and the tests that a command chooses."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
     python examples/cpp/golden.py default examples/cpp/golden
 
 crops.bin holds uint8 [N, H, W, C]: faces of the bundle's self-test, in the colour of the network and resized to its
-input; what is left to do is in pixels → (pixel / 255 - mean) / std. probabilities.bin holds float32 [N, K] of the FP32
+input; the remaining step is (pixel / 255 - mean) / std. probabilities.bin holds float32 [N, K] of the FP32
 model, with the temperature and the default prior of the manifest. Sizes and classes are those of manifest.json.
 """
 

@@ -1,6 +1,6 @@
 """Read files of ``torch.save`` without unpickling: no name is imported, and sizes are checked first.
 
-Stricter than ``torch.load(weights_only=True)``, which calls what its list allows, keeps that list for the
+Stricter than ``torch.load(weights_only=True)``, which calls the functions on its list, keeps that list for the
 whole process, trusts the declared sizes, and refuses a whole file for one ``Namespace``.
 """
 

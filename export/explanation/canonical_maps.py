@@ -12,9 +12,9 @@ from fer_edge.export.networks.landmark_transform import Similarity
 def to_input_frame(maps: Tensor, transform: Similarity) -> Tensor:
     """Undo the warp between the stages of EmotionalDAN.
 
-    Stage 2 sees the image moved by ``transform``, p ↦ p·A + t. What it marks at a canonical pixel belongs to
+    The input of stage 2 is the image moved by ``transform``, p ↦ p·A + t. A canonical pixel of the map belongs to
     the input pixel that was moved there; so an input pixel p reads the map at p·A + t. It is 0 where stage 2
-    saw nothing. (The authors draw the map on the input without this step.)
+    has no input. (The authors draw the map on the input without this step.)
 
     Parameters
     ----------

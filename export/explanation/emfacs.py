@@ -136,7 +136,7 @@ def sample_landmarks(heat: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 def top_share(values: np.ndarray, members: frozenset[int], top: int) -> float:
     """Return the share of the ``top`` largest ``values`` whose index is in ``members``.
 
-    Equals share the last places: the result is what random choice among them gives on average, so a flat
+    Equals share the last places: the result is the mean over random choices among them, so a flat
     map has exactly the chance level.
     """
     inside = np.isin(np.arange(len(values)), list(members))

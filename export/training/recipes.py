@@ -98,7 +98,7 @@ RECIPES: Mapping[str, Recipe] = {
             augmentation=_MODERATE,
         ),
         side_schedule=((0.0, 0.75), (0.43, 1.0), (0.7, 0.75), (0.79, 1.0)),
-        notes="What ships: each phase was a run, the second with --initial; the first, of 44 epochs, was stopped after 39.",
+        notes="Recipe of the shipped weights: each phase was a run, the second with --initial; the first, of 44 epochs, was stopped after 39.",
     ),
     "conv-attention-fer2013": _shipped(
         "fer2013",
@@ -111,7 +111,7 @@ RECIPES: Mapping[str, Recipe] = {
             augmentation=_MODERATE,
         ),
         side_schedule=((0.0, 0.75), (0.4, 1.0)),
-        notes="What ships started from weights of the first phase of conv-attention-ferplus (--initial).",
+        notes="The shipped weights started from weights of the first phase of conv-attention-ferplus (--initial).",
     ),
     "visual-attention-fer2013": Recipe(
         network="visual-attention",
@@ -136,7 +136,7 @@ RECIPES: Mapping[str, Recipe] = {
         side_schedule=((0.0, 0.67), (0.16, 1.0), (0.26, 0.67), (0.7, 1.0)),
         ema_decay=0.995,
         bfloat16=True,
-        notes="What ships: each phase was a run, the second with --initial.",
+        notes="Recipe of the shipped weights: each phase was a run, the second with --initial.",
     ),
     "resmasking": _RESMASKING,
     "resmasking-vemo": dataclasses.replace(

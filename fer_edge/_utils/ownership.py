@@ -24,8 +24,8 @@ def require_private(path: Path, instead: str = "set FER_EDGE_CACHE to a folder o
 
     It must belong to this user or root and not be writable by others, a group included unless it is the owner's own
     (Debian gives each user one). The same goes for the folders above it; one with the sticky bit, such as ``/tmp``, may
-    be writable by all, since its entries can be replaced by their owners only. Links are followed: what counts is the
-    target. A path that does not exist yet is checked as far as it exists.
+    be writable by all, since its entries can be replaced by their owners only. Links are followed: the target is
+    checked. A path that does not exist yet is checked as far as it exists.
 
     Parameters
     ----------

@@ -146,7 +146,7 @@ class CropSession(Session, Protocol):
 
 
 class Backend(Protocol):
-    """Factory of :class:`Session` objects for ONNX files. A derived class overrides only what differs.
+    """Factory of :class:`Session` objects for ONNX files. A derived class overrides the defaults that do not hold for it.
 
     Attributes
     ----------

@@ -142,7 +142,7 @@ def next_steps(options: BuildOptions, tried: Sequence[Step] = ()) -> list[tuple[
     found = [(build_command(options, **other), "calibrate on other faces")]
     bounds = {name: getattr(options, name) for name in ("max_drop", "min_cosine", "min_agreement")}
     if reached := _reached(bounds, tried):
-        found.insert(0, (build_command(options, **reached), "ask for what was reached"))
+        found.insert(0, (build_command(options, **reached), "set the bounds to the values that were reached"))
     elif not any(bound is not None for bound in bounds.values()):
         command = build_command(options, min_cosine=COLLAPSED_COSINE)
         found.append((command, "leave the most harmful layers in floating point"))

@@ -71,7 +71,7 @@ def make_check_table(checks: Sequence[Check]) -> Table:
 
 def make_advice_table(checks: Sequence[Check]) -> Table:
     """Return a table of remedies: text, then shell commands."""
-    table = Table(Column("What to do", overflow="fold"), box=None, padding=0)
+    table = Table(Column("Remedy", overflow="fold"), box=None, padding=0)
     for check in checks:
         if check.advice:
             table.add_row(Text(f"{check.name}: {check.advice}"))

@@ -90,7 +90,7 @@ def describe(name: str, value: Any, stream: int, contiguous: bool = True) -> Dev
     interface = _interface(value)
     array = None if interface is None else _from_interface(name, value, interface)
     # DLPack first, as in kernels/device_array.hpp: its producer makes our stream wait for pending writes. The
-    # interface need not name that stream, and PyTorch's does not; but only the interface tells what is read-only.
+    # interface need not name that stream, and PyTorch's does not; but only the interface has a read-only flag.
     if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
         array = replace(_from_dlpack(name, value, stream), read_only=array is not None and array.read_only)
     elif array is None:

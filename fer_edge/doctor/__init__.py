@@ -1,4 +1,4 @@
-"""Checks of this machine, with commands that install what is missing."""
+"""Checks of this machine, with the command that installs each missing part."""
 
 from __future__ import annotations
 

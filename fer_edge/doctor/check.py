@@ -21,7 +21,7 @@ class Check:
     state : {"ok", "warn", "missing"}
         State of the component.
     found : str
-        What was found.
+        State that was found.
     advice : str
         Recommended action.
     commands : tuple of str

@@ -21,7 +21,7 @@ from fer_edge.spec import ModelSpec
 #: Method → caption of its maps.
 METHODS: Mapping[str, str] = {
     "attention": "where the network attends",
-    "gradcam": "what speaks for one class (Grad-CAM)",
+    "gradcam": "evidence for one class (Grad-CAM)",
 }
 
 

@@ -19,7 +19,7 @@ class PublishedFile:
     confirmed : bool
         ``True`` if the authors' own code downloads it from these URLs. Otherwise they are tried nevertheless.
     known : str
-        Evidence for ``confirmed``, or what is known about the file.
+        Evidence for ``confirmed``, or other knowledge about the file.
     remark : str
         Description of the weights.
     owner, repository, release : str

@@ -32,7 +32,7 @@ class Machine(Protocol):
         """Return the paths that match a shell pattern, sorted."""
 
     def run(self, *command: str) -> str | None:
-        """Return the output of a command, whatever its exit code."""
+        """Return the output of a command, also if it fails."""
 
     def ask(self, question: str) -> dict[str, Any] | None:
         """Return the answer of :mod:`fer_edge.doctor.inventory`, ``None`` if its process hung or crashed."""

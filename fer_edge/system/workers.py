@@ -212,7 +212,7 @@ def serve(answer: Callable[[Any, Progress], dict[str, Any]]) -> None:
     os.dup2(2, 1)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end when the parent no longer reads
 
-    events.write("\n")  # ends what was printed before
+    events.write("\n")  # ends earlier output
 
     def send(event: str, **fields: Any) -> None:
         events.write(json.dumps({"event": event, **fields}) + "\n")

@@ -2,7 +2,7 @@
 //
 // Inputs are those of the ONNX operator (export/networks/attention_op.py): query, key [B, C/8, N], value, residual
 // [B, C, N], gamma with one element. Outputs: out [B, C, N], and if the field `received` is 1, received [B, N].
-// All single or all half precision, linear. Nothing throws; what goes wrong is reported to TensorRT's logger.
+// All single or all half precision, linear. Nothing throws; errors are reported to TensorRT's logger.
 #include <NvInferRuntime.h>
 
 #include <algorithm>
@@ -30,7 +30,7 @@ constexpr const char* kReceived = "received";
 enum Input { kQuery, kKey, kValue, kResidual, kGamma, kInputs };
 enum Output { kOut, kReceivedOut };
 
-// What TensorRT takes for success.
+// Return codes: TensorRT takes 0 for success.
 constexpr int32_t kDone = 0, kRefused = 1;
 
 // TensorRT gives the finder when it loads the library; the logger is that of the calling thread, found at each report.
@@ -218,7 +218,7 @@ class Creator final : public IPluginCreatorV3One {
   const char* getPluginNamespace() const noexcept override { return kNamespace; }
   const PluginFieldCollection* getFieldNames() noexcept override { return &fields_; }
 
-  // From the attributes of the node, and from what getFieldsToSerialize() wrote; without the field, one output.
+  // From the attributes of the node, and from the fields that getFieldsToSerialize() wrote; without the field, one output.
   IPluginV3* createPlugin(const char*, const PluginFieldCollection* fields, TensorRTPhase) noexcept override {
     int32_t received = 0;
     for (int32_t i = 0; fields && i < fields->nbFields; ++i) {
@@ -252,7 +252,7 @@ Creator creator;
 
 #define FER_EDGE_EXPORT extern "C" __attribute__((visibility("default")))
 
-// What TensorRT looks for when it loads the library.
+// Symbols that TensorRT looks up when it loads the library.
 FER_EDGE_EXPORT void setLoggerFinder(nvinfer1::ILoggerFinder* finder) { fer_edge::creator.log.set_finder(finder); }
 
 FER_EDGE_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) {

@@ -14,7 +14,7 @@ MAX_DIFFERENCE = 1e-3
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far two machines are apart: the largest difference of a probability, the least overlap of a box."""
+    """Difference between two machines: the largest difference of a probability, the least overlap of a box."""
 
     faces: int
     probability_difference: float

@@ -96,7 +96,7 @@ def test_bounds_that_were_set_become_what_the_nearest_model_reached() -> None:
     command, purpose = next_steps(options, STEPS)[0]
     found = parsed(command)
     assert (found.max_drop, found.min_cosine, found.min_agreement) == (2.01, 0.99123, 0.9734)
-    assert purpose == "ask for what was reached"
+    assert purpose == "set the bounds to the values that were reached"
     only = parsed(next_steps(BuildOptions(min_cosine=0.999), STEPS)[0][0])
     assert (only.max_drop, only.min_agreement) == (None, None)
 

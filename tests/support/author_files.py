@@ -1,4 +1,4 @@
-"""What tests of authors' files share: light states, golden states, and a writer of TensorFlow checkpoints."""
+"""Helpers for tests of authors' files: light states, golden states, and a writer of TensorFlow checkpoints."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def make_key(number: int) -> EngineKey:
 
 
 def content(key: EngineKey) -> bytes:
-    """What an engine of ``key`` holds, computed without the cache."""
+    """Return the content of an engine of ``key``, computed without the cache."""
     block = hashlib.sha512(repr(sorted(key.options.items())).encode()).digest()
     return block * (CHUNKS * CHUNK_BYTES // len(block))
 

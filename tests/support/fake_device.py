@@ -35,7 +35,7 @@ class Hazard(Exception):
 
 @dataclass(frozen=True)
 class FakeNetwork:
-    """What an engine file holds here: a NumPy function of a batch, and its tensors."""
+    """Content of an engine file here: a NumPy function of a batch, and its tensors."""
 
     compute: Callable[[np.ndarray], Mapping[str, np.ndarray]]
     input: TensorInfo
@@ -103,7 +103,7 @@ class _Stream:
 
 
 class FakeDevice:
-    """See :class:`fer_edge.cuda.device.Device`.
+    """Fake of :class:`fer_edge.cuda.device.Device` in NumPy, which reports races.
 
     Parameters
     ----------
@@ -349,7 +349,7 @@ class FakeDevice:
 
     @contextmanager
     def _freeing(self, name: str) -> Iterator[None]:
-        """What is freed is gone, also where CUDA tells an error, which may be one of earlier work."""
+        """Memory is freed even if CUDA reports an error, which may stem from earlier work."""
         yield
         self._call(name)
 
@@ -431,7 +431,7 @@ class FakeDevice:
 
 
 class FakeEngine:
-    """See :class:`fer_edge.cuda.device.Engine`."""
+    """Fake of :class:`fer_edge.cuda.device.Engine`."""
 
     def __init__(self, device: FakeDevice, network: FakeNetwork) -> None:
         self._device = device
@@ -455,7 +455,7 @@ class FakeEngine:
 
 
 class FakeContext:
-    """See :class:`fer_edge.cuda.device.Context`."""
+    """Fake of :class:`fer_edge.cuda.device.Context`."""
 
     def __init__(
         self, device: FakeDevice, engine: FakeEngine, batch: int, addresses: Mapping[str, int], scratch: int

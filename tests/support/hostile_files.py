@@ -1,4 +1,4 @@
-"""What the fuzz tests share: one good file of every kind, and damage to it from a seed."""
+"""Input of the fuzz tests: one good file of every kind, and damage to it from a seed."""
 
 from __future__ import annotations
 

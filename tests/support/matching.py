@@ -1,4 +1,4 @@
-"""Whether two detectors found the same faces."""
+"""Comparison of the faces that two detectors found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every parallel worker needs is made once in a run of the tests."""
+"""Data for all parallel workers, made once in a run of the tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the checkout lies, and the folder of helpers for programs that tests start."""
+"""Paths of the checkout and of the folder of helpers for programs that tests start."""
 
 from __future__ import annotations
 

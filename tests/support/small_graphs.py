@@ -1,4 +1,4 @@
-"""What tests of calibration share: small graphs, faces for them, and a run in ONNX Runtime."""
+"""Helpers for tests of calibration: small graphs, faces for them, and a run in ONNX Runtime."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Behaviour:
-    """How the next answers differ from those of a good server.
+    """Faults of the next answers of the server.
 
     Attributes
     ----------

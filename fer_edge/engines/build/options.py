@@ -36,7 +36,7 @@ class EngineOptions:
         A key of :data:`fer_edge.engines.flavours.FLAVOURS`.
     precision : {"fp32", "fp16", "int8"}
         Expected precision of the ONNX file. The network is strongly typed, so the file determines the precision; a
-        file of another one is rejected. A file with Q/DQ is int8, whatever types its other layers have.
+        file of another one is rejected. A file with Q/DQ is int8, independent of the types of its other layers.
     min_batch, opt_batch, max_batch : int
         Batch sizes of the optimisation profile.
     compute_capability : (int, int) or None
