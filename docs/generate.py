@@ -194,7 +194,7 @@ def model_cards() -> dict[str, str]:
     """Return the page of each model that ships, by its path below ``docs``."""
     return {
         f"models/{name}.md": f"<!-- Copy of fer_edge/models/{name}.md: run python docs/generate.py -->\n\n"
-        + (CARDS / f"{name}.md").read_text(encoding="utf-8")
+        + (CARDS / f"{name}.md").read_text(encoding="utf-8").replace(" % |", "&nbsp;% |")
         for name in SHIPPED
     }
 
