@@ -31,7 +31,7 @@ from fer_edge.calibration.ranges.ranges import Ranges
 from fer_edge.datasets import FaceDataset
 from fer_edge.errors import GateError
 from fer_edge.evaluation.evaluate import known_targets
-from fer_edge.results import LatencySummary
+from fer_edge.results import LatencySummary, summarise
 from fer_edge.spec import ModelSpec
 
 #: INT8 below this cosine has collapsed; it is refused even if the user set no bounds.
@@ -244,10 +244,10 @@ def _mix(
 
 def _latencies(backend: Backend, spec: ModelSpec, *models: Path) -> list[LatencySummary]:
     sessions = [backend.open(model, SessionOptions()) for model in models]
-    found = time_in_turn(sessions, np.zeros((1, *spec.input_shape), np.float32))
+    runs_ms = time_in_turn(sessions, np.zeros((1, *spec.input_shape), np.float32))
     for session in sessions:
         session.close()
-    return found
+    return [summarise(times) for times in runs_ms]
 
 
 def _simulate(work: Path, trial: Trial, faces: FaceDataset, on_progress: Progress) -> dict[str, Fidelity]:

@@ -13,7 +13,7 @@ from fer_edge.backends import Backend, SessionOptions
 from fer_edge.calibration.comparison.fidelity import measure_fidelity
 from fer_edge.calibration.comparison.paired import PairedComparison, compare_paired
 from fer_edge.calibration.comparison.peak_memory import peak_memory_bytes
-from fer_edge.calibration.comparison.timing import time_in_turn
+from fer_edge.calibration.comparison.timing import LatencyComparison, compare_latency, time_in_turn
 from fer_edge.datasets import FaceDataset
 from fer_edge.evaluation.evaluate import known_targets, session_logits
 from fer_edge.evaluation.metrics import Metrics, compute_metrics
@@ -21,6 +21,7 @@ from fer_edge.evaluation.temperature import Temperature, measure_temperature
 from fer_edge.probabilities import softmax
 from fer_edge.results import LatencySummary
 from fer_edge.spec import ModelSpec
+from fer_edge.system.load import LoadMeter
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Comparison:
         Size of the ONNX files.
     fp32_peak_bytes, int8_peak_bytes : int or None
         Peak memory by :func:`fer_edge.calibration.comparison.peak_memory.peak_memory_bytes`.
-    fp32_latency, int8_latency : LatencySummary
-        Latency of one face, measured interleaved.
+    latency : LatencyComparison
+        Latencies of one face, measured interleaved, and their ratio.
     fp32_metrics, int8_metrics : Metrics or None
         Metrics of uncorrected confidences, on the faces with a label that the network knows; ``None`` without any.
     paired : PairedComparison or None
@@ -58,8 +59,7 @@ class Comparison:
     int8_bytes: int
     fp32_peak_bytes: int | None
     int8_peak_bytes: int | None
-    fp32_latency: LatencySummary
-    int8_latency: LatencySummary
+    latency: LatencyComparison
     fp32_metrics: Metrics | None
     int8_metrics: Metrics | None
     paired: PairedComparison | None
@@ -67,13 +67,29 @@ class Comparison:
     temperature: Temperature | None
 
     @property
-    def speedup(self) -> float:
-        """FP32 p50 over INT8 p50."""
-        return self.fp32_latency.p50_ms / self.int8_latency.p50_ms
+    def fp32_latency(self) -> LatencySummary:
+        """Latency of one face in FP32."""
+        return self.latency.fp32
+
+    @property
+    def int8_latency(self) -> LatencySummary:
+        """Latency of one face in INT8."""
+        return self.latency.int8
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        return {**asdict(self), "speedup": self.speedup}
+        """Return plain JSON types; the speed-up is p50 of FP32 divided by p50 of INT8, with its 95 % interval."""
+        value = asdict(self)
+        del value["latency"]
+        return {
+            **value,
+            "fp32_latency": asdict(self.fp32_latency),
+            "int8_latency": asdict(self.int8_latency),
+            "speedup": self.latency.speedup,
+            "speedup_low": self.latency.low,
+            "speedup_high": self.latency.high,
+            "latency_verdict": self.latency.verdict,
+            "load_of_others": self.latency.load,
+        }
 
 
 def compare(
@@ -98,11 +114,13 @@ def compare(
     """
     settings = options or SessionOptions()
     sessions = [backend.open(path, settings) for path in (fp32, int8)]
+    load = LoadMeter()
     if fp32_logits is None:
         fp32_logits = session_logits(sessions[0], faces, spec, on_faces=on_faces)
     logits = [fp32_logits, session_logits(sessions[1], faces, spec, on_faces=on_faces)]
     fidelity = measure_fidelity(*logits)
-    latencies = time_in_turn(sessions, np.zeros((1, *spec.input_shape), np.float32))
+    fp32_ms, int8_ms = time_in_turn(sessions, np.zeros((1, *spec.input_shape), np.float32))
+    latency = compare_latency(fp32_ms, int8_ms, load.share_of_others())
     for session in sessions:
         session.close()
     targets = known_targets(faces, spec)
@@ -126,8 +144,7 @@ def compare(
         int8_bytes=int8.stat().st_size,
         fp32_peak_bytes=peak_memory_bytes(fp32, backend, spec, settings),
         int8_peak_bytes=peak_memory_bytes(int8, backend, spec, settings),
-        fp32_latency=latencies[0],
-        int8_latency=latencies[1],
+        latency=latency,
         fp32_metrics=metrics[0],
         int8_metrics=metrics[1],
         paired=paired,

@@ -40,7 +40,10 @@ def int8_report(
     plan: BuildPlan, manifest: Manifest, split: Split, int8: Int8Result, candidates: tuple[Candidate, ...]
 ) -> dict[str, Any]:
     """Return the report of an INT8 bundle, as plain JSON types."""
-    return _whole(plan, manifest, split, report_of(int8, candidates, plan.int8))
+    report = _whole(plan, manifest, split, report_of(int8, candidates, plan.int8))
+    if disturbed := int8.comparison.latency.warning:
+        report["warnings"].append(disturbed)
+    return report
 
 
 def refused_report(

@@ -243,8 +243,10 @@ def _comparison_lines(comparison: Comparison) -> list[Table | str]:
         )
     lines.append(
         f"Same class on {percent(comparison.agreement)} of {comparison.faces} faces, mean logit cosine "
-        f"{comparison.logit_cosine:.5f}, INT8 {comparison.speedup:.2f}× faster."
+        f"{comparison.logit_cosine:.5f}."
     )
+    verdict = comparison.latency.verdict
+    lines.append(f"Latency on {comparison.backend}: {verdict}.")
     return lines
 
 

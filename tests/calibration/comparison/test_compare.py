@@ -90,7 +90,10 @@ def test_sizes_times_and_memory_are_those_of_the_files(
 ) -> None:
     assert (comparison.fp32_bytes, comparison.int8_bytes) == (fp32.stat().st_size, int8.stat().st_size)
     assert comparison.fp32_latency.n == comparison.int8_latency.n >= 5
-    assert comparison.speedup == comparison.fp32_latency.p50_ms / comparison.int8_latency.p50_ms
+    latency = comparison.latency
+    assert latency.speedup == comparison.fp32_latency.p50_ms / comparison.int8_latency.p50_ms
+    assert 0 < latency.low <= latency.high
+    assert latency.load is None or 0 <= latency.load <= 1
     for peak, size in (
         (comparison.fp32_peak_bytes, comparison.fp32_bytes),
         (comparison.int8_peak_bytes, comparison.int8_bytes),
@@ -101,7 +104,9 @@ def test_sizes_times_and_memory_are_those_of_the_files(
 
 def test_to_dict_is_json(comparison: Comparison) -> None:
     value = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
-    assert value["speedup"] == comparison.speedup
+    assert value["speedup"] == comparison.latency.speedup
+    assert (value["speedup_low"], value["speedup_high"]) == (comparison.latency.low, comparison.latency.high)
+    assert value["fp32_latency"]["n"] == comparison.latency.n
     assert value["paired"]["classes"][0]["name"] == "neutral"
     assert {"count", "confidence", "accuracy", "weight"} == set(value["int8_metrics"]["reliability"][0])
 

@@ -22,6 +22,7 @@ from jinja2 import UndefinedError
 from fer_edge.calibration.comparison.compare import Comparison
 from fer_edge.calibration.comparison.fidelity import measure_fidelity
 from fer_edge.calibration.comparison.paired import compare_paired
+from fer_edge.calibration.comparison.timing import LatencyComparison
 from fer_edge.calibration.report.page import NUMBER_FILTERS, write_report_page
 from fer_edge.evaluation.metrics import compute_metrics
 from fer_edge.evaluation.temperature import measure_temperature
@@ -34,7 +35,9 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 HOSTILE = "</title><script>document.title='owned'</script><img src=x onerror=alert(1)>\"'&\u202eevil\x00"
 
 
-def comparison(class_names: tuple[str, ...] = FERPLUS) -> dict[str, Any]:
+def comparison(
+    class_names: tuple[str, ...] = FERPLUS, interval: tuple[float, float] = (3.88, 4.01)
+) -> dict[str, Any]:
     """A comparison of random logits by the package; INT8 degrades class 2."""
     rng = np.random.default_rng(0)
     classes = len(class_names)
@@ -52,8 +55,9 @@ def comparison(class_names: tuple[str, ...] = FERPLUS) -> dict[str, Any]:
         int8_bytes=1_618_797,
         fp32_peak_bytes=82_907_136,
         int8_peak_bytes=None,
-        fp32_latency=LatencySummary(30, 7.21, 9.1, 11.74),
-        int8_latency=LatencySummary(30, 1.83, 2.6, 6.04),
+        latency=LatencyComparison(
+            LatencySummary(30, 7.21, 9.1, 11.74), LatencySummary(30, 1.83, 2.6, 6.04), 3.94, *interval, 0.05
+        ),
         fp32_metrics=pair[0],
         int8_metrics=pair[1],
         paired=compare_paired(fp32.argmax(1), int8.argmax(1), targets, class_names),
@@ -382,6 +386,20 @@ def test_a_number_that_is_not_finite_is_written_and_not_drawn(tmp_path: Path) ->
     page = Page(render(report, tmp_path))
     assert {"inf", "nan\u00a0dB"} <= {text for _, text in page.texts}
     assert not [a for tag, a in page.elements if tag in ("rect", "circle", "line") and "nan" in a.values()]
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [((3.88, 4.01), ""), ((0.91, 1.2), "no difference beyond noise"), ((0.4, 0.5), "it is slower")],
+)
+def test_the_ratio_of_latencies_has_its_interval(
+    interval: tuple[float, float], said: str, tmp_path: Path
+) -> None:
+    page = " ".join(render(full_report() | {"comparison": comparison(interval=interval)}, tmp_path).split())
+    text = re.sub(r"<[^>]+>", "", page)
+    assert f"95 % interval of {interval[0]:.2f} to {interval[1]:.2f} from a paired bootstrap" in text
+    phrases = ("no difference beyond noise", "it is slower")
+    assert [words for words in phrases if f": {words}" in text] == ([said] if said else [])
 
 
 def test_empty_lists_and_zeros_are_drawn(tmp_path: Path) -> None:
