@@ -23,6 +23,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add arguments."""
     add_bundle(parser, nargs="?", default="default")
     parser.add_argument("--again", action="store_true", help="ignore the stored result and measure now")
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="store the result even if other processes disturbed the measurement, as on a machine that is always busy",
+    )
     add_backend(parser, "measure this backend only")
     add_precision(parser, "measure this precision only")
     parser.add_argument(
@@ -51,6 +56,7 @@ def execute(args: argparse.Namespace) -> int:
             bundle,
             options,
             again=args.again,
+            keep=args.keep,
             measure=partial(measure_candidates, opening_s=_OPENING_S),
             on_progress=partial(show, "candidates"),
         )
@@ -62,6 +68,7 @@ def execute(args: argparse.Namespace) -> int:
         "date": tuning.date,
         "kept_in": None if tuning.path is None else str(tuning.path),
         "measured_now": tuning.measured_now,
+        "disturbed_by": tuning.disturbed_by or None,
     }
     plain = tuning.timings[0]
     table = make_table(
@@ -77,6 +84,10 @@ def execute(args: argparse.Namespace) -> int:
     if tuning.path is not None:
         when = "now" if tuning.measured_now else f"on {tuning.date[:10]}; --again measures now"
         notes.append(f"Measured {when}. Kept in {tuning.path}")
+    elif tuning.disturbed_by:
+        notes.append(
+            f"Not kept: {tuning.disturbed_by}. --again measures again when the machine is idle; --keep stores it anyway."
+        )
     if switched_off():
         notes.append("FER_EDGE_TUNE=0: runtimes use the default.")
     print_result(args, value, table, *notes)

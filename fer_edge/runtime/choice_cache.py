@@ -51,9 +51,11 @@ class Tuning:
     date : str
         Time of the measurement, as ISO 8601 in UTC.
     path : Path or None
-        Cache file; ``None`` if it could not be written.
+        Cache file; ``None`` if it could not be written, or the measurement was disturbed.
     measured_now : bool
         Whether it was measured by this call.
+    disturbed_by : str
+        Clause about what disturbed the measurement, which is not kept then; empty if nothing did.
     """
 
     choice: Choice
@@ -61,6 +63,7 @@ class Tuning:
     date: str
     path: Path | None = None
     measured_now: bool = False
+    disturbed_by: str = ""
 
 
 class ChoiceCache:
@@ -186,7 +189,7 @@ def _parse_timing(value: Mapping[str, Any]) -> Timing:
     timing = Timing(**{**fields, "candidate": Candidate(**value["candidate"])})
     if timing.state not in _STATES or not isinstance(timing.reason, str) or len(timing.reason) > _LONGEST:
         raise ValueError("a timing has an unknown state")
-    if not all(map(_is_time, (timing.one_face_ms, timing.four_faces_ms))):
+    if not all(map(_is_time, (timing.one_face_ms, timing.four_faces_ms, timing.spread))):
         raise ValueError("times must be milliseconds or null")
     if type(timing.n) is not int or not 0 <= timing.n <= _MAX_CALLS:
         raise ValueError("n must be a number of calls")

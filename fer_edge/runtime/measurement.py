@@ -16,7 +16,7 @@ import numpy as np
 from fer_edge.backends.base import Session, run_in_parts
 from fer_edge.errors import FerEdgeError
 from fer_edge.runtime.choice import Candidate
-from fer_edge.runtime.timing import SEVERAL, Timing, time_per_face
+from fer_edge.runtime.timing import MIN_GAIN, SEVERAL, Timing, ratio_interval, spread_of, time_per_face
 
 _LOG = logging.getLogger(__name__)
 #: Ratio of the first run to the best one above which a candidate is dropped.
@@ -27,7 +27,9 @@ _MAX_FIRST_RUNS, _SHORT_MS = 4, 100.0
 #: Number of rounds → ratio to the best above which a candidate is eliminated.
 _ELIMINATION = {1: 2.0, 3: 1.3, 6: 1.15, 12: 1.08}
 _MIN_CALLS = 3  # per candidate, even beyond the budget
-_MAX_ROUNDS = 100
+_MAX_ROUNDS = 300
+#: Multiple of the budget within which an undecided comparison with the plain choice goes on.
+_MAX_EXTENSION = 3.0
 _REASON_LETTERS = 300
 
 
@@ -38,7 +40,8 @@ class Limits:
     Attributes
     ----------
     budget_s : float
-        Time of all runs together; three inferences per candidate are always made.
+        Time of all runs together; three inferences per candidate are always made. Up to three times as much is
+        taken while the 95 % interval of the best candidate's gain over the plain choice includes the minimum gain.
     opening_s : float
         Time for opening and self-test of all candidates except the plain choice; none is opened later. Not part of
         ``budget_s``.
@@ -208,7 +211,7 @@ class Measurement:
 
     def _take_turns(self, held: list[_Entry], budget_s: float) -> None:
         """Time the open candidates interleaved, at least once, until the budget is spent, and close them."""
-        until_s = self._spent_s + budget_s
+        until_s, latest_s = self._spent_s + budget_s, self._spent_s + _MAX_EXTENSION * budget_s
         if held and max(entry.first_ms for entry in held) * SEVERAL * len(held) < 1e3 * budget_s / 4:
             for entry in list(held):  # the first call of each size may include warm-up
                 self._turn(held, entry, record=False)
@@ -218,7 +221,7 @@ class Measurement:
         for number in range(_MAX_ROUNDS):
             # The inferences of eliminated candidates go to the others.
             allowed = self._calls + 2 * len(held) <= _MIN_CALLS * (len(self._found) + len(held))
-            if not held or (number and self._spent_s >= until_s and not allowed):
+            if not held or (number and not allowed and self._is_over(held, until_s, latest_s)):
                 break
             self._shuffle(held)
             for entry in list(held):
@@ -229,6 +232,18 @@ class Measurement:
                     self._finish(held, entry)
         for entry in list(held):
             self._finish(held, entry)
+
+    def _is_over(self, held: Sequence[_Entry], until_s: float, latest_s: float) -> bool:
+        """Return whether the budget is spent, and the best candidate's gain is decided or the extension spent too."""
+        if self._spent_s < until_s:
+            return False
+        plain = next((entry for entry in held if entry.keep), None)
+        others = [entry for entry in held if not entry.keep]
+        if self._spent_s >= latest_s or plain is None or not others:
+            return True
+        best = min(others, key=lambda entry: entry.face_ms)
+        low, high = ratio_interval((best.one, best.several), (plain.one, plain.several))
+        return not low <= 1 - MIN_GAIN <= high
 
     def _turn(self, held: list[_Entry], entry: _Entry, record: bool) -> None:
         try:
@@ -246,7 +261,13 @@ class Measurement:
         held.remove(entry)
         entry.session.close()
         self._found[entry.candidate] = Timing(
-            entry.candidate, "measured", "", median(entry.one), median(entry.several), len(entry.several)
+            entry.candidate,
+            "measured",
+            "",
+            median(entry.one),
+            median(entry.several),
+            len(entry.several),
+            spread_of(entry.one),
         )
 
     def _time(self, entry: _Entry, faces: int) -> float:

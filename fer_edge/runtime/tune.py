@@ -1,7 +1,7 @@
 """Choice of backend, precision, threads and batch of a runtime by measurement.
 
-Measured once per bundle, machine and options, in two seconds or three inferences per candidate plus the time to open
-them, and cached by content. The plain choice, which needs no measurement, is replaced only for a gain above 5 %. Each
+Measured once per bundle, machine and options, in two to six seconds or three inferences per candidate plus the time to
+open them, and cached by content. A measurement that other processes disturbed is used, and not cached. The plain choice, which needs no measurement, is replaced only for a gain above 5 %. Each
 candidate passes the self-test of the bundle before it is timed. A candidate whose compilation takes minutes is skipped,
 except the plain choice, which is always measured.
 """
@@ -37,15 +37,16 @@ from fer_edge.runtime.choice import (
 from fer_edge.runtime.choice_cache import ChoiceCache, Tuning
 from fer_edge.runtime.measurement import Limits, Measurement
 from fer_edge.runtime.options import RuntimeOptions
-from fer_edge.runtime.timing import SEVERAL, Timing
+from fer_edge.runtime.timing import MIN_GAIN, SEVERAL, Timing
+from fer_edge.system.load import LoadMeter, describe_load
 from fer_edge.system.machine import LocalMachine, read_driver_version
 from fer_edge.system.memory import measure_free_memory
 from fer_edge.system.processors import Processors, count_processors
 from fer_edge.system.provenance import device_name, processor_features
 
 _LOG = logging.getLogger(__name__)
-#: Minimum relative gain over the plain choice.
-MIN_GAIN = 0.05
+#: p90 over the median of a candidate's calls from which other processes disturb it, if their load is unknown.
+_DISTURBED_SPREAD = 1.5
 #: Minimum model size at which only one session is open at a time.
 _LARGE_MODEL_BYTES = 64 << 20
 #: Rough memory of an open session: copies of its weights, and a constant for the backend.
@@ -96,6 +97,7 @@ def tune(
     options: RuntimeOptions | None = None,
     *,
     again: bool = False,
+    keep: bool = False,
     measure: Measure | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tuning:
@@ -109,6 +111,8 @@ def tune(
         Backend, precision, threads and max_batch that they give are not varied.
     again : bool
         Ignore a cached measurement.
+    keep : bool
+        Cache the measurement even if other processes disturbed it, as on a machine that is always busy.
     measure : callable, optional
         Measurement function; default :func:`measure_candidates`.
     on_progress : callable
@@ -132,7 +136,10 @@ def tune(
                     found = cache.read(key, candidates, logging.DEBUG)
                 if found is None:
                     found = _measure(bundle, candidates, measure or measure_candidates, on_progress)
-                    found = dataclasses.replace(found, path=cache.write(key, found))
+                    if keep or not found.disturbed_by:
+                        found = dataclasses.replace(found, path=cache.write(key, found))
+                    else:
+                        _warn_not_kept(found.disturbed_by)
         _known[path] = dataclasses.replace(found, measured_now=False)
     return found
 
@@ -217,12 +224,33 @@ def _measure(
         bundle.spec.network,
         SWITCH,
     )
+    load = LoadMeter()
     timings = tuple(measure(bundle, candidates, on_progress))
     choice = make_choice(timings)
+    disturbed_by = _find_disturbance(load.share_of_others(), timings, choice)
     if timings[0].face_ms is None:
         _LOG.warning("%s: %s", choice.candidate, choice.because)
     _LOG.info("chosen: %s, because: %s", choice.candidate, choice.because)
-    return Tuning(choice, timings, _now(), measured_now=True)
+    return Tuning(choice, timings, _now(), measured_now=True, disturbed_by=disturbed_by)
+
+
+def _find_disturbance(load: float | None, timings: Sequence[Timing], choice: Choice) -> str:
+    """Return a clause about what disturbed a measurement; the spread is used if the load is unknown."""
+    if load is not None:
+        return describe_load(load)
+    compared = (timings[0].candidate, choice.candidate)
+    spread = max((t.spread or 1.0 for t in timings if t.candidate in compared), default=1.0)
+    if spread < _DISTURBED_SPREAD:
+        return ""
+    return f"one call in ten took {spread:.1f} times as long as the median, as on a busy machine"
+
+
+def _warn_not_kept(reason: str) -> None:
+    _LOG.warning(
+        "the measurement is used now and not kept, so that it is repeated at the next start, because %s. Fix: run "
+        "fer-edge tune --again when the machine is idle; if it is always busy, fer-edge tune --again --keep",
+        reason,
+    )
 
 
 def _without_measurement(candidate: Candidate, by: str, because: str) -> Choice:

@@ -9,12 +9,19 @@ import pytest
 
 from fer_edge.backends import BACKENDS, available_backends
 from fer_edge.cli import main
+from fer_edge.system.load import LoadMeter
+
+
+@pytest.fixture
+def share_of_others() -> list[float]:
+    return [0.0]
 
 
 @pytest.fixture(autouse=True)
-def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, share_of_others: list[float]) -> None:
     monkeypatch.setenv("FER_EDGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(LoadMeter, "share_of_others", lambda self: share_of_others[0])
 
 
 def test_tune_measures_then_reads(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,3 +62,17 @@ def test_tune_varies_only_what_is_open(capsys: pytest.CaptureFixture[str]) -> No
     assert "holds no int8 model" in capsys.readouterr().err
     assert main(["tune", "--backend", "onnx"]) == 2
     assert "unknown backend 'onnx'" in capsys.readouterr().err
+
+
+def test_tune_says_that_a_busy_machine_is_not_kept(
+    capsys: pytest.CaptureFixture[str], share_of_others: list[float]
+) -> None:
+    share_of_others[0] = 0.5
+    arguments = ["tune", "visual-attention", "--backend", "onnxruntime", "--threads", "1", "--max-batch", "1"]
+    assert main([*arguments, "-q"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Not kept: other processes took 50 % of the processors meanwhile. --again measures again" in text
+    assert main([*arguments, "--again", "--keep", "--json", "-q"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert Path(value["kept_in"]).is_file()
+    assert "50 %" in value["disturbed_by"]

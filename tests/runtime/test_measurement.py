@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -23,6 +24,7 @@ class Bench:
 
     one_s: Mapping[Candidate, float]
     more_s: Mapping[Candidate, float] = field(default_factory=dict)
+    noise: float = 0.0  # relative, of each call
     opening_s: float = 0.1
     fails_to_open: tuple[Candidate, ...] = ()
     fails_after: Mapping[Candidate, int] = field(default_factory=dict)
@@ -30,6 +32,7 @@ class Bench:
     now_s: float = 0.0
     open: list[Candidate] = field(default_factory=list)
     most_open: int = 0
+    random: random.Random = field(default_factory=lambda: random.Random(0))
     calls: list[tuple[Candidate, int]] = field(default_factory=list)
 
     def measure(self, **limits: float) -> dict[Candidate, Timing]:
@@ -61,7 +64,8 @@ class Session:
 
     def run(self, batch: np.ndarray) -> Mapping[str, np.ndarray]:
         one_s = self.bench.one_s[self.candidate]
-        self.bench.now_s += one_s + (len(batch) - 1) * self.bench.more_s.get(self.candidate, one_s)
+        call_s = one_s + (len(batch) - 1) * self.bench.more_s.get(self.candidate, one_s)
+        self.bench.now_s += call_s * (1 + self.bench.noise * self.bench.random.random())
         self.bench.calls.append((self.candidate, len(batch)))
         if self.bench.count(self.candidate) > self.bench.fails_after.get(self.candidate, 10**9):
             raise self.bench.error
@@ -102,6 +106,21 @@ def test_the_budget_is_kept_and_slow_networks_make_three_inferences_each() -> No
     slow = Bench({PLAIN: 3.0, other: 3.1})
     assert {timing.n for timing in slow.measure(budget_s=2.0).values()} == {1}
     assert {slow.count(candidate) for candidate in slow.one_s} == {3}
+
+
+def test_an_undecided_gain_is_measured_longer_and_a_decided_one_is_not() -> None:
+    other = Candidate("onnxruntime", "int8")
+    taken_s = {}
+    for gain in (0.05, 0.30, -0.05):
+        bench = Bench({PLAIN: 0.001, other: 0.001 * (1 - gain)}, noise=0.5)
+        found = bench.measure(budget_s=1.0)
+        taken_s[gain] = bench.now_s - 2 * bench.opening_s
+        spread = found[PLAIN].spread
+        assert spread is not None
+        assert 1.1 < spread < 1.5  # p90 of a uniform noise from 0 to 50 %, by its median: 1.45 / 1.25
+    assert taken_s[0.30] < 1.2
+    assert taken_s[-0.05] < 1.6  # the interval of the noise includes no gain of 5 %
+    assert 3.0 <= taken_s[0.05] < 3.3  # the cap
 
 
 @pytest.mark.parametrize(("most", "held"), [(1, 1), (2, 3)])

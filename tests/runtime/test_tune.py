@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -23,6 +24,7 @@ from fer_edge.runtime.choice import Candidate
 from fer_edge.runtime.options import make_options
 from fer_edge.runtime.timing import Timing
 from fer_edge.runtime.tune import choose, make_choice, make_key, tune
+from fer_edge.system.load import LoadMeter
 from fer_edge.system.processors import Processors
 
 SMALL = "visual-attention"
@@ -33,6 +35,14 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("FER_EDGE_TUNE", "1")
     monkeypatch.setenv("FER_EDGE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "tune"
+
+
+@pytest.fixture(autouse=True)
+def others(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
+    """The share of the processors that other processes take: none, although other tests may run."""
+    share: list[float | None] = [0.0]
+    monkeypatch.setattr(LoadMeter, "share_of_others", lambda self: share[0])
+    return share
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +138,44 @@ def test_what_was_measured_is_kept_until_it_is_asked_again(bundle: Bundle) -> No
     assert choose(bundle, make_options(threads=1, tune=False)).because == "tune=False"
 
 
+def test_what_a_busy_machine_disturbs_is_used_and_not_kept(
+    bundle: Bundle, own_cache: Path, others: list[float | None], caplog: pytest.LogCaptureFixture
+) -> None:
+    others[0] = 0.4
+    figures = Figures()
+    found = tune(bundle, measure=figures)
+    assert found.choice.candidate == found.timings[-1].candidate
+    assert found.path is None
+    assert "took 40 % of the processors" in found.disturbed_by
+    assert "fer-edge tune --again when the machine is idle" in caplog.text
+    assert not list(own_cache.glob("*.json"))
+    assert choose(bundle, RuntimeOptions()) == found.choice  # known to this process
+    assert figures.calls == 1
+    kept = tune(bundle, measure=figures, again=True, keep=True)
+    assert kept.path is not None
+    assert kept.path.is_file()
+    before = kept.path.read_bytes()
+    assert tune(bundle, measure=figures, again=True).path is None
+    assert kept.path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("share", "spread", "kept"), [(None, 1.2, True), (None, 1.8, False), (None, None, True), (0.1, 1.8, True)]
+)
+def test_without_a_known_load_the_spread_decides(
+    share: float | None, spread: float | None, kept: bool, bundle: Bundle, others: list[float | None]
+) -> None:
+    others[0] = share
+    measure = Figures()
+
+    def spread_out(*arguments: Any) -> list[Timing]:
+        return [dataclasses.replace(timing, spread=spread) for timing in measure(*arguments)]
+
+    found = tune(bundle, measure=spread_out)
+    assert (found.path is not None) == kept
+    assert ("1.8 times as long as the median" in found.disturbed_by) != kept
+
+
 def test_threads_and_processes_measure_once(bundle: Bundle, own_cache: Path, tmp_path: Path) -> None:
     figures = Figures()
     with ThreadPoolExecutor(4) as pool:
@@ -147,7 +195,7 @@ def test_threads_and_processes_measure_once(bundle: Bundle, own_cache: Path, tmp
         "    time.sleep(0.5)\n"
         "    return [Timing(c, 'measured', '', 1.0, 4.0, 9) for c in candidates]\n"
         f"bundle = open_bundle(shipped_bundle({SMALL!r}))\n"
-        "print(tune(bundle, measure=measure).choice)\n"
+        "print(tune(bundle, measure=measure, keep=True).choice)  # other tests load the machine\n"
     )
     log = tmp_path / "log"
     processes = [
