@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -56,6 +57,8 @@ __all__ = [
 _MAX_FOUND = 4096
 _MAX_NAME_CHARS = 80
 _LOOKS, _BETWEEN_LOOKS_S = 3, 0.02
+#: Folder of the shipped bundles, whose names are those of their weights.
+_SHIPPED_FOLDER = Path(__file__).parent / "models"
 
 
 @dataclass(frozen=True)
@@ -162,9 +165,16 @@ class Bundle:
         if name not in self.manifest.files:
             raise BundleError(
                 f"{self.path} holds no {precision} model ({name}). "
-                f"Fix: run fer-edge build --model {self.spec.network} --{precision}"
+                f"Fix: run {self._build_command(precision)} and use that bundle"
             )
         return name
+
+    def _build_command(self, precision: str) -> str:
+        """Return the command that builds the bundle of these weights in another precision."""
+        shipped = self.path.resolve().parent == _SHIPPED_FOLDER.resolve()
+        weights = self.path.stem if shipped else "random" if self.manifest.timing_only else "FILE"
+        words = ("fer-edge", "build", "--model", self.spec.network, "--weights", weights, f"--{precision}")
+        return shlex.join((*words, "--output", f"{self.path.stem}-{precision}.fer"))
 
 
 def open_bundle(path: str | Path) -> Bundle:

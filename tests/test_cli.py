@@ -66,6 +66,55 @@ def test_run_over_a_video_writes_a_video(
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(12)
 
 
+def test_rows_of_a_video_carry_index_and_time(
+    tmp_path: Path, astronaut: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = tmp_path / "in.mp4"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"mp4v"), 10, (512, 512))
+    for _ in range(3):
+        writer.write(astronaut)
+    writer.release()
+    assert main(["run", "--source", str(video)]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if "happiness" in line]
+    assert [row.split("│")[1].strip() for row in rows] == ["0, 0.00 s", "1, 0.10 s", "2, 0.20 s"]
+
+
+@pytest.mark.parametrize("source", ["97", "rtsp://127.0.0.1:9/a"])
+def test_a_camera_that_does_not_open_fails_before_the_network_is_loaded(
+    source: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import fer_edge.runtime
+
+    monkeypatch.setattr(fer_edge.runtime, "Runtime", lambda *arguments: pytest.fail("the network was loaded"))
+    assert main(["run", "--source", source]) == 1
+    assert "cannot be opened. Fix: " in capsys.readouterr().err
+
+
+def test_demo_reads_its_photograph_before_it_builds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("none.png", "text.png"):
+        (tmp_path / "text.png").write_text("no picture")
+        assert main(["demo", "--image", str(tmp_path / name), "--output", str(tmp_path / "demo")]) == 1
+        error = capsys.readouterr().err
+        assert name in error
+        assert "Fix: " in error
+        assert error.count("\n") == 1  # no stage of a build
+    assert not (tmp_path / "demo").exists()
+
+
+def test_a_relative_folder_is_named(
+    tmp_path: Path, astronaut_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine" / "happy").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "mine")
+    assert main(["eval", "visual-attention", "--data", ".", "-q"]) == 1
+    assert f"{tmp_path / 'mine'} holds no pictures" in capsys.readouterr().err
+    shutil.copy(astronaut_file, tmp_path / "mine" / "happy")
+    assert main(["eval", "visual-attention", "--data", ".", "--json", "-q"]) == 0
+    assert json.loads(capsys.readouterr().out)["data"] == "mine"
+
+
 def test_eval_writes_figures_and_a_picture(
     tmp_path: Path, shared: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

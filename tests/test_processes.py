@@ -25,6 +25,8 @@ from fer_edge.models.catalogue import MODELS_FOLDER
 FER_EDGE = [sys.executable, "-m", "fer_edge"]
 #: A name whose bytes are not UTF-8, which Linux allows.
 ODD = os.fsdecode(b"caf\xe9")
+#: Background jobs of a shell ignore SIGINT, and so do their children.
+_START_WITH_SIGINT = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from fer_edge.cli import main; sys.exit(main())"
 
 
 def run(*arguments: str | Path, **settings: object) -> subprocess.CompletedProcess[str]:
@@ -131,14 +133,50 @@ def test_lines_into_a_closed_pipe_keep_the_pictures(tmp_path: Path, astronaut: n
     assert list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_prints_its_summary(
+    number: signal.Signals, code: int, tmp_path: Path, astronaut: np.ndarray
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for i in range(60):
+        cv2.imwrite(str(tmp_path / "photos" / f"{i}.png"), astronaut)
+    lines, output = tmp_path / "faces.jsonl", tmp_path / "out"
+    arguments = ("run", "visual-attention", "--source", str(tmp_path / "photos"), "--output", str(output))
+    command = [sys.executable, "-c", _START_WITH_SIGINT, *arguments, "--jsonl", str(lines), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        until_s = time.monotonic() + 120
+        while time.monotonic() < until_s and (not lines.exists() or lines.read_text().count("\n") < 4):
+            time.sleep(0.02)
+        process.send_signal(number)
+        value = json.loads(process.stdout.read())
+        rest = process.stderr.read()
+        assert process.wait(60) == code, rest
+    assert "Traceback" not in rest
+    _header, *frames = lines.read_text().splitlines()
+    assert value["interrupted"]
+    assert 3 <= value["frames"] == value["faces"] < 60
+    assert value["frames"] <= len(frames) <= value["frames"] + 1
+    assert value["latency_ms"]["total"]["n"] >= value["frames"]
+    assert value["written"] == [str(output), str(lines)]
+    assert len(list(output.iterdir())) >= value["frames"]
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
 )
 def test_signals_end_a_build_and_leave_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
     (tmp_path / "tmp").mkdir()
-    # Background jobs of a shell ignore SIGINT, and so do their children.
-    start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from fer_edge.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", start, "build", "--int8", "--output", str(tmp_path / "a.fer")]
+    command = [
+        sys.executable,
+        "-c",
+        _START_WITH_SIGINT,
+        "build",
+        "--int8",
+        "--output",
+        str(tmp_path / "a.fer"),
+    ]
     environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

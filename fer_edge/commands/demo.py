@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
+from fer_edge._utils.images import read_image
 from fer_edge.commands import build as build_command
 from fer_edge.commands import run as run_command
 from fer_edge.commands.base import print_result
@@ -26,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Run ``build --int8`` and ``run`` on a photograph."""
     image = args.image or sample_photograph()
+    read_image(image)  # fail before the build
     bundle, picture = args.output / "conv-attention-int8.fer", args.output / "annotated.png"
     building = _parse(args, build_command.configure, "--int8", "--output", str(bundle))
     check_outputs([Output("--output", args.output, FOLDER), Output("--output", picture)], (image,))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from fer_edge.errors import closest
@@ -33,6 +35,23 @@ class Parser(argparse.ArgumentParser):
             parser.error("; ".join(_describe(word, known) for word in unknown))
         return found
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as :mod:`argparse` does, and keep the words for suggestions."""
+        self._words = args
+        return super().parse_known_args(args, namespace)
+
+    def _suggest_source(self) -> str:
+        """Return the word that was meant as ``--source``: a file, camera or address in the place of a bundle or after it."""
+        source = next(a for a in self._actions if "--source" in a.option_strings)
+        source.required = False
+        try:
+            found, others = super().parse_known_args(list(self._words or ()))
+        finally:
+            source.required = True
+        bundle = str(getattr(found, "bundle", ""))
+        words = [bundle] * _is_source(bundle) + [word for word in others if not word.startswith("-")]
+        return f". Fix: give --source (did you mean --source {shlex.quote(words[-1])}?)" if words else ""
+
     def _chosen(self, command: str | None) -> Parser:
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction) and command in action.choices:
@@ -41,6 +60,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and the message; exit with 2."""
+        if message.endswith("required: --source"):
+            message += self._suggest_source()
         self.print_usage()
         self.exit(2, f"{self.prog}: {message}\n")
 
@@ -53,6 +74,14 @@ def _describe(word: str, known: Iterable[str]) -> str:
     if word.startswith("-"):
         return f"unknown option {word}{closest(word.partition('=')[0], known)}"
     return f"{word!r} is one argument too many"
+
+
+def _is_source(word: str) -> bool:
+    return (
+        word.isdecimal()
+        or "://" in word
+        or (bool(word) and not word.endswith(".fer") and Path(word).exists())
+    )
 
 
 def whole(least: int, most: int | None = None) -> Callable[[str], int]:

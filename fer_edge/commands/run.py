@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,25 +19,21 @@ from fer_edge.commands.base import (
     add_precision,
     add_prior,
     detector_options,
-    make_table,
     parse_prior,
     print_result,
-    prior_text,
 )
 from fer_edge.commands.parser import number, whole
 from fer_edge.commands.progress import show_progress
+from fer_edge.commands.run_summary import Account, make_tables
 from fer_edge.errors import UnreadableFilesError, UsageError
 from fer_edge.models.catalogue import find_bundle
 from fer_edge.outputs import FILE, FOLDER, STREAM, Output, check_outputs
 from fer_edge.probabilities import MIN_PROBABILITY
 
 if TYPE_CHECKING:
-    from fer_edge.results import FrameResult
     from fer_edge.runtime import Runtime, RuntimeOptions
     from fer_edge.sinks import Sink
     from fer_edge.sources.base import Source
-
-_ROWS_SHOWN = 20
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -114,44 +109,51 @@ def execute(args: argparse.Namespace) -> int:
     -------
     int
         1 if pictures of a folder could not be read and ``--skip-bad`` is not set.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If the run was interrupted, after the summary until then is printed.
     """
-    value, tables = perform(args)
+    value, tables, account = _process(args)
     if args.jsonl == "-":
         summary = {key: item for key, item in value.items() if key != "results"}
         print(json.dumps(summary), file=sys.stderr)
     else:
         print_result(args, value, *tables)
-    return 1 if value["unreadable"] and not args.skip_bad else 0
-
-
-@dataclass
-class _Account:
-    """Counts of frames and faces, and the results of the first frames."""
-
-    shown: list[FrameResult] = field(default_factory=list)
-    frames: int = 0
-    faces: int = 0
-    unreadable: tuple[str, ...] = ()
+    if account.interruption is not None:
+        raise account.interruption
+    return 1 if account.unreadable and not args.skip_bad else 0
 
 
 def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]]:
-    """Run; return the result, and the tables and lines to print."""
+    """Run; return the result, and the tables and lines to print.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If the run was interrupted; all outputs are complete until then.
+    """
+    value, tables, account = _process(args)
+    if account.interruption is not None:
+        raise account.interruption
+    return value, tables
+
+
+def _process(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str], Account]:
     options = _check(args)
     from fer_edge.runtime import Runtime
-    from fer_edge.sources.open import is_live, open_source
+    from fer_edge.sources.open import open_source
 
     with ExitStack() as opened:
-        # A camera is opened last, since its frames age, and no other program can use it.
-        source: Source | None = None
-        if not is_live(args.source):
-            source = opened.enter_context(closing(open_source(args.source)))
-        pictures = None if args.output is None or source is None else _picture_sink(args, source)
+        # Before the network is loaded or measured, which takes seconds that a wrong source would waste.
+        source = opened.enter_context(closing(open_source(args.source)))
+        pictures = None if args.output is None else _picture_sink(args, source)
         runtime = opened.enter_context(Runtime(args.bundle, options))
-        if source is None:
-            source = opened.enter_context(closing(open_source(args.source)))
-        sinks = opened.enter_context(_sinks(args, source, pictures, runtime))
-        account = _consume(args, runtime, source, sinks)
+        with _sinks(args, pictures, runtime) as sinks:
+            account = _consume(args, runtime, source, sinks)
         latency = {stage: summary.to_dict() for stage, summary in runtime.latency().items()}
+        written = [path for path in (args.output, args.jsonl) if path not in (None, "-")]
         value = {
             "bundle": str(runtime.bundle.path),
             "backend": runtime.backend.name,
@@ -160,11 +162,14 @@ def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]
             "info": runtime.info,
             "frames": account.frames,
             "faces": account.faces,
+            "interrupted": account.interruption is not None,
             "unreadable": list(account.unreadable),
             "latency_ms": latency,
+            "written": [str(path) for path in written],
             "results": [result.to_dict() for result in account.shown],
         }
-    return value, _tables(args, runtime, account, latency)
+        tables = make_tables(account, runtime, source, latency, written)
+    return value, tables, account
 
 
 def _check(args: argparse.Namespace) -> RuntimeOptions:
@@ -206,57 +211,22 @@ def _check(args: argparse.Namespace) -> RuntimeOptions:
     )
 
 
-def _tables(
-    args: argparse.Namespace, runtime: Runtime, account: _Account, latency: dict[str, Any]
-) -> list[Table | str]:
-    faces, frames = account.faces, account.frames
-    rows = [
-        (
-            result.source or result.index,
-            "×".join(str(round(b - a)) for a, b in zip(face.box_xyxy[:2], face.box_xyxy[2:], strict=True)),
-            f"{face.detection_score:.2f}",
-            face.label or f"– ({face.reason})",
-            f"{face.probability:.2f}",
-        )
-        for result in account.shown
-        for face in result.faces
-    ]
-    title = (
-        f"{runtime.spec.network}, {runtime.precision} on {runtime.backend.name}, "
-        f"prior {prior_text(runtime.probability_rule)}: "
-        f"{faces} face{'s' * (faces != 1)} in {frames} frame{'s' * (frames != 1)}"
-    )
-    columns = ("frame", "face px", "score", "apparent expression", "probability")
-    tables: list[Table | str] = [make_table(title, columns, rows)]
-    if frames > len(account.shown):
-        tables.append(f"The first {len(account.shown)} frames are shown; --jsonl FILE writes all.")
-    timings = [
-        (stage, s["n"], *(f"{s[p]:.1f}" for p in ("p50_ms", "p90_ms", "p99_ms")))
-        for stage, s in latency.items()
-    ]
-    tables.append(make_table("Latency, ms", ("stage", "n", "p50", "p90", "p99"), timings))
-    if args.output:
-        tables.append(f"Wrote {args.output}")
-    return [*tables, *(f"Unreadable: {problem}" for problem in account.unreadable)]
-
-
-def _consume(args: argparse.Namespace, runtime: Runtime, source: Source, sinks: list[Sink]) -> _Account:
-    account, total = _Account(), source.frame_count or 0
+def _consume(args: argparse.Namespace, runtime: Runtime, source: Source, sinks: list[Sink]) -> Account:
+    account, total = Account(), source.frame_count or 0
     with show_progress(args.quiet) as show:
         show("finding faces", 0, total)
         try:
             for frame, result in runtime.stream_frames(source):
-                account.frames += 1
-                account.faces += len(result.faces)
-                if len(account.shown) < _ROWS_SHOWN:
-                    account.shown.append(result)
                 for sink in sinks:
                     sink.write(frame.image, result)
+                account.add(result)
                 show("finding faces", account.frames, total)
                 if account.frames == args.max_frames:
                     break
         except UnreadableFilesError as error:  # raised after the last frame
             account.unreadable = error.problems
+        except KeyboardInterrupt as error:  # the results until then are kept
+            account.interruption = error
     return account
 
 
@@ -267,15 +237,13 @@ def _picture_sink(args: argparse.Namespace, source: Source) -> Sink:
 
 
 @contextmanager
-def _sinks(
-    args: argparse.Namespace, source: Source, pictures: Sink | None, runtime: Runtime
-) -> Iterator[list[Sink]]:
+def _sinks(args: argparse.Namespace, pictures: Sink | None, runtime: Runtime) -> Iterator[list[Sink]]:
     from fer_edge.sinks import JsonLinesSink
 
     sinks: list[Sink] = []
     try:
-        if args.output is not None:
-            sinks.append(pictures or _picture_sink(args, source))
+        if pictures is not None:
+            sinks.append(pictures)
         if args.jsonl:
             sinks.append(JsonLinesSink(args.jsonl, runtime.info))
         yield sinks

@@ -134,6 +134,8 @@ def load_dataset(
             raise UsageError(f"{option} must be a name, found {value!r:.60}. Fix: change {option}")
     order = parse_class_order(class_order)
     path = Path(path)
+    if path.name in ("", ".."):  # such as ".", which would name nothing in messages and results
+        path = path.resolve()
     name, found = _recognised(path)
     if peak_frames != 1 and name != "ck+":
         raise UsageError(f"peak_frames is for the CK+ layout, {path} is {name}. Fix: leave it out")

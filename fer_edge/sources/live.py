@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +18,16 @@ _FIRST_FRAME_TIMEOUT_S = 15.0
 _STALL_TIMEOUT_S = 5.0
 
 
+def without_secrets(address: str) -> str:
+    """Return an address without user name, password, query and fragment, for messages and results.
+
+    Everything up to the last ``@`` is removed, since a password may hold any character.
+    """
+    scheme, found, rest = address.partition("://")
+    rest = rest.rpartition("@")[2]
+    return scheme + found + rest.partition("?")[0].partition("#")[0]
+
+
 class LiveSource(ProcessBound, Source):
     """The newest frame of a camera (index) or a network stream (URL)."""
 
@@ -27,11 +36,12 @@ class LiveSource(ProcessBound, Source):
     def __init__(self, address: int | str) -> None:
         super().__init__("live source", SourceError)
         self.address = address
-        # User name and password are removed from messages and results.
-        what = f"camera {address}" if isinstance(address, int) else re.sub(r"(?<=://)[^/]*@", "", address)
+        what = f"camera {address}" if isinstance(address, int) else without_secrets(address)
         self._what = what
         self._capture = open_capture(
-            address, f"{what} cannot be opened. Fix: check that it is connected and not in use"
+            address,
+            f"{what} cannot be opened. Fix: check that it is connected and not in use"
+            + ("" if isinstance(address, int) else ", and check address, user name and password"),
         )
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = rate if 0 < rate < 1000 else None

@@ -24,6 +24,14 @@ from fer_edge.errors import closest
         ),
         (["run", "--source", "0", "--out", "x.png"], "unknown option --out"),
         (["run", "default", "photo.jpg", "--source", "0"], "'photo.jpg' is one argument too many"),
+        (
+            ["run", "default", "a photo.jpg"],
+            r"required: --source. Fix: .*did you mean --source 'a photo.jpg'\?\)",
+        ),
+        (["run", "rtsp://camera/1"], r"required: --source. Fix: .*did you mean --source rtsp://camera/1\?\)"),
+        (["run", __file__], r"did you mean --source \S+test_parser.py\?\)"),
+        (["run", "default", "--backend", "openvino"], "required: --source$"),
+        (["run", "default", "--sorce", "0"], r"required: --source. Fix: .*did you mean --source 0\?\)"),
         (["run", "--source", "0", "--precision", "INT8"], "unknown 'INT8'. Fix: .*did you mean 'int8'"),
         (["build", "--calibration-images", "many"], "a whole number of at least 1, found 'many'"),
         (["build", "--min-cosine", "1.5"], "a number from -1 to 1, found '1.5'"),
@@ -40,7 +48,7 @@ def test_what_is_mistyped_is_named(
         make_parser(arguments).parse_args(arguments)
     captured = capsys.readouterr()
     assert stopped.value.code == 2
-    assert re.search(message, captured.err)
+    assert re.search(message, captured.err.rstrip())
     assert captured.err.startswith("usage:")
     assert captured.out == ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,13 @@ from fer_edge.backends import BACKENDS, Availability, SessionOptions, available_
 from fer_edge.backends.openvino import OpenVinoBackend
 from fer_edge.backends.tensorrt import TensorRtBackend
 from fer_edge.bundle import Bundle, open_bundle
+from fer_edge.cli import make_parser
 from fer_edge.errors import BundleError, UsageError
-from fer_edge.models.catalogue import shipped_bundle
+from fer_edge.models.catalogue import SHIPPED, shipped_bundle
 from fer_edge.runtime.choice import Candidate, choose_plain, list_candidates
 from fer_edge.runtime.options import make_options
 from fer_edge.system.processors import Processors
+from fer_edge.weights.request import request_weights
 
 FOUR = Processors(machine=4, logical=4, cores=4)
 needs_openvino = pytest.mark.skipif(
@@ -74,6 +77,13 @@ def test_a_precision_that_the_bundle_does_not_offer_is_an_error(
     for precision in ("int8", "fp16"):
         with pytest.raises(BundleError, match=f"holds no {precision} model .*. Fix: run fer-edge build"):
             Runtime(fp32, precision=precision)
+    for name in SHIPPED:
+        with pytest.raises(BundleError) as caught:
+            open_bundle(shipped_bundle(name)).model_path("int8", "cpu")
+        command = str(caught.value).partition("Fix: run ")[2].removesuffix(" and use that bundle")
+        found = make_parser(["build"]).parse_args(shlex.split(command)[1:])
+        assert (found.precision, str(found.output)) == ("int8", f"{name}-int8.fer")
+        assert request_weights(found.model, found.weights).shipped == name
     with pytest.raises(UsageError, match="precision must be None or one of fp32, fp16, int8, found 'fp8'"):
         Runtime(fp32, precision="fp8")
 

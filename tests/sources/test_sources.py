@@ -15,7 +15,7 @@ from fer_edge.errors import DataError, SourceError, UnreadableFilesError, UsageE
 from fer_edge.frames import Frame
 from fer_edge.sources.files import ImageSource, VideoSource
 from fer_edge.sources.live import LiveSource
-from fer_edge.sources.open import as_source, open_source
+from fer_edge.sources.open import as_source, is_live, open_source
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 
@@ -215,6 +215,21 @@ def test_frames_and_drops_of_a_live_source_add_up(tmp_path: Path) -> None:
     source.close()
 
 
+@pytest.mark.parametrize(
+    ("source", "live"),
+    [
+        ("0", True),
+        (0, True),
+        ("rtsp://camera/1", True),
+        ("http://host/a.mjpg", True),
+        ("a.mp4", False),
+        ("", False),
+    ],
+)
+def test_cameras_and_streams_are_live(source: str | int, live: bool) -> None:
+    assert is_live(source) == live
+
+
 def test_closing_a_live_source_ends_it(tmp_path: Path) -> None:
     source = LiveSource(str(write_video(tmp_path / "a.avi", 200)))
     next(iter(source))
@@ -229,6 +244,11 @@ def test_passwords_stay_out_of_messages_and_results(tmp_path: Path) -> None:
     with pytest.raises(SourceError) as caught:
         open_source("rtsp://admin:p@ss@127.0.0.1:9/stream")
     assert "rtsp://127.0.0.1:9/stream cannot be opened" in str(caught.value)
+    for address in ("rtsp://u:p@127.0.0.1:9/a?token=p#p", "rtsp://u:p/p?p#p@127.0.0.1:9/a"):
+        with pytest.raises(
+            SourceError, match=r"^rtsp://127\.0\.0\.1:9/a cannot be opened\. Fix: check [^.]*$"
+        ):
+            open_source(address)
     path = write_video(tmp_path / "a.mp4", 2)
     source = LiveSource(f"file://{path}")
     assert [f.name for f in source][-1] == f"file://{path}"
