@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from fer_edge.bundle import Bundle, open_bundle
     from fer_edge.datasets import load_dataset
     from fer_edge.detection.base import DetectorOptions
+    from fer_edge.drawing.annotate import annotate
     from fer_edge.errors import FerEdgeError
     from fer_edge.evaluation.evaluate import evaluate
     from fer_edge.frames import Frame
     from fer_edge.results import Face, FrameResult, RuntimeState
     from fer_edge.runtime import Runtime, RuntimeOptions
-    from fer_edge.sinks.annotate import annotate
     from fer_edge.sources.open import open_source
     from fer_edge.spec import ModelSpec
 
@@ -43,7 +43,7 @@ _HOMES = {
     "Runtime": "runtime",
     "RuntimeOptions": "runtime",
     "ModelSpec": "spec",
-    "annotate": "sinks.annotate",
+    "annotate": "drawing.annotate",
     "evaluate": "evaluation.evaluate",
     "load_dataset": "datasets",
     "open_source": "sources.open",

@@ -157,6 +157,12 @@ class FrameResult:
             "timings_ms": {name: round(v, 3) for name, v in self.timings_ms.items()},
         }
 
+    def annotate(self, frame_bgr: np.ndarray, *, landmarks: bool = False) -> np.ndarray:
+        """Return a copy of the frame ``[H, W, 3]`` uint8 BGR with boxes and labels: :func:`fer_edge.annotate`."""
+        from fer_edge.drawing.annotate import annotate  # loads OpenCV, which results do not need
+
+        return annotate(frame_bgr, self, landmarks=landmarks)
+
 
 @dataclass(frozen=True)
 class LatencySummary:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_edge.errors import UsageError
-from fer_edge.sinks.annotate import annotate
 from fer_edge.sinks.base import Sink
 from fer_edge.sinks.files import ImageFileSink, ImageFolderSink, JsonLinesSink, VideoFileSink
 from fer_edge.sources.base import Source
@@ -24,7 +23,6 @@ __all__ = [
     "WRITTEN_SUFFIXES",
     "JsonLinesSink",
     "Sink",
-    "annotate",
     "picture_sink",
 ]
 

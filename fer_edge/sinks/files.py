@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 
 from fer_edge._utils.files import opencv_path, whole_file
+from fer_edge.drawing.annotate import annotate
 from fer_edge.errors import DataError
 from fer_edge.results import FrameResult
-from fer_edge.sinks.annotate import annotate
 
 #: Keys of the header line; lines of frames have the key ``index`` instead.
 _SCHEMA = {"schema": "fer-edge/frames", "schema_version": 1}
