@@ -10,7 +10,7 @@ Box = tuple[float, float, float, float]
 #: A map whose range is below this share of its largest value is flat: the rest is rounding error.
 _FLAT = 1e-6
 #: Opacity of the hottest pixel of an overlay.
-OPACITY = 0.6
+OPACITY = 0.75
 
 
 def min_max(maps: np.ndarray) -> np.ndarray:
@@ -34,8 +34,11 @@ def enlarge(heat: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def colorize(heat: np.ndarray) -> np.ndarray:
-    """Return ``[h, w]`` in [0, 1] as BGR uint8: dark blue for 0, over green and yellow, dark red for 1."""
-    return cv2.applyColorMap(np.rint(heat * 255).astype(np.uint8), cv2.COLORMAP_JET)
+    """Return ``[h, w]`` in [0, 1] as BGR uint8: dark violet for 0, over blue and green, yellow for 1.
+
+    Viridis (Smith and van der Walt, 2015): equal steps look equal, also without colour and to colour-blind people.
+    """
+    return cv2.applyColorMap(np.rint(heat * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
 
 
 def blend(image_bgr: np.ndarray, heat: np.ndarray) -> np.ndarray:

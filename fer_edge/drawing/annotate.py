@@ -11,7 +11,7 @@ import numpy as np
 
 from fer_edge.drawing.colors import PANEL
 from fer_edge.drawing.labels import FaceLabel, LabelStyle, draw_label, face_label, label_size
-from fer_edge.drawing.layout import Line, Rectangle, Style, arrange
+from fer_edge.drawing.layout import Attempt, Line, Rectangle, Size, arrange
 from fer_edge.drawing.text import Color
 from fer_edge.errors import DataError
 from fer_edge.frames import check_frame
@@ -39,8 +39,21 @@ class _Drawn:
     face: Face
     rectangle: Rectangle
     label: FaceLabel
-    style: LabelStyle
-    em_px: int
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Style and size of text of each label, and its largest distance from its face."""
+
+    styles: Sequence[LabelStyle]
+    ems_px: Sequence[int]
+    reach_px: float
+
+    def sizes(self, drawn: Sequence[_Drawn]) -> list[Size]:
+        return [
+            label_size(item.label, style, em_px)
+            for item, style, em_px in zip(drawn, self.styles, self.ems_px, strict=True)
+        ]
 
 
 def annotate(frame_bgr: np.ndarray, result: FrameResult, *, landmarks: bool = False) -> np.ndarray:
@@ -49,8 +62,8 @@ def annotate(frame_bgr: np.ndarray, result: FrameResult, *, landmarks: bool = Fa
     A label names the apparent expression and, with tracking, the track (``#7``) and how long the label has held. Bars show
     the three likeliest classes. ``?`` and a reason stand in place of an expression that is not certain.
 
-    Labels cover no face and no other label. With many faces, or small ones, a label is one line; where even those find no
-    place it is a tag, and at last the smallest faces have a box alone. Attention, if the result has it, is the only
+    Labels cover no face and no other label. With many faces, or small ones, a label is one line; where there is
+    no place for it, it is the expression or the track alone, and at last the smallest faces have a box without a label. Attention, if the result has it, is the only
     thing that is blended over faces.
 
     Parameters
@@ -80,25 +93,31 @@ def annotate(frame_bgr: np.ndarray, result: FrameResult, *, landmarks: bool = Fa
         if face.attention is not None and face.crop_xyxy is not None:
             blend_at(canvas, face.attention, face.crop_xyxy)
     drawn = [
-        _drawn(face, rectangle, smallest)
+        _Drawn(face, rectangle, face_label(face))
         for face in result.faces
         if (rectangle := _inside(face, height, width)) is not None
     ]
     if not drawn:
         return canvas
     line_px = max(1, round(smallest / 7))
-    styles = _styles(drawn, smallest, _REACH_SHARE * min(height, width))
-    rectangles = [item.rectangle for item in drawn]
-    index, placements = arrange(rectangles, [style for _, style in styles], (width, height), line_px + 2)
-    chosen = styles[index][0]
+    plans = _plans(drawn, smallest, min(height, width))
+    index, placements = arrange(
+        [item.rectangle for item in drawn],
+        [[Attempt(choice.sizes(drawn), choice.reach_px) for choice in plan] for plan in plans],
+        (width, height),
+        line_px + 2,
+    )
     for item, placement in zip(drawn, placements, strict=True):
         if placement is not None and placement.leader is not None:
-            _draw_leader(canvas, placement.leader, item.label.color_bgr, line_px, rectangles)
+            _draw_leader(
+                canvas, placement.leader, item.label.color_bgr, line_px, [other.rectangle for other in drawn]
+            )
     for item in drawn:
         _draw_box(canvas, item, line_px, landmarks)
-    for item, placement, (style, em_px) in zip(drawn, placements, chosen, strict=True):
+    for i, placement in enumerate(placements):
         if placement is not None:
-            draw_label(canvas, item.label, style, placement.rectangle, em_px)
+            choice = plans[index][placement.attempt]
+            draw_label(canvas, drawn[i].label, choice.styles[i], placement.rectangle, choice.ems_px[i])
     return canvas
 
 
@@ -121,35 +140,35 @@ def _inside(face: Face, height: int, width: int) -> Rectangle | None:
     return (left, top, right, bottom) if left < right and top < bottom else None
 
 
-def _drawn(face: Face, rectangle: Rectangle, smallest: int) -> _Drawn:
-    """Choose the fullest style of a face and its size of text, which grows in steps so that it seldom changes."""
-    side = rectangle[3] - rectangle[1]
-    step = max(1, smallest // 4)
-    em_px = round(min(max(_TEXT_PER_FACE * side, smallest), _MAX_TEXT * smallest) / step) * step
-    small = side < _MIN_FACE_EM * smallest
-    style = LabelStyle.LINE if small else LabelStyle.FULL
-    return _Drawn(face, rectangle, face_label(face), style, smallest if small else max(em_px, smallest))
-
-
-def _styles(
-    drawn: Sequence[_Drawn], smallest: int, reach_px: float
-) -> list[tuple[list[tuple[LabelStyle, int]], Style]]:
-    """Return the styles that suit the faces, the fullest first: style and size of text of each face, and its sizes."""
-    choices = [
-        ([(LabelStyle.LINE, smallest)] * len(drawn), math.inf),
-        ([(LabelStyle.TAG, smallest)] * len(drawn), math.inf),
+def _plans(drawn: Sequence[_Drawn], smallest: int, side_px: int) -> list[list[_Choice]]:
+    """Return the plans for labels, the fullest first."""
+    growing = [_text_px(item.rectangle, smallest) for item in drawn]
+    constant = [smallest] * len(drawn)
+    small = [item.rectangle[3] - item.rectangle[1] < _MIN_FACE_EM * smallest for item in drawn]
+    bars = [LabelStyle.LINE if is_small else LabelStyle.FULL for is_small in small]
+    line, name, tag = ([style] * len(drawn) for style in (LabelStyle.LINE, LabelStyle.NAME, LabelStyle.TAG))
+    reach_px = _REACH_SHARE * side_px
+    plans = [
+        [
+            _Choice(line, growing, 0),
+            _Choice(line, constant, 0),
+            _Choice(name, constant, 0),
+            _Choice(tag, constant, 0),
+            _Choice(name, constant, reach_px),
+            _Choice(tag, constant, math.inf),
+        ],
+        [_Choice(tag, constant, math.inf)],
     ]
     if len(drawn) <= MAX_FACES_WITH_BARS:
-        choices.insert(0, ([(item.style, item.em_px) for item in drawn], reach_px))
-    return [
-        (
-            of_faces,
-            Style(
-                [label_size(item.label, *choice) for item, choice in zip(drawn, of_faces, strict=True)], reach
-            ),
-        )
-        for of_faces, reach in choices
-    ]
+        plans.insert(0, [_Choice(bars, growing, 0), _Choice(bars, growing, reach_px)])
+    return plans
+
+
+def _text_px(rectangle: Rectangle, smallest: int) -> int:
+    """Return the size of the text of a face; it grows in steps, so that it seldom changes."""
+    step = max(1, smallest // 4)
+    grown = min(_TEXT_PER_FACE * (rectangle[3] - rectangle[1]), _MAX_TEXT * smallest)
+    return smallest + max(0, int(grown - smallest) // step * step)
 
 
 def _draw_box(canvas: np.ndarray, item: _Drawn, line_px: int, landmarks: bool) -> None:

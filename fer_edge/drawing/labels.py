@@ -26,12 +26,14 @@ _TAG_CHARACTERS = 3
 class LabelStyle(enum.Enum):
     """Amount of text on a label, from most to least.
 
-    ``FULL`` is a title with bars of the likeliest classes, ``LINE`` the label and its probability, ``TAG`` the number of
-    the track, or the first letters of the label.
+    ``FULL`` is a title with bars of the likeliest classes, ``LINE`` the label, its probability and how long it has held,
+    ``NAME`` the label, and ``TAG`` the number of the track, or the first letters of the label. All but the last have the
+    number of the track too.
     """
 
     FULL = "full"
     LINE = "line"
+    NAME = "name"
     TAG = "tag"
 
 
@@ -84,7 +86,11 @@ def face_label(face: Face) -> FaceLabel:
 
 
 def _percent(probability: float) -> str:
-    return f"{100 * probability:.0f} %" if math.isfinite(probability) else "–"
+    if not math.isfinite(probability):
+        return "–"
+    if 0 < probability < 0.005 or 0.995 <= probability < 1:  # neither impossible nor certain
+        return "<1 %" if probability < 0.5 else ">99 %"
+    return f"{100 * probability:.0f} %"
 
 
 def _duration(milliseconds: float) -> str:
@@ -116,25 +122,25 @@ def draw_label(
     canvas_bgr[top : top + title_height, left:right] = label.color_bgr
     text_top = top + (title_height - line_height(em_px)) // 2
     if style is not LabelStyle.FULL:
-        draw_text(canvas_bgr, _line(label, style, em_px), left + pad, text_top, em_px, PANEL)
+        draw_text(canvas_bgr, _line(label, style, em_px), left + pad, text_top, em_px, PANEL, label.color_bgr)
         return
-    draw_text(canvas_bgr, _title(label, em_px), left + pad, text_top, em_px, PANEL)
+    draw_text(canvas_bgr, _title(label, em_px), left + pad, text_top, em_px, PANEL, label.color_bgr)
     if label.held:
         held_left = right - pad - text_width(label.held, em_px)
-        draw_text(canvas_bgr, label.held, held_left, text_top, em_px, PANEL)
+        draw_text(canvas_bgr, label.held, held_left, text_top, em_px, PANEL, label.color_bgr)
     canvas_bgr[top + title_height : bottom, left:right] = PANEL
     bar_left = left + 2 * pad + _names_width(label.names, em_px)
     bar_right = right - 2 * pad - _figure_width(em_px)
     row = top + title_height + pad // 2
     for name, probability in label.bars:
-        draw_text(canvas_bgr, _name(name, em_px), left + pad, row, em_px, TEXT)
+        draw_text(canvas_bgr, _name(name, em_px), left + pad, row, em_px, TEXT, PANEL)
         bar_top = row + (line_height(em_px) - _px(_BAR_HEIGHT_EM, em_px)) // 2
         bar = canvas_bgr[bar_top : bar_top + _px(_BAR_HEIGHT_EM, em_px), bar_left:bar_right]
         bar[:] = TROUGH
         share = min(max(probability, 0.0), 1.0) if math.isfinite(probability) else 0.0
         bar[:, : round(share * bar.shape[1])] = expression_color(name)
         figure = _percent(probability)
-        draw_text(canvas_bgr, figure, right - pad - text_width(figure, em_px), row, em_px, TEXT)
+        draw_text(canvas_bgr, figure, right - pad - text_width(figure, em_px), row, em_px, TEXT, PANEL)
         row += line_height(em_px)
 
 
@@ -147,7 +153,12 @@ def _title_height(em_px: int) -> int:
 
 
 def _line(label: FaceLabel, style: LabelStyle, em_px: int) -> str:
-    return label.tag if style is LabelStyle.TAG else f"{_title(label, em_px)} {label.figure}".strip()
+    if style is LabelStyle.TAG:
+        return label.tag
+    name = _title(label, em_px)
+    if style is LabelStyle.NAME:
+        return name
+    return " · ".join(part for part in (f"{name} {label.figure}".strip(), label.held) if part)
 
 
 def _title(label: FaceLabel, em_px: int) -> str:
@@ -159,7 +170,7 @@ def _name(name: str, em_px: int) -> str:
 
 
 def _figure_width(em_px: int) -> int:
-    return text_width("100 %", em_px)
+    return text_width(">99 %", em_px)
 
 
 @functools.lru_cache(256)

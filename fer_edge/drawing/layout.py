@@ -15,20 +15,23 @@ Rectangle = tuple[int, int, int, int]
 Size = tuple[int, int]
 Line = tuple[int, int, int, int]
 
-#: Of so many nearest places, the one whose leader line crosses least is taken.
-_COMPARED = 32
+#: Of so many nearest places, the best is taken.
+_COMPARED = 128
+#: A place costs its distance in heights of the label, and so much for each rectangle that its leader crosses, and for
+#: each that it comes so close to that it seems to belong to it.
+_CROSSING, _CROWDING = 4.0, 1.5
 
 
 @dataclass(frozen=True)
-class Style:
-    """Sizes of the labels in one style.
+class Attempt:
+    """Sizes of labels, and how far from their faces they may stand.
 
     Attributes
     ----------
     sizes : sequence of (width, height)
         One for each face, in pixels.
     reach_px : float
-        Largest distance of a label from its face.
+        Largest distance of a label from its face; 0 stands for beside it.
     """
 
     sizes: Sequence[Size]
@@ -41,29 +44,32 @@ class Placement:
 
     Attributes
     ----------
+    attempt : int
+        Index of the attempt that placed it, which tells its size.
     rectangle : tuple of int
         Left, top, right, bottom.
     leader : tuple of int or None
         Line x, y, x, y from the face to a label that is not beside it.
     """
 
+    attempt: int
     rectangle: Rectangle
     leader: Line | None = None
 
 
-def arrange(
-    faces: Sequence[Rectangle], styles: Sequence[Style], frame: Size, gap_px: int
-) -> tuple[int, tuple[Placement | None, ...]]:
-    """Return the first style in which every face has a label, and the labels' places.
+Plan = Sequence[Attempt]
 
-    If there is no such style, it is the one with the most labels, and of two with as many the first. Labels are placed
-    from the largest face to the smallest, so that the smallest faces are the ones left without.
+
+def arrange(
+    faces: Sequence[Rectangle], plans: Sequence[Plan], frame: Size, gap_px: int
+) -> tuple[int, tuple[Placement | None, ...]]:
+    """Return the first plan that gives every face a label, else the last one, and the labels' places.
 
     Parameters
     ----------
     faces : sequence of rectangles
         Parts of the faces inside the frame.
-    styles : sequence of Style
+    plans : sequence of plans
         In order of preference; at least one.
     frame : (width, height)
         In pixels.
@@ -73,46 +79,51 @@ def arrange(
     Returns
     -------
     index : int
-        Of the style.
+        Of the plan.
     placements : tuple of Placement or None
         One for each face; ``None`` if no place is left for its label.
     """
-    best: tuple[int, tuple[Placement | None, ...]] = 0, (None,) * len(faces)
-    most = -1
-    for index, style in enumerate(styles):
-        placements = place_labels(faces, style, frame, gap_px)
-        placed = sum(placement is not None for placement in placements)
-        if placed > most:
-            best, most = (index, placements), placed
-        if placed == len(faces):
-            break
-    return best
+    for index, plan in enumerate(plans[:-1]):
+        placements = place_labels(faces, plan, frame, gap_px)
+        if None not in placements:
+            return index, placements
+    return len(plans) - 1, place_labels(faces, plans[-1], frame, gap_px)
 
 
 def place_labels(
-    faces: Sequence[Rectangle], style: Style, frame: Size, gap_px: int
+    faces: Sequence[Rectangle], plan: Plan, frame: Size, gap_px: int
 ) -> tuple[Placement | None, ...]:
-    """Return the place of each label in one style, ``None`` where no place is left within reach.
+    """Return the place of each label, ``None`` where no attempt finds one.
 
-    A label stands below, above, right or left of its face, in this order. If all four are taken, it takes the nearest
-    free place in the frame: one is found if there is any.
+    Each attempt places what those before it did not. A label stands below, above, right or left of its face, in this
+    order; else it takes the nearest free place within reach. With infinite reach it finds one if there is any, and goes
+    from the largest face to the smallest, so that the smallest are left without. With finite reach the faces with the
+    least room beside them are first.
     """
     placements: list[Placement | None] = [None] * len(faces)
     margin = np.array([-gap_px, -gap_px, gap_px, gap_px])
     taken = np.array(faces, np.int64).reshape(-1, 4) + margin
     leaders: list[Line] = []
-    for i in sorted(range(len(faces)), key=lambda i: (-_area(faces[i]), i)):
-        found = _beside(faces[i], style.sizes[i], frame, gap_px, taken)
-        if found is None:
-            others = np.delete(taken, i, axis=0)
-            found = _nearest(faces[i], style, style.sizes[i], frame, gap_px, taken, others, leaders)
-        if found is None:
-            continue
-        leader = _leader(faces[i], found) if _distance(faces[i], found) > gap_px else None
-        placements[i] = Placement(found, leader)
-        taken = np.vstack([taken, np.array(found) + margin])
-        if leader:
-            leaders.append(leader)
+    for number, attempt in enumerate(plan):
+        waiting = [i for i in range(len(faces)) if placements[i] is None]
+        room = {
+            i: 0
+            if math.isinf(attempt.reach_px)
+            else len(_beside(faces[i], attempt.sizes[i], frame, gap_px, taken))
+            for i in waiting
+        }
+        for i in sorted(waiting, key=lambda i: (room[i], -_area(faces[i]), i)):
+            face, size = faces[i], attempt.sizes[i]
+            beside = _beside(face, size, frame, gap_px, taken)
+            reach_px = max(attempt.reach_px, gap_px)
+            found = beside[0] if beside else _nearest(face, size, reach_px, frame, taken, i, leaders)
+            if found is None:
+                continue
+            leader = _leader(face, found) if _distance(face, found) > gap_px else None
+            placements[i] = Placement(number, found, leader)
+            taken = np.vstack([taken, np.array(found) + margin])
+            if leader:
+                leaders.append(leader)
     return tuple(placements)
 
 
@@ -121,12 +132,10 @@ def _area(rectangle: Rectangle) -> int:
     return (right - left) * (bottom - top)
 
 
-def _beside(face: Rectangle, size: Size, frame: Size, gap_px: int, taken: np.ndarray) -> Rectangle | None:
-    """Return the first free place below, above, right or left of the face."""
+def _beside(face: Rectangle, size: Size, frame: Size, gap_px: int, taken: np.ndarray) -> list[Rectangle]:
+    """Return the free places below, above, right and left of the face, in this order."""
     left, top, right, bottom = face
     (width, height), (frame_width, frame_height) = size, frame
-    if width > frame_width or height > frame_height:
-        return None
     x, x_end = min(left, frame_width - width), max(right - width, 0)
     y, y_end = min(top, frame_height - height), max(bottom - height, 0)
     below, above, beyond, before = (
@@ -138,66 +147,78 @@ def _beside(face: Rectangle, size: Size, frame: Size, gap_px: int, taken: np.nda
     corners = np.array(
         [(x, below), (x_end, below), (x, above), (x_end, above), (beyond, y), (beyond, y_end), (before, y), (before, y_end)]
     )  # fmt: skip
-    inside = ((corners >= 0) & (corners <= (frame_width - width, frame_height - height))).all(axis=1)
-    ends = corners + size
-    overlaps = (corners[:, None] < taken[None, :, 2:]) & (ends[:, None] > taken[None, :, :2])
-    covers = np.any(np.all(overlaps, axis=2), axis=1)
-    free = np.flatnonzero(inside & ~covers)
-    return _rectangle(corners[free[0]], size) if len(free) else None
+    inside = np.all((corners >= 0) & (corners <= (frame_width - width, frame_height - height)), axis=1)
+    covers = np.any(_overlaps(np.hstack([corners, corners + size]), taken), axis=1)
+    return [_rectangle(corner, size) for corner in corners[inside & ~covers]]
 
 
 def _nearest(
     face: Rectangle,
-    style: Style,
     size: Size,
+    reach_px: float,
     frame: Size,
-    gap_px: int,
     taken: np.ndarray,
-    others: np.ndarray,
+    own: int,
     leaders: Sequence[Line],
 ) -> Rectangle | None:
-    """Return the free place nearest to the face whose leader line crosses least.
+    """Return the best free place within reach of the face, which is row ``own`` of ``taken``; ``None`` if there is none.
 
     A rectangle with a free place anywhere can be moved left and up until it touches something, again and again until
-    nothing moves. So it suffices to try the right and lower edges of what is taken, and the frame's; the other edges and
-    the face's own give places that look better.
+    nothing moves. So the right and lower edges of what is taken, and the frame's, suffice to find a place. The other
+    edges, and places at some distance from all edges, are there to find a better one.
     """
     width, height = size
-    columns = _starts(taken[:, 0], taken[:, 2], width, frame[0], (face[0], face[2] - width))
-    rows = _starts(taken[:, 1], taken[:, 3], height, frame[1], (face[1], face[3] - height))
-    if not (len(columns) and len(rows)):
-        return None
-    # Rows and columns that meet a rectangle: their product counts the rectangles that a place covers.
-    in_column = (columns[:, None] < taken[:, 2]) & (columns[:, None] + width > taken[:, 0])
-    in_row = (rows[:, None] < taken[:, 3]) & (rows[:, None] + height > taken[:, 1])
-    free = in_column.astype(np.float32) @ in_row.astype(np.float32).T == 0
+    columns = _starts(face[0], face[2], taken[:, 0], taken[:, 2], width, height, frame[0], reach_px)
+    rows = _starts(face[1], face[3], taken[:, 1], taken[:, 3], height, height, frame[1], reach_px)
+    # The product counts, for each column and row, the rectangles that both meet: those that a label there would cover.
+    meets_column = (columns[:, None] < taken[:, 2]) & (columns[:, None] + width > taken[:, 0])
+    meets_row = (rows[:, None] < taken[:, 3]) & (rows[:, None] + height > taken[:, 1])
     away_x = np.maximum(0, np.maximum(columns - face[2], face[0] - columns - width))
     away_y = np.maximum(0, np.maximum(rows - face[3], face[1] - rows - height))
     distance = np.hypot(away_x[:, None], away_y[None, :])
-    free &= distance <= max(style.reach_px, gap_px)
-    chosen = np.flatnonzero(free)
+    free = meets_column.astype(np.float32) @ meets_row.astype(np.float32).T == 0
+    chosen = np.flatnonzero(free & (distance <= reach_px))
     if not len(chosen):
         return None
-    # Of two places as near, the one whose middle is nearer.
-    middle = np.abs(columns[:, None] + (width - face[0] - face[2]) / 2) + np.abs(
-        rows[None, :] + (height - face[1] - face[3]) / 2
-    )
-    cost = (distance + middle / (2 * sum(frame))).ravel()[chosen]
-    chosen = chosen[np.argsort(cost, kind="stable")[:_COMPARED]]
+    # Of places that are as near, the one whose middle is nearer.
+    off_x = np.abs(columns + (width - face[0] - face[2]) / 2) / frame[0]
+    off_y = np.abs(rows + (height - face[1] - face[3]) / 2) / frame[1]
+    cost = ((distance + off_x[:, None] + off_y[None, :]) / height).ravel()[chosen]
+    if len(chosen) > _COMPARED:
+        nearest = np.argpartition(cost, _COMPARED)[:_COMPARED]
+        chosen, cost = chosen[nearest], cost[nearest]
     corners = np.stack([columns[chosen // len(rows)], rows[chosen % len(rows)]], axis=1)
-    places = [_rectangle(corner, size) for corner in corners]
-    crossed = _crossings(np.array([_leader(face, place) for place in places]), others).sum(axis=1)
+    places = np.hstack([corners, corners + size])
+    others = np.delete(taken, own, axis=0)
+    around = places + np.array([-height, -height, height, height]) // 2
+    crossed = _crossings(_leaders(face, places), others).sum(axis=1)
     if leaders:
-        crossed = crossed + _crossings(np.array(leaders), np.array(places)).sum(axis=0)
-    return places[int(np.argmin(crossed))]
+        crossed = crossed + _crossings(np.array(leaders), places).sum(axis=0)
+    cost = cost + _CROSSING * crossed + _CROWDING * _overlaps(around, others).sum(axis=1)
+    return _rectangle(corners[int(np.argmin(cost))], size)
 
 
 def _starts(
-    lows: np.ndarray, highs: np.ndarray, length: int, limit: int, more: tuple[int, int]
+    low: int,
+    high: int,
+    lows: np.ndarray,
+    highs: np.ndarray,
+    length: int,
+    distance: int,
+    limit: int,
+    reach_px: float,
 ) -> np.ndarray:
-    """Return the coordinates, inside the frame, at which a label of this length may begin."""
-    starts = np.unique(np.concatenate([highs, lows - length, (0, limit - length), more]))
-    return starts[(starts >= 0) & (starts <= limit - length)]
+    """Return where along one axis a label of this length may begin: inside the frame and within reach of the face."""
+    before = lows - length
+    edges = (highs, before, highs + distance, before - distance, (0, limit - length, low, high - length))
+    starts = np.unique(np.concatenate(edges))
+    first, last = max(0, low - length - reach_px), min(limit - length, high + reach_px)
+    return starts[(starts >= first) & (starts <= last)]
+
+
+def _overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return which of ``[A, 4]`` rectangles overlaps which of ``[B, 4]``, bool ``[A, B]``."""
+    return np.all((a[:, None, :2] < b[None, :, 2:]) & (a[:, None, 2:] > b[None, :, :2]), axis=2)
 
 
 def _rectangle(corner: np.ndarray, size: Size) -> Rectangle:
@@ -210,21 +231,21 @@ def _distance(a: Rectangle, b: Rectangle) -> float:
 
 
 def _leader(face: Rectangle, label: Rectangle) -> Line:
-    """Return the shortest line from the face to the label; the middle one of several."""
-
-    def ends(low: int, high: int, other_low: int, other_high: int) -> tuple[int, int]:
-        if high <= other_low:
-            return high, other_low
-        if other_high <= low:
-            return low, other_high
-        middle = (max(low, other_low) + min(high, other_high)) // 2
-        return middle, middle
-
-    (x0, x1), (y0, y1) = (
-        ends(face[0], face[2], label[0], label[2]),
-        ends(face[1], face[3], label[1], label[3]),
-    )
+    x0, y0, x1, y1 = (int(value) for value in _leaders(face, np.array([label]))[0])
     return x0, y0, x1, y1
+
+
+def _leaders(face: Rectangle, labels: np.ndarray) -> np.ndarray:
+    """Return the shortest line from the face to each label ``[L, 4]``, the middle one of several: x, y, x, y."""
+    starts, ends = [], []
+    for low, high, lows, highs in (
+        (face[0], face[2], labels[:, 0], labels[:, 2]),
+        (face[1], face[3], labels[:, 1], labels[:, 3]),
+    ):
+        middle = (np.maximum(low, lows) + np.minimum(high, highs)) // 2
+        starts.append(np.where(high <= lows, high, np.where(highs <= low, low, middle)))
+        ends.append(np.where(high <= lows, lows, np.where(highs <= low, highs, middle)))
+    return np.stack([*starts, *ends], axis=1)
 
 
 def _crossings(lines: np.ndarray, rectangles: np.ndarray) -> np.ndarray:

@@ -20,7 +20,8 @@ Color = tuple[int, int, int]
 _FILE = Path(__file__).with_name("roboto.npz")
 _UNKNOWN = "\ufffd"
 _ELLIPSIS = "…"
-_MAX_CACHED = 2048
+#: Widths are numbers; pictures of text take 30 KB each on a frame of 3840×2160.
+_MAX_WIDTHS, _MAX_PICTURES = 2048, 256
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def _letters() -> _Letters:
         return _Letters(cells, advances, int(file["em_px"]), int(file["margin_px"]), coverage.shape[0])
 
 
-@functools.lru_cache(_MAX_CACHED)
+@functools.lru_cache(_MAX_WIDTHS)
 def _drawable(text: str) -> str:
     """Return the text in letters of the font: without an accent that it lacks, and a lozenge for any other letter."""
     known = _letters().cells
@@ -58,7 +59,7 @@ def _drawable(text: str) -> str:
     return "".join(drawable)
 
 
-@functools.lru_cache(_MAX_CACHED)
+@functools.lru_cache(_MAX_WIDTHS)
 def text_width(text: str, em_px: int) -> int:
     """Return the width of one line of text in pixels; ``em_px`` is the size of the font."""
     letters = _letters()
@@ -72,7 +73,7 @@ def line_height(em_px: int) -> int:
     return round(letters.height_px * em_px / letters.em_px)
 
 
-@functools.lru_cache(_MAX_CACHED)
+@functools.lru_cache(_MAX_WIDTHS)
 def shorten(text: str, em_px: int, width_px: int) -> str:
     """Return the text, cut off with an ellipsis if it is wider than ``width_px``; empty if not even that fits."""
     if text_width(text, em_px) <= width_px:
@@ -82,9 +83,9 @@ def shorten(text: str, em_px: int, width_px: int) -> str:
     return text + _ELLIPSIS if text else ""
 
 
-@functools.lru_cache(_MAX_CACHED)
+@functools.lru_cache(_MAX_PICTURES)
 def _coverage(text: str, em_px: int) -> np.ndarray:
-    """Return how much of each pixel the text covers, ``[height, width, 1]`` int32 from 0 to 255; do not modify it.
+    """Return how much of each pixel the text covers, ``[height, width]`` uint8; do not modify it.
 
     The text begins ``margin_px``, scaled, to the right of the left edge.
     """
@@ -101,12 +102,24 @@ def _coverage(text: str, em_px: int) -> np.ndarray:
         position += letters.advances_px[letter]
     scale = em_px / letters.em_px
     size = max(1, round(line.shape[1] * scale)), line_height(em_px)
-    scaled = cv2.resize(line, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    return scaled.astype(np.int32)[:, :, None]
+    return cv2.resize(line, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+
+
+@functools.lru_cache(_MAX_WIDTHS)
+def _shades(color_bgr: Color, background_bgr: Color) -> np.ndarray:
+    """Return the colour of a pixel by how much of it the text covers, ``[256, 1, 3]`` uint8."""
+    cover = np.linspace(0, 1, 256)[:, None]
+    return np.rint(cover * color_bgr + (1 - cover) * background_bgr).astype(np.uint8)[:, None]
 
 
 def draw_text(
-    canvas_bgr: np.ndarray, text: str, left_px: int, top_px: int, em_px: int, color_bgr: Color
+    canvas_bgr: np.ndarray,
+    text: str,
+    left_px: int,
+    top_px: int,
+    em_px: int,
+    color_bgr: Color,
+    background_bgr: Color,
 ) -> None:
     """Draw one line of text on ``[H, W, 3]`` uint8 in place; what lies beyond the canvas is left out.
 
@@ -120,8 +133,8 @@ def draw_text(
         Upper left corner of the line, which is :func:`text_width` wide and :func:`line_height` high.
     em_px : int
         Size of the font; capitals are 0.71 of it high.
-    color_bgr : tuple of int
-        Blue, green, red.
+    color_bgr, background_bgr : tuple of int
+        Blue, green, red of the text and of what is behind it, which must be of one colour: it is painted again.
     """
     letters = _letters()
     cover = _coverage(text, em_px)
@@ -132,5 +145,5 @@ def draw_text(
     if x0 >= x1 or y0 >= y1:
         return
     cover = cover[y0 - top_px : y1 - top_px, x0 - left : x1 - left]
-    area = canvas_bgr[y0:y1, x0:x1]
-    area[:] = area + ((np.array(color_bgr, np.int32) - area) * cover + 127) // 255
+    shades = _shades(color_bgr, background_bgr)
+    canvas_bgr[y0:y1, x0:x1] = cv2.LUT(cv2.cvtColor(cover, cv2.COLOR_GRAY2BGR), shades)
