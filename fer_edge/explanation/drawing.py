@@ -5,10 +5,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from fer_edge.drawing.text import Color, draw_text, line_height, shorten, text_width
 from fer_edge.explanation.explain import METHODS, Explanation
 from fer_edge.heatmaps import blend, colorize, enlarge
 
-_FONT = cv2.FONT_HERSHEY_DUPLEX
+#: Sizes of text, in pixels per em.
+_TITLE, _TEXT, _NOTE = 28, 17, 15
 _TILE, _GAP, _TOP = 300, 24, 84
 _CAPTION, _LINE = 34, 30
 _BACK, _INK, _GREY = (255, 255, 255), (40, 32, 26), (120, 112, 106)
@@ -16,9 +18,7 @@ _BAR, _BAR_TOP, _BAR_BACK = (190, 170, 150), (60, 120, 220), (236, 232, 228)
 _BOX = (60, 200, 90)
 _WIDTH = 4 * _TILE + 5 * _GAP
 _SCALE_WIDTH = 14
-_SMALLEST = 0.7  # relative to the usual font scale
-
-Color = tuple[int, int, int]
+_SMALLEST = 0.7  # relative to the usual size of text
 
 
 def draw_explanation(image_bgr: np.ndarray, explanation: Explanation) -> np.ndarray:
@@ -36,8 +36,8 @@ def draw_explanation(image_bgr: np.ndarray, explanation: Explanation) -> np.ndar
     subtitle = f"{explanation.network}: {shown}"
     if explanation.class_name is not None:
         subtitle += f", here '{explanation.class_name}'"
-    _text(canvas, title, (_GAP, 40), 0.95, _INK, _WIDTH - 2 * _GAP)
-    _text(canvas, subtitle, (_GAP, 68), 0.55, _GREY, _WIDTH - 2 * _GAP)
+    _text(canvas, title, (_GAP, 14), _TITLE, _INK, _WIDTH - 2 * _GAP)
+    _text(canvas, subtitle, (_GAP, 50), _TEXT, _GREY, _WIDTH - 2 * _GAP)
 
     crop = explanation.crop_bgr
     height, width = _fit(*crop.shape[:2])
@@ -80,7 +80,7 @@ def _place(canvas: np.ndarray, tile: np.ndarray, caption: str, left: int) -> Non
     height, width = tile.shape[:2]
     top, x = _TOP + (_TILE - height) // 2, left + (_TILE - width) // 2
     canvas[top : top + height, x : x + width] = tile
-    _text(canvas, caption, (x, _TOP + _TILE + 24), 0.55, _INK, left + _TILE - x)
+    _text(canvas, caption, (x, _TOP + _TILE + 8), _TEXT, _INK, left + _TILE - x)
 
 
 def _probabilities(canvas: np.ndarray, explanation: Explanation) -> None:
@@ -89,13 +89,13 @@ def _probabilities(canvas: np.ndarray, explanation: Explanation) -> None:
     for i, (name, probability) in enumerate(explanation.probabilities.items()):
         base = top + i * _LINE
         color = _BAR_TOP if name == explanation.label else _BAR
-        _text(canvas, name, (_GAP, base + 20), 0.55, _INK, names - 12)
+        _text(canvas, name, (_GAP, base + 4), _TEXT, _INK, names - 12)
         left = _GAP + names
         cv2.rectangle(canvas, (left, base + 6), (left + bar, base + 22), _BAR_BACK, -1)
         length = round(bar * probability)
         if length:
             cv2.rectangle(canvas, (left, base + 6), (left + length, base + 22), color, -1)
-        _text(canvas, f"{100 * probability:.1f} %", (left + bar + 12, base + 20), 0.55, _INK, figure - 12)
+        _text(canvas, f"{100 * probability:.1f} %", (left + bar + 12, base + 4), _TEXT, _INK, figure - 12)
 
 
 def _color_scale(canvas: np.ndarray, left: int) -> None:
@@ -103,22 +103,19 @@ def _color_scale(canvas: np.ndarray, left: int) -> None:
     top = _TOP + _TILE + _CAPTION + _GAP + 6
     ramp = np.tile(np.linspace(0, 1, _TILE, dtype=np.float32), (_SCALE_WIDTH, 1))
     canvas[top : top + _SCALE_WIDTH, left : left + _TILE] = colorize(ramp)
-    _text(canvas, "0 (least)", (left, top + 36), 0.5, _GREY, _TILE // 2)
-    _text(canvas, "1 (most)", (left + _TILE - 78, top + 36), 0.5, _GREY, 78)
+    _text(canvas, "0 (least)", (left, top + 20), _NOTE, _GREY, _TILE // 2)
+    most = "1 (most)"
+    width = text_width(most, _NOTE)
+    _text(canvas, most, (left + _TILE - width, top + 20), _NOTE, _GREY, width)
 
 
 def _text(
-    canvas: np.ndarray, text: str, origin: tuple[int, int], scale: float, color: Color, width: int
+    canvas: np.ndarray, text: str, corner: tuple[int, int], em_px: int, color: Color, width: int
 ) -> None:
-    """Draw one line of text; shrink text wider than ``width``, then cut it off."""
-    text = text.encode("ascii", "replace").decode()  # OpenCV's fonts are ASCII only
-    scale = min(scale, max(scale * width / max(_width(text, scale), 1), _SMALLEST * scale))
-    if _width(text, scale) > width:
-        while text and _width(text + "...", scale) > width:
-            text = text[:-1]
-        text += "..."
-    cv2.putText(canvas, text, origin, _FONT, scale, color, 1, cv2.LINE_AA)
-
-
-def _width(text: str, scale: float) -> int:
-    return int(cv2.getTextSize(text, _FONT, scale, 1)[0][0])
+    """Draw one line of text below ``corner``; shrink text wider than ``width``, then cut it off."""
+    smallest = round(_SMALLEST * em_px)
+    fitting = em_px * width // max(text_width(text, em_px), 1)
+    size = min(em_px, max(fitting, smallest))
+    left, top = corner
+    top += (line_height(em_px) - line_height(size)) // 2
+    draw_text(canvas, shorten(text, size, width), left, top, size, color, _BACK)
