@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from operator import methodcaller
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -28,6 +28,7 @@ from fer_edge.frames import check_frame
 from fer_edge.results import Box, Detection
 
 _MAX_BATCH = 16  # bounds memory
+_MAX_FRAMES_PER_BOX = 2  # in sides
 _MAX_INPUT_PX = 1024
 # Two tracks whose boxes overlap more are the same face.
 _MAX_OVERLAP = 0.3
@@ -58,7 +59,7 @@ class RefinerOptions:
 
     model: Path | None = None
     min_score: float = 0.5
-    surroundings: float = 2.5
+    surroundings: float = 2.0
     input_px: int = 96
     backend: str = "onnxruntime"
     threads: int | None = 1
@@ -147,114 +148,84 @@ class YuNetRefiner:
                 f"{options.model} cannot be run as YuNet ({without_fix(error)}). {FIX}"
             ) from error
         self._anchors = _anchors(side)
-        self._network: Guard[Session] = Guard(
-            network, "refiner", DetectorError, free=lambda session: session.close(), parallel=True
-        )
+        free = methodcaller("close")
+        self._network: Guard[Session] = Guard(network, "refiner", DetectorError, free=free, parallel=True)
 
     def refine(
         self, frame_bgr: np.ndarray, expected: Mapping[int, Detection]
     ) -> Mapping[int, Detection | None]:
         frame = check_frame(frame_bgr)
         found: dict[int, Detection | None] = dict.fromkeys(expected)
-        windows = {
-            track: window
-            for track, face in expected.items()
-            if (window := _window(face.box_xyxy, frame.shape, self._options)) is not None
-        }
-        tracks = list(windows)
+        usable = [track for track, face in expected.items() if _is_usable(face.box_xyxy, frame.shape)]
+        if not usable:
+            return found
+        boxes = np.array([expected[track].box_xyxy for track in usable], np.float64).reshape(-1, 2, 2)
         with self._network as network:
-            candidates = self._search(frame, list(windows.values()), network)
-        expected_boxes = np.array([expected[track].box_xyxy for track in tracks]).reshape(-1, 4)
-        weights = candidates.scores * _prior(candidates.boxes, expected_boxes[candidates.owners])
-        for i in _assign(candidates.boxes, weights, candidates.owners):
-            found[tracks[candidates.owners[i]]] = _detection(frame, candidates, i)
+            points, scores, owners = self._search(frame, boxes, network)
+        weights = scores * _prior(points[:, :2], boxes[owners])
+        for i in _assign(points[:, :2], weights, owners.tolist()):
+            found[usable[owners[i]]] = _detection(frame.shape, points[i], float(scores[i]))
         return found
 
     def close(self) -> None:
         self._network.close()
 
-    def _search(self, frame: np.ndarray, windows: Sequence[_Window], network: Session) -> _Candidates:
-        """Return all boxes with enough score, in pixels of the frame."""
-        remaining = enumerate(windows)
-        parts = [_NO_CANDIDATES]
-        while batch := list(islice(remaining, _MAX_BATCH)):
-            images = [_cut(frame, window, self._options.input_px) for _, window in batch]
+    def _search(
+        self, frame: np.ndarray, boxes: np.ndarray, network: Session
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return all faces near ``boxes``, as :func:`_decode` in pixels of the frame."""
+        sides = np.maximum((boxes[:, 1] - boxes[:, 0]).max(axis=1) * self._options.surroundings, 1.0)
+        corners = boxes.mean(axis=1) - sides[:, None] / 2
+        input_px = self._options.input_px
+        parts = []
+        for start in range(0, len(boxes), _MAX_BATCH):
+            part = slice(start, start + _MAX_BATCH)
+            images = [
+                _cut(frame, corner, side, input_px)
+                for corner, side in zip(corners[part].tolist(), sides[part].tolist(), strict=True)
+            ]
             outputs = network.run(cv2.dnn.blobFromImages(images))
-            boxes, scores, landmarks, image = _decode(outputs, self._anchors, self._options.min_score)
-            scale = np.array([window.side for _, window in batch])[image] / self._options.input_px
-            corner = np.array([(window.left, window.top) for _, window in batch], np.float64)[image]
-            parts.append(
-                _Candidates(
-                    boxes * scale[:, None] + np.tile(corner, 2),
-                    scores,
-                    landmarks * scale[:, None, None] + corner[:, None],
-                    image + batch[0][0],
-                )
-            )
-        return _Candidates(*map(np.concatenate, zip(*parts, strict=True)))
+            points, scores, owners = _decode(outputs, self._anchors, self._options.min_score)
+            owners += start
+            points = points * (sides[owners, None, None] / input_px) + corners[owners, None]
+            parts.append((points, scores, owners))
+        if len(parts) == 1:
+            return parts[0]
+        points, scores, owners = map(np.concatenate, zip(*parts, strict=True))
+        return points, scores, owners
 
 
-class _Window(NamedTuple):
-    """A square of the frame, in pixels; it may extend beyond. Every ``step``-th pixel is read."""
-
-    left: int
-    top: int
-    side: int
-    step: int
-
-
-class _Candidates(NamedTuple):
-    """Boxes ``[N, 4]``, scores ``[N]``, landmarks ``[N, 5, 2]``, and the index of the face searched for, ``[N]``."""
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    landmarks: np.ndarray
-    owners: np.ndarray
-
-
-_NO_CANDIDATES = _Candidates(np.empty((0, 4)), np.empty(0), np.empty((0, 5, 2)), np.empty(0, np.intp))
-
-
-def _window(box: Box, shape: tuple[int, ...], options: RefinerOptions) -> _Window | None:
-    """Return the surroundings of a box, ``None`` if the box is empty or outside the frame."""
-    left, top, right, bottom = map(float, box)
-    longer = max(right - left, bottom - top)
-    if not all(map(math.isfinite, box)) or longer > 2 * max(shape[:2]):
-        return None
+def _is_usable(box: Box, shape: tuple[int, ...]) -> bool:
+    """Return whether a box is finite, in the frame at least in part, and not much larger than it."""
+    left, top, right, bottom = box
     height, width = shape[:2]
-    if min(right, width) <= max(left, 0) or min(bottom, height) <= max(top, 0):
-        return None
-    side = max(longer * options.surroundings, 1.0)
-    # Reading every step-th pixel bounds the cost for large faces; averaging two or more of them limits aliasing.
-    step = max(int(side / (2 * options.input_px)), 1)
-    side_px = step * math.ceil(side / step)
-    x, y = (left + right - side_px) / 2, (top + bottom - side_px) / 2
-    return _Window(round(x), round(y), side_px, step)
+    return (
+        math.isfinite(left + top + right + bottom)
+        and min(right, width) > max(left, 0)
+        and min(bottom, height) > max(top, 0)
+        and max(right - left, bottom - top) <= _MAX_FRAMES_PER_BOX * max(height, width)
+    )
 
 
-def _cut(frame: np.ndarray, window: _Window, input_px: int) -> np.ndarray:
-    """Return a window as ``[input_px, input_px, 3]`` uint8, black outside the frame."""
-    rows, above, below = _samples(window.top, window, frame.shape[0])
-    columns, before, behind = _samples(window.left, window, frame.shape[1])
-    image = frame[rows, columns]
-    if above or below or before or behind:
-        image = cv2.copyMakeBorder(image, above, below, before, behind, cv2.BORDER_CONSTANT)
-    shrinks = len(image) > input_px
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (input_px, input_px), interpolation=method))
+def _cut(frame: np.ndarray, corner: Sequence[float], side: float, input_px: int) -> np.ndarray:
+    """Return a square of the frame as ``[input_px, input_px, 3]`` uint8, black outside the frame.
 
-
-def _samples(start: int, window: _Window, size: int) -> tuple[slice, int, int]:
-    """Return the pixels read along one axis, and the number of samples before and behind the frame."""
-    step, count = window.step, window.side // window.step
-    first = start + step // 2
-    before = min(max(-(first // step), 0), count)
-    behind = min(max(count - -((first - size) // step), 0), count)
-    return slice(first + before * step, first + (count - behind) * step, step), before, behind
+    The cost does not depend on ``side``: at most sixteen pixels of the frame contribute to one of the result.
+    """
+    step = side / input_px
+    is_small = step <= 2  # neighbours of the result are less than two pixels apart
+    count, step = (input_px, step) if is_small else (2 * input_px, step / 2)
+    left, top = (v + step / 2 - 0.5 for v in corner)  # OpenCV counts from pixel centres
+    to_source = np.array([[step, 0, left], [0, step, top]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    image = cv2.warpAffine(frame, to_source, (count, count), flags=flags)
+    return np.asarray(
+        image if is_small else cv2.resize(image, (input_px, input_px), interpolation=cv2.INTER_AREA)
+    )
 
 
 def _anchors(side: int) -> np.ndarray:
-    """Return left, top and stride of every anchor of an image, ``[A, 3]``, in strides and pixels."""
+    """Return left and top in strides, and the stride in pixels, of every anchor of an image: ``[A, 3]``."""
     parts = []
     for stride in STRIDES_PX:
         y, x = np.divmod(np.arange((side // stride) ** 2), side // stride)
@@ -264,60 +235,74 @@ def _anchors(side: int) -> np.ndarray:
 
 def _decode(
     outputs: Mapping[str, np.ndarray], anchors: np.ndarray, min_score: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Decode a batch as :func:`fer_edge.detection.yunet.detector.decode`; return also the index of the image."""
-    cls, obj, box, points = (
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Decode a batch as :func:`fer_edge.detection.yunet.detector.decode` does one image.
+
+    Returns
+    -------
+    points, scores, images : np.ndarray
+        ``[N, 7, 2]``, the box's corners and the landmarks; ``[N]``; and the index of the image, ``[N]``.
+    """
+    cls, obj, box, landmarks = (
         np.concatenate([outputs[f"{head}_{stride}"] for stride in STRIDES_PX], axis=1)
         for head in ("cls", "obj", "bbox", "kps")
     )
-    score = np.sqrt(cls[..., 0].clip(0, 1) * obj[..., 0].clip(0, 1))
-    image, found = np.nonzero(score >= min_score)
-    corner, stride = anchors[found, :2], anchors[found, 2:]
-    box = box[image, found]
-    centre = (corner + box[:, :2]) * stride
-    half = np.exp(box[:, 2:].clip(max=_MAX_LOG_SIDE)) * (stride / 2)
-    landmarks = (points[image, found].reshape(-1, 5, 2) + corner[:, None]) * stride[..., None]
-    return np.concatenate([centre - half, centre + half], axis=1), score[image, found], landmarks, image
+    scores = np.sqrt(cls[..., 0].clip(0, 1) * obj[..., 0].clip(0, 1))
+    images, found = np.nonzero(scores >= min_score)
+    anchor = anchors[found]
+    points = np.empty((len(found), 7, 2))
+    box = box[images, found]
+    half = np.exp(box[:, 2:].clip(max=_MAX_LOG_SIDE)) / 2
+    points[:, 0], points[:, 1] = box[:, :2] - half, box[:, :2] + half
+    points[:, 2:] = landmarks[images, found].reshape(-1, 5, 2)
+    points = (points + anchor[:, None, :2]) * anchor[:, None, 2:]
+    return points, scores[images, found], images
 
 
 def _prior(boxes: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Return how well boxes ``[N, 4]`` agree with the expected ones, in [0, 1]."""
-    side, expected_side = ((b[:, 2:] - b[:, :2]).max(axis=1, initial=1e-6) for b in (boxes, expected))
-    moved = (boxes[:, :2] + boxes[:, 2:] - expected[:, :2] - expected[:, 2:]) / 2
-    distance = np.hypot(moved[:, 0], moved[:, 1]) / (expected_side * _CENTRE_SPREAD)
+    """Return how well boxes ``[N, 2, 2]`` agree with the expected ones, in [0, 1]."""
+    side, expected_side = ((b[:, 1] - b[:, 0]).max(axis=1).clip(1e-6) for b in (boxes, expected))
+    distance = np.linalg.norm((boxes - expected).mean(axis=1), axis=1) / (expected_side * _CENTRE_SPREAD)
     growth = np.log(side / expected_side) / _SIDE_SPREAD
     return np.asarray(np.exp(-(distance**2 + growth**2) / 2))
 
 
-def _assign(boxes: np.ndarray, weights: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """Return the index of the best candidate of each face; faces do not share one."""
-    left = np.argsort(-weights, kind="stable")
+def _assign(boxes: np.ndarray, weights: np.ndarray, owners: Sequence[int]) -> list[int]:
+    """Return the index of the best candidate of each owner that has one; no two are at the same place."""
+    remaining = np.argsort(-weights, kind="stable")
     while True:
-        best = left[np.unique(owners[left], return_index=True)[1]]
-        if len(best) < 2:
-            return best
-        kept = best[suppress(boxes[best], weights[best], _MAX_OVERLAP)]
-        if len(kept) == len(best):
-            return best
-        taken = _overlaps(boxes[left], boxes[kept]) & ~np.isin(owners[left], owners[kept])
-        left = left[~taken]
+        best: dict[int, int] = {}
+        for i in remaining.tolist():
+            best.setdefault(owners[i], i)
+        chosen = list(best.values())
+        if len(chosen) < 2:
+            return chosen
+        flat = boxes[chosen].reshape(-1, 4)
+        kept = [chosen[i] for i in suppress(flat, weights[chosen], _MAX_OVERLAP)]
+        if len(kept) == len(chosen):
+            return chosen
+        # A face that lost its place to another may have a second candidate elsewhere.
+        winners = {owners[i] for i in kept}
+        others = np.array([i for i in remaining if owners[i] not in winners])
+        free = others[~_overlaps(boxes[others], boxes[kept])]
+        remaining = np.sort(np.concatenate([kept, free]))
+        remaining = remaining[np.argsort(-weights[remaining], kind="stable")]
 
 
 def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return which boxes ``[N, 4]`` are at the place of one of ``others``, ``[N]`` bool."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    """Return which boxes ``[N, 2, 2]`` are at the place of one of ``others``, ``[N]`` bool."""
+    low = np.maximum(boxes[:, None, 0], others[None, :, 0])
+    high = np.minimum(boxes[:, None, 1], others[None, :, 1])
     common = (high - low).clip(0).prod(axis=2)
-    areas, other_areas = ((b[:, 2:] - b[:, :2]).clip(0).prod(axis=1) for b in (boxes, others))
+    areas, other_areas = ((b[:, 1] - b[:, 0]).clip(0).prod(axis=1) for b in (boxes, others))
     whole = areas[:, None] + other_areas[None] - common
     return np.asarray((common > _MAX_OVERLAP * whole).any(axis=1))
 
 
-def _detection(frame: np.ndarray, candidates: _Candidates, i: int) -> Detection | None:
-    """Return a candidate with its box clipped to the frame, ``None`` if it is not finite or outside."""
-    height, width = frame.shape[:2]
-    left, top, right, bottom = np.clip(candidates.boxes[i], 0, [width, height, width, height]).tolist()
+def _detection(shape: tuple[int, ...], points: np.ndarray, score: float) -> Detection | None:
+    """Return a face with its box clipped to the frame, ``None`` if the box is outside."""
+    (left, top), (right, bottom) = points[:2].tolist()
+    left, top, right, bottom = max(left, 0.0), max(top, 0.0), min(right, shape[1]), min(bottom, shape[0])
     if not (right - left >= 1 and bottom - top >= 1):
         return None
-    landmarks = candidates.landmarks[i].astype(np.float32)
-    return Detection((left, top, right, bottom), float(min(candidates.scores[i], 1)), landmarks)
+    return Detection((left, top, float(right), float(bottom)), min(score, 1.0), points[2:].astype(np.float32))
