@@ -34,7 +34,7 @@ from fer_edge.sources.base import Source
 from fer_edge.sources.open import as_source
 from fer_edge.system.provenance import device_name, processor_features
 from fer_edge.tracking.options import TrackingOptions
-from fer_edge.tracking.refine import Refiner, RefinerOptions, create_refiner
+from fer_edge.tracking.refine import Refiner, RefinerOptions, YuNetRefiner, create_refiner
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in typing from Python 3.11 on
@@ -292,7 +292,7 @@ class Runtime:
 
 def _open_refiner(options: RuntimeOptions) -> Refiner | None:
     """Return the refiner of tracks; ``None`` if each frame is searched, as the detector has boxes of another kind."""
-    if options.tracking is None or options.detector != "yunet":
+    if options.tracking is None or options.detector != YuNetRefiner.detector:
         return None
     given = options.detector_options
     return create_refiner(RefinerOptions(model=given.model, backend=given.backend, threads=given.threads))

@@ -20,9 +20,11 @@ import numpy as np
 from fer_edge._utils.checks import MAX_THREADS, require_number, require_path, require_whole
 from fer_edge._utils.guard import Guard
 from fer_edge.backends import Session, SessionOptions, choose_backend
-from fer_edge.detection.input_size import open_network, serialize
+from fer_edge.detection.input_size import open_network
 from fer_edge.detection.nms import suppress
-from fer_edge.detection.yunet.graph import FIX, STRIDES_PX, YuNetModel
+from fer_edge.detection.yunet.decoding import decode_batch
+from fer_edge.detection.yunet.graph import FIX, STRIDES_PX, at_size
+from fer_edge.detection.yunet.weights import read_model
 from fer_edge.errors import BackendError, DetectorError, UsageError, without_fix
 from fer_edge.frames import check_frame
 from fer_edge.results import Box, Detection
@@ -32,7 +34,6 @@ _MAX_FRAMES_PER_BOX = 2  # in sides
 _MAX_INPUT_PX = 1024
 # Two tracks whose boxes overlap more are the same face.
 _MAX_OVERLAP = 0.3
-_MAX_LOG_SIDE = 12.0  # of a box, in strides; exp() of more is beyond any frame
 # Standard deviations of the prior around the expected box: centre in face sides, side as a logarithm.
 _CENTRE_SPREAD, _SIDE_SPREAD = 0.5, 0.4
 
@@ -44,7 +45,7 @@ class RefinerOptions:
     Attributes
     ----------
     model : Path or None
-        YuNet file.
+        YuNet file; ``None`` is the one of the package.
     min_score : float
         Smallest score of a face that is found again.
     surroundings : float
@@ -119,7 +120,7 @@ def create_refiner(options: RefinerOptions | None = None) -> Refiner:
     Raises
     ------
     DetectorError
-        If no YuNet file is given, or it is not YuNet.
+        If the file is missing or is not YuNet.
     BackendError
         If ``options.backend`` is not available.
     """
@@ -130,16 +131,23 @@ class YuNetRefiner:
     """Finds faces again with YuNet.
 
     Boxes and landmarks are YuNet's, whichever detector made the expected ones.
+
+    Attributes
+    ----------
+    detector : str
+        The detector whose boxes these are.
     """
 
+    detector = "yunet"
+
     def __init__(self, options: RefinerOptions) -> None:
-        if options.model is None:
-            raise DetectorError(f"refiner yunet expects a model file, found none. {FIX}")
         self._options = options
         side = options.input_px
         backend = choose_backend(options.backend)
         settings = SessionOptions(threads=options.threads, max_batch=_MAX_BATCH)
-        content = serialize(YuNetModel(Path(options.model)).at(side, side))
+        content = read_model(options.model)
+        if backend.fixed_shapes:
+            content = at_size(content, side, side)
         try:
             network = open_network(content, backend, settings)
             network.run(np.zeros((1, 3, side, side), np.float32))  # some inconsistent files fail only here
@@ -147,7 +155,6 @@ class YuNetRefiner:
             raise DetectorError(
                 f"{options.model} cannot be run as YuNet ({without_fix(error)}). {FIX}"
             ) from error
-        self._anchors = _anchors(side)
         free = methodcaller("close")
         self._network: Guard[Session] = Guard(network, "refiner", DetectorError, free=free, parallel=True)
 
@@ -185,7 +192,7 @@ class YuNetRefiner:
                 for corner, side in zip(corners[part].tolist(), sides[part].tolist(), strict=True)
             ]
             outputs = network.run(cv2.dnn.blobFromImages(images))
-            points, scores, owners = _decode(outputs, self._anchors, self._options.min_score)
+            points, scores, owners = _decode(outputs, self._options.min_score)
             owners += start
             points = points * (sides[owners, None, None] / input_px) + corners[owners, None]
             parts.append((points, scores, owners))
@@ -224,39 +231,11 @@ def _cut(frame: np.ndarray, corner: Sequence[float], side: float, input_px: int)
     )
 
 
-def _anchors(side: int) -> np.ndarray:
-    """Return left and top in strides, and the stride in pixels, of every anchor of an image: ``[A, 3]``."""
-    parts = []
-    for stride in STRIDES_PX:
-        y, x = np.divmod(np.arange((side // stride) ** 2), side // stride)
-        parts.append(np.stack([x, y, np.full_like(x, stride)], axis=1))
-    return np.concatenate(parts)
-
-
-def _decode(
-    outputs: Mapping[str, np.ndarray], anchors: np.ndarray, min_score: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Decode a batch as :func:`fer_edge.detection.yunet.detector.decode` does one image.
-
-    Returns
-    -------
-    points, scores, images : np.ndarray
-        ``[N, 7, 2]``, the box's corners and the landmarks; ``[N]``; and the index of the image, ``[N]``.
-    """
-    cls, obj, box, landmarks = (
-        np.concatenate([outputs[f"{head}_{stride}"] for stride in STRIDES_PX], axis=1)
-        for head in ("cls", "obj", "bbox", "kps")
-    )
-    scores = np.sqrt(cls[..., 0].clip(0, 1) * obj[..., 0].clip(0, 1))
-    images, found = np.nonzero(scores >= min_score)
-    anchor = anchors[found]
-    points = np.empty((len(found), 7, 2))
-    box = box[images, found]
-    half = np.exp(box[:, 2:].clip(max=_MAX_LOG_SIDE)) / 2
-    points[:, 0], points[:, 1] = box[:, :2] - half, box[:, :2] + half
-    points[:, 2:] = landmarks[images, found].reshape(-1, 5, 2)
-    points = (points + anchor[:, None, :2]) * anchor[:, None, 2:]
-    return points, scores[images, found], images
+def _decode(outputs: Mapping[str, np.ndarray], min_score: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return ``[N, 7, 2]``, the box's corners and the landmarks; ``[N]`` scores; ``[N]`` indices of images."""
+    found, images = decode_batch(outputs, min_score)
+    points = np.concatenate([found.boxes_xyxy.reshape(-1, 2, 2), found.landmarks], axis=1)
+    return points, found.scores, images
 
 
 def _prior(boxes: np.ndarray, expected: np.ndarray) -> np.ndarray:

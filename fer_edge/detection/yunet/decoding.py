@@ -27,39 +27,49 @@ class Found:
 
 
 def decode(outputs: Mapping[str, np.ndarray], min_score: float) -> Found:
-    """Decode the outputs for one image to its pixels, as OpenCV's ``FaceDetectorYN`` does.
+    """Decode the outputs for one image to its pixels; errors and scores as :func:`decode_batch`."""
+    return decode_batch(outputs, min_score)[0]
+
+
+def decode_batch(outputs: Mapping[str, np.ndarray], min_score: float) -> tuple[Found, np.ndarray]:
+    """Decode the outputs for a batch to pixels of its images, as OpenCV's ``FaceDetectorYN`` does.
 
     The score of an anchor is √(p · q), with the probability p of the class and q of the objectness.
 
     Parameters
     ----------
     outputs : Mapping of str to np.ndarray
-        ``[1, 16, h, w]`` of each stride, see :data:`fer_edge.detection.yunet.graph.MAPS`.
+        ``[B, 16, h, w]`` of each stride, see :data:`fer_edge.detection.yunet.graph.MAPS`.
     min_score : float
         Smallest score of an anchor, in [0, 1].
+
+    Returns
+    -------
+    found, images : Found, np.ndarray
+        Faces of all images, and the index of the image of each, ``[N]``.
     """
     least = _logit(min_score**2)  # p and q are at most 1, so each is at least the square of the score
     parts = []
     for name, stride in MAPS.items():
-        _, channels, _, width = outputs[name].shape
-        values = outputs[name].reshape(channels, -1)
-        near = np.flatnonzero((values[0] >= least) & (values[1] >= least))
+        count, channels, _, width = outputs[name].shape
+        values = outputs[name].reshape(count, channels, -1)
+        images, near = np.nonzero((values[:, 0] >= least) & (values[:, 1] >= least))
         if not len(near):
             continue
-        numbers = values[:, near].astype(np.float64)
-        scores = np.exp(-(np.logaddexp(0, -numbers[0]) + np.logaddexp(0, -numbers[1])) / 2)
+        numbers = values[images, :, near].astype(np.float64)
+        scores = np.exp(-(np.logaddexp(0, -numbers[:, 0]) + np.logaddexp(0, -numbers[:, 1])) / 2)
         kept = scores >= min_score
-        anchors, numbers = near[kept], numbers[:, kept].T
+        anchors, numbers = near[kept], numbers[kept]
         corner_xy = np.stack([anchors % width, anchors // width], axis=1)
         centre = (corner_xy + numbers[:, 2:4]) * stride
         half = np.exp(numbers[:, 4:6].clip(max=_MAX_LOG_SIDE)) * (stride / 2)
         boxes = np.concatenate([centre - half, centre + half], axis=1)
         landmarks = (numbers[:, 6:].reshape(-1, 5, 2) + corner_xy[:, None]) * stride
-        parts.append((boxes, scores[kept], landmarks))
+        parts.append((boxes, scores[kept], landmarks, images[kept]))
     if not parts:
-        return Found(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 5, 2)))
-    boxes, scores, landmarks = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Found(boxes, scores, landmarks)
+        return Found(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 5, 2))), np.zeros(0, np.intp)
+    boxes, scores, landmarks, images = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Found(boxes, scores, landmarks), images
 
 
 def _logit(probability: float) -> float:

@@ -106,13 +106,13 @@ class _Conversion:
     def _find_map(self, output: str, head: str) -> str:
         """Return the map ``[B, numbers, h, w]`` that a transposition and a reshape flatten to ``output``."""
         expected = ["Transpose", "Reshape", *(["Sigmoid"] if head in _LOGITS else [])]
-        name = output
+        name, order = output, []
         for operator in reversed(expected):
             node = self._makers.get(name)
             if node is None or node.op_type != operator or not node.input:
                 raise self._error(f"{output} does not come from {', '.join(expected)}")
             name = node.input[0]
-        order = [list(entry.ints) for entry in node.attribute if entry.name == "perm"]
+            order = [list(entry.ints) for entry in node.attribute if entry.name == "perm"]
         if order != [_TO_LAST]:
             raise self._error(
                 f"expected the order {_TO_LAST} in the transposition of {output}, found {order}"
