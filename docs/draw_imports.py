@@ -42,7 +42,11 @@ def layers() -> tuple[str, ...]:
 
 
 def imports_of_rooms(rooms: Sequence[str]) -> dict[str, set[str]]:
-    """Return room → rooms that it imports, imports for types included."""
+    """Return room → rooms below that it imports, imports for types included.
+
+    The few upward ones that pyproject.toml allows, for methods that import when they are called, are left out.
+    """
+    order = {room: index for index, room in enumerate(layers())}
     graph = grimp.build_graph(PACKAGE, cache_dir=None)
     for room in rooms:
         if graph.find_children(f"{PACKAGE}.{room}"):
@@ -52,7 +56,7 @@ def imports_of_rooms(rooms: Sequence[str]) -> dict[str, set[str]]:
         room: {
             name.removeprefix(prefix)
             for name in graph.find_modules_directly_imported_by(prefix + room)
-            if name.removeprefix(prefix) in rooms and name != prefix + room
+            if name.removeprefix(prefix) in rooms and order[name.removeprefix(prefix)] > order[room]
         }
         for room in rooms
     }
