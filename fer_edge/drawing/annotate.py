@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from fer_edge.drawing.colors import PANEL
+from fer_edge.drawing.colors import text_color
 from fer_edge.drawing.labels import FaceLabel, LabelStyle, draw_label, face_label, label_size
 from fer_edge.drawing.layout import Attempt, Line, Rectangle, Size, arrange
 from fer_edge.drawing.text import Color
@@ -174,7 +174,7 @@ def _text_px(rectangle: Rectangle, smallest: int) -> int:
 def _draw_box(canvas: np.ndarray, item: _Drawn, line_px: int, landmarks: bool) -> None:
     left, top, right, bottom = (_pixel(value) for value in item.face.box_xyxy)
     corners = (left, top), (max(right - 1, left), max(bottom - 1, top))
-    cv2.rectangle(canvas, *corners, PANEL, line_px + 2)
+    cv2.rectangle(canvas, *corners, text_color(item.label.color_bgr), line_px + 2)
     cv2.rectangle(canvas, *corners, item.label.color_bgr, line_px)
     if landmarks and item.face.landmarks is not None:
         for x, y in item.face.landmarks:
@@ -198,7 +198,7 @@ def _draw_leader(
         area = canvas[max(top, face[1]) : min(bottom, face[3]), max(left, face[0]) : min(right, face[2])]
         if area.size:
             behind.append((area, area.copy()))
-    cv2.line(canvas, (x0, y0), (x1, y1), PANEL, line_px + 2, cv2.LINE_AA)
+    cv2.line(canvas, (x0, y0), (x1, y1), text_color(color), line_px + 2, cv2.LINE_AA)
     cv2.line(canvas, (x0, y0), (x1, y1), color, line_px, cv2.LINE_AA)
     for area, before in behind:
         area[:] = before

@@ -2,7 +2,7 @@
 
 They were chosen by a random search that maximises the smallest CIEDE2000 difference of two of them, as seen with normal
 vision and with simulated protanopia, deuteranopia and tritanopia (Machado, Oliveira and Fernandes, 2009), among colours
-that are light enough to carry dark text. Every label names its expression too: no colour is needed to read it.
+of usual hues that are light enough to carry dark text: it is 16. Every label names its expression too: no colour is needed to read it.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ EXPRESSIONS: Mapping[str, Color] = {
 }
 #: Classes that are no expressions of the papers.
 OTHER = _bgr(0xB8BEC8)
-#: Faces without a label.
+#: Faces without a label: dark, unlike all expressions.
 UNCERTAIN = _bgr(0x4A505A)
-#: Background of labels, and dark text on a colour.
+#: Background of bars, and dark text.
 PANEL = _bgr(0x14171C)
 #: The part of a bar that is not filled.
 TROUGH = _bgr(0x353A43)
-#: Light text on a dark background.
+#: Light text.
 TEXT = _bgr(0xF2F4F7)
 
 
@@ -50,3 +50,20 @@ def expression_color(name: str) -> Color:
         return EXPRESSIONS[canonical(name)]
     except DataError:
         return OTHER
+
+
+def text_color(background: Color) -> Color:
+    """Return dark or light, for text and outlines: that with more contrast to a colour."""
+    return max(PANEL, TEXT, key=lambda color: contrast(color, background))
+
+
+@functools.lru_cache(256)
+def contrast(a: Color, b: Color) -> float:
+    """Return the contrast ratio of two colours, 1 to 21 (WCAG 2.2)."""
+    low, high = sorted((_luminance(a), _luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(color: Color) -> float:
+    blue, green, red = ((v / 255 / 12.92 if v <= 10 else ((v / 255 + 0.055) / 1.055) ** 2.4) for v in color)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

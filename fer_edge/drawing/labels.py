@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fer_edge.drawing.colors import OTHER, PANEL, TEXT, TROUGH, expression_color
+from fer_edge.drawing.colors import PANEL, TEXT, TROUGH, UNCERTAIN, expression_color, text_color
 from fer_edge.drawing.layout import Rectangle, Size
 from fer_edge.drawing.text import Color, draw_text, line_height, shorten, text_width
 from fer_edge.results import Face
@@ -81,7 +81,7 @@ def face_label(face: Face) -> FaceLabel:
         tag=track or short,
         bars=sorted(face.probabilities.items(), key=lambda item: -item[1])[:BARS],
         names=tuple(face.probabilities),
-        color_bgr=OTHER if face.label is None else expression_color(face.label),
+        color_bgr=UNCERTAIN if face.label is None else expression_color(face.label),
     )
 
 
@@ -120,14 +120,15 @@ def draw_label(
     left, top, right, bottom = rectangle
     pad, title_height = _px(_PAD_EM, em_px), _title_height(em_px)
     canvas_bgr[top : top + title_height, left:right] = label.color_bgr
+    ink = text_color(label.color_bgr)
     text_top = top + (title_height - line_height(em_px)) // 2
     if style is not LabelStyle.FULL:
-        draw_text(canvas_bgr, _line(label, style, em_px), left + pad, text_top, em_px, PANEL, label.color_bgr)
+        draw_text(canvas_bgr, _line(label, style, em_px), left + pad, text_top, em_px, ink, label.color_bgr)
         return
-    draw_text(canvas_bgr, _title(label, em_px), left + pad, text_top, em_px, PANEL, label.color_bgr)
+    draw_text(canvas_bgr, _title(label, em_px), left + pad, text_top, em_px, ink, label.color_bgr)
     if label.held:
         held_left = right - pad - text_width(label.held, em_px)
-        draw_text(canvas_bgr, label.held, held_left, text_top, em_px, PANEL, label.color_bgr)
+        draw_text(canvas_bgr, label.held, held_left, text_top, em_px, ink, label.color_bgr)
     canvas_bgr[top + title_height : bottom, left:right] = PANEL
     bar_left = left + 2 * pad + _names_width(label.names, em_px)
     bar_right = right - 2 * pad - _figure_width(em_px)
