@@ -224,7 +224,11 @@ def card(
         f"{record['versions']['onnxruntime']}, commit {record['commit']}.\n"
     )
     plain = measured["FP32"]
-    weak = [f"{n} ({percent(r)})" for n, r in zip(plain.class_names, plain.recall, strict=True) if r < 0.5]
+    weak = [
+        f"{n} ({percent(r)})"
+        for n, r in zip(plain.class_names, plain.recall, strict=True)
+        if r is not None and r < 0.5
+    ]
     text.append("\n## Limits\n\n")
     if weak:
         text.append(
@@ -233,6 +237,7 @@ def card(
     text.append(LIMITS.lstrip("\n"))
     figures = {
         "data": f"{faces.name}, {len(faces)} faces",
+        "prior": PRIOR,
         "accuracy": {"fp32": plain.accuracy, "int8": measured["INT8"].accuracy},
         "macro_f1": {"fp32": plain.macro_f1, "int8": measured["INT8"].macro_f1},
         "record": record,

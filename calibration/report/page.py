@@ -34,7 +34,8 @@ def write_report_page(path: Path, report: Mapping[str, Any]) -> None:
         JSON values. Every key is optional; the section of a missing or ``None`` key is left out:
 
         ``model``
-            ``network``, ``precision``, and optional entries such as ``weights``, ``licence``, ``data``.
+            ``network``, ``precision``, and optional entries such as ``weights``, ``licence``, ``data``,
+            ``accuracy_prior``.
         ``record``
             Result of :func:`fer_edge.system.provenance.measurement_record`.
         ``gate``

@@ -80,12 +80,21 @@ def _whole(plan: BuildPlan, manifest: Manifest, split: Split, measured: dict[str
             "weights": str(manifest.provenance.get("weights", plan.options.weights)),
             "licence": str(manifest.provenance.get("licence", "not stated")),
             "data": faces.name,
+            "accuracy_prior": accuracy_prior(manifest),
         },
         "record": measurement_record(),
         **faces_report(split),
         **measured,
         "gate": {**measured["gate"], "holds_for": holds_for},
     }
+
+
+def accuracy_prior(manifest: Manifest) -> str:
+    """Return the prior under which a build measures accuracy: the one that the logits imply.
+
+    A runtime applies the default prior of the bundle instead, so that its accuracy may differ.
+    """
+    return manifest.logit_prior or "that of the logits, not recorded"
 
 
 def refused_folder(output: Path) -> Path:

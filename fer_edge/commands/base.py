@@ -225,7 +225,7 @@ class _NamedRows(Table):
         super().__init__()
         self._heading, self._headers, self._rows = Text(title, "bold", overflow="fold"), columns, rows
         for i, column in enumerate(columns):
-            figures = i > 0 and all(row[i][:1].isdigit() or not row[i] for row in rows)
+            figures = i > 0 and all(row[i][:1].isdigit() or row[i] in ("", "–") for row in rows)
             self.add_column(column, justify="right" if figures else "left", overflow="fold")
         for row in rows:
             self.add_row(*row)
@@ -280,9 +280,9 @@ def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     return _NamedRows(title, columns, [[str(cell) for cell in row] for row in rows])
 
 
-def percent(value: float) -> str:
-    """Format a share as per cent with two decimals."""
-    return f"{100 * value:.2f} %"
+def percent(value: float | None) -> str:
+    """Format a share as per cent with two decimals; ``None`` as a dash."""
+    return "–" if value is None else f"{100 * value:.2f} %"
 
 
 def megabytes(size: int) -> str:

@@ -24,6 +24,7 @@ from fer_edge.commands.progress import show_progress
 from fer_edge.cuda.gpus import dotted
 from fer_edge.manifest import REPORT_PAGE
 from fer_edge.models.catalogue import DEFAULT_MODEL
+from fer_edge.probabilities import GIVEN, TRAINING
 from fer_edge.synthetic import DEFAULT_GENERATOR, GENERATORS
 
 if TYPE_CHECKING:
@@ -166,6 +167,7 @@ def _tables(report: BuildReport) -> list[Table | str]:
     lines: list[Table | str] = []
     if comparison is not None:
         lines += _comparison_lines(comparison)
+        lines += _prior_lines(report)
     lines += _choices(report)
     lines += _faces(report.report)
     if half := report.bundle.manifest.metrics.get("fp16"):
@@ -248,6 +250,17 @@ def _comparison_lines(comparison: Comparison) -> list[Table | str]:
     verdict = comparison.latency.verdict
     lines.append(f"Latency on {comparison.backend}: {verdict}.")
     return lines
+
+
+def _prior_lines(report: BuildReport) -> list[Table | str]:
+    """Return the prior under which the accuracy holds, and the one that runtimes use."""
+    if report.comparison is None or report.comparison.paired is None:
+        return []
+    usual = report.bundle.manifest.default_prior or TRAINING
+    return [
+        f"Accuracy under the prior {report.report['model']['accuracy_prior']}. Runtimes of this bundle use the prior "
+        f"{usual if isinstance(usual, str) else GIVEN} unless --prior is given; fer-edge eval measures under it."
+    ]
 
 
 def _choices(report: BuildReport) -> list[Table | str]:

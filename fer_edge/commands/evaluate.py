@@ -130,7 +130,8 @@ def execute(args: argparse.Namespace) -> int:
     if faces.skipped.count:
         rows.append(("left out: bad rows", faces.skipped.count))
     per_class = [
-        (c, sum(m.confusion[i]), percent(m.recall[i]), percent(m.f1[i])) for i, c in enumerate(m.class_names)
+        (c, sum(m.confusion[i]), percent(m.recall[i]), percent(None if m.recall[i] is None else m.f1[i]))
+        for i, c in enumerate(m.class_names)
     ]
     photographs = [
         f"{faces.name} holds photographs: the largest face of each was cut out."

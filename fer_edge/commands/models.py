@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from fer_edge._utils.files import sha256_of
+from fer_edge.bundle import open_bundle
 from fer_edge.commands.base import make_table, megabytes, percent, print_result
 from fer_edge.commands.parser import offer
 from fer_edge.errors import lookup
@@ -21,6 +22,7 @@ from fer_edge.models.catalogue import (
     shipped_figures,
 )
 from fer_edge.models.published import PUBLISHED, PUBLISHED_FILES
+from fer_edge.probabilities import GIVEN, TRAINING
 from fer_edge.spec import ModelSpec
 from fer_edge.weights.cache import weights_folder
 
@@ -62,7 +64,8 @@ def execute(args: argparse.Namespace) -> int:
         make_table("Networks", ("name", "paper", "weights", "size", "accuracy"), rows),
         *(f"{kind}: {text}." for kind, text in _WEIGHTS.items() if kind in kinds.values()),
         "Size and accuracy are those of FP32.",
-        *(f"{name}: measured on {shipped_figures(name)['data']}." for name in SHIPPED),
+        *(f"{name}: measured on {_conditions(name)}." for name in SHIPPED),
+        "Without --prior, a runtime uses the default prior of its bundle.",
         "Details of one model: fer-edge models NAME",
     )
     return 0
@@ -108,14 +111,13 @@ def _show_one(args: argparse.Namespace) -> int:
     lookup(_NAMES, name, "model")
     network, spec = _NAMES[name], _spec(name)
     entry, shipped = CATALOGUE[network], {name: SHIPPED[name]} if name in SHIPPED else {}
-    rows = [
+    paper = [
         ("network", network),
         ("paper", entry.paper),
         ("parameters", f"{entry.parameters:,}"),
         ("multiply-adds", f"{entry.macs / 1e9:.2f} G"),
         ("weights", entry.weights),
-        *_spec_rows(spec),
-        *(_shipped_rows(name) if shipped else ()),
+        *(() if shipped else _spec_rows(spec)),
     ]
     files = {n: file for n, file in PUBLISHED_FILES.items() if file.network == name}
     files |= {file.name: file for file in PUBLISHED.get(name, ())}
@@ -129,7 +131,10 @@ def _show_one(args: argparse.Namespace) -> int:
         "published": {n: {**dataclasses.asdict(f), "addresses": f.addresses} for n, f in files.items()},
         "sha256": sha256,
     }
-    tables: list[Table | str] = [make_table(name, ("", "value"), rows)]
+    tables: list[Table | str] = [make_table(f"{name}: the network of the paper", ("", "value"), paper)]
+    if shipped:
+        rows = [*_spec_rows(spec), *_shipped_rows(name)]
+        tables.append(make_table(f"{name}: the weights that ship", ("", "value"), rows))
     for file in files.values():
         facts = (("holds", file.remark), ("known", file.known), ("licence", file.licence))
         tables.append(make_table(f"Published as {file.name}", ("", "value"), facts))
@@ -144,8 +149,6 @@ def _show_one(args: argparse.Namespace) -> int:
 def _spec(name: str) -> ModelSpec | None:
     """Return the spec of the shipped bundle, else of the network, which needs PyTorch."""
     if name in SHIPPED:
-        from fer_edge.bundle import open_bundle
-
         return open_bundle(shipped_bundle(name)).spec
     try:
         from fer_edge.export.networks import NETWORKS
@@ -168,13 +171,23 @@ def _spec_rows(spec: ModelSpec | None) -> list[tuple[str, str]]:
 def _shipped_rows(name: str) -> list[tuple[str, str]]:
     model, figures = SHIPPED[name], shipped_figures(name)
     both = ("fp32", "int8")
+    bundle = open_bundle(shipped_bundle(name))
+    default = bundle.manifest.default_prior or TRAINING
     return [
-        ("ships", model.summary),
+        ("about", model.summary),
+        ("size in FP32", _size(name)),
         ("recipe", model.recipe),
-        ("measured on", figures["data"]),
+        ("measured on", _conditions(name)),
         *(
             (title, ", ".join(f"{percent(figures[key][p])} {p.upper()}" for p in both))
             for key, title in (("accuracy", "accuracy"), ("macro_f1", "macro-F1"))
         ),
+        ("default prior", default if isinstance(default, str) else GIVEN),
         ("licence", "Apache-2.0"),
     ]
+
+
+def _conditions(name: str) -> str:
+    """Return the data and the prior for which the figures of a shipped model hold."""
+    figures = shipped_figures(name)
+    return f"{figures['data']}, prior {figures['prior']}"

@@ -68,8 +68,8 @@ def _calibration_error(bins: Sequence[ReliabilityBin]) -> float:
 class Metrics:
     """Metrics of one evaluation.
 
-    Rows of ``confusion`` are true classes, columns predictions. ``reliability`` are the bins of ``ece``;
-    ``ece_unweighted`` is the calibration error without the weights.
+    Rows of ``confusion`` are true classes, columns predictions. ``recall`` of a class without faces is ``None``.
+    ``reliability`` are the bins of ``ece``; ``ece_unweighted`` is the calibration error without the weights.
     """
 
     class_names: tuple[str, ...]
@@ -80,12 +80,13 @@ class Metrics:
     ece: float
     ece_unweighted: float
     f1: tuple[float, ...]
-    recall: tuple[float, ...]
+    recall: tuple[float | None, ...]
     confusion: tuple[tuple[int, ...], ...]
     reliability: tuple[ReliabilityBin, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types, per-class metrics keyed by class name."""
+        """Return plain JSON types, per-class metrics keyed by class name; those of a class without faces are ``None``."""
+        known = [recall is not None for recall in self.recall]
         return {
             "count": self.count,
             "accuracy": self.accuracy,
@@ -93,7 +94,10 @@ class Metrics:
             "macro_f1": self.macro_f1,
             "ece": self.ece,
             "ece_unweighted": self.ece_unweighted,
-            "f1": dict(zip(self.class_names, self.f1, strict=True)),
+            "f1": {
+                name: f1 if is_known else None
+                for name, f1, is_known in zip(self.class_names, self.f1, known, strict=True)
+            },
             "recall": dict(zip(self.class_names, self.recall, strict=True)),
             "class_names": list(self.class_names),
             "confusion": [list(row) for row in self.confusion],
@@ -153,7 +157,7 @@ def compute_metrics(
         ece=_calibration_error(reliability),
         ece_unweighted=expected_calibration_error(probabilities, targets),
         f1=tuple(map(float, f1)),
-        recall=tuple(map(float, recall)),
+        recall=tuple(float(r) if faces else None for r, faces in zip(recall, true, strict=True)),
         confusion=tuple(tuple(map(int, row)) for row in confusion),
         reliability=reliability,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -80,3 +81,32 @@ def test_parts_that_are_mixed_are_a_warning(rafdb: Path, capsys: pytest.CaptureF
     assert "give --split for one part" in json.loads(capsys.readouterr().out)["warnings"][0]
     assert main([*arguments, "--split", "test"]) == 0
     assert "Warning" not in capsys.readouterr().out
+
+
+def test_a_class_without_faces_has_no_recall(
+    tmp_path: Path, astronaut: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "happy").mkdir()
+    cv2.imwrite(str(tmp_path / "happy" / "a.png"), astronaut)
+    assert main(["eval", "visual-attention", "--data", str(tmp_path), "--json"]) == 0
+    metrics = json.loads(capsys.readouterr().out)["metrics"]
+    assert metrics["recall"]["happy"] == metrics["f1"]["happy"] == 1
+    assert metrics["recall"]["sad"] is metrics["f1"]["sad"] is None
+    assert main(["eval", "visual-attention", "--data", str(tmp_path)]) == 0
+    rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│ sad")]
+    assert [[cell.strip() for cell in row[2:5]] for row in rows] == [["0", "–", "–"]]
+
+
+def test_without_matplotlib_output_is_refused_before_the_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "matplotlib" else find(name, *rest)
+    )
+    monkeypatch.setattr("fer_edge.datasets.load_dataset", lambda *a, **k: pytest.fail("the data was read"))
+    assert main(["eval", "default", "--data", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "matplotlib (extra plots)" in error
+    assert "pip install" in error
+    assert not (tmp_path / "out").exists()

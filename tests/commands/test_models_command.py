@@ -11,8 +11,9 @@ import pytest
 from terminal import shown
 
 from fer_edge._utils.files import sha256_of
+from fer_edge.bundle import open_bundle
 from fer_edge.cli import main
-from fer_edge.models.catalogue import CATALOGUE, MODELS_FOLDER, SHIPPED, shipped_figures
+from fer_edge.models.catalogue import CATALOGUE, MODELS_FOLDER, SHIPPED, shipped_bundle, shipped_figures
 from fer_edge.models.published import PUBLISHED, PUBLISHED_FILES
 
 NAMES = {*CATALOGUE, *SHIPPED}
@@ -44,7 +45,7 @@ def test_every_network_is_listed_by_what_one_chooses_by(columns: int | None) -> 
         assert weights == "ships"
         assert float(size.removesuffix(" MB")) > 1
         assert accuracy == f"{100 * shipped_figures(name)['accuracy']['fp32']:.2f} %"
-        assert f"{name}: measured on {shipped_figures(name)['data']}." in text
+        assert f"{name}: measured on {shipped_figures(name)['data']}, prior training." in text
     assert found["resmasking"] == ["Pham", "download", "551.19 MB", ""]
     assert found["emotionaldan-1stage"][1:] == ["your file", "121.66 MB", ""]
     assert {cells[1] for cells in found.values()} == {"ships", "download", "unconfirmed", "your file"}
@@ -74,7 +75,9 @@ def test_fetched_weights_are_told_from_published_ones(
 )
 def test_one_network_is_shown_with_all_that_is_known(name: str, columns: int | None) -> None:
     text = shown(columns, "models", name)
-    assert text.startswith(f"{name}\n")
+    headings = [f"{name}: the network of the paper", f"{name}: the weights that ship"]
+    assert text.startswith(f"{headings[0]}\n")
+    assert [line for line in text.splitlines() if line in headings] == headings[: 1 + (name in SHIPPED)]
     facts = rows(text)
     assert {
         "network",
@@ -91,6 +94,14 @@ def test_one_network_is_shown_with_all_that_is_known(name: str, columns: int | N
         assert facts["input"] == ["1×48×48, gray"]
         assert facts["outputs"] == ["logits, attention"]
         assert facts["licence"] == ["Apache-2.0"]
+        assert facts["size in FP32"] == ["6.11 MB"]
+        assert facts["default prior"] == [
+            open_bundle(shipped_bundle(name)).manifest.default_prior or "training"
+        ]
+        paper, ships = text.split(headings[1])
+        assert "parameters" in paper
+        assert "prior training" in " ".join(ships.split())
+        assert "1×48×48" not in paper
         weights = MODELS_FOLDER / f"{name}.safetensors"
         assert f"File: {weights}\nsha256: {sha256_of(weights)}\nModel card: {MODELS_FOLDER / name}.md" in text
     for file in (file for file in PUBLISHED_FILES.values() if file.network == name):

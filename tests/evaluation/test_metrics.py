@@ -95,7 +95,10 @@ def test_reliability_bins_are_those_of_a_loop(bins: int) -> None:
 def test_classes_that_do_not_occur_are_not_averaged() -> None:
     probabilities = np.eye(3)[[0, 0, 2]]
     metrics = compute_metrics(probabilities, np.array([0, 0, 0]), ("a", "b", "c"))
-    assert metrics.recall == pytest.approx((2 / 3, 0, 0))
+    assert metrics.recall == (pytest.approx(2 / 3), None, None)
+    value = json.loads(json.dumps(metrics.to_dict()))
+    assert value["recall"] == {"a": pytest.approx(2 / 3), "b": None, "c": None}
+    assert value["f1"] == {"a": pytest.approx(0.8), "b": None, "c": None}
     assert metrics.balanced_accuracy == pytest.approx(2 / 3)
     assert metrics.macro_f1 == pytest.approx(0.8)
 
