@@ -7,6 +7,7 @@ left or is covered has no score.
 
 from __future__ import annotations
 
+import cmath
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class RefinerOptions:
     """
 
     model: Path | None = None
-    min_score: float = 0.5
+    min_score: float = 0.6
     surroundings: float = 2.0
     input_px: int = 96
     backend: str = "onnxruntime"
@@ -166,9 +167,11 @@ class YuNetRefiner:
         usable = [track for track, face in expected.items() if _is_usable(face.box_xyxy, frame.shape)]
         if not usable:
             return found
-        boxes = np.array([expected[track].box_xyxy for track in usable], np.float64).reshape(-1, 2, 2)
+        faces = [expected[track] for track in usable]
+        boxes = np.array([face.box_xyxy for face in faces], np.float64).reshape(-1, 2, 2)
+        rolls = [_roll(face.landmarks) for face in faces]
         with self._network as network:
-            points, scores, owners = self._search(frame, boxes, network)
+            points, scores, owners = self._search(frame, boxes, rolls, network)
         weights = scores * _prior(points[:, :2], boxes[owners])
         for i in _assign(points[:, :2], weights, owners.tolist()):
             found[usable[owners[i]]] = _detection(frame.shape, points[i], float(scores[i]))
@@ -178,24 +181,24 @@ class YuNetRefiner:
         self._network.close()
 
     def _search(
-        self, frame: np.ndarray, boxes: np.ndarray, network: Session
+        self, frame: np.ndarray, boxes: np.ndarray, rolls: Sequence[complex], network: Session
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return all faces near ``boxes``, as :func:`_decode` in pixels of the frame."""
-        sides = np.maximum((boxes[:, 1] - boxes[:, 0]).max(axis=1) * self._options.surroundings, 1.0)
-        corners = boxes.mean(axis=1) - sides[:, None] / 2
         input_px = self._options.input_px
+        sides = np.maximum((boxes[:, 1] - boxes[:, 0]).max(axis=1) * self._options.surroundings, 1.0)
+        turns = np.array(rolls) * (sides / input_px)
+        centres = boxes.mean(axis=1)
         parts = []
         for start in range(0, len(boxes), _MAX_BATCH):
             part = slice(start, start + _MAX_BATCH)
             images = [
-                _cut(frame, corner, side, input_px)
-                for corner, side in zip(corners[part].tolist(), sides[part].tolist(), strict=True)
+                _cut(frame, centre, turn, input_px)
+                for centre, turn in zip(centres[part].tolist(), turns[part].tolist(), strict=True)
             ]
             outputs = network.run(cv2.dnn.blobFromImages(images))
             points, scores, owners = _decode(outputs, self._options.min_score)
             owners += start
-            points = points * (sides[owners, None, None] / input_px) + corners[owners, None]
-            parts.append((points, scores, owners))
+            parts.append((_to_frame(points - input_px / 2, centres[owners], turns[owners]), scores, owners))
         if len(parts) == 1:
             return parts[0]
         points, scores, owners = map(np.concatenate, zip(*parts, strict=True))
@@ -214,21 +217,50 @@ def _is_usable(box: Box, shape: tuple[int, ...]) -> bool:
     )
 
 
-def _cut(frame: np.ndarray, corner: Sequence[float], side: float, input_px: int) -> np.ndarray:
+def _roll(landmarks: np.ndarray | None) -> complex:
+    """Return the direction from the left to the right of a face, as a unit vector ``x + iy``; at most 45° of roll."""
+    if landmarks is None or len(landmarks) != 5:
+        return 1
+    left_eye, right_eye, _, left_mouth, right_mouth = (complex(x, y) for x, y in landmarks.tolist())
+    across, down = (
+        right_eye + right_mouth - left_eye - left_mouth,
+        left_mouth + right_mouth - left_eye - right_eye,
+    )
+    direction = across + down / 1j
+    if not cmath.isfinite(direction) or direction.real <= abs(direction.imag):
+        return 1
+    return direction / abs(direction)
+
+
+def _cut(frame: np.ndarray, centre: Sequence[float], turn: complex, input_px: int) -> np.ndarray:
     """Return a square of the frame as ``[input_px, input_px, 3]`` uint8, black outside the frame.
 
-    The cost does not depend on ``side``: at most sixteen pixels of the frame contribute to one of the result.
+    A step to the right in the result is the vector ``turn`` in the frame. The cost does not depend on its length: at
+    most sixteen pixels of the frame contribute to one of the result.
     """
-    step = side / input_px
-    is_small = step <= 2  # neighbours of the result are less than two pixels apart
-    count, step = (input_px, step) if is_small else (2 * input_px, step / 2)
-    left, top = (v + step / 2 - 0.5 for v in corner)  # OpenCV counts from pixel centres
-    to_source = np.array([[step, 0, left], [0, step, top]])
+    is_small = abs(turn) <= 2  # neighbours of the result are less than two pixels apart
+    count, turn = (input_px, turn) if is_small else (2 * input_px, turn / 2)
+    corner = complex(*centre) - turn * complex(count - 1, count - 1) / 2
+    # OpenCV counts from pixel centres.
+    to_source = np.array(
+        [[turn.real, -turn.imag, corner.real - 0.5], [turn.imag, turn.real, corner.imag - 0.5]]
+    )
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     image = cv2.warpAffine(frame, to_source, (count, count), flags=flags)
     return np.asarray(
         image if is_small else cv2.resize(image, (input_px, input_px), interpolation=cv2.INTER_AREA)
     )
+
+
+def _to_frame(points: np.ndarray, centres: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    """Return points ``[N, 7, 2]``, relative to the middle of a cut, in pixels of the frame; boxes stay upright."""
+    half = (points[:, 1] - points[:, 0]) / 2 * abs(turns)[:, None]
+    points[:, 0] = points[:, 1] = (points[:, 0] + points[:, 1]) / 2
+    turned = (points[..., 0] + 1j * points[..., 1]) * turns[:, None]
+    result = np.stack([turned.real, turned.imag], axis=2) + centres[:, None]
+    result[:, 0] -= half
+    result[:, 1] += half
+    return np.asarray(result)
 
 
 def _decode(outputs: Mapping[str, np.ndarray], min_score: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -114,7 +114,9 @@ class _Conversion:
             name = node.input[0]
             order = [list(entry.ints) for entry in node.attribute if entry.name == "perm"]
         if order != [_TO_LAST]:
-            raise self._error(f"expected the order {_TO_LAST} in the transposition of {output}, found {order}")
+            raise self._error(
+                f"expected the order {_TO_LAST} in the transposition of {output}, found {order}"
+            )
         return name
 
     def _merge(self, maps: Sequence[str], output: str) -> None:
