@@ -4,7 +4,7 @@
     python benchmarks/pipeline.py schedule BUNDLE --data FOLDER [--json FILE]
     python benchmarks/pipeline.py growth --data FOLDER [--json FILE] [--plot FILE]
 
-``beside`` runs this version and another checkout in alternating processes: every frame by itself, and a stream with
+``beside`` runs this version and another checkout, which has a ``.venv``, in alternating processes: every frame by itself, and a stream with
 the schedule. ``schedule`` compares a bundle with and without the schedule. ``growth`` varies faces and frame size.
 FOLDER holds labelled photographs with one face each.
 """
@@ -185,10 +185,12 @@ class _scene:
 
 
 def _work(checkout: Path, frames: Path, *options: str) -> dict[str, Any]:
+    """Run the worker with the version of a checkout, and with its ``.venv`` if it is another one."""
     worker = Path(__file__).with_name("pipeline_worker.py")
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    python = sys.executable if checkout == HERE else str(checkout / ".venv" / "bin" / "python")
     done = subprocess.run(
-        [sys.executable, str(worker), str(frames), *options],
+        [python, str(worker), str(frames), *options],
         capture_output=True, text=True, env=environment, cwd=checkout,
     )  # fmt: skip
     if done.returncode:

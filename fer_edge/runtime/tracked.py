@@ -14,7 +14,7 @@ import numpy as np
 from fer_edge._utils.guard import Guard
 from fer_edge.frames import Frame
 from fer_edge.preprocess import crop_rectangle
-from fer_edge.results import Detection, Face, FrameResult
+from fer_edge.results import Box, Detection, Face, FrameResult
 from fer_edge.runtime.classifier import Answer
 from fer_edge.runtime.pipeline import Pipeline
 from fer_edge.runtime.stages import StageClock
@@ -103,8 +103,10 @@ class TrackedFrames:
             update = self._tracker.update(self._pipeline.detector.detect(image), at_s, size)
             self._searches.detected(at_s)
         else:
+            last = {track.track_id: track.detection for track in self._tracker.tracks}
             expected = {
-                track_id: Detection(box, 1.0) for track_id, box in self._tracker.predict(at_s).items()
+                track_id: _moved(last.get(track_id), box)
+                for track_id, box in self._tracker.predict(at_s).items()
             }
             update = self._tracker.carry(self._refiner.refine(image, expected), at_s, size)
         self._uncertain = update.uncertain
@@ -149,6 +151,15 @@ class TrackedFrames:
             stable_for_ms=steady.stable_for_ms,
             classified_at_s=steady.classified_at_s,
         )
+
+
+def _moved(last: Detection | None, box: Box) -> Detection:
+    """Return the expected face at a predicted box, with the landmarks seen last moved there."""
+    if last is None or last.landmarks is None:
+        return Detection(box, 1.0)
+    before, now = np.reshape(last.box_xyxy, (2, 2)), np.reshape(box, (2, 2))
+    scale = (now[1] - now[0]) / np.maximum(before[1] - before[0], 1e-3)
+    return Detection(box, 1.0, (last.landmarks - before[0]) * scale + now[0])
 
 
 #: Time after an event of a track in which it is classified more often.

@@ -23,7 +23,8 @@ class ScheduleOptions:
     classify_every_ms : float
         Longest time between two classifications of a track.
     settle_every_ms : float
-        The same for a track that is new, has just changed visibly, or whose label is about to change.
+        The same for a track that is new, has just changed visibly, or whose label is about to change; and the longest
+        time between two searches while a track is not found or not confirmed.
     change : float
         Distance between the crop of the last classification and that of now, above which a track has changed visibly
         (:func:`fer_edge.tracking.change.patch_distance`): it is classified at once, but for this reason not again
@@ -105,11 +106,18 @@ class DetectionSchedule:
         self._detected_at_s: float | None = None
 
     def is_due(self, at_s: float, uncertain: bool) -> bool:
-        """Return ``True`` for the first frame, after the interval, after a jump back, and if a track is uncertain."""
-        if uncertain or self._detected_at_s is None:
+        """Return ``True`` for the first frame, after the interval, and after a jump back of the clock.
+
+        If a track is uncertain, the interval is ``settle_every_ms``: a face that is hidden for a second must not cost a
+        search of every frame.
+        """
+        if self._detected_at_s is None:
             return True
         age_ms = (at_s - self._detected_at_s) * 1e3
-        return age_ms < 0 or age_ms >= self._options.detect_every_ms - _SLACK_MS
+        interval_ms = self._options.detect_every_ms
+        if uncertain:
+            interval_ms = min(interval_ms, self._options.settle_every_ms)
+        return age_ms < 0 or age_ms >= interval_ms - _SLACK_MS
 
     def detected(self, at_s: float) -> None:
         """Record that the frame of ``at_s`` was searched."""

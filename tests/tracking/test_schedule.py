@@ -75,6 +75,7 @@ def test_the_frame_is_searched_when_due() -> None:
     schedule.detected(1.0)
     assert not schedule.is_due(1.1, uncertain=False)
     assert schedule.is_due(1.1, uncertain=True)
+    assert not schedule.is_due(1.03, uncertain=True)
     assert schedule.is_due(1.3, uncertain=False)
     assert schedule.is_due(0.5, uncertain=False)  # the clock jumped back
 
