@@ -9,8 +9,8 @@ from fer_edge.tracking.motion import Motion, face_sizes, measured
 #: Squared distance, in standard deviations, beyond which a detection does not belong to a track: 99.9 % of a
 #: chi-squared distribution with 4 degrees of freedom.
 GATE = 18.5
-#: Distance in pixels from the border at which an edge of a box is cut off.
-_BORDER_PX = 1.5
+#: Distance from the border, in face sizes, at which an edge of a box may be that of the frame.
+BORDER = 0.08
 
 
 def pair_states(positions: np.ndarray, boxes_xyxy: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
@@ -22,9 +22,9 @@ def pair_states(positions: np.ndarray, boxes_xyxy: np.ndarray, frame_size: tuple
     states = np.tile(measured(boxes_xyxy), (len(positions), 1, 1))
     for axis, length in enumerate(frame_size):
         low, high = boxes_xyxy[:, axis], boxes_xyxy[:, axis + 2]
-        cut_low, cut_high = low <= _BORDER_PX, high >= length - _BORDER_PX
         ln_size = positions[:, axis + 2, None]
         size = np.exp(ln_size)
+        cut_low, cut_high = low <= BORDER * size, high >= length - BORDER * size
         for cut, centre in ((cut_low & ~cut_high, high - size / 2), (cut_high & ~cut_low, low + size / 2)):
             partial = cut & (high - low < size)
             states[..., axis] = np.where(partial, centre, states[..., axis])

@@ -12,13 +12,13 @@ import numpy as np
 from fer_edge.results import Box
 
 #: Standard deviations of a measured box: centre in face sizes, ln size.
-_CENTRE_NOISE, _SIZE_NOISE = 0.05, 0.06
+_CENTRE_NOISE, _SIZE_NOISE = 0.05, 0.12
 #: Standard deviations of the velocity of a new track, in face sizes and ln size per second.
 _FIRST_SPEED, _FIRST_GROWTH = 2.0, 0.5
 #: Spectral densities of the acceleration, in face sizes² / s³ and 1 / s³.
 _ACCELERATION, _GROWTH_CHANGE = 8.0, 0.5
 #: Time constants in which the velocity decays, in seconds: growth cannot go on for long.
-_DECAY_S, _GROWTH_DECAY_S = 2.0, 0.3
+_DECAY_S, _GROWTH_DECAY_S = 1.0, 0.3
 #: Bounds that keep boxes finite whatever is measured.
 _MAX_LN_SIZE = float(np.log(1 << 20))
 
@@ -100,20 +100,10 @@ class Motion:
         """Return ``[N, 4]`` variances of the difference of a measured box from the predicted one."""
         return self.variance[:, :, 0] + _NOISE
 
-    def correct(self, rows: np.ndarray, states: np.ndarray, noise: np.ndarray) -> None:
-        """Correct tracks by measured boxes.
-
-        Parameters
-        ----------
-        rows : np.ndarray
-            ``[K]`` tracks.
-        states : np.ndarray
-            ``[K, 4]`` measured boxes.
-        noise : np.ndarray
-            ``[K]`` factors of the variance of the measurement; 1 is the usual one.
-        """
+    def correct(self, rows: np.ndarray, states: np.ndarray) -> None:
+        """Correct the tracks ``[K]`` by their measured boxes ``[K, 4]``."""
         pp, pv, vv = np.moveaxis(self.variance[rows], 2, 0)
-        total = pp + _NOISE * noise[:, None]
+        total = pp + _NOISE
         error = states - self.position[rows]
         self.position[rows] += pp / total * error
         self.velocity[rows] += pv / total * error

@@ -17,12 +17,11 @@ from fer_edge.tracking.options import TrackerOptions
 
 #: Cost below which a detection continues a track rather than being a new face.
 _NEW_FACE_COST = 2.0
+#: Advantage in cost of a track that was seen in the frame before: while one face hides another, the detection does not
+#: jump to the hidden one.
+_SEEN_BONUS = 3.0
 #: A second assignment whose cost is closer to the best than this is plausible too.
 _AMBIGUOUS_MARGIN = 3.0
-#: Predicted boxes that overlap by more: one face may hide the other, and a detection is of either.
-_CROSSING_OVERLAP = 0.15
-#: Factor of the variance of a measurement while faces cross, so that velocities outlast the crossing.
-_CROSSING_NOISE = 6.0
 #: Two boxes found between detections that overlap by more are of one face.
 _SAME_FACE_OVERLAP = 0.6
 #: Share of the predicted box inside the frame below which an unseen face has left.
@@ -100,8 +99,8 @@ class Tracker:
 
     A Kalman filter predicts each box from centre, size and decaying velocities. Detections are assigned to tracks
     with the least sum of negative log-likelihoods (Bar-Shalom, Willett and Tian, Tracking and Data Fusion, 2011), so
-    a face that has long been hidden competes less for a detection than one that was just seen. While faces cross,
-    measurements have less weight, so that both keep their velocities.
+    a face that has long been hidden competes less for a detection than one that was just seen. A track that was
+    seen in the frame before goes first, so that a detection does not jump to a hidden face.
 
     ``at_s`` may repeat and be irregular: all bounds are times. If it jumps ahead by more than ``max_gap_ms``, all
     tracks end. If it jumps back by more, or the frame size changes, the stream has restarted, and all tracks end too;
@@ -152,7 +151,8 @@ class Tracker:
         left = self._advance(at_s, frame_size)
         states = pair_states(self._motion.position, boxes, frame_size)
         costs = self._costs(states)
-        pairs = assign(costs - _NEW_FACE_COST)
+        unseen = np.array([record.misses > 1 for record in self._records], bool)
+        pairs = assign(costs - _NEW_FACE_COST - np.where(unseen, 0.0, _SEEN_BONUS)[:, None])
         uncertain = is_ambiguous(costs, pairs, _AMBIGUOUS_MARGIN)
         for row, _ in pairs:
             self._records[row].hits += 1
@@ -253,12 +253,9 @@ class Tracker:
 
     def _see(self, pairs: Sequence[tuple[int, int]], found: Sequence[Detection], states: np.ndarray) -> None:
         """Correct the tracks of ``pairs`` (row, column) by their detections."""
-        predicted = corners(self._motion.position)
-        crossing = (overlaps(predicted, predicted) > _CROSSING_OVERLAP).sum(axis=1) > 1
         rows = np.array([row for row, _ in pairs], int)
         columns = np.array([column for _, column in pairs], int)
-        noise = np.where(crossing[rows], _CROSSING_NOISE, 1.0)
-        self._motion.correct(rows, states[rows, columns], noise)
+        self._motion.correct(rows, states[rows, columns])
         for row, column in pairs:
             record = self._records[row]
             record.was_occluded = record.misses > 1
