@@ -6,19 +6,18 @@ Each has the interface of :class:`fer_edge.tracking.refine.Refiner`. Methods tha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import cv2
 import numpy as np
 
 from fer_edge.backends import SessionOptions, choose_backend
-from fer_edge.detection import DetectorOptions, create_detector
-from fer_edge.detection.input_size import open_network, serialize
+from fer_edge.detection import create_detector
+from fer_edge.detection.input_size import open_network
 from fer_edge.detection.mtcnn.detector import shift, to_square
 from fer_edge.detection.mtcnn.pyramid import crop
 from fer_edge.detection.mtcnn.weights import mtcnn_models
-from fer_edge.detection.yunet.detector import decode
-from fer_edge.detection.yunet.graph import YuNetModel
+from fer_edge.detection.yunet.decoding import decode
+from fer_edge.detection.yunet.weights import read_model
 from fer_edge.results import Detection
 
 Expected = Mapping[int, Detection]
@@ -30,8 +29,8 @@ _CELL_PX, _GAP_PX, _SURROUNDINGS = 64, 32, 2.5
 class WholeFrame:
     """Detection of the whole frame; each face takes the detection that overlaps its expected box most."""
 
-    def __init__(self, model: Path) -> None:
-        self._detector = create_detector("yunet", DetectorOptions(model=model))
+    def __init__(self) -> None:
+        self._detector = create_detector("yunet")
 
     def refine(self, frame_bgr: np.ndarray, expected: Expected) -> Found:
         found = self._detector.detect(frame_bgr)
@@ -41,9 +40,10 @@ class WholeFrame:
 class Mosaic:
     """YuNet on one image of all surroundings, side by side."""
 
-    def __init__(self, model: Path) -> None:
-        content = serialize(YuNetModel(model).free())
-        self._network = open_network(content, choose_backend("onnxruntime"), SessionOptions(threads=1))
+    def __init__(self) -> None:
+        self._network = open_network(
+            read_model(None), choose_backend("onnxruntime"), SessionOptions(threads=1)
+        )
 
     def refine(self, frame_bgr: np.ndarray, expected: Expected) -> Found:
         columns = int(np.ceil(np.sqrt(len(expected))))
@@ -56,9 +56,8 @@ class Mosaic:
             square = _surroundings(face)
             image[y : y + _CELL_PX, x : x + _CELL_PX] = _crop(frame_bgr, square, _CELL_PX)
             cells.append((x, y, square))
-        boxes, scores, points = decode(
-            self._network.run(cv2.dnn.blobFromImage(image)), image.shape[1], min_score=0.5
-        )
+        seen = decode(self._network.run(cv2.dnn.blobFromImage(image)), min_score=0.5)
+        boxes, scores, points = seen.boxes_xyxy, seen.scores, seen.landmarks
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2
         found: dict[int, Detection | None] = {}
         for (track, face), (x, y, square) in zip(expected.items(), cells, strict=True):

@@ -1,6 +1,6 @@
 """Ways to find known faces again in the next frame: cost, errors, drift, and how soon they notice that a face has gone.
 
-    python benchmarks/refiners.py --model YUNET.onnx --photographs DIR [--half report] [--output FILE.json]
+    python benchmarks/refiners.py --photographs DIR [--half report] [--output FILE.json]
 
 Faces of one half of the photographs move over backgrounds along known paths. Each method starts from the detection of
 the first frame and then gets only its own last result. Costs are CPU time of one thread; methods are interleaved.
@@ -65,12 +65,12 @@ class Method(Protocol):
         """As :meth:`fer_edge.tracking.refine.Refiner.refine`."""
 
 
-def methods(model: Path, variants: list[tuple[int, float]]) -> dict[str, Callable[[], Method]]:
+def methods(variants: list[tuple[int, float]]) -> dict[str, Callable[[], Method]]:
     """Return factories by name; methods with a memory are made anew for each sequence."""
-    kept: dict[str, Method] = {"whole frame": WholeFrame(model), "mosaic of 64": Mosaic(model)}
+    kept: dict[str, Method] = {"whole frame": WholeFrame(), "mosaic of 64": Mosaic()}
     kept["MTCNN R+O"] = MtcnnStages()
     for side, wide in variants:
-        options = RefinerOptions(model=model, input_px=side, surroundings=wide)
+        options = RefinerOptions(input_px=side, surroundings=wide)
         kept[f"YuNet {side} px, {wide:g} sides"] = create_refiner(options)
     return {
         **{name: lambda method=method: method for name, method in kept.items()},
@@ -79,9 +79,9 @@ def methods(model: Path, variants: list[tuple[int, float]]) -> dict[str, Callabl
     }
 
 
-def cutouts(folder: Path, model: Path, half: str) -> list[Cutout]:
+def cutouts(folder: Path, half: str) -> list[Cutout]:
     """Return the faces of one half of the photographs; all pictures of one person are in the same half."""
-    detector = create_detector("yunet", DetectorOptions(model=model))
+    detector = create_detector("yunet")
     result = []
     for path in sorted(folder.glob("**/*.jpg")):
         person = path.name.partition("_")[0]
@@ -285,7 +285,6 @@ def _crowd(
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True, metavar="FILE.onnx", help="YuNet")
     parser.add_argument("--photographs", type=Path, required=True, metavar="DIR", help="one face each")
     parser.add_argument("--half", choices=list(_SEEDS), default="report", help="photographs and seeds")
     parser.add_argument(
@@ -296,11 +295,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, metavar="FILE.json")
     args = parser.parse_args()
     cv2.setNumThreads(1)
-    faces = cutouts(args.photographs, args.model, args.half)
+    faces = cutouts(args.photographs, args.half)
     pairs = [variant.split(":") for variant in args.variants]
-    makers = methods(args.model, [(int(side), float(wide)) for side, wide in pairs])
+    makers = methods([(int(side), float(wide)) for side, wide in pairs])
     starts = {
-        "yunet": create_detector("yunet", DetectorOptions(model=args.model)),
+        "yunet": create_detector("yunet"),
         "mtcnn": create_detector("mtcnn", DetectorOptions()),
     }
     cost = measure_cost(makers, faces, args.runs, starts) if args.runs else []

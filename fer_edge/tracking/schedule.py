@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fer_edge._utils.checks import require_number, require_whole
+from fer_edge.tracking.change import CHANGED_DISTANCE
 
 _MAX_INTERVAL_MS = 60_000
 _MAX_FACES = 4096
@@ -36,7 +37,7 @@ class ScheduleOptions:
     detect_every_ms: float = 330.0
     classify_every_ms: float = 400.0
     settle_every_ms: float = 60.0
-    change: float = 0.5
+    change: float = CHANGED_DISTANCE
     max_faces: int | None = None
 
     def __post_init__(self) -> None:
