@@ -28,6 +28,18 @@ def min_max(maps: np.ndarray) -> np.ndarray:
     return np.where(finite, scaled, np.nan).astype(np.float32)
 
 
+def turn_back(heat: np.ndarray, roll_deg: float) -> np.ndarray:
+    """Return a map ``[h, w]`` over the crop of a face that was turned upright, for the rectangle before that.
+
+    The map is turned clockwise by ``roll_deg`` about its centre; 0 where the crop does not cover the rectangle.
+    """
+    if not roll_deg:
+        return heat
+    height, width = heat.shape
+    affine = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), -roll_deg, 1.0)
+    return cv2.warpAffine(heat, affine, (width, height), flags=cv2.INTER_LINEAR)
+
+
 def enlarge(heat: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return a map ``[h, w]`` at ``[height, width]``, bilinear, pixel centres aligned, in [0, 1]."""
     return np.clip(cv2.resize(heat.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR), 0, 1)

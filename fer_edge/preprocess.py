@@ -41,29 +41,46 @@ def crop_bounds(box_xyxy: Box, rule: CropRule) -> Rectangle:
     return int(centre_x - half), int(centre_y - half), int(centre_x + half), int(centre_y + half)
 
 
-def crop_rectangle(box_xyxy: Box, rule: CropRule, frame_height: int, frame_width: int) -> Rectangle | None:
+def crop_rectangle(
+    box_xyxy: Box, rule: CropRule, frame_height: int, frame_width: int, roll_deg: float = 0.0
+) -> Rectangle | None:
     """Return the rectangle of a crop in pixels (left, top, right, bottom); ``None`` if the crop is too small.
 
-    With ``replicate`` it may extend beyond the frame, where the border pixels are repeated.
+    With ``replicate``, and for a turned face, it may extend beyond the frame, where the border pixels are repeated.
     ``min_side_px`` counts the pixels inside the frame.
     """
     left, top, right, bottom = bounds = crop_bounds(box_xyxy, rule)
     inside = max(left, 0), max(top, 0), min(right, frame_width), min(bottom, frame_height)
     if min(inside[2] - inside[0], inside[3] - inside[1]) < max(rule.min_side_px, 1):
         return None
-    return bounds if rule.edge == "replicate" else inside
+    return bounds if roll_deg or rule.edge == "replicate" else inside
 
 
-def crop_face(frame_bgr: np.ndarray, box_xyxy: Box, rule: CropRule) -> np.ndarray | None:
+def crop_face(
+    frame_bgr: np.ndarray, box_xyxy: Box, rule: CropRule, roll_deg: float = 0.0
+) -> np.ndarray | None:
     """Crop one face from ``[H, W, 3]`` or ``[H, W]``; ``None`` if a side is below ``min_side_px``."""
-    rectangle = crop_rectangle(box_xyxy, rule, frame_bgr.shape[0], frame_bgr.shape[1])
-    return None if rectangle is None else cut_rectangle(frame_bgr, rectangle)
+    rectangle = crop_rectangle(box_xyxy, rule, frame_bgr.shape[0], frame_bgr.shape[1], roll_deg)
+    return None if rectangle is None else cut_rectangle(frame_bgr, rectangle, roll_deg)
 
 
-def cut_rectangle(frame_bgr: np.ndarray, rectangle: Rectangle) -> np.ndarray:
-    """Return the pixels of a rectangle from :func:`crop_rectangle`."""
+def cut_rectangle(frame_bgr: np.ndarray, rectangle: Rectangle, roll_deg: float = 0.0) -> np.ndarray:
+    """Return the pixels of a rectangle from :func:`crop_rectangle`.
+
+    A face that is turned clockwise by ``roll_deg`` is upright in the result: the rectangle is turned about its centre,
+    and border pixels are repeated beyond the frame.
+    """
     height, width = frame_bgr.shape[:2]
     left, top, right, bottom = rectangle
+    if roll_deg:
+        # OpenCV counts from pixel centres, a rectangle from pixel edges.
+        centre = ((left + right - 1) / 2, (top + bottom - 1) / 2)
+        affine = cv2.getRotationMatrix2D(centre, roll_deg, 1.0)
+        affine[:, 2] -= (left, top)
+        size = (right - left, bottom - top)
+        return cv2.warpAffine(
+            frame_bgr, affine, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
     inside = frame_bgr[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
     borders = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
     return cv2.copyMakeBorder(inside, *borders, cv2.BORDER_REPLICATE) if any(borders) else inside

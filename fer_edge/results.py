@@ -68,11 +68,15 @@ class Detection:
         The detector's confidence in [0, 1].
     landmarks : np.ndarray or None
         ``[5, 2]`` float32 pixels: eyes, nose, mouth corners, left of the image first.
+    roll_deg : float
+        Clockwise turn of the face in the image plane, as far as the detector measures it. The box of a turned face has
+        the sides that it would have upright, about the same centre.
     """
 
     box_xyxy: Box
     score: float
     landmarks: np.ndarray | None = None
+    roll_deg: float = 0.0
 
 
 @dataclass(frozen=True)

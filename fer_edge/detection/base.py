@@ -32,6 +32,10 @@ class DetectorOptions:
         Weights file of yunet instead of the one of the package.
     backend : str
         Backend of yunet and mtcnn, a key of :data:`fer_edge.backends.BACKENDS` or ``auto``.
+    turned_looks : float
+        Looks of yunet at the turned frame where it finds no upright face, per frame: 2 are one to each side, fewer are
+        spread over the frames, for videos; the side of the last face found is looked at in each frame. Faces that it is
+        unsure of are looked at again in any case. 0 finds upright faces alone.
     threads : int or None
         CPU threads; ``None`` is the default of the backend. The networks are so small that more than one thread
         rarely helps, and slows down other work on the same cores.
@@ -41,11 +45,13 @@ class DetectorOptions:
     min_score: float | None = None
     model: Path | None = None
     backend: str = "onnxruntime"
+    turned_looks: float = 2
     threads: int | None = 1
 
     def __post_init__(self) -> None:
         require_whole("min_face_px", self.min_face_px, 1, _MAX_FACE_PX)
         require_number("min_score", self.min_score, 0, 1, optional=True)
+        require_number("turned_looks", self.turned_looks, 0, 2)
         require_path("model", self.model)
         if not isinstance(self.backend, str):
             raise UsageError(

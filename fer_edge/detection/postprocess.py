@@ -13,6 +13,7 @@ def to_detections(
     scores: np.ndarray,
     landmarks: np.ndarray | None,
     min_face_px: int,
+    roll_deg: np.ndarray | None = None,
 ) -> list[Detection]:
     """Return detections, largest first, with boxes clipped to the frame.
 
@@ -29,6 +30,8 @@ def to_detections(
     min_face_px : int
         Smallest longer side of a face. It is measured before clipping, so that a large face that is partly
         outside the frame is kept.
+    roll_deg : np.ndarray or None
+        ``[N]`` clockwise turns in the image plane; ``None`` if all are upright.
     """
     height, width = frame_bgr.shape[:2]
     side_px = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).max(axis=1, initial=0)
@@ -41,6 +44,7 @@ def to_detections(
             box_xyxy=(float(inside[i, 0]), float(inside[i, 1]), float(inside[i, 2]), float(inside[i, 3])),
             score=float(np.clip(scores[i], 0, 1)),
             landmarks=None if landmarks is None else landmarks[i].astype(np.float32),
+            roll_deg=0.0 if roll_deg is None else float(roll_deg[i]),
         )
         for i in order
         if usable[i]

@@ -174,4 +174,6 @@ def evaluate(
 
 def _largest_face(image: np.ndarray, detector: Detector, spec: ModelSpec) -> np.ndarray | None:
     found = detector.detect(image)
-    return crop_face(image, found[0].box_xyxy, spec.crop) if found else None
+    if not found:
+        return None
+    return crop_face(image, found[0].box_xyxy, spec.crop, found[0].roll_deg)

@@ -12,7 +12,7 @@ import numpy as np
 from fer_edge.backends import CropSession, Session, TestedSession
 from fer_edge.backends.self_test import OFF, SelfTestReport, compare_device_crops
 from fer_edge.frames import check_frame
-from fer_edge.heatmaps import min_max
+from fer_edge.heatmaps import min_max, turn_back
 from fer_edge.preprocess import Rectangle, crop_rectangle, cut_rectangle, prepare_batch
 from fer_edge.probabilities import ProbabilityRule
 from fer_edge.results import Detection
@@ -30,7 +30,7 @@ class Answer:
     probabilities : array or None
         ``[K]``, NaN if the logits are not finite; ``None`` without a crop.
     attention : array or None
-        ``[h, w]`` in [0, 1] over the crop, if requested and finite.
+        ``[h, w]`` in [0, 1] over the crop, if requested and finite. That of a turned face is turned back with it.
     logits : array or None
         ``[K]`` raw logits z; ``None`` without a crop.
     is_finite : bool
@@ -118,24 +118,40 @@ class Classifier(ABC):
             If the backend fails.
         """
         height, width = image.shape[:2]
-        found = [crop_rectangle(d.box_xyxy, self._spec.crop, height, width) for d in detections]
+        found = [crop_rectangle(d.box_xyxy, self._spec.crop, height, width, d.roll_deg) for d in detections]
         crops = {face: rectangle for face, rectangle in enumerate(found) if rectangle is not None}
-        rectangles = list(crops.values())
-        run = self._prepare(frame, image, rectangles)
+        rectangles, rolls_deg = list(crops.values()), [detections[face].roll_deg for face in crops]
+        # A device crops upright rectangles alone.
+        run = (self._prepare_on_host if any(rolls_deg) else self._prepare)(
+            frame, image, rectangles, rolls_deg
+        )
         on_prepared()
         size = self._options.max_batch
         parts = [run(slice(first, first + size)) for first in range(0, len(rectangles), size)]
-        answers = dict(zip(crops, self._read(rectangles, parts), strict=True))
+        answers = dict(zip(crops, self._read(rectangles, rolls_deg, parts), strict=True))
         return [answers.get(face, Answer(None)) for face in range(len(detections))]
 
     @abstractmethod
     def _prepare(
-        self, frame: Any, image: np.ndarray, rectangles: Sequence[Rectangle]
+        self, frame: Any, image: np.ndarray, rectangles: Sequence[Rectangle], rolls_deg: Sequence[float]
     ) -> Callable[[slice], Mapping[str, np.ndarray]]:
         """Return the function that runs the network on a part of the rectangles."""
 
+    def _prepare_on_host(
+        self, frame: Any, image: np.ndarray, rectangles: Sequence[Rectangle], rolls_deg: Sequence[float]
+    ) -> Callable[[slice], Mapping[str, np.ndarray]]:
+        crops = [
+            cut_rectangle(image, rectangle, roll)
+            for rectangle, roll in zip(rectangles, rolls_deg, strict=True)
+        ]
+        batch = prepare_batch(crops, self._spec)
+        return lambda part: self.session.run(batch[part])
+
     def _read(
-        self, rectangles: Sequence[Rectangle], parts: Sequence[Mapping[str, np.ndarray]]
+        self,
+        rectangles: Sequence[Rectangle],
+        rolls_deg: Sequence[float],
+        parts: Sequence[Mapping[str, np.ndarray]],
     ) -> list[Answer]:
         if not parts:
             return []
@@ -146,7 +162,10 @@ class Classifier(ABC):
         if self._options.attention:
             scaled = min_max(np.concatenate([part["attention"] for part in parts]))
             finite &= ~np.isnan(scaled).any(axis=(1, 2))
-            maps = [heat if good else None for good, heat in zip(finite, scaled, strict=True)]
+            maps = [
+                turn_back(heat, roll) if good else None
+                for good, heat, roll in zip(finite, scaled, rolls_deg, strict=True)
+            ]
         return list(map(Answer, rectangles, probabilities, maps, logits, map(bool, finite)))
 
 
@@ -161,13 +180,13 @@ class HostClassifier(Classifier):
         size = self._options.max_batch
         batch = prepare_batch(crops, self._spec)
         parts = [self.session.run(batch[first : first + size]) for first in range(0, len(crops), size)]
-        return self._read([(0, 0, crop.shape[1], crop.shape[0]) for crop in crops], parts)
+        whole = [(0, 0, crop.shape[1], crop.shape[0]) for crop in crops]
+        return self._read(whole, [0.0] * len(crops), parts)
 
     def _prepare(
-        self, frame: Any, image: np.ndarray, rectangles: Sequence[Rectangle]
+        self, frame: Any, image: np.ndarray, rectangles: Sequence[Rectangle], rolls_deg: Sequence[float]
     ) -> Callable[[slice], Mapping[str, np.ndarray]]:
-        batch = prepare_batch([cut_rectangle(image, rectangle) for rectangle in rectangles], self._spec)
-        return lambda part: self.session.run(batch[part])
+        return self._prepare_on_host(frame, image, rectangles, rolls_deg)
 
 
 class DeviceClassifier(Classifier):
@@ -181,7 +200,7 @@ class DeviceClassifier(Classifier):
         return self._crop_session.copy_to_host(frame)
 
     def _prepare(
-        self, frame: Any, image: np.ndarray, rectangles: Sequence[Rectangle]
+        self, frame: Any, image: np.ndarray, rectangles: Sequence[Rectangle], rolls_deg: Sequence[float]
     ) -> Callable[[slice], Mapping[str, np.ndarray]]:
         def run(part: slice) -> Mapping[str, np.ndarray]:
             if self.self_test != OFF and not self.self_test.device_crops:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from fer_edge._utils.checks import require_flag, require_number
 from fer_edge.backends.base import SessionOptions
 from fer_edge.detection.base import DEFAULT_DETECTOR, DetectorOptions
+from fer_edge.detection.rotation import require_rotation
 from fer_edge.errors import UsageError, closest
 from fer_edge.probabilities import MIN_PROBABILITY, Prior
 from fer_edge.tracking.options import TrackingOptions
@@ -34,6 +35,10 @@ class RuntimeOptions:
         A key of :data:`fer_edge.detection.DETECTORS`.
     detector_options : DetectorOptions
         Minimum face size, score, weights file.
+    rotate : int or str
+        Clockwise turn that makes the frames of the camera upright: 0, 90, 180, 270, or ``auto``, which finds it from
+        the faces (:class:`fer_edge.detection.rotation.Mounting`). It is here and not in the detector's options, since
+        the network must see upright faces too. Results are in pixels of the frame as it was given.
     min_probability : float
         From 0 to 1. Below it, the label is ``None`` with reason ``uncertain``.
     prior : str, mapping or None
@@ -59,6 +64,7 @@ class RuntimeOptions:
     session: SessionOptions = field(default_factory=SessionOptions)
     detector: str = DEFAULT_DETECTOR
     detector_options: DetectorOptions = field(default_factory=DetectorOptions)
+    rotate: int | str = 0
     min_probability: float = MIN_PROBABILITY
     prior: Prior | None = None
     allow_random: bool = False
@@ -77,6 +83,7 @@ class RuntimeOptions:
             raise UsageError(
                 f"tracking must be TrackingOptions or None, found {self.tracking!r:.60}. Fix: give TrackingOptions(…)"
             )
+        require_rotation(self.rotate)
         require_number("min_probability", self.min_probability, 0, 1)
         for name in ("allow_random", "attention", "self_test", "tune"):
             require_flag(name, getattr(self, name))
@@ -89,6 +96,7 @@ class RuntimeChanges(TypedDict, total=False):
     session: SessionOptions
     detector: str
     detector_options: DetectorOptions
+    rotate: int | str
     min_probability: float
     prior: Prior | None
     allow_random: bool

@@ -10,6 +10,7 @@ from fer_edge.backends import Backend, TestedSession
 from fer_edge.backends.self_test import SelfTestReport
 from fer_edge.cuda.arrays import is_device_array
 from fer_edge.detection.base import Detector
+from fer_edge.detection.rotation import Mounting
 from fer_edge.errors import UsageError
 from fer_edge.frames import Frame
 from fer_edge.probabilities import ProbabilityRule
@@ -50,8 +51,11 @@ class Pipeline:
         detector: Detector,
         options: ClassifierOptions,
         min_probability: float,
+        rotate: int | str = 0,
     ) -> None:
         self.detector = detector
+        self._rotate = rotate
+        self._mounting = self.new_mounting()
         self.host = HostClassifier(tested, options)
         self.device = DeviceClassifier(tested, options) if backend.takes_device_frames else None
         self._backend = backend
@@ -87,12 +91,19 @@ class Pipeline:
     def process(self, frame: Frame, given: Sequence[Detection] | None = None) -> FrameResult:
         """Detect, crop and classify the faces of one frame; with ``given`` detections, classify those."""
         clock = StageClock()
+        upright = self._mounting.turn(frame)
+        frame = upright.frame
         classifier = self.classifier_of(frame.image)
         image = classifier.host_image(frame.image)
-        detections = self.detector.detect(image) if given is None else given
+        detections = self.detector.detect(image) if given is None else list(map(upright.turn, given))
         clock.mark()
         answers = classifier.classify(frame.image, image, detections, on_prepared=clock.mark)
-        return self.result(frame, self.faces(detections, answers, frame.time_s), clock)
+        result = self.result(frame, self.faces(detections, answers, frame.time_s), clock)
+        return upright.turn_back(result)
+
+    def new_mounting(self) -> Mounting:
+        """Return the rotation of one more camera."""
+        return Mounting(self._rotate, lambda image: self.detector.detect(image))
 
     def faces(
         self, detections: Sequence[Detection], answers: Sequence[Answer], classified_at_s: float

@@ -121,6 +121,7 @@ class Runtime:
                 self.spec, self.probability_rule, self.options.attention, self.choice.max_batch
             ),
             self.options.min_probability,
+            self.options.rotate,
         )
         self._counting = threading.Lock()
         self._calls = 0

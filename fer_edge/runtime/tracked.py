@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ class TrackedFrames:
     ) -> None:
         self.options = options
         self._opened, self._pipeline, self._refiner = opened, pipeline, refiner
+        self._mounting = pipeline.new_mounting()
         self._tracker = Tracker(options.tracker)
         self._searches = DetectionSchedule(options.schedule)
         self._events = TrackEvents()
@@ -77,6 +79,8 @@ class TrackedFrames:
 
     def _process(self, frame: Frame) -> FrameResult:
         clock, pipeline = StageClock(), self._pipeline
+        upright = self._mounting.turn(frame)
+        frame = upright.frame
         classifier = pipeline.classifier_of(frame.image)
         image = classifier.host_image(frame.image)
         update = self._follow(image, frame.time_s)
@@ -94,7 +98,7 @@ class TrackedFrames:
             labels={face.track_id: face.label for face in faces if face.track_id is not None},
             left=update.left,
         )
-        return pipeline.result(frame, faces, clock, events)
+        return upright.turn_back(pipeline.result(frame, faces, clock, events))
 
     def _follow(self, image: np.ndarray, at_s: float) -> TrackerUpdate:
         """Search the whole frame if it is due, else the surroundings of the tracks."""
@@ -136,7 +140,9 @@ class TrackedFrames:
         detection = track.detection
         crop = None
         if state.attention is not None:
-            crop = crop_rectangle(detection.box_xyxy, self._pipeline.spec.crop, *image.shape[:2])
+            rule = self._pipeline.spec.crop
+            height, width = image.shape[:2]
+            crop = crop_rectangle(detection.box_xyxy, rule, height, width, detection.roll_deg)
         return Face(
             box_xyxy=detection.box_xyxy,
             detection_score=detection.score,
@@ -156,10 +162,10 @@ class TrackedFrames:
 def _moved(last: Detection | None, box: Box) -> Detection:
     """Return the expected face at a predicted box, with the landmarks seen last moved there."""
     if last is None or last.landmarks is None:
-        return Detection(box, 1.0)
+        return Detection(box, 1.0, roll_deg=0.0 if last is None else last.roll_deg)
     before, now = np.reshape(last.box_xyxy, (2, 2)), np.reshape(box, (2, 2))
     scale = (now[1] - now[0]) / np.maximum(before[1] - before[0], 1e-3)
-    return Detection(box, 1.0, (last.landmarks - before[0]) * scale + now[0])
+    return replace(last, box_xyxy=box, landmarks=(last.landmarks - before[0]) * scale + now[0])
 
 
 #: Time after an event of a track in which it is classified more often.

@@ -52,11 +52,12 @@ def as_source(source: Any) -> Source:
 
 @dataclass(frozen=True)
 class SourceKind:
-    """A kind of source, with the test for its addresses and the function that opens it."""
+    """A kind of source, with the test for its addresses and the function that opens it; ``is_video`` if frames follow each other in time."""
 
     matches: Callable[[str], bool]
     open: Callable[[str], Source]
     is_live: bool = False
+    is_video: bool = False
 
 
 def _is_picture(text: str) -> bool:
@@ -76,11 +77,13 @@ def _open_folder(text: str) -> Source:
 
 #: In order of precedence.
 SOURCES: Mapping[str, SourceKind] = {
-    "camera": SourceKind(str.isdecimal, lambda text: LiveSource(int(text)), is_live=True),
-    "stream": SourceKind(lambda text: "://" in text, LiveSource, is_live=True),
+    "camera": SourceKind(str.isdecimal, lambda text: LiveSource(int(text)), is_live=True, is_video=True),
+    "stream": SourceKind(lambda text: "://" in text, LiveSource, is_live=True, is_video=True),
     "folder": SourceKind(lambda text: text != "" and Path(text).is_dir(), _open_folder),
     "picture": SourceKind(_is_picture, lambda text: ImageSource((Path(text),))),
-    "video": SourceKind(lambda text: Path(text).is_file(), lambda text: VideoSource(Path(text))),
+    "video": SourceKind(
+        lambda text: Path(text).is_file(), lambda text: VideoSource(Path(text)), is_video=True
+    ),
 }
 
 
@@ -88,6 +91,12 @@ def is_live(source: str | int | Path) -> bool:
     """Return ``True`` for cameras and streams, which yield only the newest frame, and ``False`` for files."""
     kind = _kind_of(str(source))
     return kind is not None and kind.is_live
+
+
+def is_video(source: str | int | Path) -> bool:
+    """Return ``True`` for cameras, streams and video files, and ``False`` for pictures."""
+    kind = _kind_of(str(source))
+    return kind is not None and kind.is_video
 
 
 def open_source(source: str | int | Path) -> Source:

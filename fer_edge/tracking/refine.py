@@ -174,7 +174,8 @@ class YuNetRefiner:
             points, scores, owners = self._search(frame, boxes, rolls, network)
         weights = scores * _prior(points[:, :2], boxes[owners])
         for i in _assign(points[:, :2], weights, owners.tolist()):
-            found[usable[owners[i]]] = _detection(frame.shape, points[i], float(scores[i]))
+            roll_deg = faces[owners[i]].roll_deg
+            found[usable[owners[i]]] = _detection(frame.shape, points[i], float(scores[i]), roll_deg)
         return found
 
     def close(self) -> None:
@@ -310,10 +311,12 @@ def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.asarray((common > _MAX_OVERLAP * whole).any(axis=1))
 
 
-def _detection(shape: tuple[int, ...], points: np.ndarray, score: float) -> Detection | None:
+def _detection(shape: tuple[int, ...], points: np.ndarray, score: float, roll_deg: float) -> Detection | None:
     """Return a face with its box clipped to the frame, ``None`` if the box is outside."""
     (left, top), (right, bottom) = points[:2].tolist()
     left, top, right, bottom = max(left, 0.0), max(top, 0.0), min(right, shape[1]), min(bottom, shape[0])
     if not (right - left >= 1 and bottom - top >= 1):
         return None
-    return Detection((left, top, float(right), float(bottom)), min(score, 1.0), points[2:].astype(np.float32))
+    return Detection(
+        (left, top, float(right), float(bottom)), min(score, 1.0), points[2:].astype(np.float32), roll_deg
+    )

@@ -60,7 +60,7 @@ def test_faces_are_those_of_opencv(backend, photographs, yunet_file):
     state = BACKENDS[backend].available()
     if not state.ok:
         pytest.skip(state.reason)
-    detector = create_detector("yunet", DetectorOptions(MIN_FACE_PX, backend=backend))
+    detector = create_detector("yunet", DetectorOptions(MIN_FACE_PX, backend=backend, turned_looks=0))
     worst = compare(
         # OpenCV cannot read the file with dynamic sizes; its weights are the same.
         (detector.detect(frame), detect_with_opencv(yunet_file, frame, 0.7))
@@ -78,7 +78,7 @@ def test_many_faces_are_those_of_opencv(astronaut, yunet_file):
     for i, side in enumerate((60, 80, 100, 120, 160, 200)):
         left, top = 300 * (i % 3) + 20, 300 * (i // 3) + 20
         frame[top : top + side, left : left + side] = cv2.resize(face, (side, side))
-    ours = YuNetDetector(DetectorOptions(MIN_FACE_PX, 0.5)).detect(frame)
+    ours = YuNetDetector(DetectorOptions(MIN_FACE_PX, 0.5, turned_looks=0)).detect(frame)
     assert len(ours) == 6
     worst = compare([(ours, detect_with_opencv(yunet_file, frame, 0.5))])
     assert worst.iou > 0.999

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,15 +16,31 @@ _MAX_LOG_SIDE = 12.0  # of a box, in strides; exp() of more is beyond any frame
 
 @dataclass(frozen=True)
 class Found:
-    """Faces in pixels of an image: ``[N, 4]`` boxes, ``[N]`` scores, ``[N, 5, 2]`` landmarks."""
+    """Faces in pixels of an image: ``[N, 4]`` boxes, ``[N]`` scores, ``[N, 5, 2]`` landmarks, ``[N]`` clockwise turns."""
 
     boxes_xyxy: np.ndarray
     scores: np.ndarray
     landmarks: np.ndarray
+    roll_deg: np.ndarray
 
-    def __getitem__(self, chosen: np.ndarray) -> Found:
+    def __getitem__(self, chosen: Any) -> Found:
         """Return some of them, in the order of ``chosen``."""
-        return Found(self.boxes_xyxy[chosen], self.scores[chosen], self.landmarks[chosen])
+        return Found(
+            self.boxes_xyxy[chosen], self.scores[chosen], self.landmarks[chosen], self.roll_deg[chosen]
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Found]) -> Found:
+        """Return the faces of all parts."""
+        return cls(
+            np.concatenate([part.boxes_xyxy for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.landmarks for part in parts]),
+            np.concatenate([part.roll_deg for part in parts]),
+        )
+
+
+NOTHING = Found(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 5, 2)), np.zeros(0))
 
 
 def decode(outputs: Mapping[str, np.ndarray], min_score: float) -> Found:
@@ -65,11 +82,10 @@ def decode_batch(outputs: Mapping[str, np.ndarray], min_score: float) -> tuple[F
         half = np.exp(numbers[:, 4:6].clip(max=_MAX_LOG_SIDE)) * (stride / 2)
         boxes = np.concatenate([centre - half, centre + half], axis=1)
         landmarks = (numbers[:, 6:].reshape(-1, 5, 2) + corner_xy[:, None]) * stride
-        parts.append((boxes, scores[kept], landmarks, images[kept]))
+        parts.append((Found(boxes, scores[kept], landmarks, np.zeros(len(boxes))), images[kept]))
     if not parts:
-        return Found(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 5, 2))), np.zeros(0, np.intp)
-    boxes, scores, landmarks, images = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Found(boxes, scores, landmarks), images
+        return NOTHING, np.zeros(0, np.intp)
+    return Found.joined([part for part, _ in parts]), np.concatenate([images for _, images in parts])
 
 
 def _logit(probability: float) -> float:

@@ -5,7 +5,8 @@ W. Wu, H. Peng, S. Yu: "YuNet: A Tiny Millisecond-level Face Detector", Machine 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from operator import methodcaller
 
 import cv2
@@ -19,6 +20,7 @@ from fer_edge.detection.nms import suppress
 from fer_edge.detection.postprocess import to_detections
 from fer_edge.detection.yunet.decoding import Found, decode
 from fer_edge.detection.yunet.graph import FIX, STRIDES_PX, at_size
+from fer_edge.detection.yunet.turned import TurnedSearch
 from fer_edge.detection.yunet.weights import read_model
 from fer_edge.errors import BackendError, DetectorError, without_fix
 from fer_edge.frames import check_frame
@@ -75,13 +77,19 @@ class YuNetDetector:
         else:
             network = _SessionPerSize(content, backend, settings)
         free = methodcaller("close")
+        self._search: Callable[[np.ndarray], Found] = (
+            TurnedSearch(self._find, self._min_score, options.turned_looks)
+            if options.turned_looks
+            else partial(self._find, min_score=self._min_score)
+        )
         self._network = Guard(network, "detector", DetectorError, free=free, parallel=any_size)
 
     def detect(self, frame_bgr: np.ndarray) -> list[Detection]:
         frame = check_frame(frame_bgr)
         scale = min(_MIN_FACE_PX / self._min_face_px, 1.0)
         height, width = (max(round(side * scale), 1) for side in frame.shape[:2])
-        found = self._find(_shrink(frame, height, width))
+        image = _shrink(frame, height, width)
+        found = self._search(image)
         to_frame = np.array([frame.shape[1] / width, frame.shape[0] / height])
         return to_detections(
             frame,
@@ -89,13 +97,14 @@ class YuNetDetector:
             found.scores,
             found.landmarks * to_frame,
             self._min_face_px,
+            found.roll_deg,
         )
 
-    def _find(self, image_bgr: np.ndarray) -> Found:
-        """Return the faces of an image with padded sides, best first."""
+    def _find(self, image_bgr: np.ndarray, min_score: float) -> Found:
+        """Return the faces of an image of any size, best first."""
         with self._network as network:
-            outputs = network.run(cv2.dnn.blobFromImage(image_bgr))
-        found = decode(outputs, self._min_score)
+            outputs = network.run(cv2.dnn.blobFromImage(_pad(image_bgr)))
+        found = decode(outputs, min_score)
         best = np.argsort(-found.scores, kind="stable")[:_MAX_CANDIDATES]
         return found[best[suppress(found.boxes_xyxy[best], found.scores[best], _MAX_OVERLAP)]]
 
@@ -104,17 +113,18 @@ class YuNetDetector:
 
 
 def _shrink(frame_bgr: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return the frame with ``height`` and ``width``, padded with black to sides that the network takes."""
-    padded = tuple(max(side + -side % _STEP_PX, _MIN_SIDE_PX) for side in (height, width))
-    if padded == frame_bgr.shape[:2]:
-        return frame_bgr
-    image = np.zeros((*padded, 3), np.uint8)
     if (height, width) == frame_bgr.shape[:2]:
-        image[:height, :width] = frame_bgr
-    else:
-        inside = image[:height, :width]
-        cv2.resize(frame_bgr, (width, height), dst=inside, interpolation=cv2.INTER_AREA)
-    return image
+        return frame_bgr
+    return cv2.resize(frame_bgr, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _pad(image_bgr: np.ndarray) -> np.ndarray:
+    """Return the image with black at the right and at the bottom, so that the network takes its sides."""
+    height, width = image_bgr.shape[:2]
+    bottom, right = (max(-side % _STEP_PX, _MIN_SIDE_PX - side) for side in (height, width))
+    if bottom == right == 0:
+        return image_bgr
+    return cv2.copyMakeBorder(image_bgr, 0, bottom, 0, right, cv2.BORDER_CONSTANT)
 
 
 class _SessionPerSize:
