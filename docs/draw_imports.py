@@ -29,7 +29,7 @@ GROUPS = {
     ),
     "Computation": ("models", "detection", "quality", "drawing", "backends", "synthetic", "engines", "cuda", "system"),
     "Data types": (
-        "outputs", "bundle", "manifest", "probabilities", "preprocess", "frames", "spec", "results", "heatmaps",
+        "outputs", "bundle", "manifest", "probabilities", "preprocess", "frames", "levels", "spec", "results", "heatmaps",
         "labels", "_utils", "errors",
     ),
 }  # fmt: skip

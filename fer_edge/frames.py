@@ -1,4 +1,8 @@
-"""Frames: uint8 BGR pixels ``[H, W, 3]`` on the host or a device, and conversion of other types to them."""
+"""Frames: uint8 BGR pixels ``[H, W, 3]`` on the host or a device, and conversion of other types to them.
+
+On the host, gray frames ``[H, W]`` or ``[H, W, 1]`` are frames too, and uint16 values whose number of bits is declared
+(:mod:`fer_edge.levels`). Frames on a device are BGR.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,14 @@ import numpy as np
 
 from fer_edge.cuda.arrays import DeviceArray
 from fer_edge.errors import DataError
+from fer_edge.levels import LevelConverter, LevelOptions
 
 _MAX_SIDE_PX = 32766  # OpenCV's warps count pixels in 16 bits
+_HOST_TYPES = (np.uint8, np.uint16)
+_HOST_CHANNELS = ((), (1,), (3,))
 
 
-def as_frame(value: Any) -> Any:
+def as_frame(value: Any, bits: int | None = None) -> Any:
     """Return the pixel array of a frame given as an array, path, encoded bytes or PIL image.
 
     Parameters
@@ -23,6 +30,9 @@ def as_frame(value: Any) -> Any:
     value : np.ndarray, path, bytes or PIL image
         An array on the host or a device is returned unchanged; a path and the bytes of an image file are decoded; a PIL
         image is rotated by its EXIF orientation and converted from its mode, without the alpha channel.
+    bits : int or None
+        Bits of the values of image files with 16 bits, whose array is then uint16. ``None``: all 16 bits are used, and
+        the array is uint8.
 
     Raises
     ------
@@ -36,20 +46,22 @@ def as_frame(value: Any) -> Any:
         )
 
     if isinstance(value, str | os.PathLike):
-        return read_image(Path(value))
+        return read_image(Path(value), any_depth=bits is not None)
     if isinstance(value, bytes | bytearray | memoryview):
-        return decode_image(np.frombuffer(value, np.uint8), "the given data")
+        return decode_image(np.frombuffer(value, np.uint8), "the given data", any_depth=bits is not None)
     if type(value).__module__.partition(".")[0] == "PIL" and hasattr(value, "convert"):
-        return _from_pil(value)
+        return _from_pil(value, bits)
     return value
 
 
-def _from_pil(picture: Any) -> np.ndarray:
+def _from_pil(picture: Any, bits: int | None) -> np.ndarray:
     from PIL import ImageOps  # installed if a PIL image exists
 
     try:
         turned = ImageOps.exif_transpose(picture)
         if turned.mode.startswith("I"):  # 16 bits per pixel, which PIL would clip at 255
+            if bits is not None and turned.mode != "I":
+                return np.asarray(turned).astype(np.uint16)
             values = np.asarray(turned).astype(np.float64)
             gray = (values / 257 if turned.mode != "I" or values.max(initial=0) > 255 else values).round()
             return np.repeat(gray.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
@@ -60,22 +72,36 @@ def _from_pil(picture: Any) -> np.ndarray:
         ) from error
 
 
-def check_frame(frame_bgr: Any) -> np.ndarray:
-    """Return a frame, given as any type that :func:`as_frame` takes, as contiguous ``[H, W, 3]`` uint8 BGR.
+def check_frame(frame_bgr: Any, levels: LevelConverter | LevelOptions | None = None) -> np.ndarray:
+    """Return a frame as contiguous ``[H, W, 3]`` uint8 BGR.
+
+    Parameters
+    ----------
+    frame_bgr : np.ndarray, path, bytes or PIL image
+        ``[H, W, 3]`` BGR, or ``[H, W]`` or ``[H, W, 1]`` gray, uint8 or uint16; or a picture (:func:`as_frame`).
+    levels : LevelConverter, LevelOptions or None
+        Map of the values to 8 bits; a converter remembers earlier frames. ``None`` accepts uint8 alone.
 
     Raises
     ------
     DataError
-        If it has another format (gray, floating point, empty) or is too large; the message says how to convert it.
+        If it has another format (floating point, empty), is too large, or is uint16 and ``levels`` does not declare its
+        bits; the message says how to convert it.
     """
-    frame_bgr = as_frame(frame_bgr)
-    if not isinstance(frame_bgr, np.ndarray):
+    convert = levels if isinstance(levels, LevelConverter) else LevelConverter(levels)
+    frame = as_frame(frame_bgr, convert.options.bits)
+    if not isinstance(frame, np.ndarray):
         raise DataError(
             "expected a frame as a NumPy array [H, W, 3] uint8 BGR, the path or bytes of an image file, or a PIL image, found "
-            f"{type(frame_bgr).__name__}. Fix: {_other_kind(frame_bgr)}"
+            f"{type(frame).__name__}. Fix: {_other_kind(frame)}"
         )
-    _check_format(frame_bgr.dtype, frame_bgr.shape)
-    return np.ascontiguousarray(frame_bgr)
+    _check_format(frame.dtype, frame.shape, _HOST_TYPES, _HOST_CHANNELS)
+    pixels = convert(np.ascontiguousarray(frame))
+    if pixels.shape[2:] == (3,):
+        return pixels
+    import cv2
+
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR))
 
 
 def _other_kind(value: Any) -> str:
@@ -109,8 +135,13 @@ def check_device_frame(frame_bgr: DeviceArray) -> DeviceArray:
     return frame_bgr
 
 
-def _check_format(dtype: np.dtype, shape: tuple[int, ...]) -> None:
-    if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+def _check_format(
+    dtype: np.dtype,
+    shape: tuple[int, ...],
+    types: tuple[type, ...] = (np.uint8,),
+    channels: tuple[tuple[int, ...], ...] = ((3,),),
+) -> None:
+    if dtype not in types or len(shape) < 2 or shape[2:] not in channels or 0 in shape:
         raise DataError(
             f"expected a frame of uint8 BGR pixels [H, W, 3], found {dtype} {list(shape)}. Fix: {_conversion(dtype, shape)}"
         )
@@ -128,14 +159,14 @@ def _conversion(dtype: np.dtype, shape: tuple[int, ...]) -> str:
         return "give one frame of the batch at a time"
     if dtype.kind == "f":
         return "convert values from 0 to 1 with (255 * frame).round().astype(numpy.uint8)"
-    if dtype == np.uint16:
-        return "convert 16 bits to 8 with (frame >> 8).astype(numpy.uint8)"
     if dtype == np.bool_:
         return "give the image instead of its mask"
-    if dtype != np.uint8:
+    if dtype.kind == "u" and dtype.itemsize == 2 and dtype != np.uint16:
+        return "swap its bytes with frame.astype(numpy.uint16)"
+    if dtype not in (np.uint8, np.uint16):
         return "convert it with frame.astype(numpy.uint8), if its values are from 0 to 255"
-    if len(shape) == 2 or (len(shape) == 3 and shape[2] == 1):
-        return "convert gray to BGR with cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)"
+    if shape[2:] in _HOST_CHANNELS and len(shape) > 1:  # of a device
+        return "convert it to 8 bits and three equal channels on the device, or give it in host memory"
     if len(shape) == 3 and shape[2] == 4:
         return "convert BGRA to BGR with cv2.cvtColor(frame, cv2.COLOR_BGRA2BGR)"
     if len(shape) == 3 and shape[2] == 2:

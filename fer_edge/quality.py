@@ -1,1 +1,0 @@
-"""Quality of a face crop: size, luma, blur and pose."""

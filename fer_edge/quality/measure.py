@@ -1,0 +1,84 @@
+"""Size, light, contrast, sharpness and pose of a face crop.
+
+Light, contrast and sharpness are those of the gray crop at 48 × 48 pixels: they describe the detail that a small
+network receives, not that of the camera.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from fer_edge.errors import DataError
+from fer_edge.quality.pose import estimate_pose
+from fer_edge.results import Detection
+
+SIDE_PX = 48
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Quality of one face crop.
+
+    Attributes
+    ----------
+    side_px : float
+        Shorter side of the crop, in pixels of the frame.
+    luma : float
+        Mean of the gray crop, 0 to 255.
+    contrast : float
+        Standard deviation of the gray crop, in levels of 255.
+    sharpness : float
+        Variance of the Laplacian over the variance of the gray crop; independent of the light. 0 for a crop of one
+        colour. Noise counts as detail.
+    yaw_deg, pitch_deg, roll_deg : float or None
+        Pose by the landmarks, positive to the right, down and clockwise in the image
+        (:func:`fer_edge.quality.estimate_pose`). ``None`` without usable landmarks.
+    """
+
+    side_px: float
+    luma: float
+    contrast: float
+    sharpness: float
+    yaw_deg: float | None = None
+    pitch_deg: float | None = None
+    roll_deg: float | None = None
+
+
+def measure_quality(crop_bgr: np.ndarray, detection: Detection) -> Quality:
+    """Measure one face crop.
+
+    Parameters
+    ----------
+    crop_bgr : np.ndarray
+        ``[h, w, 3]`` BGR or ``[h, w]`` gray, uint8: the crop that the network classifies.
+    detection : Detection
+        Its detection, whose landmarks give the pose.
+
+    Raises
+    ------
+    DataError
+        If the crop has another type or no pixels.
+    """
+    if crop_bgr.dtype != np.uint8 or crop_bgr.size == 0 or crop_bgr.shape[2:] not in ((), (3,)):
+        raise DataError(
+            f"expected a uint8 crop [h, w, 3] or [h, w], found {crop_bgr.dtype} {list(crop_bgr.shape)}. "
+            "Fix: cut it from a frame with fer_edge.preprocess.crop_face"
+        )
+    side = min(crop_bgr.shape[:2])
+    gray = cv2.cvtColor(crop_bgr, cv2.COLOR_BGR2GRAY) if crop_bgr.ndim == 3 else crop_bgr
+    small = cv2.resize(
+        gray, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA if side > SIDE_PX else cv2.INTER_LINEAR
+    )
+    luma, contrast = (float(v[0, 0]) for v in cv2.meanStdDev(small))
+    edges = float(cv2.meanStdDev(cv2.Laplacian(small, cv2.CV_16S))[1][0, 0])
+    pose = estimate_pose(detection.landmarks)
+    return Quality(
+        side_px=float(side),
+        luma=luma,
+        contrast=contrast,
+        sharpness=(edges / contrast) ** 2 if contrast > 0 else 0.0,
+        **({} if pose is None else pose._asdict()),
+    )
