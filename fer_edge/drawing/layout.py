@@ -16,10 +16,12 @@ Size = tuple[int, int]
 Line = tuple[int, int, int, int]
 
 #: Of so many nearest places, the best is taken.
-_COMPARED = 128
+_COMPARED = 64
 #: A place costs its distance in heights of the label, and so much for each rectangle that its leader crosses, and for
 #: each that it comes so close to that it seems to belong to it.
 _CROSSING, _CROWDING = 4.0, 1.5
+#: Places within so many heights of the label are tried first.
+_NEAR = 8
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Attempt:
     sizes : sequence of (width, height)
         One for each face, in pixels.
     reach_px : float
-        Largest distance of a label from its face; 0 stands for beside it.
+        Largest distance of a label from its face; 0 allows the places beside it alone.
     """
 
     sizes: Sequence[Size]
@@ -84,46 +86,52 @@ def arrange(
         One for each face; ``None`` if no place is left for its label.
     """
     for index, plan in enumerate(plans[:-1]):
-        placements = place_labels(faces, plan, frame, gap_px)
+        placements = place_labels(faces, plan, frame, gap_px, all_or_none=True)
         if None not in placements:
             return index, placements
     return len(plans) - 1, place_labels(faces, plans[-1], frame, gap_px)
 
 
 def place_labels(
-    faces: Sequence[Rectangle], plan: Plan, frame: Size, gap_px: int
+    faces: Sequence[Rectangle], plan: Plan, frame: Size, gap_px: int, all_or_none: bool = False
 ) -> tuple[Placement | None, ...]:
     """Return the place of each label, ``None`` where no attempt finds one.
 
     Each attempt places what those before it did not. A label stands below, above, right or left of its face, in this
     order; else it takes the nearest free place within reach. With infinite reach it finds one if there is any, and goes
     from the largest face to the smallest, so that the smallest are left without. With finite reach the faces with the
-    least room beside them are first.
+    least room beside them are first. ``all_or_none`` gives up at the first face without a label.
     """
     placements: list[Placement | None] = [None] * len(faces)
     margin = np.array([-gap_px, -gap_px, gap_px, gap_px])
     taken = np.array(faces, np.int64).reshape(-1, 4) + margin
+    by_area = sorted(range(len(faces)), key=lambda i: (-_area(faces[i]), i))
+    room = [
+        len(_beside(face, size, frame, gap_px, taken))
+        for face, size in zip(faces, plan[0].sizes, strict=True)
+    ]
+    by_room = sorted(by_area, key=lambda i: room[i])
     leaders: list[Line] = []
     for number, attempt in enumerate(plan):
-        waiting = [i for i in range(len(faces)) if placements[i] is None]
-        room = {
-            i: 0
-            if math.isinf(attempt.reach_px)
-            else len(_beside(faces[i], attempt.sizes[i], frame, gap_px, taken))
-            for i in waiting
-        }
-        for i in sorted(waiting, key=lambda i: (room[i], -_area(faces[i]), i)):
+        reach_px = attempt.reach_px
+        without_place: list[Size] = []  # no label of this size or a larger one finds a place any more
+        for i in by_area if math.isinf(reach_px) else by_room:
             face, size = faces[i], attempt.sizes[i]
-            beside = _beside(face, size, frame, gap_px, taken)
-            reach_px = max(attempt.reach_px, gap_px)
-            found = beside[0] if beside else _nearest(face, size, reach_px, frame, taken, i, leaders)
-            if found is None:
+            if placements[i] is not None or any(size[0] >= w and size[1] >= h for w, h in without_place):
                 continue
-            leader = _leader(face, found) if _distance(face, found) > gap_px else None
-            placements[i] = Placement(number, found, leader)
-            taken = np.vstack([taken, np.array(found) + margin])
-            if leader:
-                leaders.append(leader)
+            beside = _beside(face, size, frame, gap_px, taken)
+            found = beside[0] if beside else None
+            if not beside and reach_px:
+                found = _nearest(face, size, reach_px, frame, taken, i, leaders)
+            if found is not None:
+                leader = _leader(face, found) if _distance(face, found) > gap_px else None
+                placements[i] = Placement(number, found, leader)
+                taken = np.vstack([taken, np.array(found) + margin])
+                leaders += [leader] if leader else []
+            elif all_or_none and number == len(plan) - 1:
+                return (None,) * len(faces)
+            elif math.isinf(reach_px):
+                without_place.append(size)
     return tuple(placements)
 
 
@@ -138,6 +146,7 @@ def _beside(face: Rectangle, size: Size, frame: Size, gap_px: int, taken: np.nda
     (width, height), (frame_width, frame_height) = size, frame
     x, x_end = min(left, frame_width - width), max(right - width, 0)
     y, y_end = min(top, frame_height - height), max(bottom - height, 0)
+    x_middle, y_middle = (left + right - width) // 2, (top + bottom - height) // 2
     below, above, beyond, before = (
         bottom + gap_px,
         top - gap_px - height,
@@ -145,8 +154,13 @@ def _beside(face: Rectangle, size: Size, frame: Size, gap_px: int, taken: np.nda
         left - gap_px - width,
     )
     corners = np.array(
-        [(x, below), (x_end, below), (x, above), (x_end, above), (beyond, y), (beyond, y_end), (before, y), (before, y_end)]
-    )  # fmt: skip
+        [
+            *((x, below), (x_end, below), (x_middle, below)),
+            *((x, above), (x_end, above), (x_middle, above)),
+            *((beyond, y), (beyond, y_end), (beyond, y_middle)),
+            *((before, y), (before, y_end), (before, y_middle)),
+        ]
+    )
     inside = np.all((corners >= 0) & (corners <= (frame_width - width, frame_height - height)), axis=1)
     covers = np.any(_overlaps(np.hstack([corners, corners + size]), taken), axis=1)
     return [_rectangle(corner, size) for corner in corners[inside & ~covers]]
@@ -161,41 +175,59 @@ def _nearest(
     own: int,
     leaders: Sequence[Line],
 ) -> Rectangle | None:
-    """Return the best free place within reach of the face, which is row ``own`` of ``taken``; ``None`` if there is none.
-
-    A rectangle with a free place anywhere can be moved left and up until it touches something, again and again until
-    nothing moves. So the right and lower edges of what is taken, and the frame's, suffice to find a place. The other
-    edges, and places at some distance from all edges, are there to find a better one.
-    """
-    width, height = size
-    columns = _starts(face[0], face[2], taken[:, 0], taken[:, 2], width, height, frame[0], reach_px)
-    rows = _starts(face[1], face[3], taken[:, 1], taken[:, 3], height, height, frame[1], reach_px)
-    # The product counts, for each column and row, the rectangles that both meet: those that a label there would cover.
-    meets_column = (columns[:, None] < taken[:, 2]) & (columns[:, None] + width > taken[:, 0])
-    meets_row = (rows[:, None] < taken[:, 3]) & (rows[:, None] + height > taken[:, 1])
-    away_x = np.maximum(0, np.maximum(columns - face[2], face[0] - columns - width))
-    away_y = np.maximum(0, np.maximum(rows - face[3], face[1] - rows - height))
-    distance = np.hypot(away_x[:, None], away_y[None, :])
-    free = meets_column.astype(np.float32) @ meets_row.astype(np.float32).T == 0
-    chosen = np.flatnonzero(free & (distance <= reach_px))
-    if not len(chosen):
+    """Return the best free place within reach of the face, which is row ``own`` of ``taken``; ``None`` if there is none."""
+    others = np.delete(taken, own, axis=0)
+    for near_px in sorted(
+        {min(_NEAR * size[1], reach_px), reach_px}
+    ):  # most have a place nearby, found sooner
+        places, distance_px = _free_places(face, size, near_px, frame, taken)
+        if len(places):
+            break
+    else:
         return None
     # Of places that are as near, the one whose middle is nearer.
-    off_x = np.abs(columns + (width - face[0] - face[2]) / 2) / frame[0]
-    off_y = np.abs(rows + (height - face[1] - face[3]) / 2) / frame[1]
-    cost = ((distance + off_x[:, None] + off_y[None, :]) / height).ravel()[chosen]
-    if len(chosen) > _COMPARED:
+    width, height = size
+    off_x = np.abs(places[:, 0] + (width - face[0] - face[2]) / 2) / frame[0]
+    off_y = np.abs(places[:, 1] + (height - face[1] - face[3]) / 2) / frame[1]
+    cost = (distance_px + off_x + off_y) / height
+    if len(places) > _COMPARED:
         nearest = np.argpartition(cost, _COMPARED)[:_COMPARED]
-        chosen, cost = chosen[nearest], cost[nearest]
-    corners = np.stack([columns[chosen // len(rows)], rows[chosen % len(rows)]], axis=1)
-    places = np.hstack([corners, corners + size])
-    others = np.delete(taken, own, axis=0)
+        places, cost = places[nearest], cost[nearest]
     around = places + np.array([-height, -height, height, height]) // 2
     crossed = _crossings(_leaders(face, places), others).sum(axis=1)
     if leaders:
         crossed = crossed + _crossings(np.array(leaders), places).sum(axis=0)
     cost = cost + _CROSSING * crossed + _CROWDING * _overlaps(around, others).sum(axis=1)
-    return _rectangle(corners[int(np.argmin(cost))], size)
+    return _rectangle(places[int(np.argmin(cost))], size)
+
+
+def _free_places(
+    face: Rectangle, size: Size, reach_px: float, frame: Size, taken: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return free places within reach ``[P, 4]``, and their distances from the face ``[P]`` in pixels.
+
+    With infinite reach there is one at least if any place is free: a rectangle with a free place anywhere can be moved
+    left and up until it touches something, again and again until nothing moves. So the right and lower edges of what is
+    taken, and the frame's, suffice to find a place. The other edges, and places at some distance from all edges, are
+    there to find a better one.
+    """
+    width, height = size
+    window = np.array([[face[0] - width, face[1] - height, face[2] + width, face[3] + height]], float)
+    window += np.array([-reach_px, -reach_px, reach_px, reach_px])
+    taken = taken[_overlaps(window, taken)[0]]
+    columns = _starts(face[0], face[2], taken[:, 0], taken[:, 2], width, height, frame[0], reach_px)
+    rows = _starts(face[1], face[3], taken[:, 1], taken[:, 3], height, height, frame[1], reach_px)
+    # The product counts, for each column and row, the rectangles that both meet: those that a label there would cover.
+    meets_column = (columns[:, None] < taken[:, 2]) & (columns[:, None] + width > taken[:, 0])
+    meets_row = (rows[:, None] < taken[:, 3]) & (rows[:, None] + height > taken[:, 1])
+    column, row = np.nonzero(meets_column.astype(np.float32) @ meets_row.astype(np.float32).T == 0)
+    x, y = columns[column], rows[row]
+    away_x = np.maximum(0, np.maximum(x - face[2], face[0] - x - width))
+    away_y = np.maximum(0, np.maximum(y - face[3], face[1] - y - height))
+    distance_px = np.hypot(away_x, away_y)
+    near = distance_px <= reach_px
+    x, y = x[near], y[near]
+    return np.stack([x, y, x + width, y + height], axis=1), distance_px[near]
 
 
 def _starts(
@@ -218,7 +250,8 @@ def _starts(
 
 def _overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return which of ``[A, 4]`` rectangles overlaps which of ``[B, 4]``, bool ``[A, B]``."""
-    return np.all((a[:, None, :2] < b[None, :, 2:]) & (a[:, None, 2:] > b[None, :, :2]), axis=2)
+    left, top, right, bottom = a.T[:, :, None]
+    return (left < b[:, 2]) & (right > b[:, 0]) & (top < b[:, 3]) & (bottom > b[:, 1])
 
 
 def _rectangle(corner: np.ndarray, size: Size) -> Rectangle:
@@ -250,8 +283,10 @@ def _leaders(face: Rectangle, labels: np.ndarray) -> np.ndarray:
 
 def _crossings(lines: np.ndarray, rectangles: np.ndarray) -> np.ndarray:
     """Return which of ``[L, 4]`` lines crosses which of ``[R, 4]`` rectangles, bool ``[L, R]`` (slab method)."""
-    start, step = lines[:, None, :2].astype(float), (lines[:, 2:] - lines[:, :2])[:, None].astype(float)
-    step = np.where(step == 0, 1e-9, step)
-    near, far = (rectangles[None, :, :2] - start) / step, (rectangles[None, :, 2:] - start) / step
-    first, last = np.minimum(near, far).max(axis=2), np.maximum(near, far).min(axis=2)
-    return np.maximum(first, 0) < np.minimum(last, 1)
+    first, last = np.zeros((len(lines), len(rectangles))), np.ones((len(lines), len(rectangles)))
+    for axis in (0, 1):
+        start, step = lines[:, axis, None], (lines[:, 2 + axis] - lines[:, axis])[:, None]
+        step = np.where(step == 0, 1e-9, step)
+        low, high = (rectangles[:, axis] - start) / step, (rectangles[:, 2 + axis] - start) / step
+        first, last = np.maximum(first, np.minimum(low, high)), np.minimum(last, np.maximum(low, high))
+    return first < last

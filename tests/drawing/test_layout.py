@@ -1,0 +1,238 @@
+"""Labels cover no face and no other label, and one is left out only where no place is left."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+
+from fer_edge.drawing.layout import Attempt, Placement, Rectangle, Size, arrange, place_labels
+
+FRAMES: list[Size] = [(320, 240), (640, 480), (1920, 1080), (3840, 2160)]
+COUNTS = (1, 2, 3, 7, 20, 50)
+GAP = 3
+
+
+def clip(boxes: np.ndarray, frame: Size) -> list[Rectangle]:
+    """Return the parts of boxes inside the frame, without those that have none."""
+    inside = np.clip(np.rint(boxes), 0, np.tile(frame, 2)).astype(int)
+    return [(int(a), int(b), int(c), int(d)) for a, b, c, d in inside if a < c and b < d]
+
+
+def scattered(count: int, frame: Size, rng: np.random.Generator) -> np.ndarray:
+    """Anywhere, of any size, partly outside the frame."""
+    centre, side = rng.uniform(0, 1, (count, 2)) * frame, rng.uniform(0.03, 0.35, (count, 1)) * min(frame)
+    return np.hstack([centre - side / 2, centre + side * (0.5, 0.7)])
+
+
+def touching(count: int, frame: Size, rng: np.random.Generator) -> np.ndarray:
+    """A grid without a gap, in the middle of the frame."""
+    columns = math.ceil(math.sqrt(count))
+    side = 0.7 * min(frame) / columns
+    corner = [
+        (frame[0] * 0.2 + side * (k % columns), frame[1] * 0.1 + side * (k // columns)) for k in range(count)
+    ]
+    return np.hstack([np.array(corner), np.array(corner) + side])
+
+
+def crowded(count: int, frame: Size, rng: np.random.Generator) -> np.ndarray:
+    """A grid over the whole frame, with gaps that are too small for most labels."""
+    columns = math.ceil(math.sqrt(count))
+    cell = np.array(frame) / columns
+    corner = np.array([(k % columns, k // columns) for k in range(count)]) * cell
+    return np.hstack([corner, corner + 0.95 * cell])
+
+
+def at_edges(count: int, frame: Size, rng: np.random.Generator) -> np.ndarray:
+    """At the corners and edges of the frame, half outside."""
+    side = 0.2 * min(frame)
+    along = rng.uniform(0, 1, count)
+    x = np.where(np.arange(count) % 2, along * frame[0], np.arange(count) // 2 % 2 * frame[0])
+    y = np.where(np.arange(count) % 2, np.arange(count) // 2 % 2 * frame[1], along * frame[1])
+    centre = np.stack([x, y], axis=1)
+    return np.hstack([centre - side / 2, centre + side / 2])
+
+
+def nested(count: int, frame: Size, rng: np.random.Generator) -> np.ndarray:
+    """Each inside the one before; the first covers most of the frame."""
+    share = np.linspace(0.05, 0.45, count)[:, None]
+    return np.hstack([share * frame, (1 - share) * frame])
+
+
+def whole(count: int, frame: Size, rng: np.random.Generator) -> np.ndarray:
+    """One that covers the frame, and others inside it."""
+    boxes = scattered(count, frame, rng)
+    boxes[0] = (-10, -10, frame[0] + 10, frame[1] + 10)
+    return boxes
+
+
+SCENES = (scattered, touching, crowded, at_edges, nested, whole)
+
+
+def sizes(count: int, frame: Size, ems: float, lines: float, rng: np.random.Generator) -> list[Size]:
+    """Sizes of labels of about so many letters and lines."""
+    em = max(11, min(frame) // 45)
+    return [(int(em * ems * rng.uniform(0.7, 1.3)), int(em * lines)) for _ in range(count)]
+
+
+def plans_for(count: int, frame: Size, rng: np.random.Generator) -> list[list[Attempt]]:
+    full, line, tag = (sizes(count, frame, ems, lines, rng) for ems, lines in ((13, 5.5), (8, 1.4), (2, 1.4)))
+    tag = [tag[0]] * count
+    return [[Attempt(full, 0)], [Attempt(line, 0), Attempt(tag, 0), Attempt(tag)], [Attempt(tag)]]
+
+
+def cover(rectangles: list[Rectangle], frame: Size) -> np.ndarray:
+    """Return which pixels rectangles cover, or are so near that no label may cover them."""
+    covered = np.zeros((frame[1], frame[0]), bool)
+    for left, top, right, bottom in rectangles:
+        covered[max(top - GAP, 0) : bottom + GAP, max(left - GAP, 0) : right + GAP] = True
+    return covered
+
+
+def has_room(taken: np.ndarray, size: Size) -> bool:
+    """Tell from the pixels alone whether a rectangle of this size is free anywhere."""
+    width, height = size
+    if width > taken.shape[1] or height > taken.shape[0]:
+        return False
+    sums = cv2.integral(taken.astype(np.uint8))
+    inside = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+    return bool((inside == 0).any())
+
+
+@pytest.mark.parametrize("frame", FRAMES, ids=str)
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
+def test_labels_cover_no_face_and_no_label(scene, count: int, frame: Size) -> None:
+    rng = np.random.default_rng(count)
+    faces = clip(scene(count, frame, rng), frame)
+    plans = plans_for(len(faces), frame, rng)
+    index, placements = arrange(faces, plans, frame, GAP)
+    assert len(placements) == len(faces)
+    taken = cover(faces, frame)
+    for i, placement in enumerate(placements):
+        if placement:
+            left, top, right, bottom = placement.rectangle
+            assert (right - left, bottom - top) == plans[index][placement.attempt].sizes[i]
+            assert min(left, top) >= 0
+            assert right <= frame[0]
+            assert bottom <= frame[1]
+            assert not taken[top:bottom, left:right].any()
+            taken[max(top - GAP, 0) : bottom + GAP, max(left - GAP, 0) : right + GAP] = True
+    if None in placements:
+        assert index == len(plans) - 1
+        assert not has_room(taken, plans[-1][0].sizes[0])
+        labelled = [area(face) for face, placement in zip(faces, placements, strict=True) if placement]
+        dropped = [area(face) for face, placement in zip(faces, placements, strict=True) if not placement]
+        assert max(dropped) <= min(labelled, default=math.inf)
+
+
+def area(rectangle: Rectangle) -> int:
+    return (rectangle[2] - rectangle[0]) * (rectangle[3] - rectangle[1])
+
+
+def only(face: Rectangle, *others: Rectangle, size: Size = (40, 12), frame: Size = (200, 150)) -> Placement:
+    """Place the label of one face beside others, whose own labels have no size."""
+    attempt = Attempt([size, *[(10_000, 10_000)] * len(others)])
+    placement = place_labels([face, *others], [attempt], frame, GAP)[0]
+    assert placement is not None
+    return placement
+
+
+FACE = (80, 60, 120, 100)
+BELOW, ABOVE, RIGHT, LEFT = (60, 105, 140, 120), (60, 40, 140, 55), (125, 40, 180, 120), (20, 40, 75, 120)
+
+
+@pytest.mark.parametrize(
+    ("blocked", "expected"),
+    [
+        ([], (80, 103, 120, 115)),
+        ([BELOW], (80, 45, 120, 57)),
+        ([BELOW, ABOVE], (123, 60, 163, 72)),
+        ([BELOW, ABOVE, RIGHT], (37, 60, 77, 72)),
+    ],
+)
+def test_below_then_above_then_right_then_left(blocked: list[Rectangle], expected: Rectangle) -> None:
+    assert only(FACE, *blocked) == Placement(0, expected)
+
+
+def test_then_further_away_with_a_line() -> None:
+    placement = only(FACE, BELOW, ABOVE, RIGHT, LEFT)
+    assert placement.leader is not None
+    x, y, end_x, end_y = placement.leader
+    left, top, right, bottom = placement.rectangle
+    assert x in (80, 120) or y in (60, 100)
+    assert left <= end_x <= right
+    assert top <= end_y <= bottom
+    nearest = only(FACE, BELOW, ABOVE, RIGHT, LEFT, size=(4, 4))
+    assert math.dist(nearest.leader[:2], nearest.leader[2:]) <= math.dist((x, y), (end_x, end_y))
+
+
+def test_a_label_at_the_edge_is_moved_inside() -> None:
+    assert only((180, 20, 200, 40)).rectangle == (160, 43, 200, 55)
+    assert only((0, 130, 20, 150)).rectangle == (0, 115, 40, 127)
+
+
+def test_lines_avoid_faces_where_they_can() -> None:
+    # The nearest place is beyond the wall; a little further, above, no face lies between.
+    wall = (60, 101, 140, 110)
+    placement = only(FACE, wall, (60, 30, 140, 50), (121, 51, 140, 100), (60, 51, 79, 100), frame=(200, 300))
+    assert placement.leader is not None
+    free_side = only(FACE, wall, (121, 20, 140, 100), (60, 20, 79, 100), size=(45, 12))
+    assert free_side.leader is not None
+    assert free_side.rectangle[3] <= 60  # through the opening above
+
+
+def test_the_smallest_faces_lose_their_labels_first() -> None:
+    faces = [(0, 0, 100, 30), (0, 30, 100, 55), (0, 55, 100, 75), (0, 75, 100, 90)]
+    tag = [Attempt([(40, 14)] * 4)]
+    for room, labelled in (
+        (0, 0),
+        (16, 0),
+        (20, 2),
+        (33, 2),
+        (34, 4),
+    ):  # rows of two labels, 17 high with their gap
+        placements = place_labels(faces, tag, (100, 90 + room), GAP)
+        assert [p is not None for p in placements] == [i < labelled for i in range(4)]
+
+
+def test_the_first_plan_that_labels_all_is_taken() -> None:
+    faces = [(10, 10, 40, 40), (60, 10, 90, 40)]
+    fits, small, too_large = Attempt([(30, 10)] * 2), Attempt([(8, 8)] * 2), Attempt([(300, 10)] * 2)
+    assert arrange(faces, [[fits], [small]], (100, 100), GAP)[0] == 0
+    assert arrange(faces, [[too_large], [fits], [small]], (100, 100), GAP)[0] == 1
+    assert arrange(faces, [[too_large], [too_large]], (100, 100), GAP) == (1, (None, None))
+    index, placements = arrange(faces, [[too_large, fits]], (100, 100), GAP)
+    assert (index, [p.attempt for p in placements if p]) == (0, [1, 1])
+
+
+def test_reach_is_kept() -> None:
+    walled = [FACE, BELOW, ABOVE, RIGHT, LEFT]
+    none = [(10_000, 10_000)] * 4
+    for reach, placed in ((0, False), (5, False), (30, True)):
+        found = place_labels(walled, [Attempt([(40, 12), *none], reach)], (200, 150), GAP)[0]
+        assert (found is not None) == placed
+
+
+def test_the_face_with_the_least_room_is_first() -> None:
+    # The large face could stand anywhere; the small one has room on one side alone.
+    large, small = (60, 0, 160, 60), (10, 20, 40, 50)
+    placements = place_labels([large, small], [Attempt([(60, 12), (60, 12)], 0)], (160, 75), 2)
+    assert all(placements)
+
+
+def test_no_faces_and_a_frame_of_one_pixel() -> None:
+    assert arrange([], [[Attempt([])]], (100, 100), GAP) == (0, ())
+    assert arrange([(0, 0, 1, 1)], [[Attempt([(20, 10)])]], (1, 1), GAP) == (0, (None,))
+
+
+def test_places_do_not_depend_on_the_order_of_unequal_faces() -> None:
+    rng = np.random.default_rng(4)
+    frame = (640, 480)
+    faces = clip(scattered(12, frame, rng), frame)
+    attempt = Attempt([(90, 16)] * len(faces))
+    there = place_labels(faces, [attempt], frame, GAP)
+    back = place_labels(faces[::-1], [attempt], frame, GAP)
+    assert there == back[::-1]
