@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from skimage.color import deltaE_ciede2000, rgb2lab
 
 from fer_edge.heatmaps import OPACITY, blend, blend_at, colorize, enlarge, min_max
 
@@ -37,9 +38,20 @@ def test_the_overlay_leaves_cold_pixels_and_mixes_hot_ones() -> None:
     heat = np.array([[0, 1], [0, 0.5]], np.float32)
     drawn = blend(image, heat)
     assert (drawn[:, 0] == 100).all()
-    red = colorize(np.ones((1, 1), np.float32))[0, 0]
-    np.testing.assert_allclose(drawn[0, 1], 100 * (1 - OPACITY) + red * OPACITY, atol=1)
-    assert red[2] > 100 > red[0] + red[1]
+    hot = colorize(np.ones((1, 1), np.float32))[0, 0]
+    np.testing.assert_allclose(drawn[0, 1], 100 * (1 - OPACITY) + hot * OPACITY, atol=1)
+    assert min(hot[1], hot[2]) > 200 > 100 > hot[0]  # yellow
+
+
+def test_equal_steps_look_equal() -> None:
+    """Lightness rises evenly: no band stands out, and the map is legible without colour."""
+    colors = colorize(np.linspace(0, 1, 256, dtype=np.float32)[None])
+    values = rgb2lab(colors[..., ::-1])[0]
+    lightness = values[:, 0]
+    assert (np.diff(lightness[::4]) > 0).all()
+    assert lightness[-1] - lightness[0] > 70
+    steps = deltaE_ciede2000(values[:-8:8], values[8::8])
+    assert steps.max() < 2.5 * steps.min()
 
 
 def test_blend_at_is_the_resized_map_in_the_box() -> None:

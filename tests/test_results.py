@@ -6,8 +6,7 @@ import json
 
 import numpy as np
 
-from fer_edge.results import Face, FrameResult
-from fer_edge.sinks import annotate
+from fer_edge.results import Face
 
 
 def attentive_face() -> Face:
@@ -27,13 +26,3 @@ def test_attention_is_written_with_what_it_covers() -> None:
 def test_without_attention_neither_is_written() -> None:
     value = Face((0.0, 0.0, 9.0, 9.0), 0.9, None, 0.0, {}).to_dict()
     assert not {"attention", "crop_xyxy"} & set(value)
-
-
-def test_attention_is_drawn_over_what_the_network_saw() -> None:
-    frame = np.full((200, 200, 3), 90, np.uint8)
-    drawn = annotate(frame, FrameResult(0, 0.0, 0.0, 0, (attentive_face(),)))
-    changed = (drawn != frame).any(axis=2)
-    assert changed[70:84, 85:90].all()  # hot, in the crop and beyond the box
-    assert not changed[:30].any()
-    assert not changed[:84, 91:].any()
-    assert (frame == 90).all()

@@ -172,12 +172,13 @@ def _text_px(rectangle: Rectangle, smallest: int) -> int:
 
 
 def _draw_box(canvas: np.ndarray, item: _Drawn, line_px: int, landmarks: bool) -> None:
-    left, top, right, bottom = (_pixel(value) for value in item.face.box_xyxy)
-    corners = (left, top), (max(right - 1, left), max(bottom - 1, top))
+    left, top, right, bottom = item.rectangle
+    corners = (left, top), (right - 1, bottom - 1)
     cv2.rectangle(canvas, *corners, text_color(item.label.color_bgr), line_px + 2)
     cv2.rectangle(canvas, *corners, item.label.color_bgr, line_px)
     if landmarks and item.face.landmarks is not None:
-        for x, y in item.face.landmarks:
+        points = item.face.landmarks
+        for x, y in points[np.isfinite(points).all(axis=1)]:
             cv2.circle(canvas, (_pixel(x), _pixel(y)), line_px, item.label.color_bgr, -1, cv2.LINE_AA)
 
 

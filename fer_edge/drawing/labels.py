@@ -88,8 +88,10 @@ def face_label(face: Face) -> FaceLabel:
 def _percent(probability: float) -> str:
     if not math.isfinite(probability):
         return "–"
-    if 0 < probability < 0.005 or 0.995 <= probability < 1:  # neither impossible nor certain
-        return "<1 %" if probability < 0.5 else ">99 %"
+    if 0 < probability <= 0.005:  # not impossible
+        return "<1 %"
+    if 0.995 <= probability < 1:  # not certain
+        return ">99 %"
     return f"{100 * probability:.0f} %"
 
 

@@ -175,13 +175,14 @@ def test_a_label_at_the_edge_is_moved_inside() -> None:
 
 
 def test_lines_avoid_faces_where_they_can() -> None:
-    # The nearest place is beyond the wall; a little further, above, no face lies between.
-    wall = (60, 101, 140, 110)
-    placement = only(FACE, wall, (60, 30, 140, 50), (121, 51, 140, 100), (60, 51, 79, 100), frame=(200, 300))
-    assert placement.leader is not None
-    free_side = only(FACE, wall, (121, 20, 140, 100), (60, 20, 79, 100), size=(45, 12))
-    assert free_side.leader is not None
-    assert free_side.rectangle[3] <= 60  # through the opening above
+    # The nearest place is behind the floor; the walls leave a way up that no face lies in.
+    face, floor, walls = (80, 100, 120, 140), (60, 141, 140, 150), [(121, 60, 200, 140), (0, 60, 79, 140)]
+    size, frame = (60, 12), (200, 300)
+    up = only(face, floor, *walls, size=size, frame=frame)
+    assert up.leader is not None
+    assert up.rectangle[3] < 60
+    down = only(face, floor, *walls, (60, 60, 140, 99), size=size, frame=frame)
+    assert down.rectangle[1] > 150
 
 
 def test_the_smallest_faces_lose_their_labels_first() -> None:
@@ -191,9 +192,8 @@ def test_the_smallest_faces_lose_their_labels_first() -> None:
         (0, 0),
         (16, 0),
         (20, 2),
-        (33, 2),
-        (34, 4),
-    ):  # rows of two labels, 17 high with their gap
+        (100, 4),
+    ):  # a row of two labels and their gap are 17 high
         placements = place_labels(faces, tag, (100, 90 + room), GAP)
         assert [p is not None for p in placements] == [i < labelled for i in range(4)]
 
@@ -217,10 +217,10 @@ def test_reach_is_kept() -> None:
 
 
 def test_the_face_with_the_least_room_is_first() -> None:
-    # The large face could stand anywhere; the small one has room on one side alone.
-    large, small = (60, 0, 160, 60), (10, 20, 40, 50)
-    placements = place_labels([large, small], [Attempt([(60, 12), (60, 12)], 0)], (160, 75), 2)
-    assert all(placements)
+    # Below the large face there are three places, and one of them is the only one of the small face.
+    large, small = (40, 0, 160, 60), (0, 0, 34, 64)
+    placements = place_labels([large, small], [Attempt([(60, 12), (60, 12)], 0)], (160, 80), 2)
+    assert [p.rectangle for p in placements if p] == [(100, 62, 160, 74), (0, 66, 60, 78)]
 
 
 def test_no_faces_and_a_frame_of_one_pixel() -> None:

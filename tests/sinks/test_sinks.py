@@ -1,4 +1,4 @@
-"""Sinks: drawing, image and video files, JSON Lines, and their selection."""
+"""Sinks: image and video files, JSON Lines, and their selection."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
+from fer_edge import annotate
 from fer_edge.errors import DataError, UsageError
 from fer_edge.results import Face, FrameResult
-from fer_edge.sinks import JsonLinesSink, annotate, picture_sink
+from fer_edge.sinks import JsonLinesSink, picture_sink
 from fer_edge.sinks.files import ImageFileSink, ImageFolderSink, VideoFileSink, write_image
 from fer_edge.sources.files import ImageSource, VideoSource
 from fer_edge.sources.live import LiveSource
@@ -51,57 +52,6 @@ def read_video(path: Path) -> list[np.ndarray]:
 
 
 LANDMARKS = np.array([[30, 40], [60, 40], [45, 55], [32, 70], [58, 70]], np.float32)
-
-
-def test_annotate_draws_the_box_and_leaves_the_input() -> None:
-    picture = frame(400, 400)
-    before = picture.copy()
-    drawn = annotate(picture, result(face((100, 50, 260, 210), landmarks=LANDMARKS)))
-    np.testing.assert_array_equal(picture, before)
-    changed = (drawn != picture).any(axis=2)
-    assert changed[50, 100:260].all()
-    assert changed[50:210, 100].all()
-    assert changed[40, 30]
-    assert not changed[:45].any(axis=1)[:30].any()
-    assert not changed[80:180, 130:230].any()
-
-
-def test_the_longest_bar_is_the_likeliest_class() -> None:
-    drawn = annotate(frame(500, 400, 0), result(face((20, 20, 180, 180)))).astype(int)
-    happy = (drawn == (60, 200, 250)).all(axis=2).sum(axis=1)
-    neutral = (drawn == (190, 180, 160)).all(axis=2).sum(axis=1)
-    assert happy[180:].max() > 4 * neutral[180:].max() > 0
-
-
-@pytest.mark.parametrize("size", [(1, 1), (5, 7), (40, 30), (120, 160), (30, 600)])
-@pytest.mark.parametrize(
-    "box",
-    [(0, 0, 3, 3), (-40, -40, 20, 20), (140, 100, 200, 180), (-500, -500, 900, 900), (-1e9, 0, 1e12, 9), (5, 5, 5, 5), (50, 50, 10, 10)],
-    ids=str,
-)  # fmt: skip
-def test_annotate_anywhere(size: tuple[int, int], box: tuple[float, float, float, float]) -> None:
-    picture = frame(*size)
-    faces = (
-        face(box, landmarks=np.full((5, 2), 1e10)),
-        face(box, label=None, reason="too_small", probabilities={}),
-    )
-    drawn = annotate(picture, result(*faces))
-    assert drawn.shape == picture.shape
-    assert drawn.dtype == np.uint8
-    assert (drawn != picture).any()
-    assert (picture == 90).all()
-
-
-def test_a_frame_without_faces_is_a_copy() -> None:
-    picture = frame()
-    drawn = annotate(picture, result())
-    np.testing.assert_array_equal(drawn, picture)
-    assert not np.shares_memory(drawn, picture)
-
-
-def test_annotate_takes_views() -> None:
-    picture = frame()[:, ::-1]
-    assert (annotate(picture, result(face((20, 20, 80, 80)))) != picture).any()
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv", ".mov", ".MP4"])
