@@ -32,6 +32,7 @@ from fer_edge.cuda.gpus import require_gpu
 from fer_edge.engines.build.options import EngineOptions
 from fer_edge.errors import BackendError, EngineError
 from fer_edge.system.availability import Availability
+from fer_edge.system.shell import pip_command
 
 if TYPE_CHECKING:
     import onnx
@@ -41,7 +42,10 @@ _ERRORS_ONLY = 3
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _TENSORRT = "TensorrtExecutionProvider"
-_INSTALL_GPU = "pip uninstall onnxruntime, then pip install onnxruntime-gpu (on a Jetson, NVIDIA's wheel for its JetPack)"
+_INSTALL_GPU = (
+    f"{pip_command('uninstall', 'onnxruntime')}, then {pip_command('install', 'onnxruntime-gpu')} "
+    "(on a Jetson, NVIDIA's wheel for its JetPack)"
+)
 #: On x86 without VNNI the default configuration adds two products in 16 bits, which saturates.
 EXACT_INT8 = Int8Config(
     {"session.x64quantprecision": "1"}, "products are accumulated in 32 bits, which takes 5 to 11 % longer"

@@ -22,6 +22,7 @@ from fer_edge.preprocess import cut_rectangle, prepare_batch
 from fer_edge.spec import ModelSpec
 from fer_edge.synthetic import GENERATORS
 from fer_edge.system.provenance import device_name, processor_features
+from fer_edge.system.shell import pip_command
 
 #: Largest relative error by arithmetic. A manifest may lower these, never raise them.
 TOLERANCES: Mapping[str, float] = {
@@ -169,7 +170,7 @@ def compare_device_crops(
         raise SelfTestError(
             f"logits for crops made on the device differ from those for crops of the host: expected a relative error of at "
             f"most {tolerance:g}, found {error:.3g} on {len(few)} faces. Fix: use frames in host memory, or compile the "
-            "kernels again with FER_EDGE_KERNELS=1 pip install --force-reinstall ."
+            f"kernels again with FER_EDGE_KERNELS=1 {pip_command('install', '--force-reinstall', '.')}"
         )
     return replace(report, device_crops=True)
 

@@ -24,6 +24,7 @@ from fer_edge.models.catalogue import (
 from fer_edge.models.published import PUBLISHED, PUBLISHED_FILES
 from fer_edge.probabilities import GIVEN, TRAINING
 from fer_edge.spec import ModelSpec
+from fer_edge.system.extras import install_command
 from fer_edge.weights.cache import weights_folder
 
 #: Values of the column "weights", and their meaning.
@@ -63,8 +64,8 @@ def execute(args: argparse.Namespace) -> int:
         _value(CATALOGUE, SHIPPED),
         make_table("Networks", ("name", "paper", "weights", "size", "accuracy"), rows),
         *(f"{kind}: {text}." for kind, text in _WEIGHTS.items() if kind in kinds.values()),
-        "Size and accuracy are those of FP32.",
-        *(f"{name}: measured on {_conditions(name)}." for name in SHIPPED),
+        "Size and accuracy are those of FP32, measured:",
+        *(f"{name}: on {_conditions(name)}." for name in SHIPPED),
         "Without --prior, a runtime uses the default prior of its bundle.",
         "Details of one model: fer-edge models NAME",
     )
@@ -159,7 +160,7 @@ def _spec(name: str) -> ModelSpec | None:
 
 def _spec_rows(spec: ModelSpec | None) -> list[tuple[str, str]]:
     if spec is None:
-        return [("input", "shown with PyTorch: pip install 'fer-edge[export]'")]
+        return [("input", f"shown with PyTorch: {install_command('export')}")]
     return [
         ("input", f"{spec.channels}×{spec.input_height}×{spec.input_width}, {spec.color}"),
         ("crop", f"{spec.crop.shape} × {spec.crop.scale}, edge {spec.crop.edge}"),

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from fer_edge.errors import BackendError
+from fer_edge.system.shell import pip_command
 
 #: With JetPack 6, whose CUDA is 12.6, ``cuda-python<13``.
-INSTALL_CUDA_PYTHON = "pip install cuda-python"
+INSTALL_CUDA_PYTHON = pip_command("install", "cuda-python")
 
 
 class CudaDevice:

@@ -19,8 +19,9 @@ from typing import Any
 from fer_edge.errors import BackendError, UsageError, without_fix
 from fer_edge.spec import ModelSpec
 from fer_edge.system.availability import Availability
+from fer_edge.system.shell import pip_command
 
-_BUILD = "FER_EDGE_KERNELS=1 pip install . in the source folder"
+_BUILD = f"FER_EDGE_KERNELS=1 {pip_command('install', '.')} in the source folder"
 _INSTALL_COMPILER = "install the CUDA toolkit (nvcc), then " + _BUILD
 
 

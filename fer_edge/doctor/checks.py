@@ -13,6 +13,7 @@ from fer_edge.models.catalogue import CATALOGUE
 from fer_edge.system.extras import install_command
 from fer_edge.system.machine import LocalMachine, Machine
 from fer_edge.system.memory import add_swap, measure_free_memory
+from fer_edge.system.shell import pip_command
 
 _MAX_MODEL = "resmasking"
 #: First part of the L4T release → JetPack.
@@ -93,7 +94,7 @@ def _look_at_memory(facts: Facts) -> Iterable[Check]:
 
 def _look_at_cpu_backends(facts: Facts) -> Iterable[Check]:
     for name, question, command in (
-        ("ONNX Runtime", "onnxruntime", "python -m pip install onnxruntime"),
+        ("ONNX Runtime", "onnxruntime", pip_command("install", "onnxruntime")),
         ("OpenVINO", "openvino", install_command("openvino")),
     ):
         answer = facts.machine.ask(question) or {"error": "crashes or hangs on import"}

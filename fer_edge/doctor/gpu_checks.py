@@ -9,6 +9,7 @@ from fer_edge.doctor.check import MISSING, OK, WARN, Check, answer_line
 from fer_edge.doctor.facts import Facts, count, printable_line
 from fer_edge.system.extras import install_command
 from fer_edge.system.machine import read_driver_version
+from fer_edge.system.shell import pip_command
 
 _MIN_TENSORRT = (10, 3)
 _MIN_GPU = (7, 5)
@@ -76,7 +77,7 @@ def look_at_cuda(facts: Facts) -> Iterable[Check]:
         yield Check("CUDA", OK, f"cuda-python {answer_line(answer['version'])}, {installed}")
     else:
         major = count((facts.cuda or {}).get("version")) // 1000
-        commands = (f"python -m pip install 'cuda-python<{major + 1}'",)
+        commands = (pip_command("install", f"cuda-python<{major + 1}"),)
         yield Check("CUDA", MISSING, f"no cuda-python, {installed}", "needed to run TensorRT", commands)
 
 
@@ -100,7 +101,7 @@ def look_at_tensorrt(facts: Facts) -> Iterable[Check]:
 def _judge_tensorrt(facts: Facts, version: str, file: str) -> Check:
     if facts.jetson and not facts.container and not file.startswith("/usr/lib/python3"):
         found = f"{version} from pip, expected the TensorRT of JetPack"
-        commands = ("python -m pip uninstall tensorrt", *_NEW_ENVIRONMENT)
+        commands = (pip_command("uninstall", "tensorrt"), *_NEW_ENVIRONMENT)
         return Check("TensorRT", WARN, found, "remove it and use that of JetPack", commands)
     if tuple(map(int, re.findall(r"\d{1,9}", version)[:2])) < _MIN_TENSORRT:
         advice = "flash JetPack 6 or later" if facts.jetson else "install 10.3 or later"
@@ -143,12 +144,12 @@ def look_at_rtx(facts: Facts) -> Iterable[Check]:
         advice = "install it to compile for RTX cards, with or without a GPU here"
         yield Check("TensorRT-RTX", MISSING, "not installed", advice, (install_command("rtx"),))
     else:
-        commands = ("python -m pip install --force-reinstall tensorrt-rtx-cu13",)
+        commands = (pip_command("install", "--force-reinstall", "tensorrt-rtx-cu13"),)
         yield Check("TensorRT-RTX", WARN, answer_line(answer.get("error")), "install it again", commands)
 
 
 def look_at_own_parts(facts: Facts) -> Iterable[Check]:
-    commands = ("FER_EDGE_KERNELS=1 python -m pip install .",)
+    commands = (f"FER_EDGE_KERNELS=1 {pip_command('install', '.')}",)
     for name, question, needs in (
         ("CUDA kernels", "kernels", "nvcc"),
         ("TensorRT plugin", "plugin", "nvcc and TensorRT's headers"),

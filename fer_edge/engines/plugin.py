@@ -11,6 +11,7 @@ import fer_edge
 from fer_edge._utils.files import sha256_of
 from fer_edge._utils.ownership import require_private
 from fer_edge.errors import EngineError, PluginMissingError
+from fer_edge.system.shell import pip_command
 
 #: Name of the registered plugin, equal to the ONNX operator.
 NAMESPACE, NAME, VERSION = "fer_edge", "SelfAttention", "1"
@@ -22,7 +23,7 @@ REPORT_PREFIX = f"{NAMESPACE}::{NAME}: "
 PLUGIN_CHOICES = ("auto", "required", "none")
 
 _BUILD = (
-    "FER_EDGE_KERNELS=1 pip install . in the source folder, with nvcc and TensorRT's headers "
+    f"FER_EDGE_KERNELS=1 {pip_command('install', '.')} in the source folder, with nvcc and TensorRT's headers "
     "(libnvinfer-headers-dev, or their folder in TENSORRT_INCLUDE_DIR)"
 )
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import re
-import shlex
 from collections.abc import Mapping
 
 from fer_edge.errors import MissingExtraError
+from fer_edge.system.shell import pip_command
 
 #: Extra → imported module → its distribution. The versions are in the metadata of the package.
 #: Modules are searched, not distributions: on a Jetson PyTorch and TensorRT come from NVIDIA.
@@ -41,7 +41,7 @@ def install_command(extra: str) -> str:
     """Return the command that installs the missing packages of an extra, or all of them if none is missing."""
     versions = _versions()
     names = [EXTRAS[extra][module] for module in missing_modules(extra) or EXTRAS[extra]]
-    return shlex.join(["python", "-m", "pip", "install", *(name + versions.get(name, "") for name in names)])
+    return pip_command("install", *(name + versions.get(name, "") for name in names))
 
 
 def require_extra(extra: str, purpose: str) -> None:
@@ -78,7 +78,9 @@ def explain_missing_module(error: ModuleNotFoundError) -> MissingExtraError | No
         return MissingExtraError(f"{name} is not installed (extra {extra}). Fix: {install_command(extra)}")
     if name.partition(".")[0] == "fer_edge" or not name:
         return None
-    return MissingExtraError(f"{name} is not installed. Fix: python -m pip install {name.partition('.')[0]}")
+    return MissingExtraError(
+        f"{name} is not installed. Fix: {pip_command('install', name.partition('.')[0])}"
+    )
 
 
 def _is_installed(module: str) -> bool:

@@ -85,8 +85,8 @@ def test_the_order_of_auto() -> None:
             "tensorrt",
             "on a Jetson, .*--system-site-packages; never pip install",
         ),
-        ("tensorrt-rtx", "tensorrt_rtx", "python -m pip install 'tensorrt-rtx-cu13"),
-        ("tensorrt-rtx", "cuda", "pip install cuda-python"),
+        ("tensorrt-rtx", "tensorrt_rtx", ".*python3? -m pip install 'tensorrt-rtx-cu13"),
+        ("tensorrt-rtx", "cuda", ".*python3? -m pip install cuda-python"),
     ],
 )
 def test_what_is_missing_beside_a_gpu(

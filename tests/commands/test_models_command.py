@@ -45,7 +45,7 @@ def test_every_network_is_listed_by_what_one_chooses_by(columns: int | None) -> 
         assert weights == "ships"
         assert float(size.removesuffix(" MB")) > 1
         assert accuracy == f"{100 * shipped_figures(name)['accuracy']['fp32']:.2f} %"
-        assert f"{name}: measured on {shipped_figures(name)['data']}, prior training." in text
+        assert f"{name}: on {shipped_figures(name)['data']}, prior training." in text
     assert found["resmasking"] == ["Pham", "download", "551.19 MB", ""]
     assert found["emotionaldan-1stage"][1:] == ["your file", "121.66 MB", ""]
     assert {cells[1] for cells in found.values()} == {"ships", "download", "unconfirmed", "your file"}
@@ -136,7 +136,8 @@ def test_without_pytorch_the_rest_is_shown(
     monkeypatch.setitem(sys.modules, "fer_edge.export.networks", None)
     assert main(["models", "feratt"]) == 0
     text = capsys.readouterr().out
-    assert "pip install 'fer-edge[export]'" in text
+    assert "shown with PyTorch: " in text
+    assert "pip install 'torch" in text.replace("│\n", "")
     assert "47,408,140" in text
     assert main(["models", "visual-attention"]) == 0
     assert "1×72×56" in capsys.readouterr().out

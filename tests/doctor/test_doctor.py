@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import io
 import json
+import os
 import random
 import sys
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,7 @@ from fer_edge.doctor.checks import diagnose
 from fer_edge.doctor.inventory import QUESTIONS
 from fer_edge.system.extras import install_command
 from fer_edge.system.machine import LocalMachine
+from fer_edge.system.shell import pip_command
 
 RECORDED = Path(__file__).parent / "recorded"
 MACHINES = sorted(path.parent.name for path in RECORDED.glob("*/machine.json"))
@@ -27,7 +29,7 @@ ENVIRONMENT = (
     "/usr/bin/python3 -m venv --system-site-packages ~/fer-edge",
     "~/fer-edge/bin/python -m pip install .",
 )
-COMPILE = ("FER_EDGE_KERNELS=1 python -m pip install .",)
+COMPILE = (f"FER_EDGE_KERNELS=1 {pip_command('install', '.')}",)
 
 
 class RecordedMachine:
@@ -79,7 +81,7 @@ def test_orin_nano_with_jetpack_6_in_a_closed_environment() -> None:
         "missing",
         "no cuda-python, toolkit 12.6.11",
         "needed to run TensorRT",
-        ("python -m pip install 'cuda-python<13'",),
+        (pip_command("install", "cuda-python<13"),),
     )
     assert checks["TensorRT"] == Check(
         "TensorRT",
@@ -138,7 +140,7 @@ def test_thor_with_a_tensorrt_from_pip() -> None:
         "warn",
         "10.13.3.9 from pip, expected the TensorRT of JetPack",
         "remove it and use that of JetPack",
-        ("python -m pip uninstall tensorrt", *ENVIRONMENT),
+        (pip_command("uninstall", "tensorrt"), *ENVIRONMENT),
     )
     assert checks["power mode"].commands == ("sudo nvpmodel -m 0",)
     assert checks["clocks"].found == "GPU varies between 315 and 1575 MHz"
@@ -163,7 +165,7 @@ def test_x86_with_an_rtx_card() -> None:
     assert checks["GPU"].found == "NVIDIA GeForce RTX 4070, sm89, 12.5 GB"
     assert checks["TensorRT"].commands == (install_command("tensorrt"),)
     assert checks["TensorRT-RTX"].state == "ok"
-    assert checks["CUDA"].commands == ("python -m pip install 'cuda-python<14'",)
+    assert checks["CUDA"].commands == (pip_command("install", "cuda-python<14"),)
     assert not {"JetPack", "power mode", "clocks"} & set(checks)
 
 
@@ -406,7 +408,10 @@ def test_damaged_machines_are_described_all_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MACHINES)
-def test_the_text_fits_80_columns_and_commands_stay_whole(name: str) -> None:
+def test_the_text_fits_80_columns_and_commands_stay_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    )  # an activated environment
     checks = diagnose(RecordedMachine(name))
     console = Console(width=80, record=True, file=io.StringIO(), highlight=False)
     console.print(make_check_table(checks))

@@ -30,6 +30,7 @@ from fer_edge.cuda import kernels
 from fer_edge.errors import BackendError, UsageError
 from fer_edge.preprocess import crop_face, crop_rectangle, prepare_batch
 from fer_edge.spec import CropRule, ModelSpec
+from fer_edge.system.shell import pip_command
 
 
 def make_spec(color: str = "rgb", **changes: Any) -> ModelSpec:
@@ -323,7 +324,7 @@ def test_area_interpolation_is_refused() -> None:
 @pytest.mark.parametrize(
     ("compiler", "fix"),
     [
-        ("/usr/bin/nvcc", "FER_EDGE_KERNELS=1 pip install ."),
+        ("/usr/bin/nvcc", f"FER_EDGE_KERNELS=1 {pip_command('install', '.')}"),
         (None, "install the CUDA toolkit (nvcc), then FER_"),
     ],
 )
@@ -334,7 +335,7 @@ def test_a_pure_python_installation(monkeypatch: pytest.MonkeyPatch, compiler: s
     assert not state.ok
     assert "this installation has no CUDA kernels" in state.reason
     assert state.fix.startswith(fix)
-    with pytest.raises(BackendError, match="FER_EDGE_KERNELS=1 pip install"):
+    with pytest.raises(BackendError, match="FER_EDGE_KERNELS=1 .* -m pip install"):
         kernels.self_attention(*[None] * 6, stream=0)
 
 

@@ -13,6 +13,7 @@ from places import ROOT
 
 from fer_edge.errors import MissingExtraError
 from fer_edge.system.extras import EXTRAS, install_command, missing_modules, require_extra
+from fer_edge.system.shell import python_command
 
 PYPROJECT = ROOT / "pyproject.toml"
 
@@ -42,7 +43,7 @@ def test_extras_are_those_of_the_package() -> None:
 def test_what_is_missing_is_named_with_its_version(missing: set[str]) -> None:
     missing.update(("onnxscript", "safetensors"))
     assert missing_modules("export") == ("onnxscript", "safetensors")
-    command = "python -m pip install 'onnxscript>=0.5' 'safetensors>=0.4'"
+    command = f"{python_command()} -m pip install 'onnxscript>=0.5' 'safetensors>=0.4'"
     assert install_command("export") == command
     with pytest.raises(MissingExtraError, match="exporting weights needs onnxscript, safetensors") as raised:
         require_extra("export", "exporting weights")

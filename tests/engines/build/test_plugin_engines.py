@@ -34,6 +34,7 @@ from fer_edge.export.checkpoints import random_network
 from fer_edge.export.networks.attention_op import function_text
 from fer_edge.export.onnx.export import export_onnx
 from fer_edge.models.catalogue import shipped_bundle
+from fer_edge.system.shell import pip_command
 
 RTX = FLAVOURS["tensorrt-rtx"]
 pytestmark = pytest.mark.skipif(
@@ -303,7 +304,7 @@ def test_a_plugin_of_another_version(
         f"{recorder} does not register the plugin fer_edge::SelfAttention, version 1, with tensorrt_rtx"
         in message
     )
-    assert "FER_EDGE_KERNELS=1 pip install ." in message
+    assert f"FER_EDGE_KERNELS=1 {pip_command('install', '.')}" in message
 
 
 @pytest.mark.parametrize("plugin", ["auto", "required"])

@@ -26,6 +26,7 @@ from fer_edge.engines.plugin import (
 from fer_edge.errors import EngineError, PluginMissingError
 from fer_edge.export.networks import attention_op
 from fer_edge.models.catalogue import shipped_bundle
+from fer_edge.system.shell import pip_command
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_where_the_library_is_looked_for(
 @pytest.mark.parametrize(
     ("mode", "sha256", "message"),
     [
-        (0o666, None, "mode 0666. can be written by every user: .*, or name another file in FER_EDGE_PLUGIN"),
+        (0o666, None, "mode 0666. can be written by every user, .*, or name another file in FER_EDGE_PLUGIN"),
         (0o644, "0" * 64, "was changed after the engine was built for it"),
         (0o644, hashlib.sha256(b"a library").hexdigest(), "the plugin cannot be loaded .*file too short"),
         (0o644, None, "the plugin cannot be loaded"),
@@ -91,7 +92,7 @@ def test_a_missing_library_names_every_path_and_the_command(installed: Path) -> 
     message = str(caught.value)
     assert isinstance(caught.value, EngineError)
     assert (
-        f"tried {installed / LIBRARY}, {installed.parent / 'build' / LIBRARY}. Fix: run FER_EDGE_KERNELS=1 pip install ."
+        f"tried {installed / LIBRARY}, {installed.parent / 'build' / LIBRARY}. Fix: run FER_EDGE_KERNELS=1 {pip_command('install', '.')}"
         in message
     )
     assert "or set FER_EDGE_PLUGIN to the file, or build without the plugin" in message

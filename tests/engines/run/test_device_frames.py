@@ -331,7 +331,9 @@ def test_without_the_kernels_the_first_frame_says_so(
     monkeypatch.setitem(sys.modules, "fer_edge._kernels", None)
     with Runtime(backend="tensorrt") as runtime:
         runtime._pipeline.detector = FixedDetector()
-        with pytest.raises(BackendError, match="needs the CUDA kernels: .*FER_EDGE_KERNELS=1 pip install"):
+        with pytest.raises(
+            BackendError, match="needs the CUDA kernels: .*FER_EDGE_KERNELS=1 .* -m pip install"
+        ):
             runtime(gpu.put(astronaut))
         runtime._pipeline.detector = FixedDetector(FACE)
         assert runtime(astronaut).faces[0].label == "happiness"
