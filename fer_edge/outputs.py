@@ -27,12 +27,15 @@ class Output:
         ``folder`` may hold other files, which are kept; a ``bundle`` is a folder that is replaced as a whole.
     suffixes : tuple of str
         Accepted suffixes, which choose the format; empty: any.
+    overwrite : bool
+        Accept an existing bundle, which is then replaced.
     """
 
     argument: str
     path: Path
     kind: str = FILE
     suffixes: tuple[str, ...] = ()
+    overwrite: bool = True
 
 
 def check_outputs(outputs: Iterable[Output], inputs: Iterable[str | Path | None] = ()) -> None:
@@ -105,6 +108,11 @@ def _check_form(output: Output, place: Path) -> None:
         if not (place / MANIFEST).is_file() and any(place.iterdir()):
             raise UsageError(
                 f"{shown} exists and is not a bundle. Fix: give a folder that is empty or does not exist"
+            )
+        if not output.overwrite and (place / MANIFEST).is_file():
+            raise UsageError(
+                f"{shown} is a bundle already. Fix: give another folder, or --overwrite (overwrite=True in Python) to "
+                "replace it"
             )
 
 

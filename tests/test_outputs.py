@@ -50,6 +50,13 @@ def test_a_bundle_that_holds_an_input_is_not_replaced(data: Path) -> None:
     assert "would overwrite" in refused(data / "old.fer", BUNDLE, (weights,))
 
 
+def test_a_bundle_is_replaced_only_on_request(data: Path) -> None:
+    check_outputs([Output("--output", data / "old.fer", BUNDLE, overwrite=True)])
+    with pytest.raises(UsageError, match=r"is a bundle already\. Fix: .*--overwrite"):
+        check_outputs([Output("--output", data / "old.fer", BUNDLE, overwrite=False)])
+    check_outputs([Output("--output", data / "new.fer", BUNDLE, overwrite=False)])
+
+
 def test_two_outputs_are_two_files(data: Path) -> None:
     same = [Output("--output", data / "x"), Output("--jsonl", data / "photos" / ".." / "x", STREAM)]
     with pytest.raises(UsageError, match="--output and --jsonl are both"):

@@ -65,6 +65,8 @@ class BuildOptions:
         Comma-separated class names, in the order of the numbers used for folders or labels.
     output : Path or None
         Folder of the bundle; ``None`` is ``NAME-PRECISION.fer`` in the working directory.
+    overwrite : bool
+        Replace a bundle that is in ``output`` already; otherwise it is an error.
     attention : bool
         Export the network's built-in attention as an output.
     compute_capabilities : tuple of str
@@ -99,6 +101,7 @@ class BuildOptions:
     skip_bad: bool = False
     class_order: str | None = None
     output: Path | None = None
+    overwrite: bool = False
     attention: bool = False
     compute_capabilities: tuple[str, ...] = ()
     plugin: str = "auto"

@@ -103,7 +103,7 @@ def make_plan(options: BuildOptions) -> BuildPlan:
     ------
     UsageError
         If a name is unknown, a number out of range, two options contradict each other, or the output cannot be
-        written or would overwrite an input.
+        written, is a bundle already, or would overwrite an input.
     WeightsError
         If the weights file is missing or has another sha256, or no weights of this network are known.
     BundleError
@@ -132,7 +132,7 @@ def make_plan(options: BuildOptions) -> BuildPlan:
     capabilities = tuple(parse_capability(text) for text in options.compute_capabilities)
     for name in ("calibration_images", "comparison_images"):
         require_whole(name, getattr(options, name), 1, MAX_IMAGES, optional=True)
-    for name in ("attention", "skip_bad"):
+    for name in ("attention", "overwrite", "skip_bad"):
         require_flag(name, getattr(options, name))
     for name in ("calibration_data", "eval_data", "output", "canonical_shape", "image_statistics"):
         require_path(name, getattr(options, name))
@@ -140,7 +140,7 @@ def make_plan(options: BuildOptions) -> BuildPlan:
     int8 = _int8_options(options, timing_only)
     output = Path(options.output or f"{options.model}-{options.precision}.fer")
     inputs = (options.weights, options.calibration_data, options.eval_data, *author_inputs)
-    check_outputs([Output("--output", output, BUNDLE)], inputs)
+    check_outputs([Output("--output", output, BUNDLE, overwrite=options.overwrite)], inputs)
     backend = _comparison_backend(options)
     shipped, shipped_ranges = _shipped(options, weights)
     # Random weights are for timing only, so one pass over the faces gives ranges that are good enough.

@@ -142,6 +142,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.set_defaults(plugin="auto")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the bundle")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a bundle that is in --output already"
+    )
 
 
 def execute(args: argparse.Namespace) -> int:

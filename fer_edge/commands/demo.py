@@ -29,7 +29,7 @@ def execute(args: argparse.Namespace) -> int:
     image = args.image or sample_photograph()
     read_image(image)  # fail before the build
     bundle, picture = args.output / "conv-attention-int8.fer", args.output / "annotated.png"
-    building = _parse(args, build_command.configure, "--int8", "--output", str(bundle))
+    building = _parse(args, build_command.configure, "--int8", "--overwrite", "--output", str(bundle))
     check_outputs([Output("--output", args.output, FOLDER), Output("--output", picture)], (image,))
     built, build_tables = build_command.perform(building)
     arguments = (str(bundle), "--source", str(image), "--output", str(picture))

@@ -45,6 +45,7 @@ EVERY_OPTION = BuildOptions(
     skip_bad=True,
     class_order="happy,sad",
     output=Path("out put.fer"),
+    overwrite=True,
     attention=True,
     compute_capabilities=("8.6", "12.0"),
     plugin="required",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from fer_edge.builder import BuildOptions, build
 from fer_edge.builder.fp32 import make_fp32
 from fer_edge.builder.plan import make_plan
 from fer_edge.builder.splits import Counts
+from fer_edge.bundle import open_bundle
 from fer_edge.calibration.comparison.bounds import Bounds
 from fer_edge.datasets import load_dataset
+from fer_edge.errors import UsageError
 from fer_edge.synthetic import render_faces
+from fer_edge.weights.request import Request
 
 
 @pytest.fixture
@@ -56,6 +60,38 @@ def test_a_build_loads_each_data_set_once_and_after_the_plan(
     assert read == [mine, theirs]
     build(options)  # needs both data sets: for ranges, and for a temperature
     assert read == [mine, theirs, mine, theirs]
+
+
+@pytest.mark.parametrize(
+    "option", ["weights", "calibration_data", "eval_data", "canonical_shape", "image_statistics"]
+)
+def test_the_output_does_not_overwrite_an_input(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle is replaced as a whole, so that an input inside it would be deleted."""
+    output = tmp_path / "a.fer"
+    (output / "input").mkdir(parents=True)
+    (output / "manifest.json").write_text("{}")
+    name = output / "input" / "file.npz"
+    name.write_bytes(b"x")
+    # The file is no checkpoint, which is found out before the outputs are checked.
+    monkeypatch.setattr(
+        fer_edge.builder.plan, "request_weights", lambda network, *rest: Request(network, "random")
+    )
+    value = str(name) if option == "weights" else name
+    options = dataclasses.replace(BuildOptions(output=output, overwrite=True), **{option: value})
+    with pytest.raises(UsageError, match=r"would overwrite the input .*file\.npz"):
+        make_plan(options)
+    assert name.read_bytes() == b"x"
+
+
+def test_a_bundle_is_replaced_only_with_overwrite(tmp_path: Path) -> None:
+    options = BuildOptions(precision="fp32", backend="onnxruntime", output=tmp_path / "a.fer")
+    before = build(options).bundle.manifest
+    with pytest.raises(UsageError, match=r"a\.fer is a bundle already\. Fix: .*--overwrite"):
+        build(dataclasses.replace(options, precision="int8"))
+    assert open_bundle(tmp_path / "a.fer").manifest == before
+    assert make_plan(dataclasses.replace(options, overwrite=True)).output == tmp_path / "a.fer"
 
 
 def test_a_bundle_holds_what_the_steps_return(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

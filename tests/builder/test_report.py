@@ -137,4 +137,4 @@ def test_demo_advises_whole_commands(
         make_plan(options)
         assert options.output == tmp_path / "demo" / "conv-attention-int8.fer"
     assert (tmp_path / "demo" / "conv-attention-int8.fer.refused" / "report.json").is_file()
-    assert not re.search(r"--(?!int8|fp32|output|min-cosine|calibration-data)", advice)
+    assert not re.search(r"--(?!int8|fp32|output|overwrite|min-cosine|calibration-data)", advice)

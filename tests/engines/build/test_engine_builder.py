@@ -334,7 +334,7 @@ def test_a_worker_whose_parent_has_ended_builds_nothing(tmp_path: Path) -> None:
         [sys.executable, "-m", "fer_edge.engines.build.worker"],
         input=request, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert (result.returncode, result.stdout) == (1, "")
+    assert (result.returncode, result.stdout.strip()) == (1, "")
     assert result.stderr == "the parent process has ended\n"
 
 
