@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from fer_edge import Runtime
-from fer_edge.errors import UnreadableFilesError
+from fer_edge.errors import FerEdgeError, UnreadableFilesError
 
 BOX = ("left", "top", "right", "bottom")
 
@@ -45,4 +45,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except FerEdgeError as error:
+        sys.exit(str(error))

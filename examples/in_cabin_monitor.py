@@ -4,7 +4,8 @@
 
 Privacy: no picture, box or probability leaves the process or is written to a file. Abstention: an expression below
 --min-probability is unknown. Time-out: a camera that ends, or gives no frame for 5 s, makes every seat unknown; it is
-opened again after 1, 2, 4 and then 8 s each, and after --attempts failures in a row the exit code is 1.
+opened again after 1, 2, 4 and then 8 s each, and after --attempts failures in a row the exit code is 1. A video is
+watched once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from collections.abc import Iterator
 from itertools import islice
 
 from fer_edge import FrameResult, Runtime
-from fer_edge.errors import SourceError
+from fer_edge.errors import FerEdgeError, SourceError
+from fer_edge.sources.open import is_live
 
 #: Left and right edge of each seat, as shares of the width: the camera looks back at the driver.
 SEATS = {"passenger": (0.0, 0.5), "driver": (0.5, 1.0)}
@@ -42,18 +44,23 @@ def watch(runtime: Runtime, source: str, attempts: int) -> Iterator[dict[str, st
             for frame, result in runtime.stream_frames(source):
                 failures = 0
                 yield read_seats(result, frame.image.shape[1])
+            if not is_live(source):
+                return
             problem = "the camera ended"
         except SourceError as error:
+            if not is_live(source):
+                raise
             problem = str(error)
         print(problem, file=sys.stderr, flush=True)
         yield UNKNOWN
         failures += 1
         if failures < attempts:
             time.sleep(min(2 ** (failures - 1), 8))
+    raise SourceError(f"the camera failed {attempts} times in a row. Fix: check its connection")
 
 
-def main() -> int:
-    """Print the changes; return the exit code."""
+def main() -> None:
+    """Print the changes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--source", default="0", help="number of a camera, address or video")
     parser.add_argument("--min-probability", type=float, default=0.7)
@@ -62,14 +69,15 @@ def main() -> int:
     args = parser.parse_args()
     shown: dict[str, str] = {}
     with Runtime(min_probability=args.min_probability, max_batch=1) as runtime:
-        count = 0
         for seats in islice(watch(runtime, args.source, args.attempts), args.frames):
             for seat, state in seats.items():
                 if shown.get(seat) != state:
                     print(f"{seat}: {state}", flush=True)
-            shown, count = seats, count + 1
-    return 0 if count == args.frames else 1
+            shown = seats
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except FerEdgeError as error:
+        sys.exit(str(error))

@@ -8,6 +8,7 @@ else. OpenCV runs FP32 of standard operators, so the example takes the bundle vi
 """
 
 import argparse
+import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ import onnx
 from fer_edge import Runtime
 from fer_edge.backends import BACKENDS, Availability, Backend, Session, SessionOptions
 from fer_edge.bundle import ModelFile
-from fer_edge.errors import BackendError
+from fer_edge.errors import BackendError, FerEdgeError
 
 
 class OpenCvSession(Session):
@@ -74,7 +75,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("photograph")
     args = parser.parse_args()
-    with Runtime("visual-attention", backend=OpenCvBackend.name) as runtime:
-        print(f"{runtime.choice}: self-test {runtime.self_test.mode}, error {runtime.self_test.error:.1e}")
-        for face in runtime(args.photograph).faces:
-            print(f"{face.label or face.reason}: {face.probability:.2f}")
+    try:
+        with Runtime("visual-attention", backend=OpenCvBackend.name) as runtime:
+            print(
+                f"{runtime.choice}: self-test {runtime.self_test.mode}, error {runtime.self_test.error:.1e}"
+            )
+            for face in runtime(args.photograph).faces:
+                print(f"{face.label or face.reason}: {face.probability:.2f}")
+    except FerEdgeError as error:
+        sys.exit(str(error))

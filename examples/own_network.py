@@ -10,12 +10,14 @@ weights are random, in place of trained ones, so the answers are meaningless.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from fer_edge import BuildOptions, ModelSpec, Runtime, build
+from fer_edge.errors import FerEdgeError
 from fer_edge.export.networks import NETWORKS, NetworkEntry
 from fer_edge.export.weights import TrainedNetwork, save_weights
 from fer_edge.models import CATALOGUE, CatalogueEntry
@@ -64,7 +66,9 @@ def main() -> None:
     options = {"num_classes": len(SPEC.class_names)}
     provenance = {"network": SPEC.network, "weights": "own", "licence": "none"}
     save_weights(args.weights, TrainedNetwork(OwnNetwork(**options).eval(), SPEC, options, provenance))
-    report = build(BuildOptions(model=SPEC.network, weights=str(args.weights), output=args.output))
+    report = build(
+        BuildOptions(model=SPEC.network, weights=str(args.weights), output=args.output, overwrite=True)
+    )
     assert report.comparison is not None  # INT8 is compared with FP32
     print(f"{args.output}: {report.comparison.agreement:.1%} of the faces keep their class in INT8")
     with Runtime(args.output) as runtime:
@@ -73,4 +77,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        sys.exit(main())
+    except FerEdgeError as error:
+        sys.exit(str(error))

@@ -6,10 +6,12 @@ python examples/photograph.py photo.jpg --output found.png
 from __future__ import annotations
 
 import argparse
+import sys
 
 import cv2
 
 from fer_edge import Runtime, annotate
+from fer_edge.errors import FerEdgeError
 
 
 def main() -> None:
@@ -29,4 +31,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        sys.exit(main())
+    except FerEdgeError as error:
+        sys.exit(str(error))

@@ -4,15 +4,18 @@
 
 A camera gives the newest frame only: older frames are dropped and counted. A result that is older than
 --max-age-ms is not acted on, because the person may have turned away meanwhile. Where the expression is not certain
-enough, the label is None: the robot then goes on as before, and does not guess from the probabilities.
+enough, the label is None: the robot then comes no nearer, goes on to retreat if it does, and does not guess from the
+probabilities.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from itertools import islice
 
 from fer_edge import FrameResult, Runtime
+from fer_edge.errors import FerEdgeError
 
 BEHAVIOUR = {"happiness": "approach", "neutral": "approach", "anger": "retreat", "fear": "retreat"}
 
@@ -23,7 +26,7 @@ def decide(result: FrameResult, max_age_ms: float, before: str) -> str:
         return "stop"
     nearest = result.faces[0]  # the largest comes first
     if nearest.label is None:
-        return before
+        return "stop" if before == "approach" else before
     return BEHAVIOUR.get(nearest.label, "stop")
 
 
@@ -46,4 +49,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        sys.exit(main())
+    except FerEdgeError as error:
+        sys.exit(str(error))

@@ -10,6 +10,7 @@ model, with the temperature and the default prior of the manifest. Sizes and cla
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from fer_edge import open_bundle
 from fer_edge.backends import BACKENDS, load_session
 from fer_edge.backends.self_test_data import read_self_test
 from fer_edge.bundle import SELF_TEST
+from fer_edge.errors import FerEdgeError
 from fer_edge.models import find_bundle
 from fer_edge.preprocess import normalise, resize_image
 from fer_edge.probabilities import make_rule
@@ -44,4 +46,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        sys.exit(main())
+    except FerEdgeError as error:
+        sys.exit(str(error))
