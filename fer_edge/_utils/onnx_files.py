@@ -10,6 +10,7 @@ from fer_edge.errors import EngineError
 if TYPE_CHECKING:
     import onnx
 
+_FIX = "Fix: build the bundle again with fer-edge build"
 #: Smaller constants stay in the graph: shapes, axes and sizes, whose values are needed while loading.
 _MIN_EXTERNAL_BYTES = 1024
 
@@ -75,7 +76,7 @@ def read_graph(model: Path | bytes) -> onnx.GraphProto:
             return onnx.load_model_from_string(model).graph
         return onnx.load(model, load_external_data=False).graph
     except Exception as error:  # protobuf's own class, which moved between versions
-        raise EngineError(f"it is not an ONNX file ({error})") from error
+        raise EngineError(f"it is not an ONNX file ({error}). {_FIX}") from error
 
 
 def precision_name(quantised: bool, half: bool) -> str:
@@ -102,9 +103,9 @@ def input_of(graph: onnx.GraphProto) -> tuple[str, tuple[int | None, ...]]:
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constants]
     if len(inputs) != 1:
-        raise EngineError(f"it has {len(inputs)} inputs, expected one")
+        raise EngineError(f"it has {len(inputs)} inputs, expected one. {_FIX}")
     sizes = tuple(size.dim_value or None for size in inputs[0].type.tensor_type.shape.dim)
     if not sizes or None in sizes[1:]:
         shown = ", ".join("?" if size is None else str(size) for size in sizes)
-        raise EngineError(f"all input dimensions except the batch must be fixed, found [{shown}]")
+        raise EngineError(f"all input dimensions except the batch must be fixed, found [{shown}]. {_FIX}")
     return inputs[0].name, sizes

@@ -147,8 +147,13 @@ class TensorRtBackend(Backend):
             # Graph capture with a DLA is untested: if it fails, the engine runs without, which the report states.
             graphs = "required" if options.dla_core is None else "preferred"
             runner = EngineRunner(device, engine.path, RunnerOptions(cuda_graphs=graphs), engine.sha256)
-        except (EngineError, OSError) as error:
+        except EngineError as error:
             raise BackendError(f"{self.name} cannot load {model}: {error}") from error
+        except OSError as error:
+            raise BackendError(
+                f"{self.name} cannot load {model}: {error}. Fix: set FER_EDGE_CACHE to a writable folder with free space, "
+                "or build the bundle again"
+            ) from error
         return TensorRtSession(runner, engine.rebuilt_because)
 
     def _request(self, model: Path | ModelFile, options: SessionOptions, version: str) -> EngineRequest:
