@@ -35,7 +35,7 @@ MAX_SCALED_LOGIT = 30.0
 
 @dataclass(frozen=True)
 class SmoothingOptions:
-    """Options of the smoothing.
+    """Options of the smoothing; the defaults are chosen by ``benchmarks/smoothing.py``.
 
     Attributes
     ----------
@@ -44,19 +44,19 @@ class SmoothingOptions:
     switch_margin : float
         From 0 to 1. Another class takes over the label at once if its probability exceeds that of the label by this.
     switch_hold_ms : float
-        Another class takes over with any margin after it has been the most probable for this time.
+        The most probable class takes over with any margin after the label has not been the most probable for this time.
     certainty_margin : float
-        From 0 to 1. A label that was lost because its probability fell below ``min_probability`` comes back only if
-        ``min_probability`` is exceeded by this.
+        From 0 to 1. A track gets its label when the probability of the most probable class reaches ``min_probability``,
+        and loses it when that falls below ``min_probability`` by more than this.
     max_gap_ms : float
         Without a usable classification for longer than this, there is no label. It must exceed the longest time between
         two classifications of a track. The clock may go back by less; a longer jump in either direction starts anew.
     """
 
-    time_constant_ms: float = 150.0
-    switch_margin: float = 0.15
-    switch_hold_ms: float = 300.0
-    certainty_margin: float = 0.05
+    time_constant_ms: float = 80.0
+    switch_margin: float = 0.35
+    switch_hold_ms: float = 200.0
+    certainty_margin: float = 0.1
     max_gap_ms: float = 2000.0
 
     def __post_init__(self) -> None:
@@ -79,7 +79,8 @@ class SteadyLabel:
     label : str or None
         ``None`` if there is none; ``reason`` then says why.
     probability : float
-        Averaged probability of the label; without a label that of the most probable class, or 0 if none is known.
+        Averaged probability of the label, which may be below ``min_probability`` within the hysteresis; without a label
+        that of the most probable class, or 0 if none is known.
     probabilities : mapping
         Class name → averaged probability, sum 1; empty if no usable classification is recent enough.
     reason : str or None
@@ -111,7 +112,7 @@ class LabelSmoother:
     class_names : sequence of str
         ``[K]``, in the order of the logits.
     min_probability : float
-        From 0 to 1. A label has at least this averaged probability.
+        From 0 to 1. Averaged probability from which the most probable class becomes the label.
 
     Attributes
     ----------
@@ -156,11 +157,9 @@ class LabelSmoother:
         self._probabilities = np.zeros(len(self._names))
         self._last_s = math.nan
         self._dropped = False
-        self._holder: int | None = None
+        self._label: int | None = None
         self._since_s = math.nan
-        self._challenger: int | None = None
-        self._leads_since_s = math.nan
-        self._needed = self._min_probability
+        self._led_since_s: float | None = None  # another class is the most probable
 
     def add(self, logits: np.ndarray, at_s: float, weight: float = 1.0) -> None:
         """Add a classification.
@@ -211,9 +210,9 @@ class LabelSmoother:
             reason = "not_finite" if self._dropped else "not_classified"
             return SteadyLabel(None, 0.0, reason=reason, classified_at_s=last_s)
         named = {name: float(p) for name, p in zip(self._names, self._probabilities, strict=True)}
-        if self._holder is None:
+        if self._label is None:
             return SteadyLabel(None, max(named.values()), named, reason="uncertain", classified_at_s=last_s)
-        label = self._names[self._holder]
+        label = self._names[self._label]
         stable_for_ms = 1e3 * max(at_s - self._since_s, 0)
         return SteadyLabel(label, named[label], named, stable_for_ms=stable_for_ms, classified_at_s=last_s)
 
@@ -248,28 +247,25 @@ class LabelSmoother:
         """Choose the label by the averaged probabilities, with hysteresis."""
         found, options = self._probabilities, self._options
         best = int(found.argmax())
-        if self._holder is None:
-            if found[best] >= self._needed:
+        if self._label is None:
+            if found[best] >= self._min_probability:
                 self._take(best, at_s)
             return
         self._since_s = min(self._since_s, at_s)  # the clock may have gone back
-        if best == self._holder:
-            self._challenger = None
+        if found[best] < self._min_probability - options.certainty_margin:
+            self._take(None, at_s)
+        elif best == self._label:
+            self._led_since_s = None
         else:
-            if best != self._challenger:
-                self._challenger, self._leads_since_s = best, at_s
-            self._leads_since_s = min(self._leads_since_s, at_s)
-            led_for_ms = 1e3 * (at_s - self._leads_since_s)
-            lead = found[best] - found[self._holder]
-            if lead >= options.switch_margin or led_for_ms >= options.switch_hold_ms:
+            led_since_s = self._led_since_s = (
+                at_s if self._led_since_s is None else min(self._led_since_s, at_s)
+            )
+            lead = found[best] - found[self._label]
+            if lead >= options.switch_margin or 1e3 * (at_s - led_since_s) >= options.switch_hold_ms:
                 self._take(best, at_s)
-        if found[self._holder] < self._min_probability:
-            self._holder = self._challenger = None
-            self._needed = min(self._min_probability + options.certainty_margin, 1.0)
 
-    def _take(self, index: int, at_s: float) -> None:
-        self._holder, self._since_s, self._challenger = index, at_s, None
-        self._needed = self._min_probability
+    def _take(self, label: int | None, at_s: float) -> None:
+        self._label, self._since_s, self._led_since_s = label, at_s, None
 
 
 def _bounded(scaled: np.ndarray) -> np.ndarray:
