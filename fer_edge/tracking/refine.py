@@ -169,7 +169,7 @@ class YuNetRefiner:
             return found
         faces = [expected[track] for track in usable]
         boxes = np.array([face.box_xyxy for face in faces], np.float64).reshape(-1, 2, 2)
-        rolls = [_roll(face.landmarks) for face in faces]
+        rolls = [roll(face.landmarks) for face in faces]
         with self._network as network:
             points, scores, owners = self._search(frame, boxes, rolls, network)
         weights = scores * _prior(points[:, :2], boxes[owners])
@@ -218,7 +218,7 @@ def _is_usable(box: Box, shape: tuple[int, ...]) -> bool:
     )
 
 
-def _roll(landmarks: np.ndarray | None) -> complex:
+def roll(landmarks: np.ndarray | None) -> complex:
     """Return the direction from the left to the right of a face, as a unit vector ``x + iy``; at most 45° of roll."""
     if landmarks is None or len(landmarks) != 5:
         return 1
