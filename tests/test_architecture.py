@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import re
 import subprocess
 import sys
@@ -48,3 +49,12 @@ def test_the_picture_shows_every_room_and_its_arrows_point_down(draw: ModuleType
         heights = [float(point) for point in re.findall(r"(?:M\S+ |V|C\S+ \S+ \S+ \S+ \S+ )([\d.]+)", path)]
         assert heights == sorted(heights)
         assert len(heights) >= 2
+    boxes: dict[str, list[tuple[float, float]]] = {}
+    for node in root.iter(f"{SVG}rect"):
+        if node.get("height") == "24":
+            left = float(node.attrib["x"])
+            boxes.setdefault(node.attrib["y"], []).append((left, left + float(node.attrib["width"])))
+    assert sum(map(len, boxes.values())) == len(names)
+    for row in boxes.values():
+        row.sort()
+        assert all(right < left for (_, right), (left, _) in itertools.pairwise(row))
