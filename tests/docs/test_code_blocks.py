@@ -19,7 +19,7 @@ PAGES = sorted((ROOT / "docs").rglob("*.md"))
 BLOCKS = [block for page in PAGES for block in blocks_of(page, ROOT / "docs")]
 CODE = [block for block in BLOCKS if block.language in ("python", "sh")]
 #: Languages that nothing runs.
-SHOWN = {"text", "dockerfile", "mermaid", ""}
+SHOWN = {"text", "dockerfile", ""}
 #: Commands of more than a few seconds.
 LONG = re.compile(r"fer-edge (build|train|export)|^report = build", re.MULTILINE)
 #: Left, top, right, bottom of the astronaut's face, pixels.
