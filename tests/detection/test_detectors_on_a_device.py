@@ -108,7 +108,7 @@ def test_more_candidates_than_an_engine_takes_at_once(name, devices, create, fac
 
 def test_an_engine_is_no_larger_than_the_batches_that_it_gets(devices, create):
     """YuNet runs on one frame at a time; buffers for sixteen 4K frames would take a gigabyte."""
-    create("yunet", backend="tensorrt").detect(np.zeros((480, 640, 3), np.uint8))
+    create("yunet", backend="tensorrt", turned_looks=0).detect(np.zeros((480, 640, 3), np.uint8))
     (device,) = devices
     assert set(device.batches) == {1}
 

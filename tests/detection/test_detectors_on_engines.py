@@ -110,7 +110,7 @@ def test_large_pictures_take_many_tiles_and_few_runs(backend, create, astronaut)
 
 
 def test_few_sizes_of_yunet_are_kept(backend, create):
-    detector = create("yunet", min_face_px=MIN_FACE_PX, backend=backend.name)
+    detector = create("yunet", min_face_px=MIN_FACE_PX, backend=backend.name, turned_looks=0)
     assert backend.sessions == []
 
     def sizes_open() -> list[tuple[int, int]]:
@@ -157,7 +157,8 @@ def test_networks_are_closed_where_another_cannot_be_opened(backend, create, mon
 def graphs(backend, create) -> dict[str, onnx.ModelProto]:
     """Return the graphs that the detectors open on such a backend."""
     create("mtcnn", backend=backend.name)
-    create("yunet", min_face_px=MIN_FACE_PX, backend=backend.name).detect(np.zeros((80, 110, 3), np.uint8))
+    detector = create("yunet", min_face_px=MIN_FACE_PX, backend=backend.name, turned_looks=0)
+    detector.detect(np.zeros((80, 110, 3), np.uint8))
     return dict(zip(SIZES, backend.graphs, strict=True))
 
 

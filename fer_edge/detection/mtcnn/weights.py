@@ -20,7 +20,6 @@ import numpy as np
 from fer_edge._utils.files import cache_folder, whole_file
 from fer_edge._utils.ownership import make_private_folder
 from fer_edge.errors import DetectorError, MissingExtraError
-from fer_edge.system.extras import install_command
 
 _REQUIREMENT = "mtcnn==1.0.0"
 _CONVERTER_VERSION = 1
@@ -133,7 +132,7 @@ def weights_folder() -> Path:
     except importlib.metadata.PackageNotFoundError:
         raise MissingExtraError(
             f"the detector mtcnn reads its weights from the package {_REQUIREMENT} (extra mtcnn), which is not "
-            f"installed. Fix: {install_command('mtcnn')}, or choose another detector"
+            f"installed. Fix: python -m pip install {_REQUIREMENT}, or choose another detector"
         ) from None
     return Path(str(package.locate_file("mtcnn/assets/weights")))
 
