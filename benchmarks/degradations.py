@@ -84,8 +84,8 @@ def turned(image: np.ndarray, yaw_deg: float) -> np.ndarray:
         return np.ascontiguousarray(turned(image[:, ::-1], -yaw_deg)[:, ::-1])
     shift = depth * math.sin(angle) - _HEAD_DEPTH * math.sin(angle) / 2  # keeps the face in the crop
     seen = np.maximum.accumulate(x * math.cos(angle) + shift, axis=1)
-    x_map = np.stack(
-        [np.interp(x[row], seen[row], np.arange(width)) for row in range(height)]
-    ).astype(np.float32)
+    x_map = np.stack([np.interp(x[row], seen[row], np.arange(width)) for row in range(height)]).astype(
+        np.float32
+    )
     y_map = np.repeat(np.arange(height, dtype=np.float32)[:, None], width, axis=1)
     return cv2.remap(image, x_map, y_map, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

@@ -129,7 +129,11 @@ def _quantised(folder: Path) -> Path:
     class Frames(CalibrationDataReader):
         def __init__(self) -> None:
             self.left = iter(
-                zip(render_faces(CALIBRATION_FRAMES), generate_noise(CALIBRATION_FRAMES, side=256))
+                zip(
+                    render_faces(CALIBRATION_FRAMES),
+                    generate_noise(CALIBRATION_FRAMES, side=256),
+                    strict=True,
+                )
             )
 
         def get_next(self) -> dict[str, np.ndarray] | None:

@@ -71,6 +71,8 @@ def _require_light(image: np.ndarray, data: np.ndarray, origin: str) -> None:
     if image.max() > _MAX_LEVEL_OF_12_BITS:
         return
     values = cv2.imdecode(data, _ANY_DEPTH)
+    if values is None:
+        return
     largest = int(values.max())
     if values.dtype == np.uint16 and largest > 0:
         raise DataError(

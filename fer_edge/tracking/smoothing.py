@@ -147,7 +147,7 @@ class LabelSmoother:
     @property
     def is_challenged(self) -> bool:
         """``True`` if another class than the label is the most probable one, but has not taken over."""
-        return self._challenger is not None
+        return self._led_since_s is not None
 
     def restart(self) -> None:
         """Forget all classifications and the label, as after an occlusion."""

@@ -23,7 +23,7 @@ EMPTY = np.zeros((96, 128, 3), np.uint8)
 def test_a_turned_face_has_the_box_and_the_landmarks_of_the_upright_one(roll_deg, create, astronaut):
     detector = create("yunet")
     (upright,) = detector.detect(astronaut)
-    frame, _ = turn_picture(astronaut, roll_deg)
+    frame, affine = turn_picture(astronaut, roll_deg)
     found = detector.detect(frame)
     assert len(found) == 1
     assert found[0].roll_deg == np.sign(roll_deg) * 40
@@ -135,7 +135,7 @@ def test_few_candidates_are_looked_at_again():
 def test_the_crop_of_a_turned_face_is_the_upright_one(roll_deg, edge, astronaut):
     rule = CropRule(edge=edge)
     expected = crop_face(astronaut, (180, 60, 270, 170), rule)
-    frame, _ = turn_picture(astronaut, roll_deg)
+    frame, affine = turn_picture(astronaut, roll_deg)
     x, y = apply(affine, np.array([[225.0, 115.0]]))[0]
     crop = crop_face(frame, (x - 45, y - 55, x + 45, y + 55), rule, roll_deg)
     plain = crop_face(frame, (x - 45, y - 55, x + 45, y + 55), rule)
