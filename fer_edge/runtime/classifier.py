@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -15,6 +15,7 @@ from fer_edge.frames import check_frame
 from fer_edge.heatmaps import min_max, turn_back
 from fer_edge.preprocess import Rectangle, crop_rectangle, cut_rectangle, prepare_batch
 from fer_edge.probabilities import ProbabilityRule
+from fer_edge.quality import Quality, measure_quality
 from fer_edge.results import Detection
 from fer_edge.spec import ModelSpec
 
@@ -33,6 +34,8 @@ class Answer:
         ``[h, w]`` in [0, 1] over the crop, if requested and finite. That of a turned face is turned back with it.
     logits : array or None
         ``[K]`` raw logits z; ``None`` without a crop.
+    quality : Quality or None
+        Quality of the crop; ``None`` without a crop.
     is_finite : bool
         Whether all outputs for this face are finite.
     """
@@ -41,6 +44,7 @@ class Answer:
     probabilities: np.ndarray | None = None
     attention: np.ndarray | None = None
     logits: np.ndarray | None = None
+    quality: Quality | None = None
     is_finite: bool = True
 
 
@@ -128,7 +132,12 @@ class Classifier(ABC):
         on_prepared()
         size = self._options.max_batch
         parts = [run(slice(first, first + size)) for first in range(0, len(rectangles), size)]
-        answers = dict(zip(crops, self._read(rectangles, rolls_deg, parts), strict=True))
+        answers = {
+            face: replace(answer, quality=_quality(image, rectangle, detections[face]))
+            for (face, rectangle), answer in zip(
+                crops.items(), self._read(rectangles, rolls_deg, parts), strict=True
+            )
+        }
         return [answers.get(face, Answer(None)) for face in range(len(detections))]
 
     @abstractmethod
@@ -166,7 +175,20 @@ class Classifier(ABC):
                 turn_back(heat, roll) if good else None
                 for good, heat, roll in zip(finite, scaled, rolls_deg, strict=True)
             ]
-        return list(map(Answer, rectangles, probabilities, maps, logits, map(bool, finite)))
+        return [
+            Answer(rectangle, row, heat, z, is_finite=bool(good))
+            for rectangle, row, heat, z, good in zip(
+                rectangles, probabilities, maps, logits, finite, strict=True
+            )
+        ]
+
+
+def _quality(image: np.ndarray, rectangle: Rectangle, detection: Detection) -> Quality:
+    """Measure the pixels of a crop that are inside the frame."""
+    height, width = image.shape[:2]
+    left, top, right, bottom = rectangle
+    inside = image[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
+    return measure_quality(inside, detection)
 
 
 class HostClassifier(Classifier):
@@ -181,7 +203,12 @@ class HostClassifier(Classifier):
         batch = prepare_batch(crops, self._spec)
         parts = [self.session.run(batch[first : first + size]) for first in range(0, len(crops), size)]
         whole = [(0, 0, crop.shape[1], crop.shape[0]) for crop in crops]
-        return self._read(whole, [0.0] * len(crops), parts)
+        answers = self._read(whole, [0.0] * len(crops), parts)
+        faces = [Detection((0.0, 0.0, float(right), float(bottom)), 1.0) for _, _, right, bottom in whole]
+        return [
+            replace(answer, quality=measure_quality(crop, face))
+            for answer, crop, face in zip(answers, crops, faces, strict=True)
+        ]
 
     def _prepare(
         self, frame: Any, image: np.ndarray, rectangles: Sequence[Rectangle], rolls_deg: Sequence[float]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fer_edge.errors import DataError
+from fer_edge.quality import QualityThresholds
+from fer_edge.quality import reason as quality_reason
 from fer_edge.results import Detection, Face
 from fer_edge.runtime.classifier import Answer
 
@@ -17,11 +20,19 @@ MAX_BOXES = 4096
 _MAX_PX = 1 << 20  # of a coordinate, far outside any frame
 
 
+@dataclass(frozen=True)
+class Limits:
+    """Limits beyond which a face has no label: of the probability, and of the quality of its crop."""
+
+    min_probability: float
+    quality: QualityThresholds
+
+
 def make_face(
     detection: Detection,
     answer: Answer,
     class_names: Sequence[str],
-    min_probability: float,
+    limits: Limits,
     classified_at_s: float,
 ) -> Face:
     """Return the face of one frame, without regard to earlier frames."""
@@ -36,10 +47,10 @@ def make_face(
         best = int(probabilities.argmax())
         probability = float(probabilities[best])
         named = {name: float(p) for name, p in zip(class_names, probabilities, strict=True)}
-        if probability >= min_probability:
-            label = class_names[best]
-        else:
+        reason = quality_reason(answer.quality, probabilities, limits.quality) if answer.quality else None
+        if reason is None and probability < limits.min_probability:
             reason = "uncertain"
+        label = class_names[best] if reason is None else None
     return Face(
         box_xyxy=detection.box_xyxy,
         detection_score=detection.score,

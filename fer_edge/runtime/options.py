@@ -10,7 +10,9 @@ from fer_edge.backends.base import SessionOptions
 from fer_edge.detection.base import DEFAULT_DETECTOR, DetectorOptions
 from fer_edge.detection.rotation import require_rotation
 from fer_edge.errors import UsageError, closest
+from fer_edge.levels import LevelOptions
 from fer_edge.probabilities import MIN_PROBABILITY, Prior
+from fer_edge.quality import QualityThresholds
 from fer_edge.tracking.options import TrackingOptions
 
 if TYPE_CHECKING:
@@ -41,6 +43,10 @@ class RuntimeOptions:
         the network must see upright faces too. Results are in pixels of the frame as it was given.
     min_probability : float
         From 0 to 1. Below it, the label is ``None`` with reason ``uncertain``.
+    quality : QualityThresholds
+        Limits of size, light, sharpness, pose and confidence, beyond which the label is ``None`` with a reason.
+    levels : LevelOptions
+        Map of gray and 16-bit frames to 8 bits, for near-infrared cameras.
     prior : str, mapping or None
         Class frequencies in the deployment, see :func:`fer_edge.probabilities.make_rule`: ``training``, ``balanced``,
         ``uniform``, or class name → probability; ``None`` is the default of the bundle.
@@ -66,6 +72,8 @@ class RuntimeOptions:
     detector_options: DetectorOptions = field(default_factory=DetectorOptions)
     rotate: int | str = 0
     min_probability: float = MIN_PROBABILITY
+    quality: QualityThresholds = field(default_factory=QualityThresholds)
+    levels: LevelOptions = field(default_factory=LevelOptions)
     prior: Prior | None = None
     allow_random: bool = False
     attention: bool = False
@@ -74,15 +82,18 @@ class RuntimeOptions:
     tracking: TrackingOptions | None = field(default_factory=TrackingOptions)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.session, SessionOptions):
-            raise UsageError(
-                f"session must be SessionOptions, found {self.session!r:.60}. "
-                "Fix: give SessionOptions, or its fields as keyword arguments of Runtime."
-            )
-        if self.tracking is not None and not isinstance(self.tracking, TrackingOptions):
-            raise UsageError(
-                f"tracking must be TrackingOptions or None, found {self.tracking!r:.60}. Fix: give TrackingOptions(…)"
-            )
+        for name, kind, hint in (
+            ("session", SessionOptions, ", or its fields as keyword arguments of Runtime"),
+            ("detector_options", DetectorOptions, ""),
+            ("quality", QualityThresholds, ""),
+            ("levels", LevelOptions, ""),
+            ("tracking", TrackingOptions | None, ", or None for independent frames"),
+        ):
+            if not isinstance(getattr(self, name), kind):
+                expected = getattr(kind, "__name__", "TrackingOptions")
+                raise UsageError(
+                    f"{name} must be {expected}, found {getattr(self, name)!r:.60}. Fix: give {expected}(…){hint}"
+                )
         require_rotation(self.rotate)
         require_number("min_probability", self.min_probability, 0, 1)
         for name in ("allow_random", "attention", "self_test", "tune"):
@@ -98,6 +109,8 @@ class RuntimeChanges(TypedDict, total=False):
     detector_options: DetectorOptions
     rotate: int | str
     min_probability: float
+    quality: QualityThresholds
+    levels: LevelOptions
     prior: Prior | None
     allow_random: bool
     attention: bool

@@ -10,11 +10,11 @@ from fer_edge.backends import Backend, TestedSession
 from fer_edge.backends.self_test import SelfTestReport
 from fer_edge.cuda.arrays import is_device_array
 from fer_edge.detection.base import Detector
-from fer_edge.detection.rotation import Mounting
 from fer_edge.errors import UsageError
 from fer_edge.frames import Frame
 from fer_edge.probabilities import ProbabilityRule
 from fer_edge.results import Detection, Event, Face, FrameResult, RuntimeState
+from fer_edge.runtime.camera import Camera
 from fer_edge.runtime.classifier import (
     Answer,
     Classifier,
@@ -22,7 +22,8 @@ from fer_edge.runtime.classifier import (
     DeviceClassifier,
     HostClassifier,
 )
-from fer_edge.runtime.faces import make_face
+from fer_edge.runtime.faces import Limits, make_face
+from fer_edge.runtime.options import RuntimeOptions
 from fer_edge.runtime.stages import StageClock, StageHistory
 from fer_edge.spec import ModelSpec
 
@@ -36,8 +37,10 @@ class Pipeline:
         Finds the faces of a frame in host memory.
     host, device : HostClassifier, DeviceClassifier or None
         Classify the faces of frames in the memory of each; ``None`` if the backend accepts no device frames.
-    spec, rule, min_probability : ModelSpec, ProbabilityRule, float
-        Network, conversion of its logits, and the probability below which a label is ``None``.
+    spec, rule : ModelSpec, ProbabilityRule
+        Network, and conversion of its logits.
+    limits : Limits
+        Limits beyond which a label is ``None``.
     history : StageHistory
         Times of the last frames.
     non_finite : int
@@ -49,19 +52,18 @@ class Pipeline:
         tested: TestedSession,
         backend: Backend,
         detector: Detector,
-        options: ClassifierOptions,
-        min_probability: float,
-        rotate: int | str = 0,
+        classifier_options: ClassifierOptions,
+        options: RuntimeOptions,
     ) -> None:
         self.detector = detector
-        self._rotate = rotate
-        self._mounting = self.new_mounting()
-        self.host = HostClassifier(tested, options)
-        self.device = DeviceClassifier(tested, options) if backend.takes_device_frames else None
+        self._options = options
+        self._camera = self.new_camera()
+        self.host = HostClassifier(tested, classifier_options)
+        self.device = DeviceClassifier(tested, classifier_options) if backend.takes_device_frames else None
         self._backend = backend
-        self.spec: ModelSpec = options.spec
-        self.rule: ProbabilityRule = options.rule
-        self.min_probability = min_probability
+        self.spec: ModelSpec = classifier_options.spec
+        self.rule: ProbabilityRule = classifier_options.rule
+        self.limits = Limits(options.min_probability, options.quality)
         self.history = StageHistory()
         self._counting = threading.Lock()
         self.non_finite = 0
@@ -91,7 +93,7 @@ class Pipeline:
     def process(self, frame: Frame, given: Sequence[Detection] | None = None) -> FrameResult:
         """Detect, crop and classify the faces of one frame; with ``given`` detections, classify those."""
         clock = StageClock()
-        upright = self._mounting.turn(frame)
+        upright = self._camera.upright(frame)
         frame = upright.frame
         classifier = self.classifier_of(frame.image)
         image = classifier.host_image(frame.image)
@@ -101,18 +103,18 @@ class Pipeline:
         result = self.result(frame, self.faces(detections, answers, frame.time_s), clock)
         return upright.turn_back(result)
 
-    def new_mounting(self) -> Mounting:
-        """Return the rotation of one more camera."""
-        return Mounting(self._rotate, lambda image: self.detector.detect(image))
+    def new_camera(self) -> Camera:
+        """Return the conversion of the frames of one more camera."""
+        return Camera(self._options.levels, self._options.rotate, lambda image: self.detector.detect(image))
 
     def faces(
         self, detections: Sequence[Detection], answers: Sequence[Answer], classified_at_s: float
     ) -> tuple[Face, ...]:
         """Return the faces of answers to detections of one frame."""
         self.count_non_finite(answers)
-        names, least = self.spec.class_names, self.min_probability
+        names = self.spec.class_names
         return tuple(
-            make_face(detection, answer, names, least, classified_at_s)
+            make_face(detection, answer, names, self.limits, classified_at_s)
             for detection, answer in zip(detections, answers, strict=True)
         )
 

@@ -120,8 +120,7 @@ class Runtime:
             ClassifierOptions(
                 self.spec, self.probability_rule, self.options.attention, self.choice.max_batch
             ),
-            self.options.min_probability,
-            self.options.rotate,
+            self.options,
         )
         self._counting = threading.Lock()
         self._calls = 0
@@ -173,7 +172,7 @@ class Runtime:
         tuple of Face
             One per crop, in their order; the box of each is the whole crop.
         """
-        crops = [check_frame(crop) for crop in crops_bgr]
+        crops = [check_frame(crop, self.options.levels) for crop in crops_bgr]
         with self._opened:
             answers = self._pipeline.host.classify_crops(crops)
         boxes = [Detection((0.0, 0.0, float(crop.shape[1]), float(crop.shape[0])), 1.0) for crop in crops]

@@ -15,6 +15,8 @@ import numpy as np
 from fer_edge._utils.guard import Guard
 from fer_edge.frames import Frame
 from fer_edge.preprocess import crop_rectangle
+from fer_edge.quality import Quality
+from fer_edge.quality import reason as quality_reason
 from fer_edge.results import Box, Detection, Face, FrameResult
 from fer_edge.runtime.classifier import Answer
 from fer_edge.runtime.pipeline import Pipeline
@@ -47,7 +49,7 @@ class TrackedFrames:
     ) -> None:
         self.options = options
         self._opened, self._pipeline, self._refiner = opened, pipeline, refiner
-        self._mounting = pipeline.new_mounting()
+        self._camera = pipeline.new_camera()
         self._tracker = Tracker(options.tracker)
         self._searches = DetectionSchedule(options.schedule)
         self._events = TrackEvents()
@@ -79,7 +81,7 @@ class TrackedFrames:
 
     def _process(self, frame: Frame) -> FrameResult:
         clock, pipeline = StageClock(), self._pipeline
-        upright = self._mounting.turn(frame)
+        upright = self._camera.upright(frame)
         frame = upright.frame
         classifier = pipeline.classifier_of(frame.image)
         image = classifier.host_image(frame.image)
@@ -173,11 +175,12 @@ _SETTLING_S = 0.5
 
 
 class _TrackState:
-    """What a track keeps from its classifications."""
+    """The classifications of a track."""
 
     def __init__(self, pipeline: Pipeline, options: SmoothingOptions) -> None:
+        self._limits = pipeline.limits
         self._smoother = LabelSmoother(
-            options, pipeline.rule, pipeline.spec.class_names, pipeline.min_probability
+            options, pipeline.rule, pipeline.spec.class_names, pipeline.limits.min_probability
         )
         self.restart()
 
@@ -186,6 +189,7 @@ class _TrackState:
         self._smoother.restart()
         self.classified_at_s: float | None = None
         self.attention: np.ndarray | None = None
+        self._quality: Quality | None = None
         self._reason: str | None = None
         self._patch: np.ndarray | None = None
         self._seen_patch: np.ndarray | None = None
@@ -209,18 +213,23 @@ class _TrackState:
         return at_s < self._settles_at_s
 
     def add(self, answer: Answer, at_s: float) -> None:
-        """Add a classification."""
+        """Add a classification; one of a crop of poor quality does not count, but its reason is kept."""
         self.classified_at_s, self._patch = at_s, self._seen_patch
-        self.attention = answer.attention
-        self._reason = None
-        if answer.logits is None:
+        self.attention, self._quality = answer.attention, answer.quality
+        if answer.logits is None or answer.quality is None:
             self._reason = "too_small"
-        else:
+            return
+        self._reason = quality_reason(answer.quality, None, self._limits.quality)
+        if self._reason is None:
             self._smoother.add(answer.logits, at_s)
 
     def answer(self, at_s: float) -> SteadyLabel:
-        """Return the steady label; a reason of the last classification goes before that of the smoothing."""
+        """Return the steady label; without one, the reason is that of the last crop, if that was poor."""
         steady = self._smoother.answer(at_s)
-        if self._reason is not None and steady.label is None:
-            return SteadyLabel(None, 0.0, reason=self._reason)
+        if steady.label is None:
+            return steady if self._reason is None else replace(steady, reason=self._reason)
+        if self._quality is not None:
+            given = np.array(list(steady.probabilities.values()))
+            if quality_reason(self._quality, given, self._limits.quality) == "uncertain":
+                return replace(steady, label=None, reason="uncertain", stable_for_ms=None)
         return steady
