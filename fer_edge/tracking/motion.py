@@ -12,13 +12,13 @@ import numpy as np
 from fer_edge.results import Box
 
 #: Standard deviations of a measured box: centre in face sizes, ln size.
-_CENTRE_NOISE, _SIZE_NOISE = 0.05, 0.12
+_CENTRE_NOISE, _SIZE_NOISE = 0.05, 0.15
 #: Standard deviations of the velocity of a new track, in face sizes and ln size per second.
 _FIRST_SPEED, _FIRST_GROWTH = 2.0, 0.5
 #: Spectral densities of the acceleration, in face sizes² / s³ and 1 / s³.
 _ACCELERATION, _GROWTH_CHANGE = 8.0, 0.5
 #: Time constants in which the velocity decays, in seconds: growth cannot go on for long.
-_DECAY_S, _GROWTH_DECAY_S = 1.0, 0.3
+_DECAY_S, _GROWTH_DECAY_S = 1.5, 0.3
 #: Bounds that keep boxes finite whatever is measured.
 _MAX_LN_SIZE = float(np.log(1 << 20))
 

@@ -22,7 +22,8 @@ class TrackerOptions:
     max_gap_ms : float
         Longest time without a sighting after which a face is still the same track: the occlusion that is survived.
     border_gap_ms : float
-        The same for a face that was last seen at the border of the frame and moved outwards.
+        The same for a face that was last seen at the border of the frame and moved outwards, and for a track that is
+        not confirmed.
     min_hits : int
         Detections that confirm a track. With 1, every false detection is a track.
     min_new_score : float
@@ -35,7 +36,8 @@ class TrackerOptions:
     max_size_ratio : float
         Largest ratio of a detection's size and the predicted size.
     max_tracks : int
-        Bound of memory and time: tracks at once, and detections of one frame, those with the best score.
+        Bound of memory and time: tracks at once, and detections of one frame, those with the best score. While there
+        are as many tracks, new faces start none.
     """
 
     max_gap_ms: float = 1000.0

@@ -11,9 +11,13 @@ from fer_edge._utils.checks import is_number, require_whole
 from fer_edge.errors import UsageError
 from fer_edge.results import Box, Detection
 from fer_edge.tracking.association import assign, overlaps
-from fer_edge.tracking.likelihood import is_ambiguous, pair_costs, pair_states
-from fer_edge.tracking.motion import Motion, box_of, corners, face_sizes, measured
+from fer_edge.tracking.border import leaving_tracks, pair_states
+from fer_edge.tracking.likelihood import is_ambiguous, pair_costs
+from fer_edge.tracking.motion import Motion, box_of, corners, measured
 from fer_edge.tracking.options import TrackerOptions
+from fer_edge.tracking.tracks import Track, TrackerUpdate
+
+__all__ = ["Track", "Tracker", "TrackerOptions", "TrackerUpdate"]
 
 #: Cost below which a detection continues a track rather than being a new face.
 _NEW_FACE_COST = 2.0
@@ -24,59 +28,8 @@ _SEEN_BONUS = 3.0
 _AMBIGUOUS_MARGIN = 3.0
 #: Two boxes found between detections that overlap by more are of one face.
 _SAME_FACE_OVERLAP = 0.6
-#: Share of the predicted box inside the frame below which an unseen face has left.
-_LEFT_SHARE = 0.35
-#: Distance of a box from the border, in face sizes, and outward speed, in face sizes per second, of a face that leaves.
-_BORDER, _LEAVING_SPEED = 0.1, 0.3
-#: Distance from the prediction, in face sizes, that every box may have.
-_NEAR = 0.75
-
-
-@dataclass(frozen=True)
-class Track:
-    """One track at one time.
-
-    Attributes
-    ----------
-    track_id : int
-        Number of the track, at least 1. A tracker never uses a number again.
-    detection : Detection
-        Box, score and landmarks in this frame. Of a face that was not seen: the predicted box inside the frame,
-        the last score, no landmarks.
-    is_seen : bool
-        ``True`` if the face was detected or refined in this frame.
-    first_seen_s, last_seen_s : float
-        Times of the first and the last frame in which the face was seen.
-    was_occluded : bool
-        ``True`` in the first frame with the face after at least one without: what was smoothed over time restarts.
-    """
-
-    track_id: int
-    detection: Detection
-    is_seen: bool
-    first_seen_s: float
-    last_seen_s: float
-    was_occluded: bool
-
-
-@dataclass(frozen=True)
-class TrackerUpdate:
-    """Tracks of one frame.
-
-    Attributes
-    ----------
-    tracks : tuple of Track
-        Confirmed tracks whose faces were seen in this frame, largest first.
-    appeared, left : tuple of int
-        Tracks confirmed and confirmed tracks ended in this frame.
-    uncertain : bool
-        ``True`` if a track was not found or not confirmed yet, or two could be confused: detect in the next frame.
-    """
-
-    tracks: tuple[Track, ...]
-    appeared: tuple[int, ...]
-    left: tuple[int, ...]
-    uncertain: bool
+#: Distance from the prediction, in face sizes, that every box may have; two false boxes are rarely as near.
+_NEAR = 0.6
 
 
 @dataclass
@@ -99,7 +52,7 @@ class Tracker:
 
     A Kalman filter predicts each box from centre, size and decaying velocities. Detections are assigned to tracks
     with the least sum of negative log-likelihoods (Bar-Shalom, Willett and Tian, Tracking and Data Fusion, 2011), so
-    a face that has long been hidden competes less for a detection than one that was just seen. A track that was
+    a face that has been hidden for long competes less for a detection than one that was just seen. A track that was
     seen in the frame before goes first, so that a detection does not jump to a hidden face.
 
     ``at_s`` may repeat and be irregular: all bounds are times. If it jumps ahead by more than ``max_gap_ms``, all
@@ -201,22 +154,18 @@ class Tracker:
         boxes = _boxes(list(given.values()))
         left = self._advance(at_s, frame_size)
         rows = {record.track_id: row for row, record in enumerate(self._records)}
-        columns = [column for column, track_id in enumerate(given) if track_id in rows]
         states = pair_states(self._motion.position, boxes, frame_size)
         costs = self._costs(states)
-        own = sorted(
-            (costs[rows[track_id], column], rows[track_id], column)
-            for column, track_id in enumerate(given)
-            if track_id in rows
-        )
+        own = [(rows[track_id], column) for column, track_id in enumerate(given) if track_id in rows]
         together = overlaps(boxes, boxes) > _SAME_FACE_OVERLAP
         pairs: list[tuple[int, int]] = []
-        for cost, row, column in own:
-            if np.isfinite(cost) and not together[column, [other for _, other in pairs]].any():
+        for row, column in sorted(own, key=lambda pair: (costs[pair], pair)):
+            taken = [other for _, other in pairs]
+            if np.isfinite(costs[row, column]) and not together[column, taken].any():
                 pairs.append((row, column))
         self._see(pairs, list(given.values()), states)
         left += self._end_lost()
-        return self._result(left, uncertain=len(pairs) < len(columns))
+        return self._result(left, uncertain=False)
 
     def _elapsed(self, at_s: float) -> float | None:
         """Return the time since the last frame, at least 0; ``None`` if the stream has restarted."""
@@ -248,7 +197,8 @@ class Tracker:
 
     def _costs(self, states: np.ndarray) -> np.ndarray:
         unseen_s = np.array([record.unseen_s for record in self._records])
-        reach = _NEAR + self.options.max_speed * unseen_s
+        confirmed = np.array([record.is_confirmed for record in self._records], bool)
+        reach = _NEAR + np.where(confirmed, self.options.max_speed * unseen_s, 0.0)
         return pair_costs(self._motion, states, reach, self.options.max_size_ratio)
 
     def _see(self, pairs: Sequence[tuple[int, int]], found: Sequence[Detection], states: np.ndarray) -> None:
@@ -264,24 +214,11 @@ class Tracker:
 
     def _end_lost(self) -> list[int]:
         """End tracks that were not seen and have left the frame, or were never confirmed."""
-        boxes = corners(self._motion.position)
-        size = np.array((*self._frame_size, *self._frame_size), float)
-        inside = np.clip(boxes, 0, size)
-        share = (inside[:, 2:] - inside[:, :2]).prod(axis=1) / (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-        face = face_sizes(self._motion.position)
-        near = _BORDER * face[:, None]
-        speed = self._motion.velocity[:, :2] / face[:, None]
-        outwards = ((boxes[:, :2] < near) & (speed < -_LEAVING_SPEED)).any(axis=1)
-        outwards |= ((boxes[:, 2:] > size[2:] - near) & (speed > _LEAVING_SPEED)).any(axis=1)
+        outside, leaving = leaving_tracks(self._motion, self._frame_size)
+        short_s = self.options.border_gap_ms / 1000
         lost = [
             record.misses > 0
-            and (
-                share[i] < _LEFT_SHARE
-                or (
-                    (outwards[i] or not record.is_confirmed)
-                    and record.unseen_s > self.options.border_gap_ms / 1000
-                )
-            )
+            and (outside[i] or (record.unseen_s > short_s and (leaving[i] or not record.is_confirmed)))
             for i, record in enumerate(self._records)
         ]
         return self._end(np.array(lost, bool))
@@ -290,19 +227,17 @@ class Tracker:
         """Start tracks of detections that continue none."""
         faces = boxes[list(taken)]
         for column, detection in enumerate(found):
-            if column in taken or detection.score < self.options.min_new_score:
-                continue
             box = boxes[column : column + 1]
-            if (overlaps(box, faces) > self.options.max_new_overlap).any() or not self._has_room():
+            is_full = len(self._records) == self.options.max_tracks
+            if column in taken or is_full or detection.score < self.options.min_new_score:
+                continue
+            if (overlaps(box, faces) > self.options.max_new_overlap).any():
                 continue
             at_s = self._at_s or 0.0
             self._motion.append(measured(box))
             self._records.append(_Record(self._next_id, at_s, at_s, detection))
             self._next_id += 1
             faces = np.concatenate((faces, box))
-
-    def _has_room(self) -> bool:
-        return len(self._records) < self.options.max_tracks
 
     def _end(self, mask: np.ndarray) -> list[int]:
         """Drop the tracks of ``[N]`` bool; return the numbers of those that were confirmed."""

@@ -6,7 +6,6 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.optimize import linear_sum_assignment
 
 from fer_edge.tracking.association import assign, overlaps
 
@@ -36,8 +35,9 @@ def test_assignment_against_brute_force(seed: int) -> None:
 
 @pytest.mark.parametrize(("rows", "columns"), [(64, 64), (20, 60), (60, 20)])
 def test_assignment_against_scipy(rows: int, columns: int) -> None:
+    scipy_optimize = pytest.importorskip("scipy.optimize")
     costs = np.random.default_rng(rows).normal(-0.5, 1, (rows, columns))
-    wanted = costs.clip(max=0)[linear_sum_assignment(costs.clip(max=0))].sum()
+    wanted = costs.clip(max=0)[scipy_optimize.linear_sum_assignment(costs.clip(max=0))].sum()
     assert sum(costs[pair] for pair in assign(costs)) == pytest.approx(wanted)
 
 

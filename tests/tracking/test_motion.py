@@ -51,7 +51,7 @@ def test_velocity_is_learnt() -> None:
     filters.append(measured(start))
     for step in range(1, 20):
         filters.advance(1 / 30)
-        filters.correct(np.array([0]), measured(np.add(start, (5 * step, 0, 5 * step, 0))))
+        filters.correct(np.array([0]), measured(start + np.array((5 * step, 0, 5 * step, 0))))
     assert filters.velocity[0, 0] == pytest.approx(150, rel=0.1)
     assert filters.predicted(0.1)[0, 0] == pytest.approx(filters.position[0, 0] + 15, abs=2)
     before = filters.position.copy()
