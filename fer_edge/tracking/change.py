@@ -18,13 +18,13 @@ from fer_edge.tracking.refine import roll
 
 PATCH_PX = 24
 #: Distance above which a face has changed; benchmarks/face_change.py measures its detection rate and false rate.
-CHANGED_DISTANCE = 0.5
+CHANGED_DISTANCE = 0.6
 
 _SMOOTHING_PX = 1.0  # standard deviation
 _MARGIN_PX = 2  # largest shift that is tried
 _PART_PX = 13
 # Keeps noise in parts without contrast from counting.
-_LEAST_VARIANCE = 0.3
+_LEAST_VARIANCE = 0.1
 # Side of the patch in units of the square root of the box's area, and mean places of the landmarks in such patches.
 _SIDE = 0.9
 _LANDMARKS = np.array([0.28 + 0.34j, 0.72 + 0.34j, 0.5 + 0.59j, 0.32 + 0.82j, 0.68 + 0.82j])

@@ -219,7 +219,7 @@ def _is_usable(box: Box, shape: tuple[int, ...]) -> bool:
 
 
 def roll(landmarks: np.ndarray | None) -> complex:
-    """Return the direction from the left to the right of a face, as a unit vector ``x + iy``; at most 45° of roll."""
+    """Return the direction from the left to the right of a face, as a unit vector ``x + iy``; at most 60° of roll."""
     if landmarks is None or len(landmarks) != 5:
         return 1
     left_eye, right_eye, _, left_mouth, right_mouth = (complex(x, y) for x, y in landmarks.tolist())
@@ -228,7 +228,7 @@ def roll(landmarks: np.ndarray | None) -> complex:
         left_mouth + right_mouth - left_eye - right_eye,
     )
     direction = across + down / 1j
-    if not cmath.isfinite(direction) or direction.real <= abs(direction.imag):
+    if not cmath.isfinite(direction) or direction.real <= abs(direction) / 2:
         return 1
     return direction / abs(direction)
 
