@@ -33,6 +33,8 @@ from fer_edge.results import Box, Detection
 _MAX_BATCH = 16  # bounds memory
 _MAX_FRAMES_PER_BOX = 2  # in sides
 _MAX_INPUT_PX = 1024
+# Neighbours in the result may be so far apart in the frame without averaging, which costs 0.1 ms.
+_MAX_STEP_PX = 3
 # Two tracks whose boxes overlap more are the same face.
 _MAX_OVERLAP = 0.3
 # Standard deviations of the prior around the expected box: centre in face sides, side as a logarithm.
@@ -239,7 +241,7 @@ def _cut(frame: np.ndarray, centre: Sequence[float], turn: complex, input_px: in
     A step to the right in the result is the vector ``turn`` in the frame. The cost does not depend on its length: at
     most sixteen pixels of the frame contribute to one of the result.
     """
-    is_small = abs(turn) <= 2  # neighbours of the result are less than two pixels apart
+    is_small = abs(turn) <= _MAX_STEP_PX
     count, turn = (input_px, turn) if is_small else (2 * input_px, turn / 2)
     corner = complex(*centre) - turn * complex(count - 1, count - 1) / 2
     # OpenCV counts from pixel centres.
