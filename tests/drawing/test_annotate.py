@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_layout import COUNTS, FRAMES, SCENES, clip
+from face_scenes import COUNTS, FRAMES, SCENES, clip
 
 import fer_edge
 from fer_edge import annotate
