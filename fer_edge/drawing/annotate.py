@@ -19,7 +19,7 @@ from fer_edge.heatmaps import blend_at
 from fer_edge.results import Face, FrameResult
 
 #: Size of the smallest text: a share of the shorter side of the frame, so that it is legible at any resolution.
-MIN_TEXT_SHARE = 1 / 45
+MIN_TEXT_SHARE = 1 / 40
 MIN_TEXT_PX = 11
 #: Text grows with its face up to this many times the smallest.
 _MAX_TEXT = 2.0
