@@ -62,14 +62,15 @@ def annotate(frame_bgr: np.ndarray, result: FrameResult, *, landmarks: bool = Fa
     A label names the apparent expression and, with tracking, the track (``#7``) and how long the label has held. Bars show
     the three likeliest classes. ``?`` and a reason stand in place of an expression that is not certain.
 
-    Labels cover no face and no other label. With many faces, or small ones, a label is one line; where there is
-    no place for it, it is the expression or the track alone, and at last the smallest faces have a box without a label. Attention, if the result has it, is the only
-    thing that is blended over faces.
+    Labels cover no face and no other label. With many faces, or small ones, a label is one line; where there is no place
+    for it, it is the expression or the track alone, and at last the smallest faces have a box without a label. Attention,
+    if the result has it, is the only thing that is blended over faces.
 
     Parameters
     ----------
     frame_bgr : np.ndarray
-        ``[H, W, 3]`` uint8 BGR: the frame that ``result`` belongs to. It is not changed.
+        ``[H, W, 3]`` BGR, or ``[H, W]`` or ``[H, W, 1]`` gray, uint8: the frame that ``result`` belongs to. It is not
+        changed.
     result : FrameResult
         Faces outside the frame are left out.
     landmarks : bool
@@ -85,8 +86,7 @@ def annotate(frame_bgr: np.ndarray, result: FrameResult, *, landmarks: bool = Fa
     DataError
         If the frame has another format, or a box is not a number.
     """
-    frame = check_frame(frame_bgr)
-    canvas = frame.copy()
+    canvas = check_frame(frame_bgr).copy()
     height, width = canvas.shape[:2]
     smallest = smallest_text_px(height, width)
     for face in result.faces:

@@ -38,7 +38,7 @@ UNCERTAIN = _bgr(0x4A505A)
 #: Background of bars, and dark text.
 PANEL = _bgr(0x14171C)
 #: The part of a bar that is not filled.
-TROUGH = _bgr(0x353A43)
+BAR_BACK = _bgr(0x353A43)
 #: Light text.
 TEXT = _bgr(0xF2F4F7)
 

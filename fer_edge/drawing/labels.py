@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fer_edge.drawing.colors import PANEL, TEXT, TROUGH, UNCERTAIN, expression_color, text_color
+from fer_edge.drawing.colors import BAR_BACK, PANEL, TEXT, UNCERTAIN, expression_color, text_color
 from fer_edge.drawing.layout import Rectangle, Size
 from fer_edge.drawing.text import Color, draw_text, line_height, shorten, text_width
 from fer_edge.results import Face
@@ -139,7 +139,7 @@ def draw_label(
         draw_text(canvas_bgr, _name(name, em_px), left + pad, row, em_px, TEXT, PANEL)
         bar_top = row + (line_height(em_px) - _px(_BAR_HEIGHT_EM, em_px)) // 2
         bar = canvas_bgr[bar_top : bar_top + _px(_BAR_HEIGHT_EM, em_px), bar_left:bar_right]
-        bar[:] = TROUGH
+        bar[:] = BAR_BACK
         share = min(max(probability, 0.0), 1.0) if math.isfinite(probability) else 0.0
         bar[:, : round(share * bar.shape[1])] = expression_color(name)
         figure = _percent(probability)

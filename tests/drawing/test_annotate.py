@@ -232,12 +232,20 @@ def test_a_box_without_numbers_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [np.zeros((48, 64), np.uint8), np.zeros((48, 64, 3), np.float32), np.zeros((48, 64, 4), np.uint8), np.zeros((0, 64, 3), np.uint8), None, 7],
-    ids=["gray", "float", "alpha", "empty", "none", "number"],
+    [np.zeros((48, 64, 3), np.uint16), np.zeros((48, 64, 3), np.float32), np.zeros((48, 64, 4), np.uint8), np.zeros((0, 64, 3), np.uint8), None, 7],
+    ids=["16 bits", "float", "alpha", "empty", "none", "number"],
 )  # fmt: skip
 def test_other_frames_are_refused(bad: Any) -> None:
     with pytest.raises(DataError, match="expected .*, found .*Fix: "):
         annotate(bad, result(face((1, 1, 20, 20))))
+
+
+@pytest.mark.parametrize("shape", [(200, 300), (200, 300, 1)], ids=str)
+def test_gray_frames_get_coloured_labels(shape: tuple[int, ...]) -> None:
+    gray = np.full(shape, 90, np.uint8)
+    shown = result(face((20, 20, 80, 80)))
+    np.testing.assert_array_equal(annotate(gray, shown), annotate(frame(200, 300), shown))
+    assert (gray == 90).all()
 
 
 def test_a_frame_without_faces_is_a_copy() -> None:

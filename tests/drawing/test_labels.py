@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fer_edge.drawing.colors import EXPRESSIONS, OTHER, PANEL, TROUGH, UNCERTAIN
+from fer_edge.drawing.colors import BAR_BACK, EXPRESSIONS, OTHER, PANEL, UNCERTAIN
 from fer_edge.drawing.labels import LabelStyle, draw_label, face_label, label_size
 from fer_edge.labels import FERPLUS
 from fer_edge.results import Face
@@ -112,8 +112,8 @@ def test_bars_are_as_long_as_probabilities() -> None:
     bars = {name: count(picture[title:], EXPRESSIONS[name]) for name in ("happiness", "fear", "anger")}
     assert bars["happiness"] == pytest.approx(2 * bars["fear"], rel=0.05)
     assert bars["fear"] == pytest.approx(3 * bars["anger"], rel=0.1)
-    trough = count(picture, TROUGH)
-    assert sum(bars.values()) / (sum(bars.values()) + trough) == pytest.approx(1 / 3, rel=0.05)
+    empty = count(picture, BAR_BACK)
+    assert sum(bars.values()) / (sum(bars.values()) + empty) == pytest.approx(1 / 3, rel=0.05)
 
 
 def test_the_title_has_the_colour_of_the_expression() -> None:
