@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import threading
 import time
@@ -28,8 +29,9 @@ from fer_edge.engines import find_or_build
 from fer_edge.engines.build import builder
 from fer_edge.engines.build.ahead_of_time import compile_ahead
 from fer_edge.engines.build.options import EngineOptions
-from fer_edge.engines.cache.key import GpuKey
-from fer_edge.engines.find_or_build import request_engine
+from fer_edge.engines.cache.key import EngineKey, GpuKey, PluginKey
+from fer_edge.engines.cache.store import EngineCache
+from fer_edge.engines.find_or_build import EngineRequest, request_engine
 from fer_edge.errors import BackendError
 from fer_edge.models.catalogue import shipped_bundle
 
@@ -193,3 +195,73 @@ def test_a_library_that_was_named_and_is_missing(machine: PlayedGpu, attention: 
         BackendError, match=r"tensorrt cannot load .*plugin\.so does not exist. Fix: set FER_EDGE_PLUGIN"
     ):
         BACKENDS["tensorrt"].open(attention.operator, SessionOptions())
+
+
+def place(request: EngineRequest, **changes: Any) -> Path:
+    """Write an engine that was compiled ahead of time into the folder of the bundle, and return its file."""
+    usual = {name: value for name, value in request.key.options.items() if name != "workspace_share"}
+    key: EngineKey = dataclasses.replace(request.key, gpu=None, driver=None, options=usual)
+    cache = EngineCache(request.model.path.parent / ENGINES)
+    return cache.get_or_build(
+        dataclasses.replace(key, **changes), lambda path: path.write_bytes(b"an engine") and None
+    ).path
+
+
+def request_for(model: Path, engines: dict[Path, str] | None = None) -> EngineRequest:
+    return request_engine(ModelFile(model, model.read_bytes(), engines), EngineOptions(), "10.3.0")
+
+
+def test_an_engine_that_the_manifest_does_not_list_is_refused(machine: PlayedGpu, model: Path) -> None:
+    """An engine is code: whoever can add a file to a bundle must not have it run."""
+    path = place(request_for(model))
+    header = next(p for p in path.parent.iterdir() if p.suffix == ".json")
+    listed = {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in (path, header)}
+    found = request_for(model, listed).find()
+    assert found is not None
+    assert found.path == path
+    assert request_for(model, None).find() is not None  # a file without a manifest
+    for engines in ({}, dict.fromkeys(listed, "0" * 64), {model: listed[path]}):
+        request = request_for(model, engines)
+        assert request.find() is None
+        assert request.find_or_build().path.parent == request.cache.folder
+        request.cache.find(request.key).path.unlink()  # type: ignore[union-attr]
+    assert len(machine.built) == 3
+
+
+PLUGIN = PluginKey("plugin", "1", "0" * 64)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"onnx_sha256": "0" * 64},
+        {"precision": "int8"},
+        {"flavour": "tensorrt-rtx"},
+        {"flavour_version": "10.4.0"},
+        {"compute_capability": (8, 6)},
+        {"gpu": "Orin, 16 multiprocessors, 61 GiB"},
+        {"driver": "540.4.0, CUDA 13.0"},
+        {"plugin": PLUGIN},
+        {"batches": (1, 1, 1)},
+        {"options": {"level": 5}},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_an_engine_compiled_ahead_of_time_for_anything_else_is_refused(
+    changes: dict[str, Any], machine: PlayedGpu, model: Path
+) -> None:
+    request = request_for(model)
+    place(request, **changes)
+    assert request.find() is None
+    assert request.find_or_build().built
+    assert len(machine.built) == 1
+
+
+@pytest.mark.parametrize("max_batch", [1, 16, 32])
+def test_an_engine_compiled_ahead_of_time_is_taken_for_batches_that_it_holds(
+    max_batch: int, machine: PlayedGpu, model: Path
+) -> None:
+    path = place(request_for(model))
+    options = EngineOptions(max_batch=max_batch, opt_batch=min(max_batch, EngineOptions.opt_batch))
+    found = request_engine(ModelFile(model, model.read_bytes()), options, "10.3.0").find()
+    assert (None if found is None else found.path) == (path if max_batch <= 16 else None)

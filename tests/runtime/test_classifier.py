@@ -29,6 +29,30 @@ def test_all_faces_of_a_frame_go_in_one_batch(astronaut: np.ndarray) -> None:
     assert {face.label for face in result.faces} == {"happiness"}
 
 
+@pytest.mark.parametrize(
+    ("size", "expected"), [(1, [1] * 5), (2, [2, 2, 1]), (4, [4, 1]), (5, [5]), (64, [5])]
+)
+def test_no_batch_is_larger_than_allowed(size: int, expected: list[int], astronaut: np.ndarray) -> None:
+    boxes = [(180.0 + 8 * i, 60.0, 270.0 + 8 * i, 175.0) for i in range(5)]
+    batches: list[int] = []
+    with Runtime(backend="onnxruntime", max_batch=size) as runtime:
+        runtime._detector = FixedDetector(*boxes)
+        run = runtime._host.session.run
+        runtime._host.session.run = lambda batch: batches.append(len(batch)) or run(batch)
+        faces = runtime(astronaut).faces
+        assert batches == expected
+        runtime._detector = FixedDetector()
+        assert runtime(astronaut).faces == ()
+        assert batches == expected  # no call without faces
+        for face, box in zip(faces, boxes, strict=True):  # each has the answer of its own crop
+            assert face.box_xyxy == box
+            runtime._detector = FixedDetector(box)
+            (alone,) = runtime(astronaut).faces
+            np.testing.assert_allclose(
+                list(face.probabilities.values()), list(alone.probabilities.values()), atol=1e-5
+            )
+
+
 @pytest.mark.parametrize("backend", available_backends("cpu"))
 def test_more_faces_than_a_batch_holds(backend: str, astronaut: np.ndarray) -> None:
     pair = np.hstack([astronaut, astronaut[:, ::-1]])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import textwrap
@@ -15,7 +17,8 @@ from typing import Any
 import pytest
 
 import fer_edge
-from fer_edge.system.workers import WorkerError, read_tail, run_worker
+from fer_edge.system import workers
+from fer_edge.system.workers import BoundedProcess, WorkerError, read_tail, run_worker
 
 Run = Callable[..., dict[str, Any]]
 
@@ -169,3 +172,89 @@ def test_the_package_is_found_where_the_caller_found_it_and_nothing_else(tmp_pat
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "version" in done.stdout
+
+
+def test_a_line_without_an_end_does_not_fill_the_memory() -> None:
+    code = f"import sys; sys.stdout.write('x' * {5 << 20}); sys.stdout.write('\\nlast')"
+    with BoundedProcess([sys.executable, "-c", code], 60.0) as process:
+        *parts, last = process.lines()
+    assert last == b"last"
+    assert b"".join(parts) == b"x" * (5 << 20)
+    assert max(map(len, parts)) <= workers._MAX_LINE_BYTES + workers._BLOCK_BYTES
+
+
+def start(tmp_path: Path, body: str, parent: int) -> subprocess.Popen[str]:
+    """Start a worker as its parent does; ``parent`` is the process that the request names."""
+    (tmp_path / "some_worker.py").write_text(
+        f"import os, time\nfrom fer_edge.system.workers import serve\ndef answer(question, on_progress):\n    {body}\nserve(answer)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(Path(fer_edge.__file__).resolve().parents[1])])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "some_worker"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(json.dumps({"parent": parent, "question": None}))
+    process.stdin.close()
+    return process
+
+
+def test_a_worker_ends_by_sigpipe_when_nobody_reads(tmp_path: Path) -> None:
+    """Not by an error of Python, which native code that prints would not raise."""
+    body = "[(on_progress('s', i, 9), time.sleep(0.01)) for i in range(6000)]"
+    with start(tmp_path, body, os.getpid()) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "\n"
+        process.stdout.close()
+        assert process.wait(60) == -signal.SIGPIPE
+        assert process.stderr.read() == ""
+
+
+def test_a_worker_of_another_parent_does_nothing(tmp_path: Path) -> None:
+    """The parent may have ended before the kernel was asked to kill the worker with it."""
+    marker = tmp_path / "marker"
+    with start(tmp_path, f"open({str(marker)!r}, 'w').close()", os.getppid()) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read() == "\n"
+        assert process.stderr.read() == "the parent process has ended\n"
+        assert process.wait(60) == 1
+    assert not marker.exists()
+
+
+def test_a_worker_ends_with_its_parent(tmp_path: Path) -> None:
+    """Also if the parent is killed, and cannot end its workers."""
+    pid_file = tmp_path / "pid"
+    (tmp_path / "some_worker.py").write_text(
+        "import os, pathlib, time\nfrom fer_edge.system.workers import serve\n"
+        f"def answer(question, on_progress):\n    pathlib.Path({str(pid_file)!r}).write_text(f'{{os.getpid()}}\\n')\n"
+        "    time.sleep(300)\nserve(answer)\n"
+    )
+    code = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(Path(fer_edge.__file__).resolve().parents[1])!r}]\n"
+        "from fer_edge.system.workers import run_worker\nrun_worker('some_worker', None)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as parent:
+        until_s = time.monotonic() + 60
+        while not (pid_file.exists() and pid_file.read_text().endswith("\n")):
+            assert time.monotonic() < until_s
+            time.sleep(0.02)
+        parent.kill()
+    worker = int(pid_file.read_text())
+    try:
+        while is_running(worker):
+            assert time.monotonic() < until_s
+            time.sleep(0.02)
+    finally:
+        if is_running(worker):
+            os.kill(worker, signal.SIGKILL)
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process exists and has not ended; an orphan may stay a zombie without an init process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
