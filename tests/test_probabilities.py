@@ -70,6 +70,18 @@ def test_softmax() -> None:
     np.testing.assert_allclose(softmax(logits), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("prior", NAMED_PRIORS)
+def test_a_mean_of_scaled_logits_under_a_prior_is_that_of_logits_for_equal_priors(prior: str) -> None:
+    model = manifest()
+    rule, weights = make_rule(model, prior), np.array([[0.5], [0.2], [0.3]])
+    logits = np.random.default_rng(0).normal(0, 3, (3, 3))
+    frequencies = np.array([FREQUENCIES[n] for n in NAMES])
+    equal = logits / model.temperature - np.log(frequencies)
+    expected = softmax((weights * equal).sum(axis=0) + np.log(NAMED_PRIORS[prior](frequencies)))
+    found = softmax(rule.apply_prior((weights * rule.scale(logits)).sum(axis=0)))
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
 @pytest.mark.parametrize("logit_prior", ["training", "uniform"])
 def test_every_prior_is_bayes_rule(logit_prior: str) -> None:
     rng = np.random.default_rng(0)

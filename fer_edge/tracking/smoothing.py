@@ -179,8 +179,7 @@ class LabelSmoother:
         UsageError
             If the shape or dtype of the logits, the time or the weight is invalid.
         """
-        scaled = self._scaled(logits)
-        _require_time(at_s)
+        scaled, at_s = self._scaled(logits), _checked_time(at_s)
         if not is_number(weight) or not 0 < weight <= 1:
             raise UsageError(
                 f"weight must be above 0 and at most 1, found {weight!r:.60}. Fix: change weight"
@@ -204,7 +203,7 @@ class LabelSmoother:
         UsageError
             If the time is not a finite number.
         """
-        _require_time(at_s)
+        at_s = _checked_time(at_s)
         last_s = self._last_s if self._count else None
         if last_s is None or self._is_stale(at_s):
             reason = "not_finite" if self._dropped else "not_classified"
@@ -275,6 +274,7 @@ def _bounded(scaled: np.ndarray) -> np.ndarray:
         return np.maximum(scaled - scaled.max(), -MAX_SCALED_LOGIT)
 
 
-def _require_time(at_s: float) -> None:
+def _checked_time(at_s: float) -> float:
     if not is_number(at_s):
         raise UsageError(f"at_s must be a finite number of seconds, found {at_s!r:.60}. Fix: give a time")
+    return float(at_s)
