@@ -83,8 +83,8 @@ class LevelConverter:
         white = _white(frame, self.options.bits)
         if self.options.stretch == PERCENTILE:
             low, high = self._smoothed(_range_of(frame))
-            missing = max(white * _MIN_RANGE - (high - low), 0.0)
-            return _mapped(frame, low - missing / 2, high + missing / 2)
+            span = max(high - low, white * _MIN_RANGE)
+            return _mapped(frame, round(max((low + high - span) / 2, 0.0)), span)
         return frame if frame.dtype == np.uint8 else _mapped(frame, 0, white)
 
     def _smoothed(self, found: np.ndarray) -> np.ndarray:
@@ -128,10 +128,9 @@ def _range_of(frame: np.ndarray) -> np.ndarray:
     return np.percentile(frame[::rows, ::columns], _PERCENTILES)
 
 
-def _mapped(frame: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Map low to 0 and high to 255, rounded; values beyond them are clipped."""
+def _mapped(frame: np.ndarray, black: int, span: float) -> np.ndarray:
+    """Map black to 0 and black + span to 255, rounded; values beyond them are clipped."""
     import cv2  # most callers give uint8
 
-    black = max(round(low), 0)
     shifted = cv2.subtract(frame, (float(black),) * 4) if black else frame
-    return np.asarray(cv2.convertScaleAbs(shifted, alpha=255 / max(high - black, 1)))
+    return np.asarray(cv2.convertScaleAbs(shifted, alpha=255 / span))

@@ -155,8 +155,8 @@ def test_too_little_certainty_leaves_the_label_open(astronaut: np.ndarray) -> No
 
 @pytest.mark.parametrize(
     "frame",
-    [np.zeros((10, 10), np.uint8), np.zeros((10, 10, 3), np.float32), np.zeros((0, 0, 3), np.uint8)],
-    ids=["gray", "float", "empty"],
+    [np.zeros((10, 10, 4), np.uint8), np.zeros((10, 10, 3), np.float32), np.zeros((0, 0, 3), np.uint8)],
+    ids=["four channels", "float", "empty"],
 )
 def test_frames_of_another_kind_are_refused(runtime: Runtime, frame: np.ndarray) -> None:
     with pytest.raises(DataError, match="expected a frame of uint8 BGR pixels"):
