@@ -6,6 +6,7 @@ All take and return ``[H, W]`` or ``[H, W, 3]`` uint8 of the same size, except :
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 import cv2
 import numpy as np
@@ -89,3 +90,58 @@ def turned(image: np.ndarray, yaw_deg: float) -> np.ndarray:
     )
     y_map = np.repeat(np.arange(height, dtype=np.float32)[:, None], width, axis=1)
     return cv2.remap(image, x_map, y_map, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+Make = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+def _either_way(angle_deg: float, rng: np.random.Generator) -> float:
+    return angle_deg if rng.random() < 0.5 else -angle_deg
+
+
+_FAMILIES: Mapping[str, Callable[[float], Make]] = {
+    "dark": lambda v: lambda image, rng: darkened(image, v, rng),
+    "bright": lambda v: lambda image, rng: overexposed(image, v),
+    "noise": lambda v: lambda image, rng: noisy(image, v, rng),
+    "blur": lambda v: lambda image, rng: blurred(image, v),
+    "motion": lambda v: lambda image, rng: moved(image, v, float(rng.uniform(0, 180))),
+    "shrunk": lambda v: lambda image, rng: shrunk(image, int(v)),
+    "turned": lambda v: lambda image, rng: turned(image, _either_way(v, rng)),
+    "tilted": lambda v: lambda image, rng: tilted(image, _either_way(v, rng)),
+}
+
+
+def grid(severities: Mapping[str, tuple[float, ...]]) -> dict[str, Make]:
+    """Return name → degradation for each family and severity, the clean copy first."""
+    made: dict[str, Make] = {"clean": lambda image, rng: image}
+    for family, values in severities.items():
+        made |= {f"{family} {value:g}": _FAMILIES[family](value) for value in values}
+    return made
+
+
+#: For choosing: gains, levels of noise, blur and motion as shares of the side, pixels, degrees.
+FIT_GRID = grid(
+    {
+        "dark": (0.5, 0.3, 0.2, 0.1, 0.05, 0.03),
+        "bright": (1.5, 2.5, 4),
+        "noise": (8, 16, 32),
+        "blur": (0.01, 0.02, 0.04, 0.06, 0.09),
+        "motion": (0.1, 0.2),
+        "shrunk": (8, 12, 16, 24, 32),
+        "turned": (15, 30, 45, 60, 75),
+        "tilted": (15, 30, 45, 60, 90),
+    }
+)
+#: For reporting: other severities, and darkness with blur, which the fit has not seen.
+TEST_GRID = grid(
+    {
+        "dark": (0.4, 0.25, 0.15, 0.07),
+        "bright": (2, 3),
+        "noise": (12, 24),
+        "blur": (0.015, 0.03, 0.05),
+        "motion": (0.15,),
+        "shrunk": (10, 14, 20, 28),
+        "turned": (20, 40, 60),
+        "tilted": (20, 40, 60),
+    }
+) | {"dark and blurred": lambda image, rng: darkened(blurred(image, 0.02), 0.35, rng)}

@@ -70,7 +70,8 @@ def measure_quality(crop_bgr: np.ndarray, detection: Detection) -> Quality:
     DataError
         If the crop has another type or no pixels.
     """
-    if crop_bgr.dtype != np.uint8 or crop_bgr.size == 0 or crop_bgr.shape[2:] not in ((), (3,)):
+    is_image = crop_bgr.ndim in (2, 3) and crop_bgr.shape[2:] in ((), (3,))
+    if crop_bgr.dtype != np.uint8 or crop_bgr.size == 0 or not is_image:
         raise DataError(
             f"expected a uint8 crop [h, w, 3] or [h, w], found {crop_bgr.dtype} {list(crop_bgr.shape)}. "
             "Fix: cut it from a frame with fer_edge.preprocess.crop_face"
