@@ -88,7 +88,12 @@ class Copies:
 
 
 def measure_crops(
-    faces: FaceDataset, count: int, grid: Mapping[str, Make], session: Session, detector: Detector, cache: Path
+    faces: FaceDataset,
+    count: int,
+    grid: Mapping[str, Make],
+    session: Session,
+    detector: Detector,
+    cache: Path,
 ) -> dict[str, Copies]:
     """Return the copies of ``count`` face crops, by degradation."""
     bundle = open_bundle(find_bundle("default"))
@@ -158,7 +163,10 @@ def weights_of(copies: Mapping[str, Copies]) -> np.ndarray:
     """Return ``[N]`` weights of all copies, in order, with sum 1."""
     shares = [0.5 if name == "clean" else 0.5 / (len(copies) - 1) for name in copies]
     return np.concatenate(
-        [np.full(len(c.right), share / len(c.right)) for share, c in zip(shares, copies.values(), strict=True)]
+        [
+            np.full(len(c.right), share / len(c.right))
+            for share, c in zip(shares, copies.values(), strict=True)
+        ]
     )
 
 
@@ -254,7 +262,11 @@ def report(copies: Mapping[str, Copies]) -> dict[str, Any]:
     risks = {
         part: {
             name: dict(
-                zip(map(str, COVERAGES), risk_at(s[among], wrong[among], weight[among], COVERAGES), strict=True)
+                zip(
+                    map(str, COVERAGES),
+                    risk_at(s[among], wrong[among], weight[among], COVERAGES),
+                    strict=True,
+                )
             )
             for name, s in scores(copies, alone).items()
         }
@@ -308,7 +320,10 @@ def main() -> None:
     with (
         closing(
             load_session(
-                open_bundle(find_bundle("default")), BACKENDS["onnxruntime"], "fp32", SessionOptions(threads=1)
+                open_bundle(find_bundle("default")),
+                BACKENDS["onnxruntime"],
+                "fp32",
+                SessionOptions(threads=1),
             )
         ) as session,
         closing(create_detector("mtcnn")) as detector,
@@ -331,7 +346,9 @@ def main() -> None:
     }
     for name, value in fit.items():
         if value != in_code[name]:
-            console.print(f"[bold]fer_edge/quality/abstention.py has other {name}:[/]\nfitted  {value}\nin code {in_code[name]}")
+            console.print(
+                f"[bold]fer_edge/quality/abstention.py has other {name}:[/]\nfitted  {value}\nin code {in_code[name]}"
+            )
     data = {
         "FER+ Training, held out": report(fitted_on),
         "FER+ PublicTest": report(tested),
@@ -343,10 +360,18 @@ def main() -> None:
             columns = ("score", *(f"{c:.0%}" for c in COVERAGES))
             console.print(make_table(f"{name}, {part}: wrong labels at coverage", columns, rows))
         rows = [
-            (kind, d["faces"], *("–" if d[f] is None else percent(d[f]) for f in ("error", "refused", "error_of_labelled")))
+            (
+                kind,
+                d["faces"],
+                *("–" if d[f] is None else percent(d[f]) for f in ("error", "refused", "error_of_labelled")),
+            )
             for kind, d in found["defaults"].items()
         ]
-        console.print(make_table(f"{name}, default limits", ("copies", "faces", "wrong", "refused", "wrong of the rest"), rows))
+        console.print(
+            make_table(
+                f"{name}, default limits", ("copies", "faces", "wrong", "refused", "wrong of the rest"), rows
+            )
+        )
     draw(CURVES, tested)
     write_json(args.json, {"record": measurement_record(), "fit": fit, "data": data})
 

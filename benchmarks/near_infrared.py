@@ -99,9 +99,7 @@ def main() -> None:
     bundle = open_bundle(find_bundle("default"))
     public, wild = load_dataset(args.csv, "PublicTest", "ferplus"), load_dataset(args.photographs)
     with (
-        closing(
-            load_session(bundle, BACKENDS["onnxruntime"], "fp32", SessionOptions(threads=1))
-        ) as session,
+        closing(load_session(bundle, BACKENDS["onnxruntime"], "fp32", SessionOptions(threads=1))) as session,
         closing(create_detector("mtcnn")) as detector,
     ):
         data = {
@@ -110,7 +108,13 @@ def main() -> None:
         }
     for name, rows in data.items():
         cells = [
-            (r["gain"], r["noise_sigma_of_1023"], r["stretch"], percent(r["found"]), percent(r["right_of_all"]))
+            (
+                r["gain"],
+                r["noise_sigma_of_1023"],
+                r["stretch"],
+                percent(r["found"]),
+                percent(r["right_of_all"]),
+            )
             for r in rows
         ]
         columns = ("gain", "noise, of 1023", "map", "found", "right of all")

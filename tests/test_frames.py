@@ -110,7 +110,9 @@ def test_what_is_no_frame_is_answered_with_its_conversion(value: object, message
 GRAY = np.ascontiguousarray(PICTURE[..., 1])
 
 
-@pytest.mark.parametrize("frame", [GRAY, GRAY[..., None], GRAY[:, ::-1][:, ::-1]], ids=["2D", "one channel", "a view"])
+@pytest.mark.parametrize(
+    "frame", [GRAY, GRAY[..., None], GRAY[:, ::-1][:, ::-1]], ids=["2D", "one channel", "a view"]
+)
 def test_gray_is_repeated_in_three_channels(frame: np.ndarray) -> None:
     found = check_frame(frame)
     assert found.flags.c_contiguous

@@ -101,7 +101,10 @@ def test_threads_share_a_converter() -> None:
 
 
 def test_undeclared_bits_are_an_error_that_says_how_to_declare_them() -> None:
-    with pytest.raises(DataError, match=r"values up to 900\. Fix: declare it, as with Runtime\(levels=LevelOptions\(bits=10\)"):
+    with pytest.raises(
+        DataError,
+        match=r"values up to 900\. Fix: declare it, as with Runtime\(levels=LevelOptions\(bits=10\)",
+    ):
         to_8_bits(np.full((4, 4), 900, np.uint16))
 
 

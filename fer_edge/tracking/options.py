@@ -26,6 +26,8 @@ class TrackerOptions:
         not confirmed.
     min_hits : int
         Detections that confirm a track. With 1, every false detection is a track.
+    sure_score : float
+        A detection with at least this score confirms its track at once; 1: none does.
     min_new_score : float
         Smallest score of a detection that starts a track; weaker ones only continue a track.
     max_new_overlap : float
@@ -43,6 +45,7 @@ class TrackerOptions:
     max_gap_ms: float = 1000.0
     border_gap_ms: float = 200.0
     min_hits: int = 2
+    sure_score: float = 0.85
     min_new_score: float = 0.0
     max_new_overlap: float = 0.5
     max_speed: float = 4.0
@@ -53,6 +56,7 @@ class TrackerOptions:
         require_number("max_gap_ms", self.max_gap_ms, 0, _MAX_GAP_MS)
         require_number("border_gap_ms", self.border_gap_ms, 0, _MAX_GAP_MS)
         require_whole("min_hits", self.min_hits, 1, 100)
+        require_number("sure_score", self.sure_score, 0, 1)
         require_number("min_new_score", self.min_new_score, 0, 1)
         require_number("max_new_overlap", self.max_new_overlap, 0, 1)
         require_number("max_speed", self.max_speed, 0, 1000)

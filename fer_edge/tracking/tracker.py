@@ -249,7 +249,8 @@ class Tracker:
     def _result(self, left: Sequence[int], uncertain: bool) -> TrackerUpdate:
         appeared = []
         for record in self._records:
-            if not record.is_confirmed and record.hits >= self.options.min_hits:
+            is_sure = self.options.sure_score < 1 and record.detection.score >= self.options.sure_score
+            if not record.is_confirmed and (is_sure or record.hits >= self.options.min_hits):
                 record.is_confirmed = True
                 appeared.append(record.track_id)
         return TrackerUpdate(

@@ -22,7 +22,13 @@ GOOD = Quality(
 SURE = np.array([0.97, 0.01, 0.01, 0.01])
 OPEN = np.full(4, 0.25)
 LIMITS = QualityThresholds(
-    min_side_px=20, min_luma=30, max_luma=220, max_noise=0.3, min_sharpness=0.05, max_yaw_deg=50, min_confidence=0.6
+    min_side_px=20,
+    min_luma=30,
+    max_luma=220,
+    max_noise=0.3,
+    min_sharpness=0.05,
+    max_yaw_deg=50,
+    min_confidence=0.6,
 )
 BAD: dict[str, dict[str, float]] = {
     "too_small": {"side_px": 19},
@@ -99,14 +105,23 @@ def test_terms_of_a_good_crop_are_those_of_the_probability_alone() -> None:
 
 
 def test_terms_stay_within_limits() -> None:
-    worst = Quality(side_px=1, luma=255, contrast=0, sharpness=0, noise=1e9, yaw_deg=90, pitch_deg=90, roll_deg=-180)
+    worst = Quality(
+        side_px=1, luma=255, contrast=0, sharpness=0, noise=1e9, yaw_deg=90, pitch_deg=90, roll_deg=-180
+    )
     assert np.isfinite(list(confidence_terms(worst, np.array([1.0, 0.0])).values())).all()
     assert 0 < estimate_confidence(worst, np.array([1.0, 0.0])) < 0.5
 
 
 @pytest.mark.parametrize(
     "probabilities",
-    [np.full(3, np.nan), np.array([0.2, 0.2]), np.array([1.5, -0.5]), np.array([1.0]), np.zeros((2, 2)), np.array([])],
+    [
+        np.full(3, np.nan),
+        np.array([0.2, 0.2]),
+        np.array([1.5, -0.5]),
+        np.array([1.0]),
+        np.zeros((2, 2)),
+        np.array([]),
+    ],
     ids=["nan", "sum", "negative", "one class", "2D", "empty"],
 )
 def test_what_is_no_distribution_is_an_error(probabilities: np.ndarray) -> None:
@@ -130,7 +145,10 @@ def test_a_smaller_coverage_needs_more_confidence() -> None:
     confidences = [limits.min_confidence for limits in found]
     assert confidences == sorted(confidences)
     assert confidences[2] == CONFIDENCE_OF_COVERAGE[0.7]
-    assert dataclasses.replace(found[0], min_confidence=QualityThresholds().min_confidence) == QualityThresholds()
+    assert (
+        dataclasses.replace(found[0], min_confidence=QualityThresholds().min_confidence)
+        == QualityThresholds()
+    )
     for coverage in (0.4, 1.0, None):
         with pytest.raises(UsageError, match="coverage must be"):
             QualityThresholds.for_coverage(coverage)
@@ -152,7 +170,11 @@ def test_the_defaults_hardly_touch_clean_faces_that_they_were_not_fitted_on(reco
     for found in record["data"].values():
         assert found["defaults"]["clean"]["refused"] < 0.05
         mixed = found["risk"]["mixed"]
-        assert mixed["combined"]["0.8"] < mixed["maximum probability"]["0.8"] < mixed["maximum probability"]["1.0"]
+        assert (
+            mixed["combined"]["0.8"]
+            < mixed["maximum probability"]["0.8"]
+            < mixed["maximum probability"]["1.0"]
+        )
 
 
 @pytest.fixture
@@ -175,5 +197,8 @@ def test_degraded_copies_of_a_photograph_are_refused_with_the_right_reason(
         "too_bright": degradations.overexposed(face, 8),
         "blurred": degradations.blurred(face, 0.09),
     }
-    found = {expected: reason(measure_quality(crop, Detection((0, 0, 9, 9), 1.0))) for expected, crop in copies.items()}
+    found = {
+        expected: reason(measure_quality(crop, Detection((0, 0, 9, 9), 1.0)))
+        for expected, crop in copies.items()
+    }
     assert found == {expected: expected for expected in copies}

@@ -11,9 +11,7 @@ import pytest
 from fer_edge.quality import estimate_pose
 from fer_edge.quality.pose import AVERAGE_FACE
 
-ANGLES = [
-    pose for pose in itertools.product((-70, -20, 0, 35, 60), (-30, 0, 25), (-80, -15, 0, 40))
-]
+ANGLES = list(itertools.product((-70, -20, 0, 35, 60), (-30, 0, 25), (-80, -15, 0, 40)))
 
 
 def rotation(yaw_deg: float, pitch_deg: float, roll_deg: float) -> np.ndarray:

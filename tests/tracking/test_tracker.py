@@ -19,7 +19,7 @@ FPS = 30.0
 SIDE = 80.0
 
 
-def face(x: float, y: float = 240.0, side: float = SIDE, score: float = 0.9) -> Detection:
+def face(x: float, y: float = 240.0, side: float = SIDE, score: float = 0.84) -> Detection:
     """Return the detection of a face around (x, y)."""
     half = side / 2
     return Detection((x - half, y - half, x + half, y + half), score)
@@ -164,6 +164,12 @@ def test_a_face_of_another_size_does_not_take_over() -> None:
     tracker = Tracker()
     play(tracker, 1.0, lambda _: [face(300, side=60)])
     assert numbers(play(tracker, 0.5, lambda _: [face(310, side=200)], start_s=1.3)[-1]) == [2]
+
+
+def test_a_sure_detection_is_a_track_at_once() -> None:
+    assert len(Tracker().update([face(200, score=0.85)], 0.0, SIZE).tracks) == 1
+    assert Tracker().update([face(200, score=0.84)], 0.0, SIZE).tracks == ()
+    assert Tracker(TrackerOptions(sure_score=1)).update([face(200, score=1.0)], 0.0, SIZE).tracks == ()
 
 
 def test_false_boxes_are_no_tracks() -> None:

@@ -275,7 +275,9 @@ def test_frames_of_another_form_are_refused_as_on_the_host(
 def test_gray_is_a_frame_on_the_host_alone(gpu: Gpu, astronaut: np.ndarray) -> None:
     gray = np.ascontiguousarray(astronaut[..., 1])
     with Runtime(backend="tensorrt") as runtime:
-        with pytest.raises(DataError, match=r"found uint8 \[512, 512\]. Fix: convert it .* or give it in host memory"):
+        with pytest.raises(
+            DataError, match=r"found uint8 \[512, 512\]. Fix: convert it .* or give it in host memory"
+        ):
             runtime(gpu.put(gray))
         assert runtime(gray).faces[0].label == "happiness"
 
