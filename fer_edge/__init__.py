@@ -21,10 +21,15 @@ if TYPE_CHECKING:
     from fer_edge.errors import FerEdgeError
     from fer_edge.evaluation.evaluate import evaluate
     from fer_edge.frames import Frame
-    from fer_edge.results import Face, FrameResult, RuntimeState
-    from fer_edge.runtime import Runtime, RuntimeOptions
+    from fer_edge.levels import LevelOptions
+    from fer_edge.quality import QualityThresholds
+    from fer_edge.results import Detection, Event, EventKind, Face, FrameResult, RuntimeState
+    from fer_edge.runtime import Runtime, RuntimeOptions, TrackedFrames
     from fer_edge.sources.open import open_source
     from fer_edge.spec import ModelSpec
+    from fer_edge.tracking.options import TrackerOptions, TrackingOptions
+    from fer_edge.tracking.schedule import ScheduleOptions
+    from fer_edge.tracking.smoothing import SmoothingOptions
 
 opt_out()
 
@@ -36,12 +41,22 @@ _HOMES = {
     "open_bundle": "bundle",
     "DetectorOptions": "detection.base",
     "FerEdgeError": "errors",
+    "Detection": "results",
+    "Event": "results",
+    "EventKind": "results",
     "Face": "results",
     "Frame": "frames",
     "FrameResult": "results",
     "RuntimeState": "results",
+    "LevelOptions": "levels",
+    "QualityThresholds": "quality",
     "Runtime": "runtime",
     "RuntimeOptions": "runtime",
+    "TrackedFrames": "runtime",
+    "TrackerOptions": "tracking.options",
+    "TrackingOptions": "tracking.options",
+    "ScheduleOptions": "tracking.schedule",
+    "SmoothingOptions": "tracking.smoothing",
     "ModelSpec": "spec",
     "annotate": "drawing.annotate",
     "evaluate": "evaluation.evaluate",
@@ -54,15 +69,25 @@ __all__ = [
     "BuildOptions",
     "BuildReport",
     "Bundle",
+    "Detection",
     "DetectorOptions",
+    "Event",
+    "EventKind",
     "Face",
     "FerEdgeError",
     "Frame",
     "FrameResult",
+    "LevelOptions",
     "ModelSpec",
+    "QualityThresholds",
     "Runtime",
     "RuntimeOptions",
     "RuntimeState",
+    "ScheduleOptions",
+    "SmoothingOptions",
+    "TrackedFrames",
+    "TrackerOptions",
+    "TrackingOptions",
     "__version__",
     "annotate",
     "build",

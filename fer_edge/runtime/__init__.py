@@ -6,5 +6,6 @@ from fer_edge.runtime.choice import Candidate, Choice
 from fer_edge.runtime.options import RuntimeOptions
 from fer_edge.runtime.runtime import Runtime
 from fer_edge.runtime.stages import STAGES
+from fer_edge.runtime.tracked import TrackedFrames
 
-__all__ = ["STAGES", "Candidate", "Choice", "Runtime", "RuntimeOptions"]
+__all__ = ["STAGES", "Candidate", "Choice", "Runtime", "RuntimeOptions", "TrackedFrames"]
