@@ -120,15 +120,15 @@ def sequence(options: SceneOptions, pictures: Sequence[Any], detector: Detector 
 def track(
     sequence: Sequence_, options: TrackerOptions | None = None
 ) -> tuple[list[dict[int, list[float]]], list[float]]:
-    """Return boxes by track of each frame, and the milliseconds of each update."""
+    """Return boxes by track of each frame, and the processor time of each update in milliseconds."""
     tracker = Tracker(options)
     size = (sequence["options"]["width"], sequence["options"]["height"])
     boxes, times_ms = [], []
     for frame in sequence["frames"]:
         found = [Detection(tuple(b), s) for b, s in zip(frame["boxes"], frame["scores"], strict=True)]
-        start = time.perf_counter()
+        start = time.thread_time()
         update = tracker.update(found, frame["at_s"], size)
-        times_ms.append(1000 * (time.perf_counter() - start))
+        times_ms.append(1000 * (time.thread_time() - start))
         boxes.append({t.track_id: list(t.detection.box_xyxy) for t in update.tracks})
     return boxes, times_ms
 
@@ -146,7 +146,7 @@ def score(sequence: Sequence_, tracks: Sequence[Mapping[int, Sequence[float]]]) 
 def compare(
     sequences: Sequence[Sequence_], others: Mapping[str, Sequence[Any]], options: TrackerOptions | None = None
 ) -> tuple[dict[str, dict[str, TrackCounts]], list[float]]:
-    """Return counts by tracker and script, and the milliseconds of our updates."""
+    """Return counts by tracker and script, and the processor time of our updates in milliseconds."""
     counts: dict[str, dict[str, TrackCounts]] = {}
     times_ms: list[float] = []
     for number, sequence in enumerate(sequences):
@@ -191,7 +191,12 @@ def record(
             "idf1": round(total.idf1, 4),
             "by_script": {script: {**asdict(c), "idf1": round(c.idf1, 4)} for script, c in by_script.items()},
         }
-    return {**measurement_record(), **source, "update": summarise(times_ms).to_dict(), "trackers": trackers}
+    return {
+        **measurement_record(),
+        **source,
+        "update_processor_time": summarise(times_ms).to_dict(),
+        "trackers": trackers,
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -230,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     others = json.loads(args.others.read_text()) if args.others else {"versions": {}, "tracks": {}}
     counts, times_ms = compare(data["sequences"], others["tracks"])
     show(console, counts)
-    console.print(f"update of {OURS}: {summarise(times_ms).to_dict()}")
+    console.print(f"processor time of an update of {OURS}: {summarise(times_ms).to_dict()}")
     if args.json:
         source = {
             "detections": data["detections"],

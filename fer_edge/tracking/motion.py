@@ -17,8 +17,8 @@ _CENTRE_NOISE, _SIZE_NOISE = 0.05, 0.15
 _FIRST_SPEED, _FIRST_GROWTH = 2.0, 0.5
 #: Spectral densities of the acceleration, in face sizes² / s³ and 1 / s³.
 _ACCELERATION, _GROWTH_CHANGE = 8.0, 0.5
-#: Time constants in which the velocity decays, in seconds: growth cannot go on for long.
-_DECAY_S, _GROWTH_DECAY_S = 1.5, 0.3
+#: Time constants in which velocity and growth decay, in seconds: faces turn back, and growth cannot go on for long.
+_DECAY_S, _GROWTH_DECAY_S = 0.7, 0.3
 #: Bounds that keep boxes finite whatever is measured.
 _MAX_LN_SIZE = float(np.log(1 << 20))
 
