@@ -1,6 +1,6 @@
 """Metrics of tracks against known faces: identity switches, misses, false tracks, fragmentations, MOTA, IDF1.
 
-Used by tracking.py. CLEAR MOT: Bernardin and Stiefelhagen, EURASIP J. Image and Video Processing, 2008. IDF1: Ristani
+Used by tracking.py. The CLEAR metrics: Bernardin and Stiefelhagen, EURASIP J. Image and Video Processing, 2008. IDF1: Ristani
 et al., ECCV workshops, 2016.
 """
 
