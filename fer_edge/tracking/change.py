@@ -14,7 +14,7 @@ import numpy as np
 from fer_edge.errors import DataError
 from fer_edge.frames import check_frame
 from fer_edge.results import Detection
-from fer_edge.tracking.refine import roll
+from fer_edge.tracking.alignment import cut_square, roll
 
 PATCH_PX = 24
 #: Distance above which a face has changed; benchmarks/face_change.py measures its detection rate and false rate.
@@ -54,18 +54,8 @@ def aligned_patch(frame_bgr: np.ndarray, detection: Detection) -> np.ndarray:
     """
     frame = check_frame(frame_bgr)
     centre, turn = _place(detection, frame.shape)
-    is_small = abs(turn) <= 1
-    count, turn = (PATCH_PX, turn) if is_small else (2 * PATCH_PX, turn / 2)
-    corner = centre - turn * complex(count - 1, count - 1) / 2
-    # OpenCV counts from pixel centres.
-    to_source = np.array(
-        [[turn.real, -turn.imag, corner.real - 0.5], [turn.imag, turn.real, corner.imag - 0.5]]
-    )
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    image = cv2.warpAffine(frame, to_source, (count, count), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    image = cut_square(frame, centre, turn, PATCH_PX, max_step_px=1, border=cv2.BORDER_REPLICATE)
     gray = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-    if not is_small:
-        gray = cv2.resize(gray, (PATCH_PX, PATCH_PX), interpolation=cv2.INTER_AREA)
     return _normalised(cv2.GaussianBlur(gray.astype(np.float32), (0, 0), _SMOOTHING_PX))
 
 

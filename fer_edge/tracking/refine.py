@@ -7,7 +7,6 @@ left or is covered has no score.
 
 from __future__ import annotations
 
-import cmath
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from fer_edge.detection.yunet.weights import read_model
 from fer_edge.errors import BackendError, DetectorError, UsageError, without_fix
 from fer_edge.frames import check_frame
 from fer_edge.results import Box, Detection
+from fer_edge.tracking.alignment import cut_square, roll
 
 _MAX_BATCH = 16  # bounds memory
 _MAX_FRAMES_PER_BOX = 2  # in sides
@@ -131,9 +131,7 @@ def create_refiner(options: RefinerOptions | None = None) -> Refiner:
 
 
 class YuNetRefiner:
-    """Finds faces again with YuNet.
-
-    Boxes and landmarks are YuNet's, whichever detector made the expected ones.
+    """Finds faces again with YuNet; boxes and landmarks are YuNet's, whichever detector made the expected ones.
 
     Attributes
     ----------
@@ -158,8 +156,7 @@ class YuNetRefiner:
             raise DetectorError(
                 f"{options.model} cannot be run as YuNet ({without_fix(error)}). {FIX}"
             ) from error
-        free = methodcaller("close")
-        self._network: Guard[Session] = Guard(network, "refiner", DetectorError, free=free, parallel=True)
+        self._network = Guard(network, "refiner", DetectorError, free=methodcaller("close"), parallel=True)
 
     def refine(
         self, frame_bgr: np.ndarray, expected: Mapping[int, Detection]
@@ -195,15 +192,13 @@ class YuNetRefiner:
         for start in range(0, len(boxes), _MAX_BATCH):
             part = slice(start, start + _MAX_BATCH)
             images = [
-                _cut(frame, centre, turn, input_px)
+                cut_square(frame, complex(*centre), turn, input_px, max_step_px=_MAX_STEP_PX)
                 for centre, turn in zip(centres[part].tolist(), turns[part].tolist(), strict=True)
             ]
             outputs = network.run(cv2.dnn.blobFromImages(images))
             points, scores, owners = _decode(outputs, self._options.min_score)
             owners += start
             parts.append((_to_frame(points - input_px / 2, centres[owners], turns[owners]), scores, owners))
-        if len(parts) == 1:
-            return parts[0]
         points, scores, owners = map(np.concatenate, zip(*parts, strict=True))
         return points, scores, owners
 
@@ -217,41 +212,6 @@ def _is_usable(box: Box, shape: tuple[int, ...]) -> bool:
         and min(right, width) > max(left, 0)
         and min(bottom, height) > max(top, 0)
         and max(right - left, bottom - top) <= _MAX_FRAMES_PER_BOX * max(height, width)
-    )
-
-
-def roll(landmarks: np.ndarray | None) -> complex:
-    """Return the direction from the left to the right of a face, as a unit vector ``x + iy``; at most 60° of roll."""
-    if landmarks is None or len(landmarks) != 5:
-        return 1
-    left_eye, right_eye, _, left_mouth, right_mouth = (complex(x, y) for x, y in landmarks.tolist())
-    across, down = (
-        right_eye + right_mouth - left_eye - left_mouth,
-        left_mouth + right_mouth - left_eye - right_eye,
-    )
-    direction = across + down / 1j
-    if not cmath.isfinite(direction) or direction.real <= abs(direction) / 2:
-        return 1
-    return direction / abs(direction)
-
-
-def _cut(frame: np.ndarray, centre: Sequence[float], turn: complex, input_px: int) -> np.ndarray:
-    """Return a square of the frame as ``[input_px, input_px, 3]`` uint8, black outside the frame.
-
-    A step to the right in the result is the vector ``turn`` in the frame. The cost does not depend on its length: at
-    most sixteen pixels of the frame contribute to one of the result.
-    """
-    is_small = abs(turn) <= _MAX_STEP_PX
-    count, turn = (input_px, turn) if is_small else (2 * input_px, turn / 2)
-    corner = complex(*centre) - turn * complex(count - 1, count - 1) / 2
-    # OpenCV counts from pixel centres.
-    to_source = np.array(
-        [[turn.real, -turn.imag, corner.real - 0.5], [turn.imag, turn.real, corner.imag - 0.5]]
-    )
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    image = cv2.warpAffine(frame, to_source, (count, count), flags=flags)
-    return np.asarray(
-        image if is_small else cv2.resize(image, (input_px, input_px), interpolation=cv2.INTER_AREA)
     )
 
 
@@ -291,16 +251,14 @@ def _assign(boxes: np.ndarray, weights: np.ndarray, owners: Sequence[int]) -> li
         chosen = list(best.values())
         if len(chosen) < 2:
             return chosen
-        flat = boxes[chosen].reshape(-1, 4)
-        kept = [chosen[i] for i in suppress(flat, weights[chosen], _MAX_OVERLAP)]
+        kept = [chosen[i] for i in suppress(boxes[chosen].reshape(-1, 4), weights[chosen], _MAX_OVERLAP)]
         if len(kept) == len(chosen):
             return chosen
         # A face that lost its place to another may have a second candidate elsewhere.
         winners = {owners[i] for i in kept}
-        others = np.array([i for i in remaining if owners[i] not in winners])
-        free = others[~_overlaps(boxes[others], boxes[kept])]
-        remaining = np.sort(np.concatenate([kept, free]))
-        remaining = remaining[np.argsort(-weights[remaining], kind="stable")]
+        taken = _overlaps(boxes[remaining], boxes[kept])
+        others = [i for i, hit in zip(remaining, taken, strict=True) if not (hit or owners[i] in winners)]
+        remaining = np.array(sorted([*kept, *others], key=lambda i: -weights[i]))
 
 
 def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -309,8 +267,7 @@ def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     high = np.minimum(boxes[:, None, 1], others[None, :, 1])
     common = (high - low).clip(0).prod(axis=2)
     areas, other_areas = ((b[:, 1] - b[:, 0]).clip(0).prod(axis=1) for b in (boxes, others))
-    whole = areas[:, None] + other_areas[None] - common
-    return np.asarray((common > _MAX_OVERLAP * whole).any(axis=1))
+    return np.asarray((common > _MAX_OVERLAP * (areas[:, None] + other_areas - common)).any(axis=1))
 
 
 def _detection(shape: tuple[int, ...], points: np.ndarray, score: float, roll_deg: float) -> Detection | None:

@@ -11,13 +11,15 @@ import cv2
 import numpy as np
 import pytest
 
+from fer_edge.backends import BACKENDS
 from fer_edge.detection import create_detector
 from fer_edge.detection.base import DetectorOptions
 from fer_edge.detection.yunet.detector import decode
 from fer_edge.errors import BackendError, DataError, DetectorError, UsageError
 from fer_edge.results import Detection
 from fer_edge.tracking import refine
-from fer_edge.tracking.refine import RefinerOptions, create_refiner, roll
+from fer_edge.tracking.alignment import cut_square
+from fer_edge.tracking.refine import RefinerOptions, create_refiner
 
 #: The astronaut's face in her photograph, by eye.
 FACE = Detection((180.0, 63.0, 274.0, 178.0), 1.0)
@@ -249,6 +251,22 @@ def test_a_view_of_a_frame_is_taken(refiner, astronaut):
     )
 
 
+@pytest.mark.parametrize("name", [name for name in BACKENDS if name != "onnxruntime"])
+def test_backends_agree(open_refiner, astronaut, name):
+    state = BACKENDS[name].available()
+    if not state.ok:
+        pytest.skip(state.reason)
+    frame = np.hstack([astronaut[:256, 100:356]] * 2)
+    expected = {1: moved(FACE, -100, 0), 2: moved(FACE, 156, 0)}
+    found, reference = (
+        open_refiner(backend=name).refine(frame, expected),
+        open_refiner().refine(frame, expected),
+    )
+    for track in expected:
+        np.testing.assert_allclose(found[track].box_xyxy, reference[track].box_xyxy, atol=0.1)
+        np.testing.assert_allclose(found[track].landmarks, reference[track].landmarks, atol=0.1)
+
+
 def test_threads_share_a_refiner(refiner, astronaut):
     expected = refiner.refine(astronaut, {1: FACE})[1].box_xyxy
     results: list[tuple[float, ...]] = []
@@ -324,25 +342,11 @@ def test_a_cut_and_its_points_agree():
     """A bright spot in the frame, found in the cut, maps back to its place, at every roll and scale."""
     frame = np.zeros((400, 400, 3), np.uint8)
     cv2.circle(frame, (230, 170), 4, (255, 255, 255), -1)
-    for angle in (0, 30, -40):
-        for step in (0.9, 1.7, 2.6):
-            turn = step * complex(math.cos(math.radians(angle)), math.sin(math.radians(angle)))
-            cut = refine._cut(frame, (210.0, 190.0), turn, 96)
-            assert cut.shape == (96, 96, 3)
+    for degrees in (0, 30, -40):
+        for step in (0.9, 1.7, 3.6):
+            turn = step * complex(math.cos(math.radians(degrees)), math.sin(math.radians(degrees)))
+            cut = cut_square(frame, 210 + 190j, turn, 96, max_step_px=3)
             y, x = np.nonzero(cut[..., 0] > 100)
             place = np.array([x.mean() + 0.5, y.mean() + 0.5]) - 48
             mapped = refine._to_frame(np.tile(place, (1, 7, 1)), np.array([[210.0, 190.0]]), np.array([turn]))
             np.testing.assert_allclose(mapped[0, 0], [230.5, 170.5], atol=0.5 * step)
-
-
-def test_roll_is_that_of_the_landmarks():
-    upright = np.array([[30, 35], [70, 35], [50, 56], [34, 75], [66, 75]], np.float32)
-    assert roll(None) == 1
-    assert roll(upright) == pytest.approx(1)
-    for degrees in (-40, 10, 40):
-        turn = np.exp(1j * np.radians(degrees))
-        points = (upright @ np.array([1, 1j])) * turn
-        found = roll(np.stack([points.real, points.imag], axis=1).astype(np.float32))
-        assert found == pytest.approx(turn, abs=1e-5)
-    assert roll(upright[::-1].copy()) == 1  # upside down
-    assert roll(np.zeros((5, 2), np.float32)) == 1
