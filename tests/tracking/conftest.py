@@ -14,24 +14,18 @@ from fer_edge.tracking.refine import Refiner, RefinerOptions, create_refiner
 
 
 @pytest.fixture(scope="session")
-def yunet_file(shared: Path) -> Path:
-    """YuNet as published, for images of 640 pixels."""
-    return shared / "models" / "yunet" / "yunet_n_640_640.onnx"
-
-
-@pytest.fixture(scope="session")
 def photographs(shared: Path) -> list[np.ndarray]:
     """208 photographs of one face each."""
     return list(load_dataset(shared / "data" / "faces_in_context"))
 
 
 @pytest.fixture
-def open_refiner(yunet_file: Path) -> Iterator[Callable[..., Refiner]]:
+def open_refiner() -> Iterator[Callable[..., Refiner]]:
     """Make a refiner by options; closed after the test."""
     made: list[Refiner] = []
 
     def make(**options: Any) -> Refiner:
-        made.append(create_refiner(RefinerOptions(**{"model": yunet_file, **options})))
+        made.append(create_refiner(RefinerOptions(**options)))
         return made[-1]
 
     yield make

@@ -13,8 +13,8 @@ import pytest
 
 from fer_edge.backends import BACKENDS
 from fer_edge.detection import create_detector
-from fer_edge.detection.base import DetectorOptions
-from fer_edge.detection.yunet.detector import decode
+from fer_edge.detection.yunet.decoding import decode
+from fer_edge.detection.yunet.graph import MAPS
 from fer_edge.errors import BackendError, DataError, DetectorError, UsageError
 from fer_edge.results import Detection
 from fer_edge.tracking import refine
@@ -43,8 +43,8 @@ def refiner(open_refiner):
 
 
 @pytest.fixture(scope="module")
-def detector(yunet_file):
-    detector = create_detector("yunet", DetectorOptions(model=yunet_file))
+def detector():
+    detector = create_detector("yunet")
     yield detector
     detector.close()
 
@@ -289,14 +289,12 @@ def test_a_closed_refiner_is_refused(open_refiner, astronaut):
         refiner.refine(astronaut, {1: FACE})
 
 
-def test_options(tmp_path: Path, yunet_file: Path):
-    with pytest.raises(DetectorError, match="expects a model file, found none"):
-        create_refiner()
+def test_options(tmp_path: Path):
     (tmp_path / "no.onnx").write_bytes(b"no model")
     with pytest.raises(DetectorError, match=r"no\.onnx cannot be read as YuNet"):
         create_refiner(RefinerOptions(model=tmp_path / "no.onnx"))
     with pytest.raises((BackendError, UsageError), match="nothing"):
-        create_refiner(RefinerOptions(model=yunet_file, backend="nothing"))
+        create_refiner(RefinerOptions(backend="nothing"))
 
 
 @pytest.mark.parametrize(
@@ -320,22 +318,21 @@ def test_wrong_options_are_refused(option, value):
 # -- parts ------------------------------------------------------------------------------------------------------------
 
 
-def test_boxes_are_decoded_as_by_the_detector():
+def test_a_batch_is_decoded_as_its_images_alone():
     random = np.random.default_rng(3)
     side, count = 96, 3
     outputs = {
-        f"{head}_{stride}": random.random((count, (side // stride) ** 2, width)).astype(np.float32)
-        for head, width in (("cls", 1), ("obj", 1), ("bbox", 4), ("kps", 10))
-        for stride in (8, 16, 32)
+        name: random.normal(0, 2, (count, 16, side // stride, side // stride)).astype(np.float32)
+        for name, stride in MAPS.items()
     }
-    points, scores, images = refine._decode(outputs, refine._anchors(side), 0.6)
+    points, scores, images = refine._decode(outputs, 0.6)
+    assert len(scores) > 20
     for image in range(count):
-        one = {name: output[image : image + 1] for name, output in outputs.items()}
-        boxes, expected_scores, landmarks = decode(one, side, 0.6)
-        mine = images == image
-        np.testing.assert_allclose(points[mine, :2].reshape(-1, 4), boxes, rtol=1e-5, atol=1e-4)
-        np.testing.assert_allclose(points[mine, 2:], landmarks, rtol=1e-5, atol=1e-4)
-        np.testing.assert_allclose(scores[mine], expected_scores, rtol=1e-6)
+        one = decode({name: output[image : image + 1] for name, output in outputs.items()}, 0.6)
+        own = images == image
+        np.testing.assert_array_equal(points[own, :2].reshape(-1, 4), one.boxes_xyxy)
+        np.testing.assert_array_equal(points[own, 2:], one.landmarks)
+        np.testing.assert_array_equal(scores[own], one.scores)
 
 
 def test_a_cut_and_its_points_agree():

@@ -5,6 +5,7 @@ W. Wu, H. Peng, S. Yu: "YuNet: A Tiny Millisecond-level Face Detector", Machine 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from operator import methodcaller
@@ -30,8 +31,9 @@ DEFAULT_MIN_SCORE = 0.7
 
 _MAX_OVERLAP = 0.3
 _MAX_CANDIDATES = 1000
-# The frame is downscaled until the smallest face to detect has this side, which YuNet still finds.
-_MIN_FACE_PX = 20
+# The frame is downscaled until the smallest face to detect has this side. Of faces in photographs, YuNet finds 18 % at 20
+# pixels, 68 % at 24 and 97 % at 32 (benchmarks/records/detector_recall.json).
+_MIN_FACE_PX = 32
 # Sides are padded to multiples of the last stride. More padding changes the result: with steps of 128 pixels the
 # worst box of 208 photographs has an IoU of only 0.85 with that of OpenCV.
 _STEP_PX, _MIN_SIDE_PX = max(STRIDES_PX), 64
@@ -76,6 +78,7 @@ class YuNetDetector:
                 ) from error
         else:
             network = _SessionPerSize(content, backend, settings)
+        self._inputs = _Inputs()
         free = methodcaller("close")
         self._search: Callable[[np.ndarray], Found] = (
             TurnedSearch(self._find, self._min_score, options.turned_looks)
@@ -103,7 +106,7 @@ class YuNetDetector:
     def _find(self, image_bgr: np.ndarray, min_score: float) -> Found:
         """Return the faces of an image of any size, best first."""
         with self._network as network:
-            outputs = network.run(cv2.dnn.blobFromImage(_pad(image_bgr)))
+            outputs = network.run(self._inputs.fill(image_bgr))
         found = decode(outputs, min_score)
         best = np.argsort(-found.scores, kind="stable")[:_MAX_CANDIDATES]
         return found[best[suppress(found.boxes_xyxy[best], found.scores[best], _MAX_OVERLAP)]]
@@ -115,16 +118,29 @@ class YuNetDetector:
 def _shrink(frame_bgr: np.ndarray, height: int, width: int) -> np.ndarray:
     if (height, width) == frame_bgr.shape[:2]:
         return frame_bgr
-    return cv2.resize(frame_bgr, (width, height), interpolation=cv2.INTER_AREA)
+    # Down to a half, bilinear interpolation reads every pixel, in a fifth of the time.
+    fine = 2 * min(height / frame_bgr.shape[0], width / frame_bgr.shape[1]) >= 1
+    return cv2.resize(frame_bgr, (width, height), interpolation=cv2.INTER_LINEAR if fine else cv2.INTER_AREA)
 
 
-def _pad(image_bgr: np.ndarray) -> np.ndarray:
-    """Return the image with black at the right and at the bottom, so that the network takes its sides."""
-    height, width = image_bgr.shape[:2]
-    bottom, right = (max(-side % _STEP_PX, _MIN_SIDE_PX - side) for side in (height, width))
-    if bottom == right == 0:
-        return image_bgr
-    return cv2.copyMakeBorder(image_bgr, 0, bottom, 0, right, cv2.BORDER_CONSTANT)
+class _Inputs(threading.local):
+    """Memory for the input of the network, one for each thread: to allocate it anew takes as long as to fill it."""
+
+    def __init__(self) -> None:
+        self._values = np.zeros(0, np.float32)
+
+    def fill(self, image_bgr: np.ndarray) -> np.ndarray:
+        """Return ``[1, 3, H, W]`` with black at the right and at the bottom, valid until the next call."""
+        height, width = image_bgr.shape[:2]
+        rows, columns = (max(side + -side % _STEP_PX, _MIN_SIDE_PX) for side in (height, width))
+        if 3 * rows * columns > self._values.size:
+            self._values = np.empty(3 * rows * columns, np.float32)
+        batch = self._values[: 3 * rows * columns].reshape(1, 3, rows, columns)
+        batch[:, :, height:] = 0
+        batch[:, :, :height, width:] = 0
+        for channel, values in zip(batch[0], cv2.split(image_bgr), strict=True):
+            channel[:height, :width] = values
+        return batch
 
 
 class _SessionPerSize:

@@ -26,6 +26,8 @@ _MAX_CANDIDATES = 4
 # Around a candidate: the side of the look in sides of its box, and in pixels. One size, since a backend with fixed sizes
 # compiles each.
 _CONTEXT, _LOOK_PX = 2.2, 96
+# A turned image is twice as large; at this scale a look takes as long as the upright one.
+_WHOLE_SCALE = 0.7
 
 
 @dataclass(frozen=True)
@@ -125,9 +127,9 @@ class TurnedSearch:
         height, width = image_bgr.shape[:2]
         best = NOTHING
         for angle in self._schedule.angles():
-            cosine, sine = np.cos(np.radians(angle)), abs(np.sin(np.radians(angle)))
+            cosine, sine = _WHOLE_SCALE * np.abs((np.cos(np.radians(angle)), np.sin(np.radians(angle))))
             size = (round(width * cosine + height * sine), round(width * sine + height * cosine))
-            look = _Look.at(np.array([width, height]) / 2, size, 1.0, angle)
+            look = _Look.at(np.array([width, height]) / 2, size, _WHOLE_SCALE, angle)
             found = look.to_image(self._find(look.of(image_bgr), self._min_score))
             if len(found.scores) and (not len(best.scores) or found.scores[0] > best.scores[0]):
                 best = found
