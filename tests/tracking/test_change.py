@@ -159,4 +159,4 @@ def test_a_wrong_patch_is_refused(astronaut, patch):
 
 def test_a_frame_of_another_format_is_refused(astronaut):
     with pytest.raises(DataError, match="expected a frame"):
-        aligned_patch(astronaut[..., 0], FACE)
+        aligned_patch(astronaut[..., :2], FACE)

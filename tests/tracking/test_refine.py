@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fer_edge.backends import BACKENDS
-from fer_edge.detection import create_detector
+from fer_edge.detection import DetectorOptions, create_detector
 from fer_edge.detection.yunet.decoding import decode
 from fer_edge.detection.yunet.graph import MAPS
 from fer_edge.errors import BackendError, DataError, DetectorError, UsageError
@@ -61,7 +61,9 @@ def test_a_face_is_where_detection_of_the_whole_frame_finds_it(refiner, detector
     assert np.abs(found.landmarks - whole.landmarks).max() < 6  # of 92 pixels
 
 
-def test_faces_of_photographs_are_where_detection_finds_them(refiner, detector, photographs):
+def test_faces_of_photographs_are_where_detection_finds_them(refiner, photographs):
+    # YuNet draws larger boxes around faces that fill more of its input: compared at a similar size.
+    detector = create_detector("yunet", DetectorOptions(min_face_px=80))
     overlaps = []
     for photograph in photographs[::4]:
         frame = cv2.copyMakeBorder(photograph, 150, 150, 150, 150, cv2.BORDER_REPLICATE)
@@ -69,6 +71,7 @@ def test_faces_of_photographs_are_where_detection_finds_them(refiner, detector, 
         if len(whole) == 1:
             found = refiner.refine(frame, {1: whole[0]})[1]
             overlaps.append(0.0 if found is None else overlap(found, whole[0]))
+    detector.close()
     assert len(overlaps) > 40
     assert np.mean(np.array(overlaps) > 0.7) > 0.95
     assert np.median(overlaps) > 0.85
@@ -238,7 +241,7 @@ def test_a_frame_of_another_format_is_refused(refiner, astronaut):
     with pytest.raises(DataError, match="expected a frame"):
         refiner.refine(astronaut.astype(np.float32), {1: FACE})
     with pytest.raises(DataError, match="expected a frame"):
-        refiner.refine(astronaut[..., 0], {})
+        refiner.refine(astronaut[..., :2], {})
 
 
 def test_a_view_of_a_frame_is_taken(refiner, astronaut):
