@@ -1,4 +1,4 @@
-"""Detectors: latency, faces found and false boxes, turned faces, start and memory.
+"""Detectors: latency, start and memory, and YuNet in INT8.
 
     python benchmarks/detectors.py --photographs DIR [--published FILE] [--json FILE] [--parts …]
 
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -23,40 +23,26 @@ from typing import Any
 
 import cv2
 import numpy as np
+from detector_recall import count_found
 from pipeline import frame_640x480
 from rich.console import Console
 from turns import take_turns
 
 from fer_edge._utils.files import write_json
 from fer_edge._utils.images import read_image
-from fer_edge.backends import BACKENDS, load_session
-from fer_edge.bundle import open_bundle
 from fer_edge.commands.base import make_table
 from fer_edge.commands.demo import sample_photograph
 from fer_edge.datasets import FaceDataset, load_dataset
 from fer_edge.detection import DETECTORS, create_detector
-from fer_edge.detection.base import Detector, DetectorOptions
+from fer_edge.detection.base import DetectorOptions
 from fer_edge.detection.yunet.weights import SHIPPED
-from fer_edge.evaluation.evaluate import known_targets, session_logits
-from fer_edge.models.catalogue import shipped_bundle
-from fer_edge.preprocess import crop_face
-from fer_edge.probabilities import make_rule
 from fer_edge.results import summarise
-from fer_edge.synthetic import generate_leaves, generate_noise, render_faces
+from fer_edge.synthetic import generate_noise, render_faces
 from fer_edge.system.provenance import measurement_record
 
 RECORD = Path(__file__).resolve().parent / "records" / "detectors.json"
-#: Pictures of scikit-image without a face of a person.
-WITHOUT_FACES = (
-    "brick.png", "cell.png", "chelsea.png", "chessboard_RGB.png", "coffee.png", "grass.png", "gravel.png", "horse.png",
-    "hubble_deep_field.jpg", "ihc.png", "moon.png", "motorcycle_left.png", "page.png", "phantom.png", "retina.jpg",
-    "rocket.jpg", "text.png",
-)  # fmt: skip
-GENERATED = 10
-ROLLS_DEG = (0, 15, 30, 45, 60, 90)
 #: The smallest photographs are 32 pixels wide.
 MIN_FACE_PX = 28
-SIDES_PX = (10, 12, 14, 16, 20, 24, 32, 48)
 CALIBRATION_FRAMES = 60
 START = """
 import resource, sys, time
@@ -111,12 +97,12 @@ def compare(work: Mapping[str, Callable[[], object]], turns: int) -> list[dict[s
 
 
 def _opencv(published: Path, frame: np.ndarray, threads: int) -> Callable[[], object]:
-    """Return OpenCV's own detector on the frame that ours sees: 40 pixels shrunk to 20."""
-    network = cv2.FaceDetectorYN.create(str(published), "", (320, 240), 0.7, 0.3, 5000)
+    """Return OpenCV's own detector on the frame that ours sees: 40 pixels shrunk to 32."""
+    network = cv2.FaceDetectorYN.create(str(published), "", (512, 384), 0.7, 0.3, 5000)
 
     def run() -> None:
         cv2.setNumThreads(threads)
-        network.detect(cv2.resize(frame, (320, 240), interpolation=cv2.INTER_AREA))
+        network.detect(cv2.resize(frame, (512, 384)))
         cv2.setNumThreads(1)
 
     return run
@@ -165,119 +151,6 @@ def _quantised(folder: Path) -> Path:
     return result
 
 
-def count_found(detector: Detector, photographs: FaceDataset) -> dict[str, int]:
-    """Return the number of photographs with a face, of boxes, and of photographs."""
-    found = [len(detector.detect(image)) for image in photographs]
-    return {"photographs": len(found), "with_a_face": sum(map(bool, found)), "boxes": sum(found)}
-
-
-def faceless() -> Iterator[np.ndarray]:
-    """Yield pictures without a face, 640×480."""
-    folder = sample_photograph().parent
-    pictures = [read_image(folder / name) for name in WITHOUT_FACES]
-    for image in (*pictures, *generate_leaves(GENERATED, side=256), *generate_noise(GENERATED, side=256)):
-        yield frame_640x480(image)
-
-
-def measure_recall(photographs: FaceDataset, stack: ExitStack) -> dict[str, Any]:
-    """Return, by detector, what is found in photographs and in pictures without faces."""
-    scenes, result = list(faceless()), {}
-    for name in (*DETECTORS, "yunet, upright alone"):
-        options = DetectorOptions(MIN_FACE_PX, turned_looks=0 if "alone" in name else 2)
-        detector = stack.enter_context(closing(create_detector(name.split(",")[0], options)))
-        false = [len(detector.detect(scene)) for scene in scenes]
-        result[name] = {
-            **count_found(detector, photographs),
-            "scenes": len(scenes),
-            "scenes_with_false_boxes": sum(map(bool, false)),
-            "false_boxes": sum(false),
-        }
-    return result
-
-
-def measure_sizes(photographs: FaceDataset, stack: ExitStack) -> list[dict[str, Any]]:
-    """Return the share of faces that YuNet finds, by their side in its image."""
-    plain = DetectorOptions(MIN_FACE_PX, turned_looks=0)
-    detector = stack.enter_context(closing(create_detector("yunet", plain)))
-    known = [next(iter(detector.detect(image)), None) for image in photographs]
-    # Images are not shrunk for a smallest face below that of the network.
-    fine = stack.enter_context(closing(create_detector("yunet", DetectorOptions(4, turned_looks=0))))
-    rows = []
-    for side_px in SIDES_PX:
-        count = found = 0
-        for image, face in zip(photographs, known, strict=True):
-            if face is None:
-                continue
-            low, high = np.array(face.box_xyxy).reshape(2, 2)
-            scale = side_px / (high - low).max()
-            if scale > 1:
-                continue
-            size = [max(round(side * scale), 1) for side in image.shape[1::-1]]
-            small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-            centres = [np.array(f.box_xyxy).reshape(2, 2).mean(axis=0) for f in fine.detect(small)]
-            count += 1
-            found += any(np.abs(c - (low + high) / 2 * scale).max() < side_px / 2 for c in centres)
-        rows.append({"side_px": side_px, "faces": count, "found": found})
-    return rows
-
-
-def turned(image: np.ndarray, roll_deg: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the picture, turned clockwise on a black canvas, and the affine of its points."""
-    height, width = image.shape[:2]
-    affine = cv2.getRotationMatrix2D((width / 2, height / 2), -roll_deg, 1.0)
-    cosine, sine = np.abs(affine[0, :2])
-    size = round(width * cosine + height * sine), round(width * sine + height * cosine)
-    affine[:, 2] += np.array(size) / 2 - (width / 2, height / 2)
-    return cv2.warpAffine(image, affine, size), affine
-
-
-def measure_turned(photographs: FaceDataset, stack: ExitStack) -> list[dict[str, Any]]:
-    """Return the share of upright faces that are found when turned, and the accuracy of their labels."""
-    bundle = open_bundle(shipped_bundle())
-    session = stack.enter_context(closing(load_session(bundle, BACKENDS["onnxruntime"], "fp32")))
-    rule, targets = make_rule(bundle.manifest, None), known_targets(photographs, bundle.spec)
-    rows = []
-    for name in ("yunet", "yunet, upright alone", "mtcnn"):
-        options = DetectorOptions(MIN_FACE_PX, turned_looks=0 if "alone" in name else 2)
-        detector = stack.enter_context(closing(create_detector(name.split(",")[0], options)))
-        upright = [next(iter(detector.detect(image)), None) for image in photographs]
-        for roll in sorted({sign * angle for angle in ROLLS_DEG for sign in (-1, 1)}):
-            crops, labels, faces = [], [], 0
-            for image, known, target in zip(photographs, upright, targets, strict=True):
-                if known is None:
-                    continue
-                faces += 1
-                frame, affine = turned(image, roll)
-                low, high = np.array(known.box_xyxy).reshape(2, 2)
-                centre = affine[:, :2] @ ((low + high) / 2) + affine[:, 2]
-                reach = (high - low).max() / 2
-                near = [
-                    face
-                    for face in detector.detect(frame)
-                    if np.abs(np.array(face.box_xyxy).reshape(2, 2).mean(axis=0) - centre).max() < reach
-                ]
-                if near:
-                    face = max(near, key=lambda found: found.score)
-                    crop = crop_face(frame, face.box_xyxy, bundle.spec.crop, face.roll_deg)
-                    if crop is not None:
-                        crops.append(crop)
-                        labels.append(target)
-            logits = session_logits(session, crops, bundle.spec, temperature=rule.temperature)
-            right = rule.apply_prior(logits).argmax(axis=1) == np.array(labels, np.int64)
-            counted = np.array(labels) >= 0
-            rows.append(
-                {
-                    "name": name,
-                    "roll_deg": roll,
-                    "upright_faces": faces,
-                    "found": len(crops),
-                    "labelled": int(counted.sum()),
-                    "right": int(right[counted].sum()),
-                }
-            )
-    return rows
-
-
 def measure_start(published: Path | None, turns: int) -> list[dict[str, Any]]:
     """Return the time until a first frame was searched, and the peak memory, in new processes."""
     kinds = {name: (name, "") for name in DETECTORS}
@@ -309,9 +182,7 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, required=True, metavar="DIR")
     parser.add_argument("--published", type=Path, metavar="FILE")
     parser.add_argument("--turns", type=int, default=100)
-    parser.add_argument(
-        "--parts", nargs="+", default=["latency", "start", "recall", "sizes", "turned", "int8"]
-    )
+    parser.add_argument("--parts", nargs="+", default=["latency", "start", "int8"])
     parser.add_argument("--json", type=Path, default=RECORD, metavar="FILE")
     args = parser.parse_args()
     photographs = load_dataset(args.photographs)
@@ -320,9 +191,6 @@ def main() -> None:
         parts: Mapping[str, Callable[[], Any]] = {
             "latency": lambda: measure_latency(args.published, args.turns, stack),
             "start": lambda: measure_start(args.published, max(args.turns // 5, 5)),
-            "recall": lambda: measure_recall(photographs, stack),
-            "sizes": lambda: measure_sizes(photographs, stack),
-            "turned": lambda: measure_turned(photographs, stack),
             "int8": lambda: measure_int8(photographs, args.turns, stack),
         }
         for part in args.parts:

@@ -34,8 +34,8 @@ class DetectorOptions:
         Backend of yunet and mtcnn, a key of :data:`fer_edge.backends.BACKENDS` or ``auto``.
     turned_looks : float
         Looks of yunet at the turned frame where it finds no upright face, per frame: 2 are one to each side, fewer are
-        spread over the frames, for videos; the side of the last face found is looked at in each frame. Faces that it is
-        unsure of are looked at again in any case. 0 finds upright faces alone.
+        spread over the frames, for videos; the side of the last face found is looked at in each frame. The places of
+        up to four faces, or of weak ones, are looked at again in any case. 0 finds upright faces alone.
     threads : int or None
         CPU threads; ``None`` is the default of the backend. The networks are so small that more than one thread
         rarely helps, and slows down other work on the same cores.

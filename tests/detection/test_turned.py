@@ -11,7 +11,7 @@ from turning import apply, turn_picture
 from fer_edge import Runtime
 from fer_edge.detection.base import DetectorOptions
 from fer_edge.detection.yunet.decoding import NOTHING, Found
-from fer_edge.detection.yunet.turned import ANGLES_DEG, SURE_SCORE, TurnedSearch
+from fer_edge.detection.yunet.turned import ANGLES_DEG, TurnedSearch
 from fer_edge.errors import UsageError
 from fer_edge.preprocess import crop_face
 from fer_edge.spec import CropRule
@@ -33,18 +33,17 @@ def test_a_turned_face_has_the_box_and_the_landmarks_of_the_upright_one(roll_deg
     expected = (*(centre - (high - low) / 2), *(centre + (high - low) / 2))
     assert iou(found[0].box_xyxy, expected) > 0.75
     distances = np.linalg.norm(found[0].landmarks - apply(affine, upright.landmarks), axis=1)
-    assert distances.max() < 0.15 * side
+    assert distances.max() < 0.2 * side
 
 
 def test_upright_faces_are_those_of_the_network_alone(create, photographs):
-    """Of the photographs' faces few are unsure, and of these fewer are turned."""
+    """Few faces of photographs are turned."""
     plain, searching = create("yunet", turned_looks=0), create("yunet")
     same = []
     for frame in photographs[::4]:
         faces, others = plain.detect(frame), searching.detect(frame)
         assert all(face.roll_deg == 0 for face in faces)
-        for face in faces:
-            same.append(any(face.box_xyxy == other.box_xyxy for other in others))
+        same += [any(face.box_xyxy == other.box_xyxy for other in others) for face in faces]
     assert len(same) >= 50
     assert np.mean(same) >= 0.9
 
@@ -113,7 +112,7 @@ def test_a_side_with_a_face_is_looked_at_in_every_frame():
 
 
 def test_few_candidates_are_looked_at_again():
-    """A crowd of unsure faces takes no more time than four."""
+    """A crowd takes no more looks than four faces."""
     sizes = []
 
     def find(image: np.ndarray, min_score: float) -> Found:
@@ -121,7 +120,7 @@ def test_few_candidates_are_looked_at_again():
         if image.shape != EMPTY.shape:
             return NOTHING
         corners = np.stack([np.arange(20.0) * 5, np.full(20, 10.0)], axis=1)
-        scores = np.linspace(SURE_SCORE - 0.01, 0.7, 20)
+        scores = np.linspace(0.95, 0.7, 20)
         return Found(np.hstack([corners, corners + 4]), scores, np.zeros((20, 5, 2)), np.zeros(20))
 
     found = TurnedSearch(find, 0.7, 2)(EMPTY)

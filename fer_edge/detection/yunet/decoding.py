@@ -11,6 +11,9 @@ import numpy as np
 
 from fer_edge.detection.yunet.graph import MAPS
 
+#: Intersection over union of two faces.
+MAX_OVERLAP = 0.3
+
 _MAX_LOG_SIDE = 12.0  # of a box, in strides; exp() of more is beyond any frame
 
 

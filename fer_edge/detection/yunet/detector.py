@@ -19,7 +19,7 @@ from fer_edge.detection.base import DetectorOptions
 from fer_edge.detection.input_size import open_network
 from fer_edge.detection.nms import suppress
 from fer_edge.detection.postprocess import to_detections
-from fer_edge.detection.yunet.decoding import Found, decode
+from fer_edge.detection.yunet.decoding import MAX_OVERLAP, Found, decode
 from fer_edge.detection.yunet.graph import FIX, STRIDES_PX, at_size
 from fer_edge.detection.yunet.turned import TurnedSearch
 from fer_edge.detection.yunet.weights import read_model
@@ -29,7 +29,6 @@ from fer_edge.results import Detection
 
 DEFAULT_MIN_SCORE = 0.7
 
-_MAX_OVERLAP = 0.3
 _MAX_CANDIDATES = 1000
 # The frame is downscaled until the smallest face to detect has this side. Of faces in photographs, YuNet finds 18 % at 20
 # pixels, 68 % at 24 and 97 % at 32 (benchmarks/records/detector_recall.json).
@@ -109,7 +108,7 @@ class YuNetDetector:
             outputs = network.run(self._inputs.fill(image_bgr))
         found = decode(outputs, min_score)
         best = np.argsort(-found.scores, kind="stable")[:_MAX_CANDIDATES]
-        return found[best[suppress(found.boxes_xyxy[best], found.scores[best], _MAX_OVERLAP)]]
+        return found[best[suppress(found.boxes_xyxy[best], found.scores[best], MAX_OVERLAP)]]
 
     def close(self) -> None:
         self._network.close()
