@@ -108,18 +108,15 @@ def _opencv(published: Path, frame: np.ndarray, threads: int) -> Callable[[], ob
     return run
 
 
-def measure_int8(photographs: FaceDataset, turns: int, stack: ExitStack) -> dict[str, Any]:
-    """Return latency of the network and faces found, in FP32 and INT8."""
+def measure_int8(photographs: FaceDataset, turns: int, stack: ExitStack) -> list[dict[str, Any]]:
+    """Return latency and faces found, in FP32 and INT8."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     files = {"FP32": SHIPPED, "INT8": _quantised(folder)}
     face = frame_640x480(read_image(sample_photograph()))
     options = {name: DetectorOptions(MIN_FACE_PX, model=file, turned_looks=0) for name, file in files.items()}
     opened = {n: stack.enter_context(closing(create_detector("yunet", o))) for n, o in options.items()}
-    latency = compare({name: partial(d.detect, face) for name, d in opened.items()}, turns)
-    return {
-        "latency_ms": latency,
-        "found": {name: count_found(d, photographs) for name, d in opened.items()},
-    }
+    rows = compare({name: partial(d.detect, face) for name, d in opened.items()}, turns)
+    return [{**row, **count_found(opened[row["name"]], photographs)} for row in rows]
 
 
 def _quantised(folder: Path) -> Path:
@@ -187,22 +184,18 @@ def main() -> None:
     args = parser.parse_args()
     photographs = load_dataset(args.photographs)
     value = json.loads(args.json.read_text(encoding="utf-8")) if args.json.exists() else {}
+    args.json.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        parts: Mapping[str, Callable[[], Any]] = {
+        parts: Mapping[str, Callable[[], list[dict[str, Any]]]] = {
             "latency": lambda: measure_latency(args.published, args.turns, stack),
             "start": lambda: measure_start(args.published, max(args.turns // 5, 5)),
             "int8": lambda: measure_int8(photographs, args.turns, stack),
         }
         for part in args.parts:
-            value[part] = {"record": measurement_record(), "result": parts[part]()}
-            args.json.parent.mkdir(parents=True, exist_ok=True)
+            rows = parts[part]()
+            value[part] = {"record": measurement_record(), "rows": rows}
             write_json(args.json, value)
-            result = value[part]["result"]
-            Console().print(
-                make_table(part, tuple(result[0]), [tuple(row.values()) for row in result])
-                if isinstance(result, list)
-                else result
-            )
+            Console().print(make_table(part, tuple(rows[0]), [tuple(row.values()) for row in rows]))
 
 
 if __name__ == "__main__":

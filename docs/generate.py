@@ -170,12 +170,66 @@ def _unbroken(text: str) -> str:
     return text.replace(" ", "&nbsp;")
 
 
+def detectors() -> str:
+    """Return latency, memory and faces found of each detector."""
+    record, recall = _record("detectors"), _record("detector_recall")
+    one_face = {row["name"]: row for row in record["latency"]["rows"]}
+    start = {row["name"]: row for row in record["start"]["rows"]}
+    rows = []
+    for found in recall["recall"]["rows"]:
+        name = found["name"]
+        if name not in start:
+            continue
+        taken = one_face[f"{name}: one face"]
+        rows.append(
+            (
+                f"`{name}`",
+                _unbroken(
+                    f"{taken['p50_ms']:.1f} / {taken['p90_ms']:.1f} / {taken['p99_ms']:.1f} ({taken['n']})"
+                ),
+                f"{taken['processor_p50_ms']:.1f}",
+                f"{start[name]['p50_ms']:.0f}",
+                f"{start[name]['peak_memory_mb']:.0f}",
+                f"{found['with_a_face']} of {found['photographs']}",
+                f"{found['false_boxes']} in {found['scenes']}",
+            )
+        )
+    header = (
+        "detector", "one face, ms", "processor time, ms", "start, ms", "memory, MB", "photographs with a face",
+        "false boxes",
+    )  # fmt: skip
+    return f"{table(header, rows)}\n\n{_origin(record['latency'], 'python benchmarks/detectors.py --photographs DIR')}"
+
+
+def turned_faces() -> str:
+    """Return the upright faces that are found when they are turned, and the accuracy of their labels."""
+    part = _record("detector_recall")["turned"]
+    names = dict.fromkeys(row["name"] for row in part["rows"])
+    rolls = sorted({abs(row["roll_deg"]) for row in part["rows"]})
+    rows = []
+    for name in names:
+        cells = []
+        for roll in rolls:
+            both = [row for row in part["rows"] if row["name"] == name and abs(row["roll_deg"]) == roll]
+            found, faces, labelled, right = (
+                sum(row[key] for row in both) for key in ("found", "upright_faces", "labelled", "right")
+            )
+            cells.append(_unbroken(f"{_percent(found / faces)} / {_percent(right / max(labelled, 1))}"))
+        rows.append((f"`{name}`", *cells))
+    header = ("detector", *(f"{roll}°" for roll in rolls))
+    return (
+        f"{table(header, rows)}\n\n{_origin(part, 'python benchmarks/detector_recall.py --photographs DIR')}"
+    )
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
     "commands": commands,
     "exit codes": exit_codes,
     "priors": priors,
     "int8": int8,
     "latency": latency,
+    "detectors": detectors,
+    "turned faces": turned_faces,
     "self-test": self_test,
 }
 

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from fer_edge.cli import COMMANDS, main
+from fer_edge.detection import create_detector
+from fer_edge.detection.base import Detector, DetectorOptions
 from fer_edge.models.catalogue import shipped_bundle
 
 
@@ -113,6 +115,45 @@ def test_a_relative_folder_is_named(
     shutil.copy(astronaut_file, tmp_path / "mine" / "happy")
     assert main(["eval", "visual-attention", "--data", ".", "--json", "-q"]) == 0
     assert json.loads(capsys.readouterr().out)["data"] == "mine"
+
+
+def test_run_turns_frames_of_a_camera_on_its_side(
+    tmp_path: Path, astronaut: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upright, side = tmp_path / "upright.png", tmp_path / "side.png"
+    cv2.imwrite(str(upright), astronaut)
+    cv2.imwrite(str(side), cv2.rotate(astronaut, cv2.ROTATE_90_COUNTERCLOCKWISE))
+    found = []
+    for arguments in ((upright,), (side, "--rotate", "90"), (side, "--rotate", "auto")):
+        assert main(["run", "--json", "--source", *map(str, arguments)]) == 0
+        (face,) = json.loads(capsys.readouterr().out)["results"][0]["faces"]
+        found.append(face)
+    left, top, right, bottom = found[0]["box_xyxy"]
+    for face in found[1:]:
+        assert face["label"] == found[0]["label"] == "happiness"
+        assert face["box_xyxy"] == pytest.approx([top, 512 - right, bottom, 512 - left], abs=0.11)
+
+
+@pytest.mark.parametrize(("given", "of_video"), [((), 0.125), (("--turned-looks", "1.5"), 1.5)])
+def test_run_looks_at_few_turned_frames_of_a_video(
+    given: tuple[str, ...], of_video: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The options of the detector are those that the runtime got."""
+    asked: list[float] = []
+
+    def remember(name: str, options: DetectorOptions) -> Detector:
+        asked.append(options.turned_looks)
+        return create_detector(name, options)
+
+    monkeypatch.setattr("fer_edge.runtime.runtime.create_detector", remember)
+    picture, video = tmp_path / "a.png", tmp_path / "a.avi"
+    cv2.imwrite(str(picture), np.zeros((64, 64, 3), np.uint8))
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 12, (64, 64))
+    writer.write(np.zeros((64, 64, 3), np.uint8))
+    writer.release()
+    for source in (picture, video):
+        assert main(["run", "--quiet", "--source", str(source), *given]) == 0
+    assert asked == [float(given[1]) if given else 2, of_video]
 
 
 def test_eval_writes_figures_and_a_picture(

@@ -15,7 +15,7 @@ from fer_edge.errors import DataError, SourceError, UnreadableFilesError, UsageE
 from fer_edge.frames import Frame
 from fer_edge.sources.files import ImageSource, VideoSource
 from fer_edge.sources.live import LiveSource
-from fer_edge.sources.open import as_source, is_live, open_source
+from fer_edge.sources.open import as_source, is_live, is_video, open_source
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 
@@ -46,6 +46,22 @@ def test_a_picture_has_no_media_time(tmp_path: Path) -> None:
 def write_image(path: Path, value: int = 128) -> Path:
     assert cv2.imwrite(str(path), np.full((30, 40, 3), value, np.uint8))
     return path
+
+
+def test_cameras_streams_and_video_files_are_videos(tmp_path: Path) -> None:
+    picture, video = write_image(tmp_path / "a.png"), tmp_path / "a.avi"
+    video.write_bytes(b"RIFF")
+    kinds = {
+        source: (is_live(source), is_video(source))
+        for source in ("0", "rtsp://a/b", video, picture, tmp_path)
+    }
+    assert kinds == {
+        "0": (True, True),
+        "rtsp://a/b": (True, True),
+        video: (False, True),
+        picture: (False, False),
+        tmp_path: (False, False),
+    }
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "A.PNG"])
