@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fer_edge.cli import main
+from fer_edge.system.load import LoadMeter
 from fer_edge.synthetic import render_faces
 
 
@@ -26,13 +27,15 @@ def faces(tmp_path: Path) -> Path:
 
 def arguments(faces: Path, *more: str) -> list[str]:
     output = faces.parent / "built.fer"
-    words = ["build", "--int8", "--method", "minmax", "--backend", "onnxruntime", "--output", str(output)]
+    words = ["build", "--int8", "--method", "minmax", "--backend", "onnxruntime"]
+    words += ["--output", str(output), "--overwrite"]
     return [*words, "--calibration-data", str(faces), *more]
 
 
 def test_text_and_json_name_faces_overlap_and_warnings(
-    faces: Path, capsys: pytest.CaptureFixture[str]
+    faces: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(LoadMeter, "share_of_others", lambda self: 0.5)
     assert main(arguments(faces)) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "Faces with a copy in another part: 0." in text
@@ -45,7 +48,14 @@ def test_text_and_json_name_faces_overlap_and_warnings(
     assert value["data"]["calibrating"]["distinct"] == 3
     assert value["data"]["comparing"]["generated"] == value["comparison"]["faces"] == 16
     assert value["data"]["overlap"] == 0
-    assert len(value["warnings"]) == 2
+    assert len(value["warnings"]) == 3
+    comparison = value["comparison"]
+    assert "other processes took 50 % of the processors" in value["warnings"][-1]
+    assert f"Warning: {value['warnings'][-1]}." in text
+    assert "Latency on onnxruntime: " in text
+    assert comparison["speedup_low"] <= comparison["speedup"] <= comparison["speedup_high"]
+    assert f"{comparison['fp32_latency']['n']} runs of each" in comparison["latency_verdict"]
+    assert comparison["load_of_others"] == 0.5
     assert value["gate"]["passed"]
 
 

@@ -112,5 +112,5 @@ def test_a_build_says_what_it_does(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "recording the self-test" in done.stderr.splitlines()
     assert "recording" not in done.stdout
-    done = subprocess.run([*command, "--quiet"], capture_output=True, text=True, check=True)
+    done = subprocess.run([*command, "--overwrite", "--quiet"], capture_output=True, text=True, check=True)
     assert done.stderr == ""
