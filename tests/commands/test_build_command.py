@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fer_edge.cli import main
-from fer_edge.system.load import LoadMeter
 from fer_edge.synthetic import render_faces
+from fer_edge.system.load import LoadMeter
 
 
 @pytest.fixture
