@@ -154,6 +154,7 @@ def test_calibration_and_evaluation_on_class_folders(tmp_path: Path) -> None:
         eval_data=tmp_path / "theirs",
         method="entropy",
         output=tmp_path / "b.fer",
+        overwrite=True,
     )
     report = build(options)
     assert report.calibration == "entropy on 12 faces of mine"
@@ -162,6 +163,8 @@ def test_calibration_and_evaluation_on_class_folders(tmp_path: Path) -> None:
     assert report.comparison.fp32_metrics.count == 12
     assert report.comparison.faces == 16
     written = json.loads((tmp_path / "b.fer" / "report.json").read_text())
+    assert written["model"]["accuracy_prior"] == report.bundle.manifest.logit_prior == "training"
+    assert "under the prior training" in (tmp_path / "b.fer" / "report.html").read_text()
     assert written["data"]["comparing"]["data"] == "12 faces of theirs and 4 generated images (rendered)"
     assert written["data"]["pictures"]["mine"]["in_comparison"] == 4
     assert written["data"]["overlap"] == 0
