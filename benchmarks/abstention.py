@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,8 @@ FAMILIES = {
     "max_luma": ("bright",),
     "max_noise": ("noise", "dark"),
     "min_sharpness": ("blur", "motion"),
-    "max_yaw_deg": ("turned",),
 }
-MEASURES = {"min_side_px": "side_px", "max_yaw_deg": "yaw_deg"}
+MEASURES = {"min_side_px": "side_px"}
 #: Copies per step of the fit of a limit.
 _STEP = 200
 #: Share of the clean copies that the default confidence refuses.
@@ -139,23 +138,35 @@ def _with_pose(crop: np.ndarray, angles: np.ndarray) -> Quality:
     return replace(quality, yaw_deg=yaw, pitch_deg=pitch, roll_deg=roll)
 
 
-def measure_photographs(faces: FaceDataset, session: Session, detector: Detector) -> dict[str, Copies]:
+def measure_photographs(
+    faces: FaceDataset, session: Session, detector: Detector, cache: Path
+) -> dict[str, Copies]:
     """Return the largest face of each photograph, found in the degraded copy, by degradation."""
     bundle = open_bundle(find_bundle("default"))
     rule, targets = make_rule(bundle.manifest), known_targets(faces, bundle.spec)
+    kept = dict(np.load(cache)) if cache.is_file() else {}
     result = {}
     for name, make in _PHOTOGRAPHS.items():
-        crops, quality, true = [], [], []
-        for i in np.flatnonzero(targets >= 0):
-            image = make(faces[i], np.random.default_rng(int(i)))
-            found = detector.detect(image)
-            crop = crop_face(image, found[0].box_xyxy, bundle.spec.crop) if found else None
-            if crop is not None:
-                crops.append(crop)
-                quality.append(measure_quality(crop, found[0]))
-                true.append(targets[i])
-        probabilities = rule(session_logits(session, crops, bundle.spec))
-        result[name] = Copies(probabilities, quality, probabilities.argmax(axis=1) == np.array(true))
+        if f"{name}/logits" not in kept:
+            crops, quality, true = [], [], []
+            for i in np.flatnonzero(targets >= 0):
+                image = make(faces[i], np.random.default_rng(int(i)))
+                found = detector.detect(image)
+                crop = crop_face(image, found[0].box_xyxy, bundle.spec.crop) if found else None
+                if crop is not None:
+                    crops.append(crop)
+                    quality.append(astuple(measure_quality(crop, found[0])))
+                    true.append(targets[i])
+            kept[f"{name}/logits"] = session_logits(session, crops, bundle.spec)
+            kept[f"{name}/quality"], kept[f"{name}/true"] = np.array(quality, np.float64), np.array(true)
+            np.savez(cache, **kept)
+        probabilities = rule(kept[f"{name}/logits"])
+        rows = [[None if np.isnan(v) else float(v) for v in row] for row in kept[f"{name}/quality"]]
+        result[name] = Copies(
+            probabilities,
+            [Quality(*row) for row in rows],
+            probabilities.argmax(axis=1) == kept[f"{name}/true"],
+        )
     return result
 
 
@@ -192,24 +203,22 @@ def _faces(copies: Mapping[str, Copies]) -> list[tuple[Quality, np.ndarray]]:
 
 
 def fit_limits(copies: Mapping[str, Copies]) -> dict[str, float]:
-    """Return each limit of the quality: from the worst copies on, in steps of 200, half of the labels are wrong."""
+    """Return each limit of the quality: beyond it, at least half of the labels are wrong, also in the 200 nearest to it."""
     limits = {}
     for name, families in FAMILIES.items():
         measure = MEASURES.get(name, name[4:])
         rows = [
-            (abs(getattr(q, measure)), right)
+            (getattr(q, measure), right)
             for key, c in copies.items()
             if key.split()[0] in families
             for q, right in zip(c.quality, c.right, strict=True)
-            if getattr(q, measure) is not None
         ]
         values, right = np.array(rows).T
         order = np.argsort(values if name.startswith("min") else -values, kind="stable")
         values, right = values[order], right[order]
-        end = 0
-        while end + _STEP <= len(right) and right[end : end + _STEP].mean() < 0.5:
-            end += _STEP
-        limits[name] = float(f"{values[end]:.2g}")
+        ends = range(_STEP, len(right), _STEP)
+        end = max(e for e in ends if right[e - _STEP : e].mean() <= 0.5 and right[:e].mean() <= 0.5)
+        limits[name] = float(f"{values[end]:.3g}")
     return limits
 
 
@@ -332,7 +341,9 @@ def main() -> None:
         fitted_on = measure_crops(held_out, 1000, FIT_GRID, session, detector, args.cache / "bench_held.npz")
         public = load_dataset(args.csv, "PublicTest", "ferplus")
         tested = measure_crops(public, TEST_FACES, TEST_GRID, session, detector, args.cache / "bench_pub.npz")
-        wild = measure_photographs(load_dataset(args.photographs), session, detector)
+        wild = measure_photographs(
+            load_dataset(args.photographs), session, detector, args.cache / "photographs.npz"
+        )
     confidence, coverage = fit_confidence(fitted_on)
     fit = {
         "weights": fit_weights(fitted_on),
@@ -341,7 +352,7 @@ def main() -> None:
     }
     in_code = {
         "weights": WEIGHTS,
-        "limits": asdict(QualityThresholds()),
+        "limits": {name: v for name, v in asdict(QualityThresholds()).items() if name != "max_yaw_deg"},
         "confidence_of_coverage": {str(c): value for c, value in CONFIDENCE_OF_COVERAGE.items()},
     }
     for name, value in fit.items():

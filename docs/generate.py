@@ -222,6 +222,60 @@ def turned_faces() -> str:
     )
 
 
+def abstention() -> str:
+    """Return wrong labels at each coverage by score, and the effect of the default limits on each kind of copy."""
+    record = _record("abstention")
+    risk_rows = [
+        (data, part, score, *(f"{100 * value:.1f}" for value in risks.values()))
+        for data, found in record["data"].items()
+        if "held out" not in data
+        for part, by_score in found["risk"].items()
+        for score, risks in by_score.items()
+    ]
+    first = next(iter(record["data"].values()))["risk"]["mixed"]["combined"]
+    risks = table(("data", "copies", "score", *(f"{float(c):.0%}" for c in first)), risk_rows)
+    rows = [
+        (
+            data,
+            kind,
+            one["faces"],
+            *(
+                "–" if one[key] is None else f"{100 * one[key]:.1f}"
+                for key in ("error", "refused", "error_of_labelled")
+            ),
+        )
+        for data, found in record["data"].items()
+        if "held out" not in data
+        for kind, one in found["defaults"].items()
+    ]
+    header = ("data", "copies", "faces", "wrong, %", "refused, %", "wrong of the rest, %")
+    origin = _origin(record, "python benchmarks/abstention.py fer2013.csv.gz --photographs DIR --cache DIR")
+    return (
+        f"Wrong labels in %, among the faces with a label, by the share of faces that get one:\n\n{risks}\n\n"
+        f"The default limits:\n\n{table(header, rows)}\n\n{origin}"
+    )
+
+
+def near_infrared() -> str:
+    """Return right labels with each map to 8 bits."""
+    record = _record("near_infrared")
+    rows = []
+    for data, found in record["data"].items():
+        by_condition: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for one in found:
+            key = (data, one["faces"], one["gain"], one["noise_sigma_of_1023"])
+            by_condition.setdefault(key, {})[one["stretch"]] = one
+        for key, maps in by_condition.items():
+            shares = [
+                f"{100 * maps[m][f]:.1f}" for f in ("found", "right_of_all") for m in ("full", "percentile")
+            ]
+            rows.append((*key, *shares))
+    header = ("data", "faces", "gain", "noise, of 1023")
+    header += ("found, full", "found, percentile", "right, full", "right, percentile")
+    origin = _origin(record, "python benchmarks/near_infrared.py fer2013.csv.gz --photographs DIR")
+    return f"{table(header, rows)}\n\n{origin}"
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
     "commands": commands,
     "exit codes": exit_codes,
@@ -231,6 +285,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "detectors": detectors,
     "turned faces": turned_faces,
     "self-test": self_test,
+    "abstention": abstention,
+    "near-infrared": near_infrared,
 }
 
 

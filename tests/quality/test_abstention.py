@@ -141,7 +141,7 @@ def test_bad_limits_are_named(changes: dict[str, Any]) -> None:
 
 
 def test_a_smaller_coverage_needs_more_confidence() -> None:
-    found = [QualityThresholds.for_coverage(c) for c in (0.9, 0.85, 0.7, 0.5)]
+    found = [QualityThresholds.for_coverage(c) for c in (0.8, 0.75, 0.7, 0.5)]
     confidences = [limits.min_confidence for limits in found]
     assert confidences == sorted(confidences)
     assert confidences[2] == CONFIDENCE_OF_COVERAGE[0.7]
@@ -162,7 +162,9 @@ def record() -> dict[str, Any]:
 
 def test_the_numbers_in_the_code_are_those_of_the_record(record: dict[str, Any]) -> None:
     assert record["fit"]["weights"] == WEIGHTS
-    assert record["fit"]["limits"] == dataclasses.asdict(QualityThresholds())
+    limits = dataclasses.asdict(QualityThresholds())
+    del limits["max_yaw_deg"]  # is stated
+    assert record["fit"]["limits"] == limits
     assert record["fit"]["confidence_of_coverage"] == {str(c): v for c, v in CONFIDENCE_OF_COVERAGE.items()}
 
 
