@@ -31,7 +31,7 @@ WEIGHTS = {
 }
 #: Share of faces that keep a label → ``min_confidence``, with the other limits at their defaults, on a set of which half
 #: is degraded.
-CONFIDENCE_OF_COVERAGE = {0.5: 0.721, 0.6: 0.621, 0.7: 0.537, 0.8: 0.428}
+CONFIDENCE_OF_COVERAGE = {0.5: 0.721, 0.6: 0.62, 0.7: 0.537, 0.8: 0.428}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Size, light, contrast, sharpness, noise and pose of a face crop.
 
-All but the size and the pose are those of the gray crop at 48 × 48 pixels: they describe the picture that a small
-network receives, not that of the camera.
+All but the size and the pose are those of the gray crop at 48 × 48 pixels, resized as the default network resizes it:
+they describe the picture that the network receives, not that of the camera.
 """
 
 from __future__ import annotations
@@ -76,17 +76,14 @@ def measure_quality(crop_bgr: np.ndarray, detection: Detection) -> Quality:
             f"expected a uint8 crop [h, w, 3] or [h, w], found {crop_bgr.dtype} {list(crop_bgr.shape)}. "
             "Fix: cut it from a frame with fer_edge.preprocess.crop_face"
         )
-    side = min(crop_bgr.shape[:2])
     gray = cv2.cvtColor(crop_bgr, cv2.COLOR_BGR2GRAY) if crop_bgr.ndim == 3 else crop_bgr
-    small = cv2.resize(
-        gray, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA if side > SIDE_PX else cv2.INTER_LINEAR
-    )
+    small = cv2.resize(gray, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_LINEAR)  # as for the network
     luma, contrast = (float(v[0, 0]) for v in cv2.meanStdDev(small))
     edges = float(cv2.meanStdDev(cv2.Laplacian(small, cv2.CV_16S))[1][0, 0])
     residual = np.abs(cv2.filter2D(small, cv2.CV_16S, _NOISE_KERNEL)[1:-1, 1:-1])
     pose = estimate_pose(detection.landmarks)
     return Quality(
-        side_px=float(side),
+        side_px=float(min(crop_bgr.shape[:2])),
         luma=luma,
         contrast=contrast,
         sharpness=(edges / contrast) ** 2 if contrast > 0 else 0.0,
