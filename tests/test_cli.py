@@ -77,7 +77,7 @@ def test_rows_of_a_video_carry_index_and_time(
         writer.write(astronaut)
     writer.release()
     assert main(["run", "--source", str(video)]) == 0
-    rows = [line for line in capsys.readouterr().out.splitlines() if "happiness" in line]
+    rows = [line for line in capsys.readouterr().out.splitlines() if "×" in line]
     assert [row.split("│")[1].strip() for row in rows] == ["0, 0.00 s", "1, 0.10 s", "2, 0.20 s"]
 
 
@@ -368,3 +368,25 @@ def test_wrong_usage_is_exit_2(arguments: list[str], capsys: pytest.CaptureFixtu
         main(arguments)
     assert stopped.value.code == 2
     assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [[], ["--no-tracking"], ["--classify-every", "0", "--max-faces", "1"]])
+def test_the_faces_of_a_video_are_tracked_unless_asked_otherwise(
+    flags: list[str], tmp_path: Path, astronaut: np.ndarray
+) -> None:
+    video, lines = tmp_path / "in.mp4", tmp_path / "out.jsonl"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"mp4v"), 25, (512, 512))
+    for _ in range(6):
+        writer.write(astronaut)
+    writer.release()
+    assert main(["run", "--source", str(video), "--jsonl", str(lines), "--no-tune", "--quiet", *flags]) == 0
+    frames = [json.loads(line) for line in lines.read_text().splitlines()[1:]]
+    tracks = [face["track_id"] for frame in frames for face in frame["faces"]]
+    assert tracks == [None if flags == ["--no-tracking"] else 1] * 6
+    classified = {face["classified_at_s"] for frame in frames for face in frame["faces"]}
+    assert len(classified) == (3 if flags == [] else 6)
+
+
+def test_a_schedule_without_tracking_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--source", "0", "--no-tracking", "--detect-every", "0"]) == 2
+    assert "Fix: leave one out" in capsys.readouterr().err

@@ -7,116 +7,22 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from fer_edge.commands.base import (
-    add_backend,
-    add_bundle,
-    add_detector,
-    add_precision,
-    add_prior,
-    detector_options,
-    parse_prior,
-    print_result,
-)
-from fer_edge.commands.parser import number, whole
+from fer_edge.commands.base import print_result
 from fer_edge.commands.progress import show_progress
+from fer_edge.commands.run_arguments import configure, runtime_options
 from fer_edge.commands.run_summary import Account, make_tables
-from fer_edge.detection.base import DetectorOptions
-from fer_edge.errors import UnreadableFilesError, UsageError
-from fer_edge.models.catalogue import find_bundle
-from fer_edge.outputs import FILE, FOLDER, STREAM, Output, check_outputs
-from fer_edge.probabilities import MIN_PROBABILITY
+from fer_edge.errors import UnreadableFilesError
 
 if TYPE_CHECKING:
-    from fer_edge.runtime import Runtime, RuntimeOptions
+    from fer_edge.runtime import Runtime
     from fer_edge.sinks import Sink
     from fer_edge.sources.base import Source
 
-#: In a video without faces every eighth frame is looked at once more.
-_VIDEO_LOOKS = 0.125
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add arguments."""
-    add_bundle(parser, nargs="?", default="default")
-    parser.add_argument(
-        "--source", required=True, help="camera number, image, folder, video or rtsp:// address"
-    )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="annotated image, video (.mp4) or folder")
-    parser.add_argument("--jsonl", metavar="FILE|-", help="one JSON object per frame")
-    parser.add_argument(
-        "--skip-bad", action="store_true", help="do not fail on pictures of a folder that cannot be read"
-    )
-    add_backend(parser)
-    add_precision(
-        parser, "use this precision or fail; default: the fastest of those that the bundle was tested for"
-    )
-    add_detector(parser)
-    parser.add_argument(
-        "--min-face",
-        type=whole(1),
-        default=40,
-        metavar="PX",
-        help="smallest face side to detect; larger is faster",
-    )
-    parser.add_argument(
-        "--turned-looks",
-        type=number(0, 2),
-        metavar="N",
-        help="looks per frame at the turned frame where no upright face is found (yunet), for faces turned by 30 to 60 "
-        f"degrees; default: 2, one to each side, and {_VIDEO_LOOKS} in a video; 0 finds upright faces alone",
-    )
-    parser.add_argument(
-        "--rotate",
-        choices=("0", "90", "180", "270", "auto"),
-        default="0",
-        help="clockwise turn in degrees that makes the frames of the camera upright; auto finds it from the faces",
-    )
-    parser.add_argument(
-        "--min-probability",
-        type=number(0, 1),
-        default=MIN_PROBABILITY,
-        metavar="P",
-        help="leave the label open below this probability",
-    )
-    add_prior(parser)
-    parser.add_argument("--max-frames", type=whole(1), metavar="N", help="stop after N frames")
-    parser.add_argument("--threads", type=whole(1), metavar="N", help="CPU threads of the network")
-    parser.add_argument(
-        "--max-batch",
-        type=whole(1),
-        metavar="N",
-        help="faces per batch; 1 lets OpenVINO compile for single faces, which is faster for one face",
-    )
-    parser.add_argument(
-        "--dla-core",
-        type=whole(0),
-        metavar="N",
-        help="run the network on this DLA of a Jetson, counted from 0",
-    )
-    parser.add_argument(
-        "--gpu-fallback", action="store_true", help="run layers that the DLA does not support on the GPU"
-    )
-    parser.add_argument(
-        "--attention", action="store_true", help="draw the attention map, and write it as JSON"
-    )
-    parser.add_argument(
-        "--no-self-test",
-        dest="self_test",
-        action="store_false",
-        help="skip the comparison with the reference outputs of the bundle; the results record that",
-    )
-    parser.add_argument(
-        "--no-tune",
-        dest="tune",
-        action="store_false",
-        help="use the first available backend instead of measuring the fastest one (fer-edge tune)",
-    )
-    parser.add_argument("--allow-random", action="store_true", help="accept a bundle with random weights")
+__all__ = ["configure", "execute", "perform"]
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -158,7 +64,7 @@ def perform(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str]
 
 
 def _process(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str], Account]:
-    options = _check(args)
+    options = runtime_options(args)
     from fer_edge.runtime import Runtime
     from fer_edge.sources.open import open_source
 
@@ -187,49 +93,6 @@ def _process(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str
         }
         tables = make_tables(account, runtime, source, latency, written)
     return value, tables, account
-
-
-def _check(args: argparse.Namespace) -> RuntimeOptions:
-    """Check every argument before anything is opened."""
-    from fer_edge.runtime.options import make_options
-    from fer_edge.sinks import PICTURE_SUFFIXES, VIDEO_SUFFIXES
-    from fer_edge.sources.open import is_live, is_video
-
-    if args.jsonl == "-" and args.json:
-        raise UsageError("--jsonl - and --json both write to standard output. Fix: leave one out")
-    outputs = []
-    if args.output is not None:
-        suffix = args.output.suffix.lower()
-        kind = FILE if suffix in PICTURE_SUFFIXES and not args.output.is_dir() else FOLDER
-        if is_live(args.source) and suffix and suffix not in VIDEO_SUFFIXES:
-            raise UsageError(
-                f"expected a video or a folder as --output of a live source, found {args.output}. "
-                f"Fix: give a name with {', '.join(sorted(VIDEO_SUFFIXES))}, or a folder"
-            )
-        outputs.append(Output("--output", args.output, kind))
-    if args.jsonl not in (None, "-"):
-        outputs.append(Output("--jsonl", Path(args.jsonl), STREAM))
-    looks = args.turned_looks
-    if looks is None:
-        looks = _VIDEO_LOOKS if is_video(args.source) else DetectorOptions.turned_looks
-    check_outputs(outputs, (args.source, find_bundle(args.bundle), args.detector_model, args.prior))
-    return make_options(
-        backend=args.backend,
-        precision=args.precision,
-        detector=args.detector,
-        detector_options=detector_options(args, min_face_px=args.min_face, turned_looks=looks),
-        rotate=args.rotate if args.rotate == "auto" else int(args.rotate),
-        min_probability=args.min_probability,
-        prior=parse_prior(args.prior),
-        threads=args.threads,
-        dla_core=args.dla_core,
-        gpu_fallback=args.gpu_fallback,
-        allow_random=args.allow_random,
-        attention=args.attention,
-        self_test=args.self_test,
-        tune=args.tune,
-        max_batch=args.max_batch,
-    )
 
 
 def _consume(args: argparse.Namespace, runtime: Runtime, source: Source, sinks: list[Sink]) -> Account:

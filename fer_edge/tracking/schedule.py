@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fer_edge._utils.checks import require_number, require_whole
 from fer_edge.tracking.change import CHANGED_DISTANCE
 
-_MAX_INTERVAL_MS = 60_000
+MAX_INTERVAL_MS = 60_000
 _MAX_FACES = 4096
 
 
@@ -42,7 +42,7 @@ class ScheduleOptions:
 
     def __post_init__(self) -> None:
         for name in ("detect_every_ms", "classify_every_ms", "settle_every_ms"):
-            require_number(name, getattr(self, name), 0, _MAX_INTERVAL_MS)
+            require_number(name, getattr(self, name), 0, MAX_INTERVAL_MS)
         require_number("change", self.change, 0, 1e6)
         require_whole("max_faces", self.max_faces, 1, _MAX_FACES, optional=True)
 
