@@ -27,7 +27,7 @@ needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None,
     reason="needs TensorRT-RTX: pip install 'fer-edge[rtx]'",
 )
-SIZES = {"pnet": (64, 64), "rnet": (24, 24), "onet": (48, 48), "yunet": (64, 96)}
+SIZES = {"pnet": (64, 64), "rnet": (24, 24), "onet": (48, 48), "yunet": (96, 128)}
 
 
 class OneSizeSession:
@@ -119,7 +119,7 @@ def test_few_sizes_of_yunet_are_kept(backend, create):
     for side in (64, 140, 190, 230, 64, 320):
         detector.detect(np.zeros((side, 90, 3), np.uint8))
     # 320 evicted 140, since 64 was used more recently.
-    assert sorted(sizes_open()) == [(64, 64), (160, 64), (192, 64), (256, 64)]
+    assert sorted(sizes_open()) == [(64, 96), (192, 96), (256, 96), (320, 96)]
     assert len(backend.sessions) == 5
     detector.close()
     assert sizes_open() == []
