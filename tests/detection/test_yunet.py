@@ -135,7 +135,7 @@ def test_the_shipped_file_is_made_from_each_published_one(file, yunet_folder):
 
 def test_a_converted_file_may_be_named(astronaut):
     assert convert(SHIPPED.read_bytes(), "yunet.onnx") == SHIPPED.read_bytes()
-    named = create_detector("yunet", DetectorOptions(model=SHIPPED)).detect(astronaut)
+    named = create_detector("yunet", DetectorOptions(model=str(SHIPPED))).detect(astronaut)
     (face,) = create_detector("yunet").detect(astronaut)
     assert [other.box_xyxy for other in named] == [face.box_xyxy]
 

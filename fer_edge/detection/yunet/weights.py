@@ -15,12 +15,12 @@ SHIPPED_SHA256 = "0e03f95fce3022cc70857b352e07e2ee22b10784b981f6144d2f08a1eda017
 _MAX_FILE_BYTES = 64 << 20  # published ones have a third of a megabyte
 
 
-def read_model(path: Path | None) -> bytes:
+def read_model(path: str | Path | None) -> bytes:
     """Return YuNet as :func:`fer_edge.detection.yunet.graph.convert` writes it.
 
     Parameters
     ----------
-    path : Path or None
+    path : path or None
         A published file; ``None`` is the one of the package.
 
     Raises
@@ -28,7 +28,7 @@ def read_model(path: Path | None) -> bytes:
     DetectorError
         If the file is missing or holds another network, or that of the package was altered.
     """
-    return _read_shipped() if path is None else convert(_read(path), str(path))
+    return _read_shipped() if path is None else convert(_read(Path(path)), str(path))
 
 
 def _read_shipped() -> bytes:
