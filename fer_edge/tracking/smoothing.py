@@ -53,9 +53,9 @@ class SmoothingOptions:
         two classifications of a track. The clock may go back by less; a longer jump in either direction starts anew.
     """
 
-    time_constant_ms: float = 80.0
-    switch_margin: float = 0.35
-    switch_hold_ms: float = 200.0
+    time_constant_ms: float = 70.0
+    switch_margin: float = 0.4
+    switch_hold_ms: float = 150.0
     certainty_margin: float = 0.1
     max_gap_ms: float = 2000.0
 
