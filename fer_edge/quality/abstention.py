@@ -20,18 +20,18 @@ from fer_edge.quality.measure import Quality
 REASONS = ("too_small", "too_dark", "too_bright", "noisy", "blurred", "profile", "uncertain")
 #: Term of :func:`confidence_terms` → weight of the log-odds.
 WEIGHTS = {
-    "constant": 0.019,
-    "log_odds": 0.925,
-    "noise": -0.342,
-    "blur": -0.177,
-    "bright": -1.055,
-    "roll": -0.691,
-    "log_odds × noise": -0.554,
-    "log_odds × blur": -0.221,
+    "constant": 0.04,
+    "log_odds": 0.929,
+    "noise": -0.358,
+    "blur": -0.17,
+    "bright": -1.073,
+    "roll": -0.705,
+    "log_odds × noise": -0.556,
+    "log_odds × blur": -0.193,
 }
 #: Share of faces that keep a label → ``min_confidence``, with the other limits at their defaults, on a set of which half
 #: is degraded.
-CONFIDENCE_OF_COVERAGE = {0.5: 0.721, 0.6: 0.62, 0.7: 0.537, 0.8: 0.428}
+CONFIDENCE_OF_COVERAGE = {0.5: 0.721, 0.6: 0.62, 0.7: 0.536, 0.8: 0.404}
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class QualityThresholds:
     min_luma: float = 20.3
     max_luma: float = 234.0
     max_noise: float = 0.278
-    min_sharpness: float = 0.0283
+    min_sharpness: float = 0.00692
     max_yaw_deg: float = 65.0
-    min_confidence: float = 0.38
+    min_confidence: float = 0.39
 
     def __post_init__(self) -> None:
         for name, most in _LARGEST.items():
@@ -175,7 +175,7 @@ def confidence_terms(quality: Quality, probabilities: np.ndarray) -> dict[str, f
     best = _within(float(p.max()), 1e-3, 1 - 1e-4)
     log_odds = math.log(best / (1 - best))
     noise = math.log(_within(quality.noise, 0.1, 1) / 0.1)
-    blur = math.log(0.25 / _within(quality.sharpness, 0.005, 0.25))
+    blur = math.log(0.08 / _within(quality.sharpness, 0.0016, 0.08))
     return {
         "constant": 1.0,
         "log_odds": log_odds,

@@ -16,6 +16,16 @@ from fer_edge.quality.pose import estimate_pose
 from fer_edge.results import Detection
 
 SIDE_PX = 48
+#: Second derivatives along a row, a column and the diagonals, of equal response to detail of medium size.
+_DERIVATIVES = tuple(
+    np.array(kernel, np.float32) * scale
+    for kernel, scale in (
+        ([[0, 0, 0], [1, -2, 1], [0, 0, 0]], 1.0),
+        ([[0, 1, 0], [0, -2, 0], [0, 1, 0]], 1.0),
+        ([[1, 0, 0], [0, -2, 0], [0, 0, 1]], 0.5**0.5),
+        ([[0, 0, 1], [0, -2, 0], [1, 0, 0]], 0.5**0.5),
+    )
+)
 #: Difference of two Laplacians, which edges hardly excite (Immerkær, 1996).
 _NOISE_KERNEL = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 #: Median of the absolute response of the kernel to noise of standard deviation 1.
@@ -35,8 +45,9 @@ class Quality:
     contrast : float
         Standard deviation of the gray crop, in levels of 255.
     sharpness : float
-        Variance of the Laplacian over the variance of the gray crop; independent of the light. 0 for a crop of one
-        colour. Noise counts as detail.
+        Variance of the second derivative over the variance of the gray crop, in the direction of four in which it is
+        smallest, so that motion counts as blur. Independent of the light; noise counts as detail. 0 for a crop of one
+        colour.
     noise : float
         Standard deviation of the noise over the contrast, estimated by the median of a high pass; 0 for a crop of one
         colour. Dark crops are noisy, as the noise of a sensor stays when the light goes.
@@ -79,14 +90,17 @@ def measure_quality(crop_bgr: np.ndarray, detection: Detection) -> Quality:
     gray = cv2.cvtColor(crop_bgr, cv2.COLOR_BGR2GRAY) if crop_bgr.ndim == 3 else crop_bgr
     small = cv2.resize(gray, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_LINEAR)  # as for the network
     luma, contrast = (float(v[0, 0]) for v in cv2.meanStdDev(small))
-    edges = float(cv2.meanStdDev(cv2.Laplacian(small, cv2.CV_16S))[1][0, 0])
+    detail = min(
+        float(cv2.meanStdDev(cv2.filter2D(small, cv2.CV_32F, kernel)[1:-1, 1:-1])[1][0, 0])
+        for kernel in _DERIVATIVES
+    )
     residual = np.abs(cv2.filter2D(small, cv2.CV_16S, _NOISE_KERNEL)[1:-1, 1:-1])
     pose = estimate_pose(detection.landmarks)
     return Quality(
         side_px=float(min(crop_bgr.shape[:2])),
         luma=luma,
         contrast=contrast,
-        sharpness=(edges / contrast) ** 2 if contrast > 0 else 0.0,
+        sharpness=(detail / contrast) ** 2 if contrast > 0 else 0.0,
         noise=float(np.median(residual)) / _NOISE_MEDIAN / contrast if contrast > 0 else 0.0,
         **({} if pose is None else pose._asdict()),
     )

@@ -44,6 +44,15 @@ def test_blur_lowers_the_sharpness_step_by_step(face: np.ndarray) -> None:
     assert [q.luma for q in found] == pytest.approx([found[0].luma] * 6, abs=8)
 
 
+@pytest.mark.parametrize("angle_deg", [0, 45, 90, 135])
+def test_motion_in_every_direction_is_blur(face: np.ndarray, angle_deg: int) -> None:
+    kernel = np.zeros((15, 15), np.float32)
+    step = np.rint([np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))]).astype(int)
+    for t in range(-7, 8):
+        kernel[7 + t * step[1], 7 + t * step[0]] = 1 / 15
+    assert of(cv2.filter2D(face, -1, kernel)).sharpness < of(face).sharpness / 5
+
+
 def test_sharpness_is_that_of_the_detail_left_after_shrinking(face: np.ndarray) -> None:
     found = [of(cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA)) for side in (48, 32, 20, 10)]
     assert [q.side_px for q in found] == [48, 32, 20, 10]
