@@ -27,7 +27,7 @@ _MAX_CANDIDATES = 4
 _MARGIN = 0.01
 # Around a candidate: the side of the look in sides of its box, and in pixels. One size, since a backend with fixed sizes
 # compiles each.
-_CONTEXT, _LOOK_PX = 2.2, 96
+_CONTEXT, _LOOK_PX = 1.8, 64
 # A turned image is twice as large; at this scale a look takes as long as the upright one.
 _WHOLE_SCALE = 0.7
 
