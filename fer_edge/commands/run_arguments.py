@@ -50,9 +50,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-face",
         type=whole(1),
-        default=40,
         metavar="PX",
-        help="smallest face side to detect; larger is faster",
+        help="smallest face side to detect; larger is faster; default: 40, and 64 with yunet where every frame is searched",
     )
     parser.add_argument(
         "--turned-looks",

@@ -15,6 +15,9 @@ from fer_edge.results import Detection
 #: Key in :data:`fer_edge.detection.DETECTORS`.
 DEFAULT_DETECTOR = "yunet"
 
+#: Smallest face side where the options do not give one.
+MIN_FACE_PX = 40
+
 _MAX_FACE_PX = 1 << 16
 
 
@@ -24,8 +27,9 @@ class DetectorOptions:
 
     Attributes
     ----------
-    min_face_px : int
-        Smallest face side to detect, in pixels of the frame. Larger is faster.
+    min_face_px : int or None
+        Smallest face side to detect, in pixels of the frame. Larger is faster. ``None``: 40; with yunet 64, and 40 in
+        streams with tracking, whose frames are searched seldom.
     min_score : float or None
         Smallest score of a detection; ``None`` is the detector's own default.
     model : Path or None
@@ -41,7 +45,7 @@ class DetectorOptions:
         rarely helps, and slows down other work on the same cores.
     """
 
-    min_face_px: int = 40
+    min_face_px: int | None = None
     min_score: float | None = None
     model: Path | None = None
     backend: str = "onnxruntime"
@@ -49,7 +53,7 @@ class DetectorOptions:
     threads: int | None = 1
 
     def __post_init__(self) -> None:
-        require_whole("min_face_px", self.min_face_px, 1, _MAX_FACE_PX)
+        require_whole("min_face_px", self.min_face_px, 1, _MAX_FACE_PX, optional=True)
         require_number("min_score", self.min_score, 0, 1, optional=True)
         require_number("turned_looks", self.turned_looks, 0, 2)
         require_path("model", self.model)
@@ -69,8 +73,11 @@ class Detector(Protocol):
 
     name: str
 
-    def detect(self, frame_bgr: np.ndarray) -> list[Detection]:
-        """Return the faces of ``[H, W, 3]`` uint8 BGR, largest first, boxes inside the frame."""
+    def detect(self, frame_bgr: np.ndarray, thorough: bool = False) -> list[Detection]:
+        """Return the faces of ``[H, W, 3]`` uint8 BGR, largest first, boxes inside the frame.
+
+        ``thorough`` is for a frame of which the next ones are not searched: a detector may take more time then.
+        """
 
     def close(self) -> None:
         """Wait for running calls, then free the detector's resources."""

@@ -106,7 +106,10 @@ class TrackedFrames:
         """Search the whole frame if it is due, else the surroundings of the tracks."""
         size = (image.shape[1], image.shape[0])
         if self._refiner is None or self._searches.is_due(at_s, self._uncertain):
-            update = self._tracker.update(self._pipeline.detector.detect(image), at_s, size)
+            detector = self._pipeline.detector
+            # Only a detector whose faces are followed is asked for more than usual.
+            found = detector.detect(image) if self._refiner is None else detector.detect(image, thorough=True)
+            update = self._tracker.update(found, at_s, size)
             self._searches.detected(at_s)
         else:
             last = {track.track_id: track.detection for track in self._tracker.tracks}

@@ -78,7 +78,7 @@ REFUSED: dict[Callable[..., Any], dict[str, list[Any]]] = {
         "tune": NOT_FLAGS,
     },
     DetectorOptions: {
-        "min_face_px": [*NOT_WHOLE, 0, None],
+        "min_face_px": [*(v for v in NOT_WHOLE if v is not None), 0],
         "min_score": [*NOT_NUMBERS, 1.01, -0.01, 35],
         "model": NOT_PATHS,
         "backend": [*NOT_NAMES, None],

@@ -324,3 +324,15 @@ def test_shapes_of_one_size_are_numbers_but_for_the_batch():
         batch, *rest = output.type.tensor_type.shape.dim
         assert not batch.HasField("dim_value")
         assert [size.dim_value for size in rest] == [16, 96 // MAPS[output.name], 160 // MAPS[output.name]]
+
+
+def test_a_thorough_search_finds_smaller_faces(astronaut: np.ndarray) -> None:
+    """With an option of its own, both searches are the same."""
+    small = cv2.resize(astronaut, None, fx=0.47, fy=0.47, interpolation=cv2.INTER_AREA)  # a face of 44 × 54 pixels
+    frame = np.full((480, 640, 3), 90, np.uint8)
+    frame[100 : 100 + small.shape[0], 200 : 200 + small.shape[1]] = small
+    detector = create_detector("yunet", DetectorOptions(turned_looks=0))
+    assert detector.detect(frame) == []
+    assert len(detector.detect(frame, thorough=True)) == 1
+    given = create_detector("yunet", DetectorOptions(min_face_px=40, turned_looks=0))
+    assert len(given.detect(frame)) == len(given.detect(frame, thorough=True)) == 1

@@ -15,7 +15,7 @@ import numpy as np
 
 from fer_edge._utils.guard import Guard
 from fer_edge.backends import Session, SessionOptions, choose_backend
-from fer_edge.detection.base import DetectorOptions
+from fer_edge.detection.base import MIN_FACE_PX, DetectorOptions
 from fer_edge.detection.input_size import open_network, serialize, with_size
 from fer_edge.detection.mtcnn.pyramid import STRIDE_PX, WINDOW_PX, crop, cut_pyramid, halve
 from fer_edge.detection.mtcnn.weights import mtcnn_models
@@ -53,7 +53,7 @@ class MtcnnDetector:
     name = "mtcnn"
 
     def __init__(self, options: DetectorOptions) -> None:
-        self._min_face_px = options.min_face_px
+        self._min_face_px = options.min_face_px or MIN_FACE_PX
         self._min_score = DEFAULT_MIN_SCORE if options.min_score is None else options.min_score
         backend = choose_backend(options.backend)
         settings = SessionOptions(threads=options.threads)
@@ -67,7 +67,7 @@ class MtcnnDetector:
             opened.pop_all()
         self._sessions = Guard(sessions, "detector", DetectorError, free=_close_all, parallel=True)
 
-    def detect(self, frame_bgr: np.ndarray) -> list[Detection]:
+    def detect(self, frame_bgr: np.ndarray, thorough: bool = False) -> list[Detection]:
         frame = check_frame(frame_bgr)
         halvings = halve(frame)
         with self._sessions as sessions:
