@@ -328,7 +328,9 @@ def test_shapes_of_one_size_are_numbers_but_for_the_batch():
 
 def test_a_thorough_search_finds_smaller_faces(astronaut: np.ndarray) -> None:
     """With an option of its own, both searches are the same."""
-    small = cv2.resize(astronaut, None, fx=0.47, fy=0.47, interpolation=cv2.INTER_AREA)  # a face of 44 × 54 pixels
+    small = cv2.resize(
+        astronaut, None, fx=0.47, fy=0.47, interpolation=cv2.INTER_AREA
+    )  # a face of 44 × 54 pixels
     frame = np.full((480, 640, 3), 90, np.uint8)
     frame[100 : 100 + small.shape[0], 200 : 200 + small.shape[1]] = small
     detector = create_detector("yunet", DetectorOptions(turned_looks=0))
