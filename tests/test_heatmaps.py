@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from fer_edge.heatmaps import OPACITY, blend, blend_at, colorize, enlarge, min_max
+from fer_edge.heatmaps import OPACITY, blend, blend_at, colorize, enlarge, min_max, turn_back
 
 
 def test_min_max_scales_each_map_alone() -> None:
@@ -87,3 +87,14 @@ def test_a_box_beyond_the_frame_shows_its_own_part_of_the_map() -> None:
     whole = np.full((20, 40, 3), 60, np.uint8)
     blend_at(whole, heat, (0, 0, 40, 20))
     np.testing.assert_array_equal(canvas, whole[:, 20:])
+
+
+def test_maps_of_turned_crops_are_turned_back() -> None:
+    heat = np.zeros((9, 9), np.float32)
+    heat[0, 2] = heat[4, 4] = 1
+    assert turn_back(heat, 0) is heat
+    np.testing.assert_allclose(turn_back(heat, 90), np.rot90(heat, -1), atol=1e-5)
+    half = turn_back(heat, 45)
+    assert half[4, 4] == pytest.approx(1, abs=1e-5)
+    # (-2, -4) from the centre, turned clockwise by 45°: (1.41, -4.24), beyond the upper edge but for rounding.
+    assert np.unravel_index(half[:2].argmax(), (2, 9)) == (0, 5)

@@ -18,6 +18,7 @@ import torch
 from emulated_kernels import Emulation
 from fake_device import Dlpack, FakeArray, FakeDevice, FakeNetwork, random_delays
 from fixed_detector import FixedDetector
+from turning import turn_picture
 
 from fer_edge import Runtime
 from fer_edge._utils.images import read_image
@@ -123,6 +124,16 @@ def test_a_photograph_gives_what_it_gives_on_the_host(gpu: Gpu, astronaut: np.nd
             assert [face.label for face in found.faces] == ["happiness"] * (frame.shape[1] // 512)
             assert_same(found, gpu_runtime(frame))
             assert_same(found, cpu(frame), atol=1e-5)
+
+
+def test_turned_faces_are_cropped_on_the_host(gpu: Gpu, astronaut: np.ndarray) -> None:
+    """The kernel crops upright rectangles; a turned face needs the copy of the frame that the detector has."""
+    frame, _ = turn_picture(astronaut, 50)
+    with Runtime(backend="onnxruntime") as cpu, Runtime(backend="tensorrt") as runtime:
+        found = runtime(gpu.put(frame))
+        assert [face.label for face in found.faces] == ["happiness"]
+        assert_same(found, runtime(frame))
+        assert_same(found, cpu(frame), atol=1e-5)
 
 
 def test_photographs_of_people(gpu: Gpu, shared: Path) -> None:
