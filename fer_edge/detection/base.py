@@ -36,21 +36,21 @@ class DetectorOptions:
         Weights file of yunet instead of the one of the package.
     backend : str
         Backend of yunet and mtcnn, a key of :data:`fer_edge.backends.BACKENDS` or ``auto``.
+    threads : int or None
+        CPU threads; ``None`` is the default of the backend. The networks are so small that more than one thread
+        rarely helps, and slows down other work on the same cores.
     turned_looks : float
         Looks of yunet at the turned frame where it finds no upright face, per frame: 2 are one to each side, fewer are
         spread over the frames, for videos; the side of the last face found is looked at in each frame. The places of
         up to four faces, or of weak ones, are looked at again in any case. 0 finds upright faces alone.
-    threads : int or None
-        CPU threads; ``None`` is the default of the backend. The networks are so small that more than one thread
-        rarely helps, and slows down other work on the same cores.
     """
 
     min_face_px: int | None = None
     min_score: float | None = None
     model: Path | None = None
     backend: str = "onnxruntime"
-    turned_looks: float = 2
     threads: int | None = 1
+    turned_looks: float = 2
 
     def __post_init__(self) -> None:
         require_whole("min_face_px", self.min_face_px, 1, _MAX_FACE_PX, optional=True)
