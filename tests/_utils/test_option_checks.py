@@ -80,6 +80,7 @@ REFUSED: dict[Callable[..., Any], dict[str, list[Any]]] = {
     DetectorOptions: {
         "min_face_px": [*(v for v in NOT_WHOLE if v is not None), 0],
         "min_score": [*NOT_NUMBERS, 1.01, -0.01, 35],
+        "turned_looks": [*NOT_NUMBERS, None, 2.01, -0.01],
         "model": NOT_PATHS,
         "backend": [*NOT_NAMES, None],
         "threads": [*NOT_WHOLE, 0],

@@ -116,7 +116,7 @@ def test_frames_in_device_memory_are_refused(rotate):
     with pytest.raises(UsageError, match=r"found one in device memory. Fix: copy it to the host"):
         mounting.turn(Frame(InterfaceArray(np.zeros((4, 4, 3), np.uint8)), 0, 0.0))
     with pytest.raises(DataError, match="expected a frame"):
-        mounting.turn(Frame(np.zeros((4, 4), np.uint8), 0, 0.0))
+        mounting.turn(Frame(np.zeros((4, 4), np.float32), 0, 0.0))
 
 
 @pytest.mark.parametrize("rotate", [45, -90, 90.0, True, "90", None, [90]])
