@@ -83,7 +83,7 @@ def test_model_path_names_the_command(tmp_path: Path) -> None:
     name = int8_model("cpu")
     opened = open_bundle(make(tmp_path / "a.fer", {FP32_MODEL: b"a", name: b"b"}, "int8"))
     assert opened.model_path("int8", "cpu").read_bytes() == b"b"
-    with pytest.raises(BundleError, match="run fer-edge build --model net --int8"):
+    with pytest.raises(BundleError, match="run fer-edge build --model net --weights FILE --int8"):
         opened.model_path("int8", "tensorrt")
     with pytest.raises(BundleError, match="unknown precision 'fp8'. Fix: choose from fp32, fp16, int8"):
         opened.model_path("fp8", "cpu")

@@ -36,17 +36,17 @@ def test_no_batch_is_larger_than_allowed(size: int, expected: list[int], astrona
     boxes = [(180.0 + 8 * i, 60.0, 270.0 + 8 * i, 175.0) for i in range(5)]
     batches: list[int] = []
     with Runtime(backend="onnxruntime", max_batch=size) as runtime:
-        runtime._detector = FixedDetector(*boxes)
-        run = runtime._host.session.run
-        runtime._host.session.run = lambda batch: batches.append(len(batch)) or run(batch)
+        runtime._pipeline.detector = FixedDetector(*boxes)
+        run = runtime._pipeline.host.session.run
+        runtime._pipeline.host.session.run = lambda batch: batches.append(len(batch)) or run(batch)
         faces = runtime(astronaut).faces
         assert batches == expected
-        runtime._detector = FixedDetector()
+        runtime._pipeline.detector = FixedDetector()
         assert runtime(astronaut).faces == ()
         assert batches == expected  # no call without faces
         for face, box in zip(faces, boxes, strict=True):  # each has the answer of its own crop
             assert face.box_xyxy == box
-            runtime._detector = FixedDetector(box)
+            runtime._pipeline.detector = FixedDetector(box)
             (alone,) = runtime(astronaut).faces
             np.testing.assert_allclose(
                 list(face.probabilities.values()), list(alone.probabilities.values()), atol=1e-5

@@ -12,6 +12,7 @@ from fer_edge.errors import DetectorError
 SHIPPED = Path(__file__).with_name("yunet.onnx")
 SHIPPED_SHA256 = "0e03f95fce3022cc70857b352e07e2ee22b10784b981f6144d2f08a1eda017c3"
 
+_INSTALL_AGAIN = "Fix: install FER-Edge again, with pip install --force-reinstall --no-deps"
 _MAX_FILE_BYTES = 64 << 20  # published ones have a third of a megabyte
 
 
@@ -32,15 +33,16 @@ def read_model(path: str | Path | None) -> bytes:
 
 
 def _read_shipped() -> bytes:
-    fix = "Fix: install FER-Edge again, with pip install --force-reinstall --no-deps"
     try:
         content = SHIPPED.read_bytes()
     except OSError as error:
-        raise DetectorError(f"the detector {SHIPPED} cannot be read ({error.strerror}). {fix}") from error
+        raise DetectorError(
+            f"the detector {SHIPPED} cannot be read ({error.strerror}). {_INSTALL_AGAIN}"
+        ) from error
     found = hashlib.sha256(content).hexdigest()
     if found != SHIPPED_SHA256:
         raise DetectorError(
-            f"{SHIPPED} was altered: expected sha256 {SHIPPED_SHA256[:12]}…, found {found[:12]}…. {fix}"
+            f"{SHIPPED} was altered: expected sha256 {SHIPPED_SHA256[:12]}…, found {found[:12]}…. {_INSTALL_AGAIN}"
         )
     return content
 
