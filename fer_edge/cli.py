@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _prepare_streams()
     if "_ARGCOMPLETE" in os.environ:
         _complete()
-    with _signals():
+    with _signals(), _log_settings():
         try:
             args = make_parser(arguments).parse_args(arguments)
             _set_loudness(args)
@@ -170,6 +170,20 @@ def _signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _log_settings() -> Iterator[None]:
+    """Restore level and handlers of the package's log, for programs that call :func:`main`."""
+    import logging
+
+    log = logging.getLogger("fer_edge")
+    level, handlers = log.level, list(log.handlers)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.handlers[:] = handlers
 
 
 def _set_loudness(args: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -390,3 +391,11 @@ def test_the_faces_of_a_video_are_tracked_unless_asked_otherwise(
 def test_a_schedule_without_tracking_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--source", "0", "--no-tracking", "--detect-every", "0"]) == 2
     assert "Fix: leave one out" in capsys.readouterr().err
+
+
+def test_a_command_leaves_the_log_of_its_caller_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("fer_edge")
+    before = log.level, list(log.handlers)
+    for flag in ("--quiet", "-vv"):
+        assert main(["models", flag]) == 0
+        assert (log.level, list(log.handlers)) == before
