@@ -17,7 +17,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from pipeline import frame_640x480
+from pictures import frame_640x480
 from rich.console import Console
 
 from fer_edge._utils.files import write_json

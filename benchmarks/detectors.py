@@ -24,7 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 from detector_recall import count_found
-from pipeline import frame_640x480
+from pictures import frame_640x480
 from rich.console import Console
 from turns import take_turns
 

@@ -153,7 +153,7 @@ def test_run_looks_at_few_turned_frames_of_a_video(
     writer.write(np.zeros((64, 64, 3), np.uint8))
     writer.release()
     for source in (picture, video):
-        assert main(["run", "--quiet", "--source", str(source), *given]) == 0
+        assert main(["run", "--quiet", "--no-tracking", "--source", str(source), *given]) == 0
     assert asked == [float(given[1]) if given else 2, of_video]
 
 

@@ -57,8 +57,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--turned-looks",
         type=number(0, 2),
         metavar="N",
-        help="looks per frame at the turned frame where no upright face is found (yunet), for faces turned by 30 to 60 "
-        f"degrees; default: 2, one to each side, and {_VIDEO_LOOKS} in a video; 0 finds upright faces alone",
+        help="looks per search at the turned frame where no upright face is found (yunet), for faces turned by 30 to 60 "
+        f"degrees; default: 2, one to each side, and {_VIDEO_LOOKS} in a video whose frames are all searched; "
+        "0 finds upright faces alone",
     )
     parser.add_argument(
         "--rotate",
@@ -158,7 +159,8 @@ def runtime_options(args: argparse.Namespace) -> RuntimeOptions:
         outputs.append(Output("--jsonl", Path(args.jsonl), STREAM))
     looks = args.turned_looks
     if looks is None:
-        looks = _VIDEO_LOOKS if is_video(args.source) else DetectorOptions.turned_looks
+        every_frame = is_video(args.source) and not args.tracking
+        looks = _VIDEO_LOOKS if every_frame else DetectorOptions.turned_looks
     check_outputs(outputs, (args.source, find_bundle(args.bundle), args.detector_model, args.prior))
     return make_options(
         backend=args.backend,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -40,7 +41,7 @@ class DetectorOptions:
         CPU threads; ``None`` is the default of the backend. The networks are so small that more than one thread
         rarely helps, and slows down other work on the same cores.
     turned_looks : float
-        Looks of yunet at the turned frame where it finds no upright face, per frame: 2 are one to each side, fewer are
+        Looks of yunet at the turned frame where it finds no upright face, per search: 2 are one to each side, fewer are
         spread over the frames, for videos; the side of the last face found is looked at in each frame. The places of
         up to four faces, or of weak ones, are looked at again in any case. 0 finds upright faces alone.
     """
@@ -64,6 +65,24 @@ class DetectorOptions:
         require_whole("threads", self.threads, 1, MAX_THREADS, optional=True)
 
 
+class Effort(enum.Enum):
+    """Time that a search of a frame may take; a detector may ignore it.
+
+    Attributes
+    ----------
+    USUAL
+        The frame stands alone, or every frame is searched.
+    THOROUGH
+        The frames before and after are not searched: small and turned faces are worth more time.
+    QUICK
+        Frames were and will be searched thoroughly: only a known face is missed.
+    """
+
+    QUICK = "quick"
+    USUAL = "usual"
+    THOROUGH = "thorough"
+
+
 class Detector(Protocol):
     """A face detector.
 
@@ -73,11 +92,8 @@ class Detector(Protocol):
 
     name: str
 
-    def detect(self, frame_bgr: np.ndarray, thorough: bool = False) -> list[Detection]:
-        """Return the faces of ``[H, W, 3]`` uint8 BGR, largest first, boxes inside the frame.
-
-        ``thorough`` is for a frame of which the next ones are not searched: a detector may take more time then.
-        """
+    def detect(self, frame_bgr: np.ndarray, effort: Effort = Effort.USUAL) -> list[Detection]:
+        """Return the faces of ``[H, W, 3]`` uint8 BGR, largest first, boxes inside the frame."""
 
     def close(self) -> None:
         """Wait for running calls, then free the detector's resources."""

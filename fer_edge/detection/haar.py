@@ -12,7 +12,7 @@ import numpy as np
 
 from fer_edge._utils.files import opencv_path
 from fer_edge._utils.guard import Guard
-from fer_edge.detection.base import MIN_FACE_PX, DetectorOptions
+from fer_edge.detection.base import MIN_FACE_PX, DetectorOptions, Effort
 from fer_edge.detection.postprocess import to_detections
 from fer_edge.errors import DetectorError
 from fer_edge.frames import check_frame
@@ -49,7 +49,7 @@ class HaarDetector:
         self._min_score = DEFAULT_MIN_SCORE if options.min_score is None else options.min_score
         self._cascade = Guard(_load(), "detector", DetectorError)  # OpenCV's object is not thread-safe
 
-    def detect(self, frame_bgr: np.ndarray, thorough: bool = False) -> list[Detection]:
+    def detect(self, frame_bgr: np.ndarray, effort: Effort = Effort.USUAL) -> list[Detection]:
         frame = check_frame(frame_bgr)
         scale = min(_MIN_FACE_PX / self._min_face_px, 1.0)
         height, width = (max(round(side * scale), 1) for side in frame.shape[:2])

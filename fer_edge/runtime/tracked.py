@@ -105,12 +105,15 @@ class TrackedFrames:
     def _follow(self, image: np.ndarray, at_s: float) -> TrackerUpdate:
         """Search the whole frame if it is due, else the surroundings of the tracks."""
         size = (image.shape[1], image.shape[0])
-        if self._refiner is None or self._searches.is_due(at_s, self._uncertain):
+        effort = self._searches.effort(at_s, self._uncertain)
+        if self._refiner is None or effort is not None:
             detector = self._pipeline.detector
-            # Only a detector whose faces are followed is asked for more than usual.
-            found = detector.detect(image) if self._refiner is None else detector.detect(image, thorough=True)
+            if self._refiner is None or effort is None:  # every frame is searched
+                found = detector.detect(image)
+            else:
+                found = detector.detect(image, effort)
             update = self._tracker.update(found, at_s, size)
-            self._searches.detected(at_s)
+            self._searches.detected(at_s, effort)
         else:
             last = {track.track_id: track.detection for track in self._tracker.tracks}
             expected = {

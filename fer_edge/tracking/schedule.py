@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fer_edge._utils.checks import require_number, require_whole
+from fer_edge.detection.base import Effort
 from fer_edge.tracking.change import CHANGED_DISTANCE
 
 MAX_INTERVAL_MS = 60_000
@@ -100,26 +101,30 @@ _SLACK_MS = 5.0
 
 
 class DetectionSchedule:
-    """Decides for each frame of a stream whether the whole frame is searched for faces."""
+    """Decides for each frame of a stream whether, and how thoroughly, the whole frame is searched for faces."""
 
     def __init__(self, options: ScheduleOptions) -> None:
         self._options = options
-        self._detected_at_s: float | None = None
+        self._searched_at_s: float | None = None
+        self._thorough_at_s: float | None = None
 
-    def is_due(self, at_s: float, uncertain: bool) -> bool:
-        """Return ``True`` for the first frame, after the interval, and after a jump back of the clock.
+    def effort(self, at_s: float, uncertain: bool) -> Effort | None:
+        """Return the effort of the search that is due, or ``None``.
 
-        If a track is uncertain, the interval is ``settle_every_ms``: a face that is hidden for a second must not cost a
-        search of every frame.
+        A thorough one is due for the first frame, after ``detect_every_ms``, and after a jump back of the clock. If a
+        track is uncertain, a quick one is due after ``settle_every_ms``: a face that is hidden for a second must not
+        cost a search of every frame.
         """
-        if self._detected_at_s is None:
-            return True
-        age_ms = (at_s - self._detected_at_s) * 1e3
-        interval_ms = self._options.detect_every_ms
-        if uncertain:
-            interval_ms = min(interval_ms, self._options.settle_every_ms)
-        return age_ms < 0 or age_ms >= interval_ms - _SLACK_MS
+        if self._searched_at_s is None or self._thorough_at_s is None:
+            return Effort.THOROUGH
+        age_ms = (at_s - self._thorough_at_s) * 1e3
+        if age_ms < 0 or age_ms >= self._options.detect_every_ms - _SLACK_MS:
+            return Effort.THOROUGH
+        age_ms = (at_s - self._searched_at_s) * 1e3
+        return Effort.QUICK if uncertain and age_ms >= self._options.settle_every_ms - _SLACK_MS else None
 
-    def detected(self, at_s: float) -> None:
-        """Record that the frame of ``at_s`` was searched."""
-        self._detected_at_s = at_s
+    def detected(self, at_s: float, effort: Effort | None) -> None:
+        """Record that the frame of ``at_s`` was searched; an effort of ``None`` was not due, and counts as thorough."""
+        self._searched_at_s = at_s
+        if effort is not Effort.QUICK:
+            self._thorough_at_s = at_s

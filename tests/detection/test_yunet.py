@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fer_edge.backends import BACKENDS
 from fer_edge.detection import create_detector
-from fer_edge.detection.base import DetectorOptions
+from fer_edge.detection.base import DetectorOptions, Effort
 from fer_edge.detection.mtcnn.weights import mtcnn_models
 from fer_edge.detection.postprocess import to_detections
 from fer_edge.detection.yunet import weights
@@ -335,6 +335,6 @@ def test_a_thorough_search_finds_smaller_faces(astronaut: np.ndarray) -> None:
     frame[100 : 100 + small.shape[0], 200 : 200 + small.shape[1]] = small
     detector = create_detector("yunet", DetectorOptions(turned_looks=0))
     assert detector.detect(frame) == []
-    assert len(detector.detect(frame, thorough=True)) == 1
+    assert len(detector.detect(frame, Effort.THOROUGH)) == 1
     given = create_detector("yunet", DetectorOptions(min_face_px=40, turned_looks=0))
-    assert len(given.detect(frame)) == len(given.detect(frame, thorough=True)) == 1
+    assert len(given.detect(frame)) == len(given.detect(frame, Effort.THOROUGH)) == 1

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from fer_edge.detection.base import Effort
 from fer_edge.errors import UsageError
 from fer_edge.tracking.schedule import Candidate, DetectionSchedule, ScheduleOptions, due_tracks
 
@@ -54,8 +55,8 @@ def test_an_interval_of_zero_is_every_frame() -> None:
     options = ScheduleOptions(detect_every_ms=0, classify_every_ms=0)
     assert due_tracks([Candidate(1, 5.0), Candidate(2, 5.0)], 5.001, options) == [1, 2]
     schedule = DetectionSchedule(options)
-    schedule.detected(5.0)
-    assert schedule.is_due(5.001, uncertain=False)
+    schedule.detected(5.0, Effort.THOROUGH)
+    assert schedule.effort(5.001, uncertain=False) is Effort.THOROUGH
 
 
 def test_an_interval_is_met_by_a_camera_whose_frames_jitter() -> None:
@@ -63,21 +64,30 @@ def test_an_interval_is_met_by_a_camera_whose_frames_jitter() -> None:
     options = ScheduleOptions(detect_every_ms=100)
     schedule, searched = DetectionSchedule(options), []
     for at_s in np.arange(300) / 30 + rng.uniform(-0.002, 0.002, 300):
-        if schedule.is_due(at_s, uncertain=False):
-            schedule.detected(at_s)
+        if (effort := schedule.effort(at_s, uncertain=False)) is not None:
+            schedule.detected(at_s, effort)
             searched.append(at_s)
     assert len(searched) == 100
 
 
 def test_the_frame_is_searched_when_due() -> None:
     schedule = DetectionSchedule(OPTIONS)
-    assert schedule.is_due(1.0, uncertain=False)
-    schedule.detected(1.0)
-    assert not schedule.is_due(1.1, uncertain=False)
-    assert schedule.is_due(1.1, uncertain=True)
-    assert not schedule.is_due(1.03, uncertain=True)
-    assert schedule.is_due(1.3, uncertain=False)
-    assert schedule.is_due(0.5, uncertain=False)  # the clock jumped back
+    assert schedule.effort(1.0, uncertain=False) is Effort.THOROUGH
+    schedule.detected(1.0, Effort.THOROUGH)
+    assert schedule.effort(1.1, uncertain=False) is None
+    assert schedule.effort(1.1, uncertain=True) is Effort.QUICK
+    assert schedule.effort(1.03, uncertain=True) is None
+    assert schedule.effort(1.3, uncertain=False) is Effort.THOROUGH
+    assert schedule.effort(0.5, uncertain=False) is Effort.THOROUGH  # the clock jumped back
+
+
+def test_quick_searches_do_not_put_off_a_thorough_one() -> None:
+    schedule, efforts = DetectionSchedule(OPTIONS), []
+    for at_s in np.arange(0, 1.2, 0.1):
+        effort = schedule.effort(at_s, uncertain=True)
+        schedule.detected(at_s, effort)
+        efforts.append(effort)
+    assert efforts == [Effort.THOROUGH, Effort.QUICK, Effort.QUICK] * 4
 
 
 def test_a_clock_that_jumped_back_makes_tracks_due() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from fer_edge._utils.guard import Guard
 from fer_edge.backends import Session, SessionOptions, choose_backend
-from fer_edge.detection.base import MIN_FACE_PX, DetectorOptions
+from fer_edge.detection.base import MIN_FACE_PX, DetectorOptions, Effort
 from fer_edge.detection.input_size import open_network, serialize, with_size
 from fer_edge.detection.mtcnn.pyramid import STRIDE_PX, WINDOW_PX, crop, cut_pyramid, halve
 from fer_edge.detection.mtcnn.weights import mtcnn_models
@@ -67,7 +67,7 @@ class MtcnnDetector:
             opened.pop_all()
         self._sessions = Guard(sessions, "detector", DetectorError, free=_close_all, parallel=True)
 
-    def detect(self, frame_bgr: np.ndarray, thorough: bool = False) -> list[Detection]:
+    def detect(self, frame_bgr: np.ndarray, effort: Effort = Effort.USUAL) -> list[Detection]:
         frame = check_frame(frame_bgr)
         halvings = halve(frame)
         with self._sessions as sessions:

@@ -6,8 +6,7 @@ W. Wu, H. Peng, S. Yu: "YuNet: A Tiny Millisecond-level Face Detector", Machine 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from operator import methodcaller
 
 import cv2
@@ -15,7 +14,7 @@ import numpy as np
 
 from fer_edge._utils.guard import Guard
 from fer_edge.backends import Backend, Session, SessionOptions, choose_backend
-from fer_edge.detection.base import MIN_FACE_PX, DetectorOptions
+from fer_edge.detection.base import MIN_FACE_PX, DetectorOptions, Effort
 from fer_edge.detection.input_size import open_network
 from fer_edge.detection.nms import suppress
 from fer_edge.detection.postprocess import to_detections
@@ -28,6 +27,8 @@ from fer_edge.frames import check_frame
 from fer_edge.results import Detection
 
 DEFAULT_MIN_SCORE = 0.7
+#: Looks at the whole of a frame without an upright face.
+_MAX_LOOKS = {Effort.QUICK: 0, Effort.USUAL: 2, Effort.THOROUGH: 1}
 #: Smallest face side where every frame is searched, if the options do not give one: less than half of the time of 40.
 USUAL_MIN_FACE_PX = 64
 
@@ -81,20 +82,22 @@ class YuNetDetector:
             network = _SessionPerSize(content, backend, settings)
         self._inputs = _Inputs()
         free = methodcaller("close")
-        self._search: Callable[[np.ndarray], Found] = (
-            TurnedSearch(self._find, self._min_score, options.turned_looks)
-            if options.turned_looks
-            else partial(self._find, min_score=self._min_score)
+        self._turned = (
+            TurnedSearch(self._find, self._min_score, options.turned_looks) if options.turned_looks else None
         )
         self._network = Guard(network, "detector", DetectorError, free=free, parallel=any_size)
 
-    def detect(self, frame_bgr: np.ndarray, thorough: bool = False) -> list[Detection]:
+    def detect(self, frame_bgr: np.ndarray, effort: Effort = Effort.USUAL) -> list[Detection]:
         frame = check_frame(frame_bgr)
-        min_face_px = self._given_min_face_px or (MIN_FACE_PX if thorough else USUAL_MIN_FACE_PX)
+        usual_px = MIN_FACE_PX if effort is Effort.THOROUGH else USUAL_MIN_FACE_PX
+        min_face_px = self._given_min_face_px or usual_px
         scale = min(_INPUT_FACE_PX / min_face_px, 1.0)
         height, width = (max(round(side * scale), 1) for side in frame.shape[:2])
         image = _shrink(frame, height, width)
-        found = self._search(image)
+        if self._turned is None:
+            found = self._find(image, self._min_score)
+        else:
+            found = self._turned(image, _MAX_LOOKS[effort])
         to_frame = np.array([frame.shape[1] / width, frame.shape[0] / height])
         return to_detections(
             frame,

@@ -17,6 +17,8 @@ from fer_edge.detection.nms import suppress
 from fer_edge.detection.yunet.decoding import MAX_OVERLAP, NOTHING, Found
 
 ANGLES_DEG = (-40, 40)
+#: Surer candidates are not looked at again.
+SURE_SCORE = 0.9
 #: Weaker candidates are not looked at.
 WEAK_SCORE = 0.3
 
@@ -99,15 +101,15 @@ class TurnedSearch:
         self._find, self._min_score = find, min_score
         self._schedule = _Schedule(looks_per_frame)
 
-    def __call__(self, image_bgr: np.ndarray) -> Found:
-        """Return the upright and the turned faces, best first."""
+    def __call__(self, image_bgr: np.ndarray, max_looks: float = len(ANGLES_DEG)) -> Found:
+        """Return the upright and the turned faces, best first; ``max_looks`` limits the looks at the whole image."""
         candidates = self._find(image_bgr, min(WEAK_SCORE, self._min_score))
-        looked_at = min(len(candidates.scores), _MAX_CANDIDATES)
-        again = [self._again(image_bgr, candidates[[index]]) for index in range(looked_at)]
-        found = Found.joined([*again, candidates[looked_at:]])
+        unsure = np.flatnonzero(candidates.scores < SURE_SCORE)[:_MAX_CANDIDATES]
+        again = [self._again(image_bgr, candidates[[index]]) for index in unsure]
+        found = Found.joined([*again, candidates[np.setdiff1d(np.arange(len(candidates.scores)), unsure)]])
         found = found[found.scores >= self._min_score]
         found = found[suppress(found.boxes_xyxy, found.scores, MAX_OVERLAP)]  # two looks may find one face
-        return found if len(found.scores) else self._whole(image_bgr)
+        return found if len(found.scores) else self._whole(image_bgr, max_looks)
 
     def _again(self, image_bgr: np.ndarray, candidate: Found) -> Found:
         """Return the best of a candidate and of what turned looks find in its place."""
@@ -123,11 +125,11 @@ class TurnedSearch:
                 best = found[near[:1]]
         return best
 
-    def _whole(self, image_bgr: np.ndarray) -> Found:
+    def _whole(self, image_bgr: np.ndarray, max_looks: float) -> Found:
         """Return the faces of the angle with the best one."""
         height, width = image_bgr.shape[:2]
         best = NOTHING
-        for angle in self._schedule.angles():
+        for angle in self._schedule.angles(max_looks):
             cosine, sine = _WHOLE_SCALE * np.abs((np.cos(np.radians(angle)), np.sin(np.radians(angle))))
             size = (round(width * cosine + height * sine), round(width * sine + height * cosine))
             look = _Look.at(np.array([width, height]) / 2, size, _WHOLE_SCALE, angle)
@@ -146,11 +148,14 @@ class _Schedule:
         self._lock = threading.Lock()  # of the fields below
         self._due, self._next, self._fruitful = 0.0, 0, False
 
-    def angles(self) -> tuple[int, ...]:
+    def angles(self, max_looks: float) -> tuple[int, ...]:
+        looks = min(self._looks_per_frame, max_looks)
+        if looks <= 0:
+            return ()
         with self._lock:
-            if self._looks_per_frame >= len(ANGLES_DEG):
+            if looks >= len(ANGLES_DEG):
                 return ANGLES_DEG
-            self._due = min(self._due + self._looks_per_frame, len(ANGLES_DEG))
+            self._due = min(self._due + looks, len(ANGLES_DEG))
             count = max(int(self._due), int(self._fruitful))
             self._due = max(self._due - count, 0.0)
             first = self._next
