@@ -147,7 +147,7 @@ SHIPPED: Mapping[str, ShippedModel] = {
 
 
 def shipped_bundle(name: str = DEFAULT_MODEL) -> Path:
-    """Return the folder of the FP32 bundle that ships as ``name``, a key of :data:`SHIPPED`.
+    """Return the folder of the bundle that ships as ``name``, a key of :data:`SHIPPED`.
 
     Raises
     ------

@@ -109,8 +109,8 @@ def choose_plain(bundle: Bundle, options: RuntimeOptions) -> Candidate:
 def list_candidates(bundle: Bundle, options: RuntimeOptions, processors: Processors) -> tuple[Candidate, ...]:
     """Return the candidates: the plain choice, then the first of each backend and precision, then all others.
 
-    Given options are not varied. A bundle offers FP32 and the precision that it was built and tested for; an FP32
-    bundle never runs in INT8. FP16 is offered only on GPUs, because CPUs compute it as FP32. If the plain choice
+    Given options are not varied. A bundle offers the precisions that it was built and tested for, those of which it holds
+    models; one that was built in FP32 alone never runs in INT8. FP16 is offered only on GPUs, because CPUs compute it as FP32. If the plain choice
     accepts frames in GPU memory, so do all candidates. On a DLA nothing is varied.
 
     Raises
@@ -159,10 +159,8 @@ def _list_backends(plain: Candidate, options: RuntimeOptions) -> list[Backend]:
 def _list_precisions(
     bundle: Bundle, options: RuntimeOptions, backend: Backend, plain: Candidate
 ) -> Iterator[str]:
-    offered = (
-        (options.session.precision,) if options.session.precision else ("fp32", bundle.manifest.precision)
-    )
-    for precision in (p for p in PRECISIONS if p in offered):
+    offered = (options.session.precision,) if options.session.precision else PRECISIONS
+    for precision in offered:
         as_fp32 = precision == "fp16" and not backend.on_gpu
         if as_fp32 and (backend.name, precision) != plain.family:
             continue

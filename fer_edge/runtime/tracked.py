@@ -55,6 +55,7 @@ class TrackedFrames:
         self._events = TrackEvents()
         self._states: dict[int, _TrackState] = {}
         self._uncertain = False
+        self._followed: tuple[Track, ...] = ()
         self._calls = 0
         self._lock = threading.Lock()
 
@@ -103,7 +104,7 @@ class TrackedFrames:
         return upright.turn_back(pipeline.result(frame, faces, clock, events))
 
     def _follow(self, image: np.ndarray, at_s: float) -> TrackerUpdate:
-        """Search the whole frame if it is due, else the surroundings of the tracks."""
+        """Search the whole frame or the surroundings of the tracks if due, else predict their boxes."""
         size = (image.shape[1], image.shape[0])
         effort = self._searches.effort(at_s, self._uncertain)
         if self._refiner is None or effort is not None:
@@ -120,11 +121,29 @@ class TrackedFrames:
                 track_id: _moved(last.get(track_id), box)
                 for track_id, box in self._tracker.predict(at_s).items()
             }
+            if not self._searches.is_follow_due(at_s):
+                return self._predicted(expected, size)
             update = self._tracker.carry(self._refiner.refine(image, expected), at_s, size)
+            self._searches.followed(at_s)
+        self._followed = update.tracks
         self._uncertain = update.uncertain
         for track_id in update.left:
             self._states.pop(track_id, None)
         return update
+
+    def _predicted(self, expected: Mapping[int, Detection], size: tuple[int, int]) -> TrackerUpdate:
+        """Return the tracks of the last followed frame at their predicted boxes, as far as they are inside the frame."""
+        tracks = []
+        for track in self._followed:
+            moved = expected.get(track.track_id)
+            if moved is None:
+                continue
+            left, top, right, bottom = moved.box_xyxy
+            box = (max(left, 0.0), max(top, 0.0), min(right, float(size[0])), min(bottom, float(size[1])))
+            if box[2] - box[0] >= 1 and box[3] - box[1] >= 1:
+                detection = replace(moved, box_xyxy=box, score=track.detection.score)
+                tracks.append(replace(track, detection=detection, is_seen=False, was_occluded=False))
+        return TrackerUpdate(tuple(tracks), (), (), self._uncertain)
 
     def _due(self, image: np.ndarray, tracks: Sequence[Track], at_s: float) -> list[Track]:
         candidates = []
@@ -177,7 +196,7 @@ def _moved(last: Detection | None, box: Box) -> Detection:
 
 
 #: Time after an event of a track in which it is classified more often.
-_SETTLING_S = 0.5
+_SETTLING_S = 0.2
 
 
 class _TrackState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,8 +21,10 @@ class ScheduleOptions:
     Attributes
     ----------
     detect_every_ms : float
-        Longest time between two searches of the whole frame. In between, each face is followed in its surroundings.
-        A face that enters is found after this time at the latest.
+        Longest time between two searches of the whole frame. A face that enters is found after this time at the latest.
+    follow_every_ms : float
+        Longest time between two searches of the surroundings of each face, in between. The frames between those have
+        the predicted boxes.
     classify_every_ms : float
         Longest time between two classifications of a track.
     settle_every_ms : float
@@ -36,13 +39,14 @@ class ScheduleOptions:
     """
 
     detect_every_ms: float = 330.0
+    follow_every_ms: float = 60.0
     classify_every_ms: float = 400.0
     settle_every_ms: float = 60.0
     change: float = CHANGED_DISTANCE
     max_faces: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("detect_every_ms", "classify_every_ms", "settle_every_ms"):
+        for name in ("detect_every_ms", "follow_every_ms", "classify_every_ms", "settle_every_ms"):
             require_number(name, getattr(self, name), 0, MAX_INTERVAL_MS)
         require_number("change", self.change, 0, 1e6)
         require_whole("max_faces", self.max_faces, 1, _MAX_FACES, optional=True)
@@ -106,6 +110,7 @@ class DetectionSchedule:
     def __init__(self, options: ScheduleOptions) -> None:
         self._options = options
         self._searched_at_s: float | None = None
+        self._followed_at_s = -math.inf
         self._thorough_at_s: float | None = None
 
     def effort(self, at_s: float, uncertain: bool) -> Effort | None:
@@ -123,8 +128,17 @@ class DetectionSchedule:
         age_ms = (at_s - self._searched_at_s) * 1e3
         return Effort.QUICK if uncertain and age_ms >= self._options.settle_every_ms - _SLACK_MS else None
 
+    def is_follow_due(self, at_s: float) -> bool:
+        """Return ``True`` if the surroundings of the faces are to be searched."""
+        age_ms = (at_s - self._followed_at_s) * 1e3
+        return age_ms < 0 or age_ms >= self._options.follow_every_ms - _SLACK_MS
+
+    def followed(self, at_s: float) -> None:
+        """Record that the surroundings of the faces were searched."""
+        self._followed_at_s = at_s
+
     def detected(self, at_s: float, effort: Effort | None) -> None:
         """Record that the frame of ``at_s`` was searched; an effort of ``None`` was not due, and counts as thorough."""
-        self._searched_at_s = at_s
+        self._searched_at_s = self._followed_at_s = at_s
         if effort is not Effort.QUICK:
             self._thorough_at_s = at_s
