@@ -76,7 +76,7 @@ def _beside(args: argparse.Namespace, pictures: Sequence[Picture]) -> list[dict[
     other = Path(args.subject).resolve()
     rows = []
     for faces in (1, 8):
-        with _scene(pictures, SceneOptions("mixed", faces, duration_s=args.seconds, seed=11)) as moving:
+        with _scene(pictures, SceneOptions("wander", faces, duration_s=args.seconds, seed=11)) as moving:
             taken: dict[str, list[dict[str, Any]]] = {"other": [], "every frame": [], "schedule": []}
             for _ in range(args.rounds):
                 taken["other"].append(_work(other, moving))
@@ -101,7 +101,7 @@ def _schedule(args: argparse.Namespace, pictures: Sequence[Picture]) -> list[dic
     rows = []
     extra = ("--bundle", args.subject, *(["--random"] if args.random else []))
     for faces in (1, 4):
-        with _scene(pictures, SceneOptions("mixed", faces, duration_s=args.seconds, seed=12)) as moving:
+        with _scene(pictures, SceneOptions("wander", faces, duration_s=args.seconds, seed=12)) as moving:
             every, scheduled = [], []
             for _ in range(args.rounds):
                 every.append(_work(HERE, moving, *extra))

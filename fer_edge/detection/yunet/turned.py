@@ -18,7 +18,7 @@ from fer_edge.detection.yunet.decoding import MAX_OVERLAP, NOTHING, Found
 
 ANGLES_DEG = (-40, 40)
 #: Surer candidates are not looked at again.
-SURE_SCORE = 0.9
+SURE_SCORE = 0.88
 #: Weaker candidates are not looked at.
 WEAK_SCORE = 0.3
 
