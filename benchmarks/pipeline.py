@@ -4,8 +4,9 @@
     python benchmarks/pipeline.py schedule BUNDLE --data FOLDER [--json FILE]
     python benchmarks/pipeline.py growth --data FOLDER [--json FILE] [--plot FILE]
 
-``beside`` runs this version and another checkout, which has a ``.venv``, in alternating processes: every frame by itself, and a stream with
-the schedule. ``schedule`` compares a bundle with and without the schedule. ``growth`` varies faces and frame size.
+``beside`` runs this version and another checkout, which has a ``.venv``, in alternating processes: every frame by itself,
+and a stream with the schedule. ``schedule`` compares tracks and steady labels of a bundle, with the schedule and with every frame searched
+and classified. ``growth`` varies faces and frame size.
 FOLDER holds labelled photographs with one face each.
 """
 
@@ -49,6 +50,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="length of a stream at 30 frames/s")
+    parser.add_argument(
+        "--relabel", type=float, metavar="S", help="mean time after which a face changes its picture"
+    )
     parser.add_argument("--random", action="store_true", help="accept a bundle with random weights")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE")
@@ -100,11 +104,13 @@ def _beside(args: argparse.Namespace, pictures: Sequence[Picture]) -> list[dict[
 def _schedule(args: argparse.Namespace, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
     rows = []
     extra = ("--bundle", args.subject, *(["--random"] if args.random else []))
-    for faces in (1, 4):
-        with _scene(pictures, SceneOptions("wander", faces, duration_s=args.seconds, seed=12)) as moving:
+    for faces in (1, 8):
+        with _scene(
+            pictures, SceneOptions("wander", faces, duration_s=args.seconds, relabel_s=args.relabel, seed=12)
+        ) as moving:
             every, scheduled = [], []
             for _ in range(args.rounds):
-                every.append(_work(HERE, moving, *extra))
+                every.append(_work(HERE, moving, "--tracked", "--every-frame", *extra))
                 scheduled.append(_work(HERE, moving, "--tracked", *extra))
         agreeing, compared = _agreement(every[0]["faces"], scheduled[0]["faces"])
         base = _figures(every)

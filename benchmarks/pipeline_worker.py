@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--fps", type=float, default=30.0)
     parser.add_argument("--bundle", default="default")
     parser.add_argument("--tracked", action="store_true")
+    parser.add_argument("--every-frame", action="store_true", help="search and classify in every frame")
     parser.add_argument("--random", action="store_true", help="accept random weights")
     args = parser.parse_args()
     frames = np.load(args.frames, mmap_mode="r")
@@ -31,7 +32,14 @@ def main() -> None:
         for index in range(WARM_UP):
             runtime(np.array(frames[index % len(frames)]))
         start_cpu_s = time.process_time() - begun_cpu
-        tracked = runtime.tracked() if args.tracked else None
+        tracked = None
+        if args.tracked:
+            options = None
+            if args.every_frame:
+                from fer_edge import ScheduleOptions, TrackingOptions
+
+                options = TrackingOptions(schedule=ScheduleOptions(0, 0, 0, 0))
+            tracked = runtime.tracked(options)
         wall_ms, cpu_ms, labels, stages = [], [], [], []
         for index, stored in enumerate(frames):
             frame = np.array(stored)  # reading the file is not part of the pipeline

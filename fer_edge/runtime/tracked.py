@@ -196,7 +196,7 @@ def _moved(last: Detection | None, box: Box) -> Detection:
 
 
 #: Time after an event of a track in which it is classified more often.
-_SETTLING_S = 0.2
+_SETTLING_S = 0.13
 
 
 class _TrackState:
