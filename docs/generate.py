@@ -12,7 +12,15 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from stream_figures import abstention, detectors, near_infrared, smoothing, trackers, turned_faces
+from stream_figures import (
+    abstention,
+    detectors,
+    near_infrared,
+    schedule_figures,
+    smoothing,
+    trackers,
+    turned_faces,
+)
 from tables import origin_of, percent, read_record, table, unbroken
 
 from fer_edge import cli
@@ -148,6 +156,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "abstention": abstention,
     "near-infrared": near_infrared,
     "trackers": trackers,
+    "schedule": schedule_figures,
     "smoothing": smoothing,
 }
 

@@ -152,3 +152,41 @@ def smoothing() -> str:
         "delay p50 / p95, ms (n)",
     )  # fmt: skip
     return f"{table(header, rows)}\n\n{origin_of(found, 'python benchmarks/smoothing.py fer2013.csv.gz')}"
+
+
+def schedule_figures() -> str:
+    """Return times of streams with the schedule beside an earlier version, and the tracks of both schedules."""
+    beside, tracked = read_record("pipeline_beside"), read_record("tracked_streams")
+    names = {
+        "other": "commit efb9382, every frame",
+        "every frame": "every frame",
+        "schedule": "with the schedule",
+    }
+    rows = [
+        (
+            row["scene"],
+            names[row["version"]],
+            unbroken(
+                " / ".join(f"{row[f'wall {p} ms']:.1f}" for p in ("p50", "p90", "p99")) + f" ({row['n']})"
+            ),
+            f"{row['CPU mean ms']:.1f}",
+            f"{row['wall ratio']:.2f}",
+            f"{row['CPU ratio']:.2f}",
+        )
+        for row in beside["rows"]
+    ]
+    header = ("faces", "version", "frame, ms", "processor time, ms", "p50 ratio", "processor ratio")
+    of_tracks = [
+        (
+            name,
+            one["switches"],
+            one["misses"],
+            one["false_tracks"],
+            f"{one['idf1']:.3f}",
+            f"{one['mota']:.3f}",
+        )
+        for name, one in tracked["schedules"].items()
+    ]
+    second = ("streams", "identity switches", "misses", "false tracks", "IDF1", "MOTA")
+    command = "python benchmarks/pipeline.py beside CHECKOUT --data DIR"
+    return f"{table(header, rows)}\n\n{origin_of(beside, command)}\n\n{table(second, of_tracks)}\n\n{origin_of(tracked, 'python benchmarks/tracked_streams.py --faces DIR')}"
