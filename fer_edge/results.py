@@ -132,7 +132,8 @@ class Face:
 class FrameResult:
     """All faces of one frame, with the time each stage took and the changes of tracks since the frame before.
 
-    ``captured_at_s`` is ``time.monotonic()`` at capture, ``media_time_s`` the position in a video file.
+    ``captured_at_s`` is ``time.monotonic()`` at capture, ``media_time_s`` the position in a video file. ``more_faces`` is
+    ``True`` if the detector or the tracker reached its largest number of faces: the frame may show more.
     """
 
     index: int
@@ -145,6 +146,7 @@ class FrameResult:
     source: str = ""
     events: tuple[Event, ...] = ()
     media_time_s: float | None = None
+    more_faces: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -157,6 +159,7 @@ class FrameResult:
             "dropped": self.dropped,
             "state": self.state.value,
             "faces": [face.to_dict() for face in self.faces],
+            "more_faces": self.more_faces,
             "events": [event.to_dict() for event in self.events],
             "timings_ms": {name: round(v, 3) for name, v in self.timings_ms.items()},
         }

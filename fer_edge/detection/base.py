@@ -91,6 +91,8 @@ class Detector(Protocol):
     """
 
     name: str
+    #: Largest number of faces that it returns; ``None``: no limit.
+    max_faces: int | None
 
     def detect(self, frame_bgr: np.ndarray, effort: Effort = Effort.USUAL) -> list[Detection]:
         """Return the faces of ``[H, W, 3]`` uint8 BGR, largest first, boxes inside the frame."""

@@ -43,6 +43,7 @@ class HaarDetector:
     """
 
     name = "haar"
+    max_faces: int | None = None
 
     def __init__(self, options: DetectorOptions) -> None:
         self._min_face_px = options.min_face_px or MIN_FACE_PX

@@ -100,7 +100,9 @@ class Pipeline:
         detections = self.detector.detect(image) if given is None else list(map(upright.turn, given))
         clock.mark()
         answers = classifier.classify(frame.image, image, detections, on_prepared=clock.mark)
-        result = self.result(frame, self.faces(detections, answers, frame.time_s), clock)
+        faces = self.faces(detections, answers, frame.time_s)
+        cut = given is None and self.is_cut(len(detections))
+        result = self.result(frame, faces, clock, more_faces=cut)
         return upright.turn_back(result)
 
     def new_camera(self) -> Camera:
@@ -123,8 +125,18 @@ class Pipeline:
         with self._counting:
             self.non_finite += sum(not answer.is_finite for answer in answers)
 
+    def is_cut(self, found: int) -> bool:
+        """Return ``True`` if the detector found as many faces as it returns at most."""
+        most = getattr(self.detector, "max_faces", None)
+        return most is not None and found >= most
+
     def result(
-        self, frame: Frame, faces: tuple[Face, ...], clock: StageClock, events: tuple[Event, ...] = ()
+        self,
+        frame: Frame,
+        faces: tuple[Face, ...],
+        clock: StageClock,
+        events: tuple[Event, ...] = (),
+        more_faces: bool = False,
     ) -> FrameResult:
         """Return the result of a frame; ends the last stage of its clock."""
         clock.mark()
@@ -141,4 +153,5 @@ class Pipeline:
             source=frame.name,
             events=events,
             media_time_s=frame.media_time_s,
+            more_faces=more_faces,
         )

@@ -55,6 +55,7 @@ class TrackedFrames:
         self._events = TrackEvents()
         self._states: dict[int, _TrackState] = {}
         self._uncertain = False
+        self._is_cut = False
         self._followed: tuple[Track, ...] = ()
         self._calls = 0
         self._lock = threading.Lock()
@@ -101,7 +102,7 @@ class TrackedFrames:
             labels={face.track_id: face.label for face in faces if face.track_id is not None},
             left=update.left,
         )
-        return upright.turn_back(pipeline.result(frame, faces, clock, events))
+        return upright.turn_back(pipeline.result(frame, faces, clock, events, self._is_cut))
 
     def _follow(self, image: np.ndarray, at_s: float) -> TrackerUpdate:
         """Search the whole frame or the surroundings of the tracks if due, else predict their boxes."""
@@ -113,6 +114,7 @@ class TrackedFrames:
                 found = detector.detect(image)
             else:
                 found = detector.detect(image, effort)
+            self._is_cut = self._pipeline.is_cut(len(found)) or len(found) > self.options.tracker.max_tracks
             update = self._tracker.update(found, at_s, size)
             self._searches.detected(at_s, effort)
         else:

@@ -16,7 +16,7 @@ from fer_edge import Frame, Runtime
 from fer_edge.errors import BackendError, UsageError
 from fer_edge.results import EventKind, Face, FrameResult
 from fer_edge.synthetic import render_faces
-from fer_edge.tracking.options import TrackingOptions
+from fer_edge.tracking.options import TrackerOptions, TrackingOptions
 from fer_edge.tracking.schedule import ScheduleOptions
 
 SIDE_PX = 120
@@ -253,3 +253,15 @@ def frame_with(picture: np.ndarray, x: int, y: int) -> np.ndarray:
     frame = np.full((480, 640, 3), 90, np.uint8)
     frame[y : y + SIDE_PX, x : x + SIDE_PX] = picture
     return frame
+
+
+def test_a_limit_of_faces_is_reported(runtime: Runtime, smile: np.ndarray) -> None:
+    frame, boxes = frame_with(smile, 260, 180), [(float(x), 10.0, x + 50.0, 60.0) for x in range(0, 600, 60)]
+    for most, more in ((10, True), (11, False), (None, False)):
+        runtime._pipeline.detector = FixedDetector(*boxes)
+        runtime._pipeline.detector.max_faces = most
+        assert runtime(frame).more_faces is more
+    options = TrackingOptions(tracker=TrackerOptions(max_tracks=9))
+    result = runtime.tracked(options)(frame, 5.0)
+    assert (len(result.faces), result.more_faces) == (9, True)
+    assert result.to_dict()["more_faces"] is True

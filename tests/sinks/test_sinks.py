@@ -212,7 +212,7 @@ def test_json_lines_have_the_documented_fields(tmp_path: Path) -> None:
     sink.write(frame(), result(index=1))
     sink.close()
     first, second = (json.loads(line) for line in path.read_text().splitlines())
-    assert list(first) == ["index", "source", "captured_at_s", "media_time_s", "frame_age_ms", "dropped", "state", "faces", "events", "timings_ms"]  # fmt: skip
+    assert list(first) == ["index", "source", "captured_at_s", "media_time_s", "frame_age_ms", "dropped", "state", "faces", "more_faces", "events", "timings_ms"]  # fmt: skip
     assert first["source"] == 'a "quoted"\nname.png'
     assert first["timings_ms"] == {"total": 1.235}
     assert first["state"] == "running"

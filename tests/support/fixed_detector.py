@@ -12,6 +12,7 @@ class FixedDetector:
     """Finds its boxes in every frame."""
 
     name = "fixed"
+    max_faces: int | None = None
 
     def __init__(self, *boxes: tuple[float, float, float, float]) -> None:
         self.boxes = boxes

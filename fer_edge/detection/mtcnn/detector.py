@@ -51,6 +51,7 @@ class MtcnnDetector:
     """
 
     name = "mtcnn"
+    max_faces: int | None = _MAX_ONET
 
     def __init__(self, options: DetectorOptions) -> None:
         self._min_face_px = options.min_face_px or MIN_FACE_PX

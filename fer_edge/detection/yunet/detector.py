@@ -58,6 +58,7 @@ class YuNetDetector:
     """
 
     name = "yunet"
+    max_faces: int | None = _MAX_CANDIDATES
 
     def __init__(self, options: DetectorOptions) -> None:
         self._given_min_face_px = options.min_face_px
