@@ -133,16 +133,18 @@ def execute(args: argparse.Namespace) -> int:
         (c, sum(m.confusion[i]), percent(m.recall[i]), percent(None if m.recall[i] is None else m.f1[i]))
         for i, c in enumerate(m.class_names)
     ]
-    photographs = [
-        f"{faces.name} holds photographs: the largest face of each was cut out."
-    ] * result.photographs
+    how = (
+        f"holds photographs: the largest face of each was cut out by {args.detector}."
+        if result.photographs
+        else "holds face crops, by the sizes of its pictures: each was classified whole."
+    )
     title = f"{bundle.spec.network}, {result.precision} on {result.backend}, {result.data}"
     print_result(
         args,
         value,
         make_table(title, ("", "value"), rows),
         make_table("By class", ("class", "faces", "recall", "F1"), per_class),
-        *photographs,
+        f"{faces.name} {how}",
         *(f"Warning: {text}." for text in warnings),
         *(f"bad row: {problem}" for problem in faces.skipped.first),
     )

@@ -75,7 +75,11 @@ def make_tables(
         for face in result.faces
     ]
     tables: list[Table | str] = [make_table(title, columns, rows)]
-    if frames > len(shown):
+    if frames and not faces:
+        tables.append(
+            "No face was found. Fix: try --rotate auto for a camera on its side, or a smaller --min-face"
+        )
+    elif frames > len(shown):
         tables.append(f"The first {len(shown)} frames are shown; --jsonl FILE writes all.")
     if account.events:
         rows = [

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fer_edge._utils.guard import Guard
+from fer_edge.detection.base import Effort
 from fer_edge.frames import Frame
 from fer_edge.preprocess import crop_rectangle
 from fer_edge.quality import Quality
@@ -21,6 +22,7 @@ from fer_edge.results import Box, Detection, Face, FrameResult
 from fer_edge.runtime.classifier import Answer
 from fer_edge.runtime.pipeline import Pipeline
 from fer_edge.runtime.stages import StageClock
+from fer_edge.tracking.box_sizes import SizeRatios
 from fer_edge.tracking.change import aligned_patch, patch_distance
 from fer_edge.tracking.events import TrackEvents
 from fer_edge.tracking.options import TrackingOptions
@@ -54,6 +56,7 @@ class TrackedFrames:
         self._searches = DetectionSchedule(options.schedule)
         self._events = TrackEvents()
         self._states: dict[int, _TrackState] = {}
+        self._sizes = SizeRatios()
         self._uncertain = False
         self._is_cut = False
         self._followed: tuple[Track, ...] = ()
@@ -99,7 +102,11 @@ class TrackedFrames:
         events = self._events.update(
             frame.time_s,
             appeared=update.appeared,
-            labels={face.track_id: face.label for face in faces if face.track_id is not None},
+            labels={
+                # A face that is hidden has no label; when it returns, it starts anew.
+                **{track.track_id: None for track in self._tracker.tracks},
+                **{face.track_id: face.label for face in faces if face.track_id is not None},
+            },
             left=update.left,
         )
         return upright.turn_back(pipeline.result(frame, faces, clock, events, self._is_cut))
@@ -125,9 +132,13 @@ class TrackedFrames:
             }
             if not self._searches.is_follow_due(at_s):
                 return self._predicted(expected, size)
-            update = self._tracker.carry(self._refiner.refine(image, expected), at_s, size)
+            found_again = self._refiner.refine(image, expected)
+            update = self._tracker.carry(self._sizes.corrected(found_again, size), at_s, size)
             self._searches.followed(at_s)
         self._followed = update.tracks
+        if self._refiner is not None and effort is Effort.THOROUGH:
+            seen = {track.track_id: track.detection for track in update.tracks}
+            self._sizes.learn(seen, self._refiner.refine(image, seen))
         self._uncertain = update.uncertain
         for track_id in update.left:
             self._states.pop(track_id, None)

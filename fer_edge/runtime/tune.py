@@ -218,7 +218,7 @@ def _measure(
 ) -> Tuning:
     # A warning, because it is shown without any logging set-up and explains a wait of seconds.
     _LOG.warning(
-        "measuring once which of %d configurations (backend, precision, threads, batch) runs %s fastest here; "
+        "measuring which of %d configurations (backend, precision, threads, batch) runs %s fastest here; "
         "%s=0, tune=False or --no-tune disables this",
         len(candidates),
         bundle.spec.network,
@@ -247,7 +247,7 @@ def _find_disturbance(load: float | None, timings: Sequence[Timing], choice: Cho
 
 def _warn_not_kept(reason: str) -> None:
     _LOG.warning(
-        "the measurement is used now and not kept, so that it is repeated at the next start, because %s. Fix: run "
+        "this measurement is used, but the next start measures again, because %s. Fix: run "
         "fer-edge tune --again when the machine is idle; if it is always busy, fer-edge tune --again --keep",
         reason,
     )

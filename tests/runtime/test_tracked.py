@@ -104,10 +104,10 @@ def test_a_moving_face_is_one_track_that_is_seldom_classified(runtime: Runtime, 
 def test_a_face_that_leaves_is_an_event(runtime: Runtime, smile: np.ndarray) -> None:
     stage = Stage(runtime)
     results = [stage.show((smile, 260, 180)) for _ in range(10)] + [stage.show() for _ in range(60)]
-    assert kinds(results)[-1] == (EventKind.LEFT, 1)
+    assert kinds(results)[-2:] == [(EventKind.LABEL_CHANGED, 1), (EventKind.LEFT, 1)]
     assert all(result.faces == () for result in results[10:])
     (event,) = results[-1].events or [e for r in results for e in r.events if e.kind is EventKind.LEFT]
-    assert event.previous_label == "happiness"
+    assert event.previous_label is None  # it was hidden before
     again = [stage.show((smile, 260, 180)) for _ in range(5)]
     assert only(again[-1]).track_id == 2
 
@@ -119,9 +119,15 @@ def test_a_distribution_does_not_outlive_an_occlusion(
     stage = Stage(runtime)
     for _ in range(30):
         before = only_or_none(stage.show((smile, 260, 180)))
-    for _ in range(5):
-        assert stage.show().faces == ()
-    after = only(stage.show((other, 262, 180)))
+    hidden = [stage.show() for _ in range(5)]
+    assert [result.faces for result in hidden] == [()] * 5
+    (event,) = hidden[0].events
+    assert (event.kind, event.label, event.previous_label) == (EventKind.LABEL_CHANGED, None, "happiness")
+    result = stage.show((other, 262, 180))
+    after = only(result)
+    assert [(event.label, event.previous_label) for event in result.events] == [(after.label, None)] * bool(
+        after.label
+    )
     alone = only(runtime.process(Frame(frame_with(other, 262, 180), 0, 0.0)))
     assert before is not None
     assert after.probabilities == pytest.approx(alone.probabilities, abs=1e-6)
