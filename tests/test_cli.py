@@ -385,7 +385,7 @@ def test_the_faces_of_a_video_are_tracked_unless_asked_otherwise(
     tracks = [face["track_id"] for frame in frames for face in frame["faces"]]
     assert tracks == [None if flags == ["--no-tracking"] else 1] * 6
     classified = {face["classified_at_s"] for frame in frames for face in frame["faces"]}
-    assert len(classified) == (3 if flags == [] else 6)
+    assert len(classified) == (2 if flags == [] else 6)
 
 
 def test_a_schedule_without_tracking_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,10 +41,11 @@ def test_photographs_of_a_folder_are_evaluated_cropped_and_face_crops_as_they_ar
         value = json.loads(capsys.readouterr().out)
         assert (value["photographs"], value["metrics"]["count"]) == (folder == "photographs", 2)
         assert main(arguments) == 0
-        said = (
-            "photographs holds photographs: the largest face of each was cut out." in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert ("photographs holds photographs: the largest face of each was cut out by yunet." in said) is (
+            folder == "photographs"
         )
-        assert said is (folder == "photographs")
+        assert ("each was classified whole." in said) is (folder != "photographs")
 
 
 def test_data_without_labels_are_refused_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
