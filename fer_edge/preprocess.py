@@ -20,6 +20,10 @@ Rectangle = tuple[int, int, int, int]
 _INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
 
 
+#: Largest side of a crop, in longer sides of the frame.
+_MAX_FRAMES_PER_CROP = 4
+
+
 def crop_bounds(box_xyxy: Box, rule: CropRule) -> Rectangle:
     """Return integer crop corners (left, top, right, bottom), which may lie outside the frame.
 
@@ -47,9 +51,11 @@ def crop_rectangle(
     """Return the rectangle of a crop in pixels (left, top, right, bottom); ``None`` if the crop is too small.
 
     With ``replicate``, and for a turned face, it may extend beyond the frame, where the border pixels are repeated.
-    ``min_side_px`` counts the pixels inside the frame.
+    ``min_side_px`` counts the pixels inside the frame. A crop of several times the frame would show no face either.
     """
     left, top, right, bottom = bounds = crop_bounds(box_xyxy, rule)
+    if max(right - left, bottom - top) > _MAX_FRAMES_PER_CROP * max(frame_height, frame_width):
+        return None
     inside = max(left, 0), max(top, 0), min(right, frame_width), min(bottom, frame_height)
     if min(inside[2] - inside[0], inside[3] - inside[1]) < max(rule.min_side_px, 1):
         return None

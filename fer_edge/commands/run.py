@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -76,7 +77,8 @@ def _process(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str
         with _sinks(args, pictures, runtime) as sinks:
             account = _consume(args, runtime, source, sinks)
         latency = {stage: summary.to_dict() for stage, summary in runtime.latency().items()}
-        written = [path for path in (args.output, args.jsonl) if path not in (None, "-")]
+        asked = [path for path in (args.output, args.jsonl) if path not in (None, "-")]
+        written = [path for path in asked if Path(path).exists()]  # none if interrupted before the first frame
         value = {
             "bundle": str(runtime.bundle.path),
             "backend": runtime.backend.name,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from fer_edge._utils.checks import is_number
 from fer_edge.errors import DataError
 from fer_edge.quality import QualityThresholds
 from fer_edge.quality import reason as quality_reason
@@ -78,7 +79,12 @@ def as_detections(boxes_xyxy: Any) -> list[Detection]:
     DataError
         If they are not finite numbers with left < right and top < bottom, or more than :data:`MAX_BOXES`.
     """
-    given = boxes_xyxy if isinstance(boxes_xyxy, np.ndarray) else list(boxes_xyxy)
+    try:
+        given = boxes_xyxy if isinstance(boxes_xyxy, np.ndarray) and boxes_xyxy.ndim else list(boxes_xyxy)
+    except TypeError as error:
+        raise DataError(
+            f"expected boxes [N, 4], found {boxes_xyxy!r:.60}. Fix: give left, top, right, bottom of each face in pixels"
+        ) from error
     if len(given) > MAX_BOXES:
         raise DataError(f"expected at most {MAX_BOXES} boxes, found {len(given)}. Fix: pass fewer per call")
     if any(isinstance(box, Detection) for box in given):
@@ -87,6 +93,8 @@ def as_detections(boxes_xyxy: Any) -> list[Detection]:
                 "expected either boxes or detections, found both. Fix: pass the boxes of the detections"
             )
         _require_boxes([detection.box_xyxy for detection in given])
+        for detection in given:
+            _require_detection(detection)
         return list(given)
     boxes = _require_boxes(given)
     return [Detection((float(x0), float(y0), float(x1), float(y1)), 1.0) for x0, y0, x1, y1 in boxes]
@@ -109,3 +117,39 @@ def _require_boxes(given: Any) -> np.ndarray:
             "Fix: give corners (left, top, right, bottom), not corner and size"
         )
     return boxes
+
+
+def _require_detection(detection: Detection) -> None:
+    points = detection.landmarks
+    usable = points is None or (
+        isinstance(points, np.ndarray)
+        and points.ndim == 2
+        and points.shape[1] == 2
+        and np.isfinite(points).all()
+    )
+    if (
+        not usable
+        or not is_number(detection.score)
+        or not is_number(detection.roll_deg)
+        or abs(detection.roll_deg) > 360
+    ):
+        raise DataError(
+            f"expected detections with finite score, roll_deg and landmarks [N, 2], found {detection!r:.120}. "
+            "Fix: give landmarks as an array or None"
+        )
+
+
+def as_crops(crops_bgr: Any) -> list[Any]:
+    """Return the crops of a sequence of pictures.
+
+    Raises
+    ------
+    DataError
+        If one picture is given instead.
+    """
+    single = isinstance(crops_bgr, str | bytes) or (isinstance(crops_bgr, np.ndarray) and crops_bgr.ndim < 4)
+    if single or not isinstance(crops_bgr, Iterable):
+        raise DataError(
+            f"expected a sequence of pictures, found {type(crops_bgr).__name__}. Fix: give a list, also of one crop"
+        )
+    return list(crops_bgr)

@@ -25,7 +25,7 @@ from fer_edge.models.catalogue import find_bundle
 from fer_edge.probabilities import make_rule
 from fer_edge.results import Detection, Face, FrameResult, LatencySummary
 from fer_edge.runtime.classifier import ClassifierOptions
-from fer_edge.runtime.faces import as_detections
+from fer_edge.runtime.faces import as_crops, as_detections
 from fer_edge.runtime.options import RuntimeChanges, RuntimeOptions, make_options
 from fer_edge.runtime.pipeline import Pipeline
 from fer_edge.runtime.tracked import TrackedFrames
@@ -172,7 +172,7 @@ class Runtime:
         tuple of Face
             One per crop, in their order; the box of each is the whole crop.
         """
-        crops = [check_frame(crop, self.options.levels) for crop in crops_bgr]
+        crops = [check_frame(crop, self.options.levels) for crop in as_crops(crops_bgr)]
         with self._opened:
             answers = self._pipeline.host.classify_crops(crops)
         boxes = [Detection((0.0, 0.0, float(crop.shape[1]), float(crop.shape[0])), 1.0) for crop in crops]
@@ -189,7 +189,8 @@ class Runtime:
             Default: those of the runtime.
         """
         self._opened.require_process()
-        options = options or self.options.tracking or TrackingOptions()
+        if options is None:
+            options = self.options.tracking or TrackingOptions()
         return TrackedFrames(self._opened, self._pipeline, self._refiner, options)
 
     def stream(self, source: str | int | os.PathLike[str] | Source) -> Iterator[FrameResult]:

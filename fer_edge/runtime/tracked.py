@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from fer_edge._utils.checks import require_number
 from fer_edge._utils.guard import Guard
 from fer_edge.detection.base import Effort
+from fer_edge.errors import DataError, UsageError
 from fer_edge.frames import Frame
 from fer_edge.preprocess import crop_rectangle
 from fer_edge.quality import Quality
@@ -37,7 +39,8 @@ class TrackedFrames:
 
     Each call takes the next frame of one camera. Faces are followed from frame to frame; the network classifies a
     face when it is new, has changed visibly, or its turn has come; its label follows the smoothed probabilities.
-    The faces of a result are those seen in the frame, largest first. A face that was hidden starts anew.
+    The faces of a result are those seen in the frame, or predicted from the one before, largest first. A face that was
+    hidden starts anew.
 
     Calls are serialised. Several cameras of one runtime need one object each.
     """
@@ -49,6 +52,10 @@ class TrackedFrames:
         refiner: Refiner | None,
         options: TrackingOptions,
     ) -> None:
+        if not isinstance(options, TrackingOptions):
+            raise UsageError(
+                f"options must be TrackingOptions, found {options!r:.60}. Fix: give TrackingOptions(…)"
+            )
         self.options = options
         self._opened, self._pipeline, self._refiner = opened, pipeline, refiner
         self._camera = pipeline.new_camera()
@@ -59,6 +66,7 @@ class TrackedFrames:
         self._sizes = SizeRatios()
         self._uncertain = False
         self._is_cut = False
+        self._size = (0, 0)
         self._followed: tuple[Track, ...] = ()
         self._calls = 0
         self._lock = threading.Lock()
@@ -76,11 +84,13 @@ class TrackedFrames:
         self._opened.require_process()
         with self._lock:
             index, self._calls = self._calls, self._calls + 1
-        now_s = time.monotonic() if captured_at_s is None else captured_at_s
+        require_number("captured_at_s", captured_at_s, -MAX_TIME_S, MAX_TIME_S, optional=True)
+        now_s = time.monotonic() if captured_at_s is None else float(captured_at_s)
         return self.process(Frame(frame_bgr, index, now_s))
 
     def process(self, frame: Frame) -> FrameResult:
         """Process the next frame; errors as from :meth:`fer_edge.Runtime.process`."""
+        require_number("time_s of a frame", frame.time_s, -MAX_TIME_S, MAX_TIME_S)
         with self._opened, self._lock:
             return self._process(frame)
 
@@ -99,22 +109,28 @@ class TrackedFrames:
         for track, answer in zip(due, answers, strict=True):
             self._states[track.track_id].add(answer, frame.time_s)
         faces = tuple(self._face(track, image, frame.time_s) for track in update.tracks)
+        # By comparison, so that an error in one frame loses no event.
+        alive = {track.track_id for track in self._tracker.tracks}
         events = self._events.update(
             frame.time_s,
-            appeared=update.appeared,
+            appeared=sorted(alive - self._events.present),
             labels={
                 # A face that is hidden has no label; when it returns, it starts anew.
-                **{track.track_id: None for track in self._tracker.tracks},
-                **{face.track_id: face.label for face in faces if face.track_id is not None},
+                **dict.fromkeys(sorted(alive)),
+                **{face.track_id: face.label for face in faces if face.track_id in alive},
             },
-            left=update.left,
+            left=sorted(self._events.present - alive),
         )
+        for track_id in self._states.keys() - alive:
+            del self._states[track_id]
         return upright.turn_back(pipeline.result(frame, faces, clock, events, self._is_cut))
 
     def _follow(self, image: np.ndarray, at_s: float) -> TrackerUpdate:
         """Search the whole frame or the surroundings of the tracks if due, else predict their boxes."""
         size = (image.shape[1], image.shape[0])
         effort = self._searches.effort(at_s, self._uncertain)
+        if size != self._size:  # predictions are of another frame
+            self._size, effort = size, Effort.THOROUGH
         if self._refiner is None or effort is not None:
             detector = self._pipeline.detector
             if self._refiner is None or effort is None:  # every frame is searched
@@ -140,8 +156,6 @@ class TrackedFrames:
             seen = {track.track_id: track.detection for track in update.tracks}
             self._sizes.learn(seen, self._refiner.refine(image, seen))
         self._uncertain = update.uncertain
-        for track_id in update.left:
-            self._states.pop(track_id, None)
         return update
 
     def _predicted(self, expected: Mapping[int, Detection], size: tuple[int, int]) -> TrackerUpdate:
@@ -208,6 +222,8 @@ def _moved(last: Detection | None, box: Box) -> Detection:
     return replace(last, box_xyxy=box, landmarks=(last.landmarks - before[0]) * scale + now[0])
 
 
+#: Largest time of a frame, thousands of years.
+MAX_TIME_S = 1e12
 #: Time after an event of a track in which it is classified more often.
 _SETTLING_S = 0.13
 
@@ -236,8 +252,15 @@ class _TrackState:
 
     def look(self, image: np.ndarray, detection: Detection, options: ScheduleOptions, at_s: float) -> bool:
         """Return ``True`` if the face differs visibly from the last classified one, and did not just before."""
-        self._seen_patch = aligned_patch(image, detection)
-        if self._patch is None or patch_distance(self._patch, self._seen_patch) <= options.change:
+        try:
+            self._seen_patch = aligned_patch(image, detection)
+        except DataError:  # landmarks or a box that a detector of the caller made up
+            self._seen_patch = None
+        if (
+            self._patch is None
+            or self._seen_patch is None
+            or patch_distance(self._patch, self._seen_patch) <= options.change
+        ):
             return False
         if 0 <= at_s - self._changed_at_s < options.settle_every_ms / 1e3:
             return False

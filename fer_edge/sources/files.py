@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,13 +94,16 @@ class VideoSource(ProcessBound, Source):
                 f"{self.path} holds no frame that OpenCV can decode. Fix: convert it to MP4 (H.264)"
             )
 
-    def _media_time_s(self) -> float | None:
-        """Return the time stamp of the frame read last, or its number over the nominal rate where none increases."""
+    def _media_time_s(self) -> float:
+        """Return the time stamp of the frame read last; one that does not increase is replaced by the nominal interval."""
         stamp_s = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-        if stamp_s > self._last_stamp_s or (self._index == 0 and stamp_s == 0):
+        if (self._index == 0 and math.isfinite(stamp_s)) or (
+            math.isfinite(stamp_s) and stamp_s > self._last_stamp_s
+        ):
             self._last_stamp_s = stamp_s
-            return stamp_s
-        return None if self.fps is None else self._index / self.fps
+        else:
+            self._last_stamp_s += 0.0 if self.fps is None else 1 / self.fps
+        return self._last_stamp_s
 
     def close(self) -> None:
         """Close the file, except in a forked process."""

@@ -17,6 +17,11 @@ class TrackEvents:
     def __init__(self) -> None:
         self._labels: dict[int, str | None] = {}
 
+    @property
+    def present(self) -> frozenset[int]:
+        """Tracks that have appeared and not left."""
+        return frozenset(self._labels)
+
     def update(
         self,
         at_s: float,

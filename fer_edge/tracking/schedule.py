@@ -89,9 +89,9 @@ def due_tracks(candidates: Sequence[Candidate], at_s: float, options: ScheduleOp
         interval_ms = options.classify_every_ms
         if candidate.is_unsettled:
             interval_ms = min(interval_ms, options.settle_every_ms)
-        # A clock that jumped back makes a track due.
-        if candidate.has_changed or age_ms < 0 or age_ms >= interval_ms - _SLACK_MS:
-            waited = -age_ms if age_ms >= 0 else float("-inf")
+        # A clock that stands still or jumped back makes a track due.
+        if candidate.has_changed or age_ms <= 0 or age_ms >= interval_ms - _SLACK_MS:
+            waited = -age_ms if age_ms > 0 else float("-inf")
             # A change hurries a track, but only until another one has waited too long.
             late = age_ms >= 2 * options.classify_every_ms
             ranked.append((1 if candidate.has_changed or late else 2, waited, candidate.track_id))
@@ -116,14 +116,15 @@ class DetectionSchedule:
     def effort(self, at_s: float, uncertain: bool) -> Effort | None:
         """Return the effort of the search that is due, or ``None``.
 
-        A thorough one is due for the first frame, after ``detect_every_ms``, and after a jump back of the clock. If a
+        A thorough one is due for the first frame, after ``detect_every_ms``, and if the clock stands still or
+        jumped back. If a
         track is uncertain, a quick one is due after ``settle_every_ms``: a face that is hidden for a second must not
         cost a search of every frame.
         """
         if self._searched_at_s is None or self._thorough_at_s is None:
             return Effort.THOROUGH
         age_ms = (at_s - self._thorough_at_s) * 1e3
-        if age_ms < 0 or age_ms >= self._options.detect_every_ms - _SLACK_MS:
+        if age_ms <= 0 or age_ms >= self._options.detect_every_ms - _SLACK_MS:
             return Effort.THOROUGH
         age_ms = (at_s - self._searched_at_s) * 1e3
         return Effort.QUICK if uncertain and age_ms >= self._options.settle_every_ms - _SLACK_MS else None
@@ -131,7 +132,7 @@ class DetectionSchedule:
     def is_follow_due(self, at_s: float) -> bool:
         """Return ``True`` if the surroundings of the faces are to be searched."""
         age_ms = (at_s - self._followed_at_s) * 1e3
-        return age_ms < 0 or age_ms >= self._options.follow_every_ms - _SLACK_MS
+        return age_ms <= 0 or age_ms >= self._options.follow_every_ms - _SLACK_MS
 
     def followed(self, at_s: float) -> None:
         """Record that the surroundings of the faces were searched."""

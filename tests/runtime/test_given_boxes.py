@@ -81,6 +81,12 @@ def test_more_crops_than_a_batch(astronaut: np.ndarray) -> None:
         ([Detection((0, 0, 1, 1), 1.0), (0, 0, 1, 1)], "found both"),
         ([Detection((5, 0, 1, 1), 1.0)], "left < right"),
         ([(0, 0, 1, 1), (0, 0, 1)], "expected boxes"),
+        (None, "expected boxes"),
+        (5, "expected boxes"),
+        (np.array(5.0), "expected boxes"),
+        ([Detection((0, 0, 1, 1), float("nan"))], "finite score"),
+        ([Detection((0, 0, 1, 1), 1.0, roll_deg=float("inf"))], "finite score"),
+        ([Detection((0, 0, 1, 1), 1.0, [[0, 0]] * 5)], "landmarks"),
     ],
 )
 def test_a_box_that_is_none_is_named(boxes: object, message: str) -> None:
@@ -92,3 +98,16 @@ def test_a_crop_that_is_no_picture_is_named(runtime: Runtime) -> None:
     for crop in (np.zeros((4, 4), np.float32), None, np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(DataError, match="Fix: "):
             runtime.classify_crops([crop])
+
+
+def test_one_picture_is_not_a_sequence_of_crops(runtime: Runtime, astronaut: np.ndarray) -> None:
+    for wrong in (astronaut, astronaut[..., 0], "a.png", b"png", None, 5):
+        with pytest.raises(DataError, match="give a list"):
+            runtime.classify_crops(wrong)
+
+
+def test_a_box_of_many_frames_costs_no_memory(runtime: Runtime) -> None:
+    frame = np.zeros((48, 48, 3), np.uint8)
+    for side in (15_000, 1 << 20):
+        (face,) = runtime.classify(frame, [(-side, -side, side, side)]).faces
+        assert (face.label, face.reason) == (None, "too_small")

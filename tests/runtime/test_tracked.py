@@ -271,3 +271,68 @@ def test_a_limit_of_faces_is_reported(runtime: Runtime, smile: np.ndarray) -> No
     result = runtime.tracked(options)(frame, 5.0)
     assert (len(result.faces), result.more_faces) == (9, True)
     assert result.to_dict()["more_faces"] is True
+
+
+@pytest.mark.parametrize("error", [BackendError("lost"), KeyboardInterrupt()])
+def test_an_error_in_one_frame_does_not_spoil_the_next(
+    error: BaseException, runtime: Runtime, smile: np.ndarray
+) -> None:
+    stage, session = Stage(runtime), runtime._pipeline.host.session
+
+    class Fails:
+        def run(self, batch: np.ndarray) -> Mapping[str, np.ndarray]:
+            raise error
+
+    runtime._pipeline.host.session = Fails()
+    with pytest.raises(type(error)):
+        stage.show((smile, 260, 180))
+    runtime._pipeline.host.session = session
+    results = [stage.show((smile, 260, 180)) for _ in range(3)] + [stage.show() for _ in range(60)]
+    assert only(results[0]).label == "happiness"
+    assert [kind for kind, _ in kinds(results)] == [
+        EventKind.APPEARED, EventKind.LABEL_CHANGED, EventKind.LABEL_CHANGED, EventKind.LEFT,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def yunet_runtime() -> Iterator[Runtime]:
+    """With the default detector, whose faces are followed between searches."""
+    with Runtime(backend="onnxruntime", tune=False, threads=1) as opened:
+        yield opened
+
+
+def test_a_frame_of_another_size_is_searched(yunet_runtime: Runtime, astronaut: np.ndarray) -> None:
+    tracked, large = yunet_runtime.tracked(), cv2.resize(astronaut, (1024, 1024))
+    for index in range(40):
+        frame = large if index % 3 == 2 else astronaut
+        face = only(tracked(frame, index / 30))
+        scale = frame.shape[0] / 512
+        assert np.allclose(np.array(face.box_xyxy) / scale, (181, 63, 268, 175), atol=12), index
+
+
+def test_a_clock_that_stands_still_does_not_freeze_the_faces(
+    yunet_runtime: Runtime, astronaut: np.ndarray
+) -> None:
+    tracked = yunet_runtime.tracked()
+    assert [len(tracked(astronaut, 5.0).faces) for _ in range(5)] == [1] * 5
+    assert [len(tracked(np.zeros_like(astronaut), 5.0).faces) for _ in range(5)] == [0] * 5
+
+
+def test_boxes_of_a_still_face_keep_their_size(yunet_runtime: Runtime, astronaut: np.ndarray) -> None:
+    tracked, rng = yunet_runtime.tracked(), np.random.default_rng(0)
+    widths = []
+    for index in range(45):
+        frame = np.clip(astronaut + rng.normal(0, 3, astronaut.shape), 0, 255).astype(np.uint8)
+        left, _, right, _ = only(tracked(frame, index / 30)).box_xyxy
+        widths.append(right - left)
+    assert np.ptp(widths) < 0.08 * np.mean(widths)
+
+
+@pytest.mark.parametrize("wrong", ["a", [1], 1j, 10**400, 1e308, float("inf")])
+def test_a_time_that_is_none_is_named(wrong: object, yunet_runtime: Runtime, astronaut: np.ndarray) -> None:
+    tracked = yunet_runtime.tracked()
+    tracked(astronaut, 1.0)
+    with pytest.raises(UsageError, match="captured_at_s must be"):
+        tracked(astronaut, wrong)
+    with pytest.raises(UsageError, match="options must be TrackingOptions"):
+        yunet_runtime.tracked({})

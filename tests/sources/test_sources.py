@@ -37,6 +37,32 @@ def test_a_video_tells_the_time_of_its_frames(tmp_path: Path, suffix: str) -> No
     assert [frame.time_s for frame in frames] == [frame.media_time_s for frame in frames]
 
 
+@pytest.mark.parametrize(("start_s", "wrong"), [(0, 3.0), (10, 12.0), (10, float("nan")), (10, float("inf"))])
+def test_a_time_stamp_that_does_not_increase_is_bridged(start_s: float, wrong: float, tmp_path: Path) -> None:
+    source = open_source(write_video(tmp_path / "a.avi", 6))
+    stamps = [start_s + i / 10 for i in range(6)]
+    stamps[3] = stamps[2] if wrong < 12 else wrong
+
+    class Capture:
+        def __init__(self, inner: cv2.VideoCapture) -> None:
+            self.inner, self.read_count = inner, 0
+
+        def read(self) -> tuple[bool, np.ndarray]:
+            self.read_count += 1
+            return self.inner.read()
+
+        def get(self, key: int) -> float:
+            return stamps[self.read_count - 1] * 1000 if key == cv2.CAP_PROP_POS_MSEC else self.inner.get(key)
+
+        def release(self) -> None:
+            self.inner.release()
+
+    source._capture = Capture(source._capture)
+    times = [frame.media_time_s for frame in source]
+    assert (np.diff(times) >= 0).all()
+    assert times[3] == pytest.approx(start_s + 0.3) or times[3] == wrong
+
+
 def test_a_picture_has_no_media_time(tmp_path: Path) -> None:
     (frame,) = open_source(write_image(tmp_path / "a.png"))
     assert frame.media_time_s is None
