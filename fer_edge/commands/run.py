@@ -78,7 +78,9 @@ def _process(args: argparse.Namespace) -> tuple[dict[str, Any], list[Table | str
             account = _consume(args, runtime, source, sinks)
         latency = {stage: summary.to_dict() for stage, summary in runtime.latency().items()}
         asked = [path for path in (args.output, args.jsonl) if path not in (None, "-")]
-        written = [path for path in asked if Path(path).exists()]  # none if interrupted before the first frame
+        written = [
+            path for path in asked if Path(path).exists()
+        ]  # none if interrupted before the first frame
         value = {
             "bundle": str(runtime.bundle.path),
             "backend": runtime.backend.name,

@@ -31,6 +31,7 @@ from fer_edge.runtime.pipeline import Pipeline
 from fer_edge.runtime.tracked import TrackedFrames
 from fer_edge.runtime.tune import choose
 from fer_edge.sources.base import Source
+from fer_edge.sources.files import ImageSource
 from fer_edge.sources.open import as_source
 from fer_edge.system.provenance import device_name, processor_features
 from fer_edge.tracking.options import TrackingOptions
@@ -207,6 +208,8 @@ class Runtime:
     ) -> Iterator[tuple[Frame, FrameResult]]:
         """Yield each frame with its result; otherwise as :meth:`stream`."""
         opened = as_source(source)
+        if isinstance(opened, ImageSource):
+            opened.bits = self.options.levels.bits
         follows = self.options.tracking is not None and getattr(opened, "is_sequence", True)
         process = self.tracked().process if follows else self.process
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -15,23 +14,22 @@ import numpy as np
 from fer_edge._utils.checks import require_number
 from fer_edge._utils.guard import Guard
 from fer_edge.detection.base import Effort
-from fer_edge.errors import DataError, UsageError
+from fer_edge.errors import UsageError
 from fer_edge.frames import Frame
 from fer_edge.preprocess import crop_rectangle
-from fer_edge.quality import Quality
-from fer_edge.quality import reason as quality_reason
 from fer_edge.results import Box, Detection, Face, FrameResult
-from fer_edge.runtime.classifier import Answer
 from fer_edge.runtime.pipeline import Pipeline
 from fer_edge.runtime.stages import StageClock
+from fer_edge.runtime.track_state import TrackState
 from fer_edge.tracking.box_sizes import SizeRatios
-from fer_edge.tracking.change import aligned_patch, patch_distance
 from fer_edge.tracking.events import TrackEvents
 from fer_edge.tracking.options import TrackingOptions
 from fer_edge.tracking.refine import Refiner
-from fer_edge.tracking.schedule import Candidate, DetectionSchedule, ScheduleOptions, due_tracks
-from fer_edge.tracking.smoothing import LabelSmoother, SmoothingOptions, SteadyLabel
+from fer_edge.tracking.schedule import Candidate, DetectionSchedule, due_tracks
 from fer_edge.tracking.tracker import Track, Tracker, TrackerUpdate
+
+#: Largest time of a frame, thousands of years.
+MAX_TIME_S = 1e12
 
 
 class TrackedFrames:
@@ -62,7 +60,7 @@ class TrackedFrames:
         self._tracker = Tracker(options.tracker)
         self._searches = DetectionSchedule(options.schedule)
         self._events = TrackEvents()
-        self._states: dict[int, _TrackState] = {}
+        self._states: dict[int, TrackState] = {}
         self._sizes = SizeRatios()
         self._uncertain = False
         self._is_cut = False
@@ -177,7 +175,7 @@ class TrackedFrames:
         for track in tracks:
             state = self._states.get(track.track_id)
             if state is None:
-                state = self._states[track.track_id] = _TrackState(self._pipeline, self.options.smoothing)
+                state = self._states[track.track_id] = TrackState(self._pipeline, self.options.smoothing)
             if track.was_occluded:
                 state.restart()
             changed = state.look(image, track.detection, self.options.schedule, at_s)
@@ -220,77 +218,3 @@ def _moved(last: Detection | None, box: Box) -> Detection:
     before, now = np.reshape(last.box_xyxy, (2, 2)), np.reshape(box, (2, 2))
     scale = (now[1] - now[0]) / np.maximum(before[1] - before[0], 1e-3)
     return replace(last, box_xyxy=box, landmarks=(last.landmarks - before[0]) * scale + now[0])
-
-
-#: Largest time of a frame, thousands of years.
-MAX_TIME_S = 1e12
-#: Time after an event of a track in which it is classified more often.
-_SETTLING_S = 0.13
-
-
-class _TrackState:
-    """The classifications of a track."""
-
-    def __init__(self, pipeline: Pipeline, options: SmoothingOptions) -> None:
-        self._limits = pipeline.limits
-        self._smoother = LabelSmoother(
-            options, pipeline.rule, pipeline.spec.class_names, pipeline.limits.min_probability
-        )
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget all classifications, as after an occlusion."""
-        self._smoother.restart()
-        self.classified_at_s: float | None = None
-        self.attention: np.ndarray | None = None
-        self._quality: Quality | None = None
-        self._reason: str | None = None
-        self._patch: np.ndarray | None = None
-        self._seen_patch: np.ndarray | None = None
-        self._settles_at_s: float | None = None
-        self._changed_at_s = -math.inf
-
-    def look(self, image: np.ndarray, detection: Detection, options: ScheduleOptions, at_s: float) -> bool:
-        """Return ``True`` if the face differs visibly from the last classified one, and did not just before."""
-        try:
-            self._seen_patch = aligned_patch(image, detection)
-        except DataError:  # landmarks or a box that a detector of the caller made up
-            self._seen_patch = None
-        if (
-            self._patch is None
-            or self._seen_patch is None
-            or patch_distance(self._patch, self._seen_patch) <= options.change
-        ):
-            return False
-        if 0 <= at_s - self._changed_at_s < options.settle_every_ms / 1e3:
-            return False
-        self._changed_at_s = at_s
-        return True
-
-    def is_unsettled(self, at_s: float, changed: bool) -> bool:
-        """Return ``True`` for some time after the track started, changed, or its label was challenged."""
-        if changed or self._settles_at_s is None or self._smoother.is_challenged:
-            self._settles_at_s = at_s + _SETTLING_S
-        return at_s < self._settles_at_s
-
-    def add(self, answer: Answer, at_s: float) -> None:
-        """Add a classification; one of a crop of poor quality does not count, but its reason is kept."""
-        self.classified_at_s, self._patch = at_s, self._seen_patch
-        self.attention, self._quality = answer.attention, answer.quality
-        if answer.logits is None or answer.quality is None:
-            self._reason = "too_small"
-            return
-        self._reason = quality_reason(answer.quality, None, self._limits.quality)
-        if self._reason is None:
-            self._smoother.add(answer.logits, at_s)
-
-    def answer(self, at_s: float) -> SteadyLabel:
-        """Return the steady label; without one, the reason is that of the last crop, if that was poor."""
-        steady = self._smoother.answer(at_s)
-        if steady.label is None:
-            return steady if self._reason is None else replace(steady, reason=self._reason)
-        if self._quality is not None:
-            given = np.array(list(steady.probabilities.values()))
-            if quality_reason(self._quality, given, self._limits.quality) == "uncertain":
-                return replace(steady, label=None, reason="uncertain", stable_for_ms=None)
-        return steady

@@ -25,6 +25,7 @@ class ImageSource(Source):
 
     def __init__(self, paths: tuple[Path, ...]) -> None:
         self.paths = paths
+        self.bits: int | None = None  # of files with 16 bits per value; None: all of them
         self.frame_count = len(paths)
 
     @property
@@ -36,7 +37,7 @@ class ImageSource(Source):
         problems = []
         for index, path in enumerate(self.paths):
             try:
-                image = read_image(path)
+                image = read_image(path, any_depth=self.bits is not None)
             except DataError as error:
                 if len(self.paths) == 1:
                     raise

@@ -336,3 +336,29 @@ def test_a_time_that_is_none_is_named(wrong: object, yunet_runtime: Runtime, ast
         tracked(astronaut, wrong)
     with pytest.raises(UsageError, match="options must be TrackingOptions"):
         yunet_runtime.tracked({})
+
+
+def test_a_label_ends_soon_after_the_light_goes_out(yunet_runtime: Runtime, astronaut: np.ndarray) -> None:
+    """A single poor crop does not end it."""
+    tracked = yunet_runtime.tracked()
+    for index in range(30):
+        face = only(tracked(astronaut, index / 30))
+    assert face.label == "happiness"
+    dark = cv2.convertScaleAbs(astronaut, alpha=0.08)
+    faces = [only(tracked(dark, index / 30)) for index in range(30, 60)]
+    ended = next(number for number, face in enumerate(faces) if face.label is None)
+    assert ended / 30 <= 0.6
+    assert {face.reason for face in faces[ended:]} == {"too_dark"}
+    assert all(sum(face.probabilities.values()) == pytest.approx(1) for face in faces)
+    faces = [only(tracked(astronaut, index / 30)) for index in range(60, 90)]
+    assert faces[-1].label == "happiness"
+
+
+def test_a_face_that_is_dark_from_the_start_has_the_probabilities_of_a_call(
+    yunet_runtime: Runtime, astronaut: np.ndarray
+) -> None:
+    dark = cv2.convertScaleAbs(astronaut, alpha=0.08)
+    tracked, single = only(yunet_runtime.tracked()(dark, 0.0)), only(yunet_runtime(dark))
+    assert (tracked.label, tracked.reason) == (single.label, single.reason) == (None, "too_dark")
+    assert list(tracked.probabilities) == list(single.probabilities)
+    assert tracked.probability == pytest.approx(single.probability, abs=0.2)
