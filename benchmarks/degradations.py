@@ -72,7 +72,7 @@ def turned(image: np.ndarray, yaw_deg: float) -> np.ndarray:
     """Return the face turned about its vertical axis, as the texture of a head of average depth, seen from afar.
 
     Positive angles turn the face to the right of the image. The face fills the crop, as in FER2013. The head is an
-    ellipsoid with a nose; a point at depth z moves to x cos θ + z sin θ. The nose hides what lies behind it, and the
+    ellipsoid with a nose; a point at depth z moves to x cos θ + z sin θ. The nose hides the points behind it, and the
     side of the head that comes into view, which the image does not show, repeats the last pixel.
     """
     height, width = image.shape[:2]

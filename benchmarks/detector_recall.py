@@ -65,7 +65,7 @@ def faceless() -> Iterator[np.ndarray]:
 
 
 def measure_recall(photographs: FaceDataset, stack: ExitStack) -> list[dict[str, Any]]:
-    """Return, by detector, what is found in photographs and in pictures without faces."""
+    """Return the faces found in photographs, and the boxes found in pictures without faces, by detector."""
     scenes, rows = list(faceless()), []
     for name in (*DETECTORS, "yunet, upright alone"):
         options = DetectorOptions(MIN_FACE_PX, turned_looks=0 if "alone" in name else 2)

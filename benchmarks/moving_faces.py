@@ -1,7 +1,7 @@
 """Rendered video of photographed faces that move over a background, with the true place of every face.
 
 A cut-out of a photograph moves by a known similarity transform, so the place of a face in the first frame can be carried
-to every later one without bias, whichever box a method draws around a face.
+to every later one without bias by the box that a method draws around a face.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fer_edge.results import Detection
 #: Photographs of the scikit-image package that show no face.
 BACKGROUNDS = ("coffee.png", "motorcycle_left.png", "rocket.jpg", "brick.png", "grass.png", "gravel.png")
 FRAMES = 40
-#: First frame of what happens to a face, in the sequences where something happens.
+#: Frame in which a face leaves or is covered, in the sequences with such an event.
 CHANGE_AT = 15
 _NOISE = 3.0  # standard deviation of the sensor, of 255
 

@@ -59,7 +59,7 @@ _SEEDS = {"tune": 1000, "report": 2000}
 
 
 class Method(Protocol):
-    """What is compared: a refiner without its ``close``."""
+    """A method under comparison: a refiner without its ``close``."""
 
     def refine(self, frame_bgr: np.ndarray, expected: Expected) -> Found:
         """As :meth:`fer_edge.tracking.refine.Refiner.refine`."""

@@ -5,7 +5,7 @@ Values of uint16 mean nothing without the number of bits that the camera uses. I
     full         y = 255 · v / (2^bits − 1)                            the same for every frame (default)
     percentile   y = 255 · (v − low) / (high − low), clipped           low, high: 1st and 99th percentile of the frame
 
-``percentile`` shows dark frames brightly, but what enters the frame changes the brightness of the rest. high − low is at
+``percentile`` shows dark frames brightly, but an object that enters the frame changes the brightness of the rest. high − low is at
 least 1/32 of the full range, so that noise is not shown as a picture.
 """
 

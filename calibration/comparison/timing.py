@@ -111,7 +111,7 @@ def compare_latency(
     if not pairs.size or not (np.isfinite(pairs) & (pairs > 0)).all():
         raise DataError(
             f"expected pairs of positive times, found {len(fp32_ms)} of FP32 and {len(int8_ms)} of INT8. "
-            "Fix: pass what time_in_turn returns"
+            "Fix: pass the result of time_in_turn"
         )
     count = pairs.shape[1]
     drawn = np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))

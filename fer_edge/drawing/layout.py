@@ -97,7 +97,7 @@ def place_labels(
 ) -> tuple[Placement | None, ...]:
     """Return the place of each label, ``None`` where no attempt finds one.
 
-    Each attempt places what those before it did not. A label stands below, above, right or left of its face, in this
+    Each attempt places the labels that those before it did not. A label stands below, above, right or left of its face, in this
     order; else it takes the nearest free place within reach. With infinite reach it finds one if there is any, and goes
     from the largest face to the smallest, so that the smallest are left without. With finite reach the faces with the
     least room beside them are first. ``all_or_none`` gives up at the first face without a label.
@@ -207,7 +207,7 @@ def _free_places(
     """Return free places within reach ``[P, 4]``, and their distances from the face ``[P]`` in pixels.
 
     With infinite reach there is one at least if any place is free: a rectangle with a free place anywhere can be moved
-    left and up until it touches something, again and again until nothing moves. So the right and lower edges of what is
+    left and up until it touches something, again and again until nothing moves. So the right and lower edges of the things that are
     taken, and the frame's, suffice to find a place. The other edges, and places at some distance from all edges, are
     there to find a better one.
     """

@@ -121,7 +121,7 @@ def draw_text(
     color_bgr: Color,
     background_bgr: Color,
 ) -> None:
-    """Draw one line of text on ``[H, W, 3]`` uint8 in place; what lies beyond the canvas is left out.
+    """Draw one line of text on ``[H, W, 3]`` uint8 in place; pixels beyond the canvas are left out.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def draw_text(
     em_px : int
         Size of the font; capitals are 0.71 of it high.
     color_bgr, background_bgr : tuple of int
-        Blue, green, red of the text and of what is behind it, which must be of one colour: it is painted again.
+        Blue, green, red of the text and of its background, which must be of one colour: it is painted again.
     """
     letters = _letters()
     cover = _coverage(text, em_px)

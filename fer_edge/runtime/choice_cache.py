@@ -55,7 +55,7 @@ class Tuning:
     measured_now : bool
         Whether it was measured by this call.
     disturbed_by : str
-        Clause about what disturbed the measurement, which is not kept then; empty if nothing did.
+        Cause that disturbed the measurement, which is not kept then; empty if there is none.
     """
 
     choice: Choice

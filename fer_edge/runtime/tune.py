@@ -235,7 +235,7 @@ def _measure(
 
 
 def _find_disturbance(load: float | None, timings: Sequence[Timing], choice: Choice) -> str:
-    """Return a clause about what disturbed a measurement; the spread is used if the load is unknown."""
+    """Return the cause that disturbed a measurement, as a clause; the spread is used if the load is unknown."""
     if load is not None:
         return describe_load(load)
     compared = (timings[0].candidate, choice.candidate)

@@ -60,7 +60,7 @@ def _augment(costs: np.ndarray) -> np.ndarray:
             length = float(distance[column])
             done[column] = True
             row = int(row_of[column])
-        # Prices of what was visited, so that reduced costs stay positive and those of pairs zero.
+        # Prices of the visited rows and columns, so that reduced costs stay positive and those of pairs zero.
         row_price[start] += length
         visited = np.flatnonzero(done & (row_of >= 0))
         row_price[row_of[visited]] += length - distance[visited]

@@ -19,7 +19,7 @@ _FIRST_SPEED, _FIRST_GROWTH = 2.0, 0.5
 _ACCELERATION, _GROWTH_CHANGE = 8.0, 0.5
 #: Time constants in which velocity and growth decay, in seconds: faces turn back, and growth cannot go on for long.
 _DECAY_S, _GROWTH_DECAY_S = 0.7, 0.3
-#: Bounds that keep boxes finite whatever is measured.
+#: Bounds that keep boxes finite.
 _MAX_LN_SIZE = float(np.log(1 << 20))
 
 _NOISE = np.array((_CENTRE_NOISE, _CENTRE_NOISE, _SIZE_NOISE, _SIZE_NOISE)) ** 2

@@ -131,7 +131,7 @@ def create_refiner(options: RefinerOptions | None = None) -> Refiner:
 
 
 class YuNetRefiner:
-    """Finds faces again with YuNet; boxes and landmarks are YuNet's, whichever detector made the expected ones.
+    """Finds faces again with YuNet; boxes and landmarks are YuNet's, also if another detector made the expected ones.
 
     Attributes
     ----------

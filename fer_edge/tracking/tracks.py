@@ -23,7 +23,7 @@ class Track:
     first_seen_s, last_seen_s : float
         Times of the first and the last frame in which the face was seen.
     was_occluded : bool
-        ``True`` in the first frame with the face after at least one without: what was smoothed over time restarts.
+        ``True`` in the first frame with the face after at least one without: its smoothing restarts.
     """
 
     track_id: int

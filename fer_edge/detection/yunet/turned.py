@@ -115,7 +115,7 @@ class TurnedSearch:
         return found if len(found.scores) else self._whole(image_bgr, max_looks)
 
     def _again(self, image_bgr: np.ndarray, candidate: Found) -> Found:
-        """Return the best of a candidate and of what turned looks find in its place."""
+        """Return the best of a candidate and the faces that turned looks find in its place."""
         (box,), best = candidate.boxes_xyxy, candidate
         centre, side = (box[:2] + box[2:]) / 2, float((box[2:] - box[:2]).max())
         for angle in ANGLES_DEG:
