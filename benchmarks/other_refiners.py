@@ -19,6 +19,7 @@ from fer_edge.detection.mtcnn.weights import mtcnn_models
 from fer_edge.detection.yunet.decoding import decode
 from fer_edge.detection.yunet.weights import read_model
 from fer_edge.results import Detection
+from fer_edge.tracking.association import overlaps
 
 Expected = Mapping[int, Detection]
 Found = Mapping[int, Detection | None]
@@ -194,10 +195,7 @@ def transformed(face: Detection, matrix: np.ndarray, score: float) -> Detection:
 
 def overlap(a: Detection, b: Detection) -> float:
     """Return the intersection over union of two boxes."""
-    first, second = np.array(a.box_xyxy), np.array(b.box_xyxy)
-    common = (np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])).clip(0).prod()
-    whole = sum((box[2:] - box[:2]).clip(0).prod() for box in (first, second)) - common
-    return float(common / whole) if whole > 0 else 0.0
+    return float(overlaps(np.array([a.box_xyxy]), np.array([b.box_xyxy]))[0, 0])
 
 
 def centre_error(a: Detection, b: Detection) -> float:

@@ -37,7 +37,7 @@ class TrackCounts:
     fragmentations : int
         Times at which a person is found again after frames in which it was visible and missed.
     tracks, false_tracks : int
-        Tracks, and those that are wrong in more than half of their frames.
+        Number of tracks, and number of tracks that are wrong in more than half of their frames.
     identity_hits, boxes : int
         Frames in which persons have the one track that fits them best over the sequence, and boxes of tracks.
     """

@@ -39,7 +39,7 @@ from fer_edge.tracking.tracker import Tracker
 OURS = "FER-Edge"
 #: A face of which less can be seen need not be found.
 MIN_VISIBLE = 0.5
-#: (fps, share of dropped frames, faces), in turn.
+#: (fps, share of dropped frames, faces); the scenes cycle through them.
 SETTINGS = ((30.0, 0.0, 4), (30.0, 0.3, 2), (10.0, 0.0, 4), (30.0, 0.0, 8))
 #: Simulated detector: jitter in face sizes, overlap that non-maximum suppression allows, share of misses of a visible
 #: face, chance that a run of misses goes on, false boxes per frame.

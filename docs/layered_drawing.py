@@ -128,7 +128,7 @@ def _crossings(rows: Sequence[Sequence[str]], below: Mapping[str, list[str]]) ->
 
 
 def _sort(rows: list[list[str]], chains: Sequence[Sequence[str]]) -> None:
-    """Order every level by the mean place of its neighbours, downwards and upwards in turn; keep the best order."""
+    """Order every level by the mean place of its neighbours, alternating downwards and upwards; keep the best order."""
     above, below = _neighbours(chains)
     best, fewest = [list(row) for row in rows], _crossings(rows, below)
     for sweep in range(_SWEEPS):

@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_backend(parser)
     add_precision(
-        parser, "use this precision or fail; default: the fastest of those that the bundle was tested for"
+        parser, "use this precision or fail; default: the fastest precision of the bundle, as measured"
     )
     add_detector(parser)
     parser.add_argument(

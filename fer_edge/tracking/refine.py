@@ -20,15 +20,16 @@ import numpy as np
 from fer_edge._utils.checks import MAX_THREADS, require_number, require_path, require_whole
 from fer_edge._utils.guard import Guard
 from fer_edge.backends import Session, SessionOptions, choose_backend
-from fer_edge.detection.input_size import open_network
 from fer_edge.detection.nms import suppress
 from fer_edge.detection.yunet.decoding import decode_batch
-from fer_edge.detection.yunet.graph import FIX, STRIDES_PX, at_size
+from fer_edge.detection.yunet.graph import STRIDES_PX, at_size
+from fer_edge.detection.yunet.opening import open_yunet
 from fer_edge.detection.yunet.weights import read_model
-from fer_edge.errors import BackendError, DetectorError, UsageError, without_fix
+from fer_edge.errors import DetectorError, UsageError
 from fer_edge.frames import check_frame
 from fer_edge.results import Box, Detection
 from fer_edge.tracking.alignment import cut_square, roll
+from fer_edge.tracking.association import overlaps
 
 _MAX_BATCH = 16  # bounds memory
 _MAX_FRAMES_PER_BOX = 2  # in sides
@@ -149,13 +150,7 @@ class YuNetRefiner:
         content = read_model(options.model)
         if backend.fixed_shapes:
             content = at_size(content, side, side)
-        try:
-            network = open_network(content, backend, settings)
-            network.run(np.zeros((1, 3, side, side), np.float32))  # some inconsistent files fail only here
-        except BackendError as error:
-            raise DetectorError(
-                f"{options.model} cannot be run as YuNet ({without_fix(error)}). {FIX}"
-            ) from error
+        network = open_yunet(content, options.model, backend, settings, side)
         self._network = Guard(network, "refiner", DetectorError, free=methodcaller("close"), parallel=True)
 
     def refine(
@@ -256,18 +251,10 @@ def _assign(boxes: np.ndarray, weights: np.ndarray, owners: Sequence[int]) -> li
             return chosen
         # A face that lost its place to another may have a second candidate elsewhere.
         winners = {owners[i] for i in kept}
-        taken = _overlaps(boxes[remaining], boxes[kept])
+        shared = overlaps(boxes[remaining].reshape(-1, 4), boxes[kept].reshape(-1, 4))
+        taken = np.asarray((shared > _MAX_OVERLAP).any(axis=1))
         others = [i for i, hit in zip(remaining, taken, strict=True) if not (hit or owners[i] in winners)]
         remaining = np.array(sorted([*kept, *others], key=lambda i: -weights[i]))
-
-
-def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return which boxes ``[N, 2, 2]`` are at the place of one of ``others``, ``[N]`` bool."""
-    low = np.maximum(boxes[:, None, 0], others[None, :, 0])
-    high = np.minimum(boxes[:, None, 1], others[None, :, 1])
-    common = (high - low).clip(0).prod(axis=2)
-    areas, other_areas = ((b[:, 1] - b[:, 0]).clip(0).prod(axis=1) for b in (boxes, others))
-    return np.asarray((common > _MAX_OVERLAP * (areas[:, None] + other_areas - common)).any(axis=1))
 
 
 def _detection(shape: tuple[int, ...], points: np.ndarray, score: float, roll_deg: float) -> Detection | None:

@@ -19,10 +19,11 @@ from fer_edge.detection.input_size import open_network
 from fer_edge.detection.nms import suppress
 from fer_edge.detection.postprocess import to_detections
 from fer_edge.detection.yunet.decoding import MAX_OVERLAP, Found, decode
-from fer_edge.detection.yunet.graph import FIX, STRIDES_PX, at_size
+from fer_edge.detection.yunet.graph import STRIDES_PX, at_size
+from fer_edge.detection.yunet.opening import open_yunet
 from fer_edge.detection.yunet.turned import TurnedSearch
 from fer_edge.detection.yunet.weights import read_model
-from fer_edge.errors import BackendError, DetectorError, without_fix
+from fer_edge.errors import DetectorError
 from fer_edge.frames import check_frame
 from fer_edge.results import Detection
 
@@ -69,16 +70,7 @@ class YuNetDetector:
         any_size = not backend.fixed_shapes
         network: Session
         if any_size:
-            try:
-                network = open_network(content, backend, settings)
-                if options.model is not None:  # some inconsistent files load and fail only at run time
-                    network.run(np.zeros((1, 3, _MIN_SIDE_PX, _MIN_SIDE_PX), np.float32))
-            except BackendError as error:
-                if options.model is None:
-                    raise
-                raise DetectorError(
-                    f"{options.model} cannot be run as YuNet ({without_fix(error)}). {FIX}"
-                ) from error
+            network = open_yunet(content, options.model, backend, settings, _MIN_SIDE_PX)
         else:
             network = _SessionPerSize(content, backend, settings)
         self._inputs = _Inputs()
